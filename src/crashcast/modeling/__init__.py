@@ -1,0 +1,1 @@
+"""Estimators, event metrics, thresholds, model files."""

@@ -1,0 +1,191 @@
+"""The tables' schemas, their calendar of partitions, and canonical reading and writing.
+
+A large table is a folder of Parquet files, one per month, week or day (`month=2026-01/part-0.parquet`),
+each sorted by (timestamp, server_id). Times are UTC, partitions half-open: [start, end).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from crashcast.canonical import replacing
+from crashcast.errors import UserError
+
+TIMESTAMP = pl.Datetime("us", "UTC")
+KEYS = {"timestamp": TIMESTAMP, "server_id": pl.String}
+CRASH, MAINTENANCE = "crash", "maintenance"  # kinds of incident
+INCIDENTS = {
+    "incident_id": pl.String,
+    "server_id": pl.String,
+    "kind": pl.String,
+    "started_at": TIMESTAMP,
+    "resolved_at": TIMESTAMP,  # null: never closed
+    "reported_at": TIMESTAMP,  # null: started_at + label.reporting_delay
+    "severity": pl.String,
+    "source": pl.String,
+    "summary": pl.String,
+}
+COVERAGE = {
+    "server_id": pl.String,
+    "covered_from": TIMESTAMP,  # incidents were recorded in [covered_from, covered_to)
+    "covered_to": TIMESTAMP,
+    "group": pl.String,  # role, site or any other kind of server; null: none
+}
+ROW_GROUP_ROWS = 1_000_000
+PART = "part-0.parquet"
+
+
+@dataclass(frozen=True, order=True)
+class Partition:
+    """The period [start, end) of one file; naive datetimes, meaning UTC."""
+
+    start: datetime
+    end: datetime
+    unit: str
+
+    @property
+    def name(self) -> str:
+        """The folder's name, `month=2026-01`, `week=2026-W05` or `day=2026-01-31`."""
+        form = {"month": "%Y-%m", "week": "%G-W%V", "day": "%Y-%m-%d"}[self.unit]
+        return f"{self.unit}={self.start.strftime(form)}"
+
+    def path(self, table: Path) -> Path:
+        """Where this partition of `table` lies."""
+        return table / self.name / PART
+
+
+def partition_at(moment: datetime, unit: str) -> Partition:
+    """Return the partition that holds `moment` (UTC)."""
+    day = datetime(moment.year, moment.month, moment.day)
+    if unit == "day":
+        return Partition(day, day + timedelta(days=1), unit)
+    if unit == "week":
+        monday = day - timedelta(days=day.weekday())
+        return Partition(monday, monday + timedelta(days=7), unit)
+    first = day.replace(day=1)
+    return Partition(first, (first + timedelta(days=32)).replace(day=1), unit)
+
+
+def partitions(table: Path) -> list[Partition]:
+    """List the partitions of a table in order of time.
+
+    Raises
+    ------
+    UserError
+        Where the folder is missing, empty, or holds anything but partitions of one unit.
+    """
+    if not table.is_dir():
+        raise UserError(f"{table} is missing: `dvc pull` or `dvc repro` brings it")
+    found = sorted(_parse(folder) for folder in table.iterdir() if not folder.name.startswith("."))
+    if not found:
+        raise UserError(f"{table} holds no partitions")
+    if len({partition.unit for partition in found}) > 1:
+        raise UserError(f"{table} mixes partitions of different lengths: {found[0].name}, {found[-1].name}")
+    for partition in found:
+        if not partition.path(table).is_file():
+            raise UserError(f"{partition.path(table)} is missing")
+    return found
+
+
+def _parse(folder: Path) -> Partition:
+    match = re.fullmatch(r"(month|week|day)=(\d{4})-(?:W(\d\d)|(\d\d)(?:-(\d\d))?)", folder.name)
+    try:
+        if match is None:
+            raise ValueError
+        unit, year, week, month, day = match.groups()
+        first = date.fromisocalendar(int(year), int(week), 1) if week else date(int(year), int(month), int(day or 1))
+        partition = partition_at(datetime(first.year, first.month, first.day), unit)
+        if partition.name != folder.name:
+            raise ValueError
+        return partition
+    except ValueError:
+        raise UserError(f"{folder} is not a partition: expected a folder like month=2026-01") from None
+
+
+def read(path: Path, columns: Iterable[str] | None = None) -> pl.DataFrame:
+    """Read one Parquet file.
+
+    Raises
+    ------
+    UserError
+        Where the file is missing, truncated, no Parquet, or lacks one of `columns`.
+    """
+    wanted = None if columns is None else list(columns)
+    try:
+        return pl.read_parquet(path, columns=wanted, hive_partitioning=False)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: `dvc pull` or `dvc repro` brings it") from None
+    except pl.exceptions.ColumnNotFoundError:
+        missing = sorted(set(wanted or ()) - set(pl.read_parquet_schema(path)))
+        raise UserError(f"{path}: column {', '.join(missing)} is missing") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is not a readable Parquet file ({reason}); restore it or import it again") from None
+
+
+def read_period(
+    table: Path, start: datetime, end: datetime, columns: Iterable[str] | None = None
+) -> pl.DataFrame:
+    """Read the rows of a table with start <= timestamp < end, in the order they are stored.
+
+    Parameters
+    ----------
+    table : Path
+        A folder of partitions.
+    start, end : datetime
+        Naive, meaning UTC.
+    columns : iterable of str, optional
+        Which columns; all of them by default. `timestamp` is needed.
+    """
+    wanted = None if columns is None else list(columns)
+    frames = []
+    for partition in partitions(table):
+        if partition.start < end and start < partition.end:
+            frame = read(partition.path(table), wanted)
+            if partition.start < start or end < partition.end:
+                frame = frame.filter(pl.col("timestamp").is_between(*utc(start, end), closed="left"))
+            frames.append(frame)
+    if not frames:
+        return read(partitions(table)[0].path(table), wanted).clear()
+    return pl.concat(frames)
+
+
+def utc(*moments: datetime) -> tuple[pl.Expr, ...]:
+    """Return naive datetimes as polars literals in UTC."""
+    return tuple(pl.lit(moment).dt.replace_time_zone("UTC").cast(TIMESTAMP) for moment in moments)
+
+
+def write(path: Path, frame: pl.DataFrame) -> None:
+    """Write one Parquet file whose bytes depend on the frame alone; whole or not at all.
+
+    The caller has put the rows into a total order.
+    """
+    with replacing(path) as aside:
+        frame.rechunk().write_parquet(aside, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+
+
+def read_incidents(path: Path, reporting_delay: timedelta, unresolved_outage: timedelta) -> pl.DataFrame:
+    """Read the incidents, with what the records leave open filled in by the rules of params.yaml.
+
+    Returns
+    -------
+    DataFrame
+        `server_id`, `kind`, `started_at`, `resolved_at` (started_at + unresolved_outage where the ticket was never
+        closed) and `reported_at` (when the team could know; started_at + reporting_delay where the source has none),
+        sorted by (started_at, server_id, kind).
+    """
+    delay, outage = pl.lit(reporting_delay), pl.lit(unresolved_outage)
+    return (
+        read(path, ["server_id", "kind", "started_at", "resolved_at", "reported_at"])
+        .with_columns(
+            pl.col("resolved_at").fill_null(pl.col("started_at") + outage),
+            pl.col("reported_at").fill_null(pl.col("started_at") + delay),
+        )
+        .sort("started_at", "server_id", "kind", "resolved_at", "reported_at")
+    )

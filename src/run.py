@@ -1,0 +1,24 @@
+"""Run one stage: python src/run.py STAGE ARGUMENT...
+
+Python puts this file's folder first on its path, so a stage runs the code of its own clone or worktree, never that of
+another one that happens to be installed. Bad input ends in a message and exit status 1.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Import the stage named first and hand its `main` the remaining arguments as paths."""
+    stage, *arguments = sys.argv[1:]
+    from crashcast.errors import UserError
+
+    try:
+        importlib.import_module(f"stages.{stage}").main(*map(Path, arguments))
+    except UserError as error:
+        sys.exit(f"{stage}: {error}")
+
+
+if __name__ == "__main__":
+    main()
