@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +20,44 @@ SIGNIFICANT_DIGITS = 6  # what a reader can use; later ones differ between CPU t
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path beside `path` to write to, and move it into place only on success."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = _beside(path)
     try:
         yield aside
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside `path` to fill, and put it in its place only on success."""
+    aside = _beside(path)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """Return a path beside `path` for this process alone, and remove what killed ones left there."""
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        owner = aside.name.rpartition(".")[2]
+        if owner.isdigit() and not _is_another_running(int(owner)):
+            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _is_another_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks, sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return process != os.getpid()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -32,33 +66,33 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(text.rstrip("\n") + "\n", encoding="utf-8", newline="\n")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys and rounded, finite numbers.
+def write_json(path: Path, value: Any, digits: int = SIGNIFICANT_DIGITS) -> None:
+    """Write JSON with sorted keys and finite numbers of so many significant digits; 17 keep every bit.
 
     Raises
     ------
     ValueError
         Where a number is NaN or infinite: `dvc metrics diff` would pass over it.
     """
-    write_text(path, json_text(value))
+    write_text(path, json_text(value, digits))
 
 
-def json_text(value: Any) -> str:
+def json_text(value: Any, digits: int = SIGNIFICANT_DIGITS) -> str:
     """Return `value` as canonical JSON (see `write_json`)."""
-    return json.dumps(_canonical(value, "$"), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_canonical(value, digits, "$"), sort_keys=True, indent=2, ensure_ascii=False)
 
 
-def _canonical(value: Any, where: str) -> Any:
+def _canonical(value: Any, digits: int, where: str) -> Any:
     if isinstance(value, dict):
-        return {str(key): _canonical(item, f"{where}.{key}") for key, item in value.items()}
+        return {str(key): _canonical(item, digits, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_canonical(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [_canonical(item, digits, f"{where}[{i}]") for i, item in enumerate(value)]
     if hasattr(value, "item"):  # numpy scalars
         value = value.item()
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"{where} is {value}: only finite numbers can be compared between commits")
-        return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+        return float(f"{value:.{digits}g}")
     return value
 
 
@@ -81,4 +115,4 @@ def md5(path: Path) -> str:
 
 def _is_ignored(relative: Path) -> bool:
     # .dvcignore keeps these out of what DVC hashes
-    return any(part == "__pycache__" or part.startswith(".") for part in relative.parts)
+    return relative.suffix == ".pyc" or any(part == "__pycache__" or part.startswith(".") for part in relative.parts)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -27,6 +28,7 @@ from crashcast.errors import UserError
 
 PATH = Path("params.yaml")
 DAY = timedelta(days=1)
+CENTURY = 36_525 * DAY
 UNITS = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1), "d": DAY}
 
 
@@ -34,10 +36,13 @@ def parse_duration(value: Any) -> timedelta:
     """Turn `90s`, `30m`, `6h` or `7d` into a timedelta."""
     if isinstance(value, timedelta):
         return value
-    match = re.fullmatch(r"(\d+)\s*([smhd])", value) if isinstance(value, str) else None
+    match = re.fullmatch(r"(\d{1,9})\s*([smhd])", value) if isinstance(value, str) else None
     if match is None:
         raise ValueError("write a duration as a whole number and a unit: 90s, 30m, 6h or 7d")
-    return int(match[1]) * UNITS[match[2]]
+    duration = int(match[1]) * UNITS[match[2]]
+    if duration > CENTURY:
+        raise ValueError("must be at most a century")  # subtracted from a date it must leave a date
+    return duration
 
 
 def format_duration(duration: timedelta) -> str:
@@ -56,7 +61,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Part(BaseModel):
     """Any piece of params.yaml."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Section(Part):
@@ -87,7 +92,7 @@ class Section(Part):
         try:
             return cls.model_validate(content[name])
         except ValidationError as error:
-            raise UserError("\n".join(_explain(path, name, cls, error))) from None
+            raise UserError("\n".join(_explain(path, content, cls, error))) from None
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -107,17 +112,27 @@ def _suggest(word: str, known: list[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}"
 
 
-def _explain(path: Path, section: str, model: type[BaseModel], error: ValidationError) -> list[str]:
+def _explain(path: Path, content: dict[str, Any], model: type[Section], error: ValidationError) -> list[str]:
     lines = []
     for problem in error.errors():
         *parents, key = problem["loc"] or ("",)
-        where = ".".join([section, *map(str, problem["loc"])])
+        where = ".".join(_keys(content, [model.__name__.lower(), *problem["loc"]], problem["type"] == "missing"))
         if problem["type"] == "extra_forbidden":
             lines.append(f"{path}: {where}: unknown key{_suggest(str(key), _fields(model, parents))}")
         else:
             got = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
             lines.append(f"{path}: {where}: {problem['msg'].removeprefix('Value error, ')}{got}")
     return lines
+
+
+def _keys(content: Any, loc: list[Any], is_missing: bool) -> Iterator[str]:
+    for key in loc:
+        try:
+            content = content[key]
+        except (KeyError, IndexError, TypeError):
+            if not is_missing:  # pydantic also names which alternative of a type it tried
+                continue
+        yield str(key)
 
 
 def _fields(model: Any, parents: list[Any]) -> list[str]:
@@ -210,14 +225,19 @@ class Clean(Section):
     stuck_after: PositiveDuration
 
 
+class Incidents(Section):
+    """What incident records leave open."""
+
+    reporting_delay: Duration
+    unresolved_outage: PositiveDuration
+
+
 class Label(Section):
     """What a crash label means (docs: label.py)."""
 
     lead: Duration
     horizon: PositiveDuration
     recovery: Duration
-    reporting_delay: Duration
-    unresolved_outage: PositiveDuration
 
 
 class Features(Section):
@@ -301,4 +321,3 @@ class Execution(Section):
     """Where partitions are computed. Changes no byte of any output, so no stage depends on it."""
 
     workers: Annotated[int, Field(ge=1)] | Literal["auto"]
-

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +18,8 @@ import polars as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from crashcast import tables
+from crashcast.canonical import replacing_folder
+from crashcast.errors import UserError
 from crashcast.params import Execution
 from crashcast.tables import Partition
 
@@ -85,9 +87,14 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path) -> list[dict
     -------
     list of dict
         The counts of each task, in the order of `tasks`.
+
+    Raises
+    ------
+    UserError
+        Where a worker process is killed.
     """
     size = sum(item.size_bytes for task in tasks for item in task.inputs.values() if isinstance(item, Period))
-    with _replacing_folder(out) as aside, _progress(stage, len(tasks)) as advance:
+    with replacing_folder(out) as aside, _progress(stage, len(tasks)) as advance:
         workers = min(_workers(size), len(tasks))
         if workers <= 1:
             return [_timed(advance, compute, task, aside) for task in tasks]
@@ -100,6 +107,11 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path) -> list[dict
                 for future in as_completed(futures):
                     counts[futures[future]] = future.result()
                     advance()
+            except BrokenProcessPool:
+                raise UserError(
+                    "a worker was killed, most likely for want of memory: lower `workers` in params.yaml, section "
+                    "execution, or choose a shorter `partition`, section telemetry"
+                ) from None
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -128,19 +140,6 @@ def _execute(compute: Compute, task: Task, out: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _replacing_folder(out: Path) -> Iterator[Path]:
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextmanager
 def _progress(stage: str, total: int) -> Iterator[Callable[[], None]]:
     if not sys.stderr.isatty():
         done = iter(range(1, total + 1))
@@ -150,3 +149,8 @@ def _progress(stage: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, transient=True) as progress:
         bar = progress.add_task(stage, total=total)
         yield lambda: progress.advance(bar)
+
+
+def total(counts: list[dict[str, int]]) -> dict[str, int]:
+    """Add up the counts of all tasks."""
+    return {name: sum(part[name] for part in counts) for name in counts[0]}

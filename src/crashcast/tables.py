@@ -16,6 +16,7 @@ import polars as pl
 
 from crashcast.canonical import replacing
 from crashcast.errors import UserError
+from crashcast.params import Incidents
 
 TIMESTAMP = pl.Datetime("us", "UTC")
 KEYS = {"timestamp": TIMESTAMP, "server_id": pl.String}
@@ -26,7 +27,7 @@ INCIDENTS = {
     "kind": pl.String,
     "started_at": TIMESTAMP,
     "resolved_at": TIMESTAMP,  # null: never closed
-    "reported_at": TIMESTAMP,  # null: started_at + label.reporting_delay
+    "reported_at": TIMESTAMP,  # null: started_at + incidents.reporting_delay
     "severity": pl.String,
     "source": pl.String,
     "summary": pl.String,
@@ -108,30 +109,30 @@ def _parse(folder: Path) -> Partition:
         raise UserError(f"{folder} is not a partition: expected a folder like month=2026-01") from None
 
 
-def read(path: Path, columns: Iterable[str] | None = None) -> pl.DataFrame:
-    """Read one Parquet file.
+def read(path: Path, columns: Iterable[str] | None = None, where: pl.Expr | None = None) -> pl.DataFrame:
+    """Read one Parquet file, or the rows of it that satisfy `where`, in the order they are stored.
 
     Raises
     ------
     UserError
         Where the file is missing, truncated, no Parquet, or lacks one of `columns`.
     """
-    wanted = None if columns is None else list(columns)
     try:
-        return pl.read_parquet(path, columns=wanted, hive_partitioning=False)
+        lazy = pl.scan_parquet(path, hive_partitioning=False, glob=False)
+        if columns is not None:
+            wanted = list(columns)
+            if missing := [name for name in wanted if name not in lazy.collect_schema()]:
+                raise UserError(f"{path}: column {', '.join(missing)} is missing")
+            lazy = lazy.select(wanted)
+        return (lazy if where is None else lazy.filter(where)).collect()
     except FileNotFoundError:
         raise UserError(f"{path} is missing: `dvc pull` or `dvc repro` brings it") from None
-    except pl.exceptions.ColumnNotFoundError:
-        missing = sorted(set(wanted or ()) - set(pl.read_parquet_schema(path)))
-        raise UserError(f"{path}: column {', '.join(missing)} is missing") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not a readable Parquet file ({reason}); restore it or import it again") from None
 
 
-def read_period(
-    table: Path, start: datetime, end: datetime, columns: Iterable[str] | None = None
-) -> pl.DataFrame:
+def read_period(table: Path, start: datetime, end: datetime, columns: Iterable[str] | None = None) -> pl.DataFrame:
     """Read the rows of a table with start <= timestamp < end, in the order they are stored.
 
     Parameters
@@ -143,22 +144,22 @@ def read_period(
     columns : iterable of str, optional
         Which columns; all of them by default. `timestamp` is needed.
     """
+    within = pl.col("timestamp").is_between(*utc(start, end), closed="left")
     wanted = None if columns is None else list(columns)
     frames = []
     for partition in partitions(table):
         if partition.start < end and start < partition.end:
-            frame = read(partition.path(table), wanted)
-            if partition.start < start or end < partition.end:
-                frame = frame.filter(pl.col("timestamp").is_between(*utc(start, end), closed="left"))
-            frames.append(frame)
+            whole = start <= partition.start and partition.end <= end
+            frames.append(read(partition.path(table), wanted, None if whole else within))
     if not frames:
-        return read(partitions(table)[0].path(table), wanted).clear()
+        return read(partitions(table)[0].path(table), wanted, within)
     return pl.concat(frames)
 
 
-def utc(*moments: datetime) -> tuple[pl.Expr, ...]:
-    """Return naive datetimes as polars literals in UTC."""
-    return tuple(pl.lit(moment).dt.replace_time_zone("UTC").cast(TIMESTAMP) for moment in moments)
+def utc(start: datetime, end: datetime) -> tuple[pl.Expr, pl.Expr]:
+    """Return two naive datetimes as polars literals in UTC."""
+    first, last = (pl.lit(moment, dtype=pl.Datetime("us")).dt.replace_time_zone("UTC") for moment in (start, end))
+    return first, last
 
 
 def write(path: Path, frame: pl.DataFrame) -> None:
@@ -170,7 +171,7 @@ def write(path: Path, frame: pl.DataFrame) -> None:
         frame.rechunk().write_parquet(aside, compression="zstd", row_group_size=ROW_GROUP_ROWS)
 
 
-def read_incidents(path: Path, reporting_delay: timedelta, unresolved_outage: timedelta) -> pl.DataFrame:
+def read_incidents(path: Path, rules: Incidents) -> pl.DataFrame:
     """Read the incidents, with what the records leave open filled in by the rules of params.yaml.
 
     Returns
@@ -180,12 +181,26 @@ def read_incidents(path: Path, reporting_delay: timedelta, unresolved_outage: ti
         closed) and `reported_at` (when the team could know; started_at + reporting_delay where the source has none),
         sorted by (started_at, server_id, kind).
     """
-    delay, outage = pl.lit(reporting_delay), pl.lit(unresolved_outage)
     return (
         read(path, ["server_id", "kind", "started_at", "resolved_at", "reported_at"])
         .with_columns(
-            pl.col("resolved_at").fill_null(pl.col("started_at") + outage),
-            pl.col("reported_at").fill_null(pl.col("started_at") + delay),
+            pl.col("resolved_at").fill_null(pl.col("started_at") + rules.unresolved_outage),
+            pl.col("reported_at").fill_null(pl.col("started_at") + rules.reporting_delay),
         )
         .sort("started_at", "server_id", "kind", "resolved_at", "reported_at")
     )
+
+
+def read_covered_crashes(incidents: Path, coverage: Path, rules: Incidents) -> pl.DataFrame:
+    """Read the crashes that fall into a period of coverage: those a model can be judged by.
+
+    Returns
+    -------
+    DataFrame
+        `server_id`, `started_at`, sorted by (started_at, server_id).
+    """
+    crashes = read_incidents(incidents, rules).filter(pl.col("kind") == CRASH).select("server_id", "started_at")
+    covered = read(coverage, ["server_id", "covered_from", "covered_to"])
+    inside = pl.col("started_at").is_between("covered_from", "covered_to", closed="left")
+    found = crashes.join(covered, on="server_id").filter(inside).select(crashes.columns)
+    return found.unique().sort("started_at", "server_id")

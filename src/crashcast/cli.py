@@ -1,0 +1,117 @@
+"""The command line: parse, call, print. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from crashcast.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train a predictor of server crashes: bring in data, then `dvc repro`. Run from the root of the project.",
+)
+
+
+def main() -> None:
+    """Run a command; bad input ends in a message and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"crashcast: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def demo() -> None:
+    """Simulate the fleet that params.yaml describes under `demo` and track it with DVC."""
+    from crashcast.sources.demo import OUTPUTS, write
+    from crashcast.sources.tracking import track
+
+    summary = write()
+    track(OUTPUTS)
+    print(summary)
+
+
+@app.command("import")
+def import_(
+    telemetry: Annotated[
+        list[Path], typer.Option(help="Samples: a Parquet or CSV file, or a folder of them; may be repeated.")
+    ],
+    incidents: Annotated[Path, typer.Option(help="Incidents: a Parquet or CSV file.")],
+    coverage: Annotated[
+        Path | None,
+        typer.Option(help="When incidents were recorded, by server; by default, while the server has telemetry."),
+    ] = None,
+    interval: Annotated[
+        str | None, typer.Option(help="The cadence of rows, such as 5m; by default, that of the samples.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Start over, instead of merging.")] = False,
+) -> None:
+    """Bring in your own fleet: telemetry and incident records from Parquet or CSV files."""
+    from crashcast.sources.files import import_files
+
+    print("\n".join(import_files(telemetry, incidents, coverage, replace, interval)))
+    print("Next:")
+    print('  git add params.yaml data/raw/*.dvc data/raw/.gitignore && git commit -m "Import telemetry and incidents"')
+    print("  dvc repro")
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def s3(
+    command: Annotated[list[str] | None, typer.Argument(help="What to run, as in: crashcast s3 -- dvc pull")] = None,
+    elsewhere: Annotated[
+        Literal["serve", "run", "skip"],
+        typer.Option(
+            help="Where DVC's remote is another: serve all the same, run COMMAND with your own credentials once that "
+            "remote answers, or skip COMMAND."
+        ),
+    ] = "serve",
+    port: Annotated[int, typer.Option(help="Of the server; .dvc/config names it.")] = 18333,
+) -> None:
+    """Run a command with a local S3 server beside it, or the server alone."""
+    from crashcast import local_s3, remote
+
+    if command and elsewhere != "serve" and remote.endpoint() != local_s3.endpoint(port):
+        if elsewhere == "skip":
+            print(f"skipped, since DVC's remote is {remote.url()}, not this machine: {' '.join(command)}")
+            return
+        remote.check()
+        raise typer.Exit(local_s3.run(command, os.environ))
+    store = local_s3.default_store()
+    with local_s3.serving(store, port) as environment:
+        if command:
+            raise typer.Exit(local_s3.run(command, environment))
+        with suppress(KeyboardInterrupt):
+            print(f"S3 at {local_s3.endpoint(port)}, bucket {local_s3.BUCKET}, stored in {store}")
+            print("`crashcast s3 -- COMMAND` runs a command that uses it; Ctrl-C stops it", flush=True)
+            local_s3.wait_for_end(store)
+
+
+@app.command()
+def verdict(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as for a pull request.")] = False,
+) -> None:
+    """Show the figures of the last run beside chance and the one-rule baselines."""
+    from rich.console import Console
+
+    from crashcast import verdict as last_run
+    from crashcast.params import Evaluate
+
+    summary = last_run.summarise(last_run.read(Path("metrics")), Evaluate.read().confidence)
+    if markdown:
+        print(last_run.as_markdown(summary))
+    else:
+        last_run.show(summary, Console())
+
+
+@app.command()
+def docs() -> None:
+    """Build Great Expectations' Data Docs from the last validation."""
