@@ -1,0 +1,392 @@
+"""Alarms and crashes: what on-call gets from scores at a threshold.
+
+An alarm opens at a server's first known row at or above the threshold and lasts lead + horizon. Rows inside it open no
+other; still high afterwards, it opens again. Opened at t it is
+
+- true, where a crash of its server starts in (t + lead, t + lead + horizon];
+- late, where one starts in (t, t + lead] and none in the window above;
+- false otherwise.
+
+One alarm may warn of several crashes, and one crash may have several true alarms. Known rows are those whose label is
+known. Rows have `timestamp`, `server_id` and `score`; crashes are one row each, with `server_id` and `started_at`,
+covered by incident records. Frames may come in any order and leave sorted by (time, server_id).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from crashcast import tables
+from crashcast.params import DAY
+
+TRUE, LATE, FALSE = "true", "late", "false"  # outcomes of an alarm
+HOUR = timedelta(hours=1)
+INSTANT = timedelta(microseconds=1)  # the resolution of timestamps
+FIRST_ROWS = 10_000  # a threshold is sought among so many of the highest rows, then among twice as many, ...
+
+
+class OperatingPoint(NamedTuple):
+    """A threshold and the false alarms per server-day that it caused on the rows it was chosen on."""
+
+    threshold: float
+    false_alarms_per_server_day: float
+
+
+@dataclass(frozen=True)
+class EventMetrics:
+    """What a threshold meant for on-call in one period; None where there was nothing to divide by.
+
+    Attributes
+    ----------
+    threshold : float
+        Rows at or above it raise alarms.
+    server_days : float
+        Known rows x interval.
+    crashes, crashes_caught, crashes_missed : int
+        Covered crashes of the period; caught ones have a true alarm, all others are missed.
+    crashes_without_known_row : int
+        Those of the missed that no known row could have warned of.
+    alarms, alarms_true, alarms_late, alarms_false : int
+        Alarms opened, and how they ended.
+    event_recall : float or None
+        crashes_caught / crashes.
+    alarm_precision : float or None
+        alarms_true / alarms: a late alarm is not false, but a page all the same.
+    false_alarms_per_server_day : float or None
+        alarms_false / server_days.
+    pages_per_day : float
+        alarms / days of the period, for the whole fleet.
+    median_lead_h : float or None
+        From a caught crash's first true alarm to its start, in hours; the median over caught crashes.
+    """
+
+    threshold: float
+    server_days: float
+    crashes: int
+    crashes_caught: int
+    crashes_missed: int
+    crashes_without_known_row: int
+    alarms: int
+    alarms_true: int
+    alarms_late: int
+    alarms_false: int
+    event_recall: float | None
+    alarm_precision: float | None
+    false_alarms_per_server_day: float | None
+    pages_per_day: float
+    median_lead_h: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures by name."""
+        return asdict(self)
+
+
+class Judgement(NamedTuple):
+    """Figures, and the alarms (see `judge_alarms`) and crashes (see `catch`) that they count."""
+
+    metrics: EventMetrics
+    alarms: pl.DataFrame
+    crashes: pl.DataFrame
+
+
+def judge(
+    rows: pl.DataFrame,
+    crashes: pl.DataFrame,
+    threshold: float,
+    *,
+    lead: timedelta,
+    horizon: timedelta,
+    interval: timedelta,
+    period: tuple[datetime, datetime],
+) -> Judgement:
+    """Judge scores at a threshold by the alarms they raise and the crashes those catch.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        The known rows of the period.
+    crashes : DataFrame
+        Covered crashes of the servers in question, also those just outside the period: alarms near its end may be true
+        of them. The period's own, which recall counts, are those whose last moment to warn lies in it (`crashes_of`).
+    threshold : float
+        Rows at or above it raise alarms.
+    lead, horizon : timedelta
+        What the label means.
+    interval : timedelta
+        The rows' cadence.
+    period : pair of datetime
+        From (included) and to (excluded); naive, meaning UTC.
+    """
+    start, end = tables.utc(*period)
+    if rows.select((~pl.col("timestamp").is_between(start, end, closed="left")).any()).item():
+        raise ValueError(f"rows outside the period from {period[0]} to {period[1]}")
+    alarms = judge_alarms(open_alarms(rows, threshold, _duration(lead, horizon)), crashes, lead, horizon)
+    crashes = catch(crashes_of(crashes, period, lead), alarms, rows, lead, horizon)
+
+    outcomes = {outcome: alarms.filter(outcome=outcome).height for outcome in (TRUE, LATE, FALSE)}
+    caught = crashes.filter("caught")
+    server_days = rows.height * interval / DAY
+    metrics = EventMetrics(
+        threshold=threshold,
+        server_days=server_days,
+        crashes=crashes.height,
+        crashes_caught=caught.height,
+        crashes_missed=crashes.height - caught.height,
+        crashes_without_known_row=crashes.filter(~pl.col("had_known_row")).height,
+        alarms=alarms.height,
+        alarms_true=outcomes[TRUE],
+        alarms_late=outcomes[LATE],
+        alarms_false=outcomes[FALSE],
+        event_recall=caught.height / crashes.height if crashes.height else None,
+        alarm_precision=outcomes[TRUE] / alarms.height if alarms.height else None,
+        false_alarms_per_server_day=outcomes[FALSE] / server_days if server_days else None,
+        pages_per_day=alarms.height / ((period[1] - period[0]) / DAY),
+        median_lead_h=caught.select((pl.col("lead_time") / HOUR).median()).item(),
+    )
+    return Judgement(metrics, alarms, crashes)
+
+
+def open_alarms(rows: pl.DataFrame, threshold: float, duration: timedelta) -> pl.DataFrame:
+    """Find when alarms open: per server the first row at or above the threshold, then the first after each has ended.
+
+    Returns
+    -------
+    DataFrame
+        `timestamp` and `server_id`. Two alarms of a server are at least `duration` apart.
+    """
+    high = _with_scores(rows).filter(pl.col("score") >= threshold).sort("timestamp")
+    reopens = _reopens(high, duration)
+    opened = np.zeros(high.height, dtype=bool)
+    # the k-th alarm of every server at once, for k = 1, 2, ...
+    current = np.flatnonzero(high["server_id"].is_first_distinct().to_numpy())
+    while current.size:
+        opened[current] = True
+        current = reopens[current]
+        current = current[current < high.height]
+    return high.select("timestamp", "server_id").filter(pl.Series(opened)).sort("timestamp", "server_id")
+
+
+def judge_alarms(alarms: pl.DataFrame, crashes: pl.DataFrame, lead: timedelta, horizon: timedelta) -> pl.DataFrame:
+    """Say how each alarm ended.
+
+    Returns
+    -------
+    DataFrame
+        The alarms with `outcome` (true, late or false) and `started_at`, the first crash that a true alarm warned of or
+        that a late alarm came too late for; null for false ones.
+    """
+    alarms, crashes = alarms.sort("timestamp", "server_id"), crashes.sort("started_at", "server_id")
+    opened = pl.col("timestamp")
+    return (
+        alarms.with_columns(
+            in_time=_next(alarms, opened + lead, crashes, "started_at", exact=False),
+            soonest=_next(alarms, opened, crashes, "started_at", exact=False),
+        )
+        .with_columns(
+            outcome=pl.when(pl.col("in_time") <= opened + lead + horizon)
+            .then(pl.lit(TRUE))
+            .when(pl.col("soonest") <= opened + lead)
+            .then(pl.lit(LATE))
+            .otherwise(pl.lit(FALSE)),
+        )
+        .with_columns(
+            started_at=pl.when(outcome=TRUE).then("in_time").when(outcome=LATE).then("soonest"),
+        )
+        .drop("in_time", "soonest")
+    )
+
+
+def crashes_of(crashes: pl.DataFrame, period: tuple[datetime, datetime], lead: timedelta) -> pl.DataFrame:
+    """Return the crashes that belong to a period: those whose last moment to warn lies in it.
+
+    An alarm warns of a crash only if it opens before started_at - lead. So every crash belongs to one of two adjoining
+    periods, the one in which it could last be caught, and none to a period that ends before it could be.
+
+    Returns
+    -------
+    DataFrame
+        The crashes with `last_warning_at`, the last moment at which an alarm counts.
+    """
+    return crashes.with_columns(last_warning_at=pl.col("started_at") - lead - INSTANT).filter(
+        pl.col("last_warning_at").is_between(*tables.utc(*period), closed="left")
+    )
+
+
+def catch(
+    crashes: pl.DataFrame, alarms: pl.DataFrame, rows: pl.DataFrame, lead: timedelta, horizon: timedelta
+) -> pl.DataFrame:
+    """Say which crashes had a true alarm, how early, and which ones no known row could have warned of.
+
+    Returns
+    -------
+    DataFrame
+        The crashes with `caught`, `lead_time` (from the opening of the first true alarm to the crash, null where
+        missed) and `had_known_row` (one lay where an alarm would have been true).
+    """
+    crashes, alarms = crashes.sort("started_at", "server_id"), alarms.sort("timestamp", "server_id")
+    # only these servers' rows are worth sorting
+    rows = rows.filter(pl.col("server_id").is_in(crashes["server_id"].unique().implode())).sort("timestamp")
+    earliest, latest = pl.col("started_at") - lead - horizon, pl.col("started_at") - lead
+    return (
+        crashes.with_columns(
+            alarm=_next(crashes, earliest, alarms, "timestamp"),
+            row=_next(crashes, earliest, rows, "timestamp"),
+        )
+        .with_columns(
+            caught=(pl.col("alarm") < latest).fill_null(False),
+            had_known_row=(pl.col("row") < latest).fill_null(False),
+        )
+        .with_columns(lead_time=pl.when("caught").then(pl.col("started_at") - pl.col("alarm")))
+        .drop("alarm", "row")
+    )
+
+
+def choose_threshold(
+    rows: pl.DataFrame,
+    crashes: pl.DataFrame,
+    budget: float,
+    *,
+    lead: timedelta,
+    horizon: timedelta,
+    interval: timedelta,
+) -> OperatingPoint:
+    """Choose the lowest threshold down to which false alarms stay within a budget.
+
+    Going down through the distinct scores, the last one before the budget is first exceeded. (False alarms do not
+    always grow on the way down: an alarm may open earlier and become true. A lower threshold that happens to fit again
+    is not taken.) The threshold lies halfway to the next score, so that a difference in a score's last digit raises no
+    other alarms; just above the highest score where already that one exceeds the budget; at the lowest where none does.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Known rows, at least one.
+    crashes : DataFrame
+        Covered crashes of these servers.
+    budget : float
+        False alarms per server-day.
+    lead, horizon, interval : timedelta
+        What the label means, and the rows' cadence.
+    """
+    rows = _with_scores(rows)
+    if rows.is_empty():
+        raise ValueError("no known rows to choose a threshold on")
+    falling = np.sort(rows["score"].to_numpy())[::-1]
+    server_days = rows.height * interval / DAY
+    # somewhere the budget is exceeded for certain; what lies above it is gone through score by score
+    exceeding, rank = -np.inf, FIRST_ROWS
+    while np.isneginf(exceeding) and rank <= rows.height:
+        alarms = open_alarms(rows, falling[rank - 1], _duration(lead, horizon))
+        if judge_alarms(alarms, crashes, lead, horizon).filter(outcome=FALSE).height / server_days > budget:
+            exceeding = float(falling[rank - 1])
+        rank *= 2
+
+    fitting = OperatingPoint(float(np.nextafter(falling[0], np.inf)), 0.0)
+    candidates = rows.filter(pl.col("score") > exceeding)
+    for score, false_alarms in _false_alarms_by_threshold(candidates, crashes, lead, horizon):
+        rate = false_alarms / server_days
+        if rate > budget:
+            exceeding = score
+            break
+        fitting = OperatingPoint(score, rate)
+    if np.isneginf(exceeding):
+        return fitting
+    return fitting._replace(threshold=_halfway(fitting.threshold, exceeding))
+
+
+def _halfway(high: float, low: float) -> float:
+    middle = low + (high - low) / 2
+    return middle if middle > low else high  # neighbouring floats have nothing between them
+
+
+def _false_alarms_by_threshold(
+    rows: pl.DataFrame, crashes: pl.DataFrame, lead: timedelta, horizon: timedelta
+) -> Iterator[tuple[float, int]]:
+    """Yield each distinct score, falling, with the number of false alarms at it as the threshold.
+
+    Rows are added from the highest score down, and each changes its own server's alarms alone: nothing where it falls
+    inside an open alarm, else from there on until an alarm opens where one did before.
+    """
+    rows = judge_alarms(rows, crashes, lead, horizon)  # an alarm's outcome depends on when it opens alone
+    is_false = rows.select(pl.col("outcome") == FALSE).to_series().to_list()
+    reopens = _reopens(rows, _duration(lead, horizon)).tolist()
+    servers, scores = rows["server_id"].to_list(), rows["score"].to_numpy()
+    order = np.argsort(-scores, kind="stable")
+    falls = np.diff(scores[order], append=-np.inf) < 0
+
+    added: defaultdict[str, list[int]] = defaultdict(list)  # per server, rows in order of time
+    opened: defaultdict[str, list[int]] = defaultdict(list)
+    false_alarms = 0
+    for row, is_last_of_tie in zip(order.tolist(), falls.tolist(), strict=True):
+        high, alarms = added[servers[row]], opened[servers[row]]
+        insort(high, row)
+        first = bisect_right(alarms, row)
+        if first == 0 or row >= reopens[alarms[first - 1]]:
+            new = [row]
+            while (at := bisect_left(high, reopens[new[-1]])) < len(high):
+                last = bisect_left(alarms, high[at], first)
+                if alarms[last : last + 1] == [high[at]]:
+                    break
+                new.append(high[at])
+            else:
+                last = len(alarms)
+            false_alarms += sum(is_false[i] for i in new) - sum(is_false[i] for i in alarms[first:last])
+            alarms[first:last] = new
+        if is_last_of_tie:
+            yield float(scores[row]), false_alarms
+
+
+def _duration(lead: timedelta, horizon: timedelta) -> timedelta:
+    return lead + horizon
+
+
+def _reopens(rows: pl.DataFrame, duration: timedelta) -> NDArray[np.int64]:
+    """Index of the server's first row at or after each row's time + duration, len(rows) where there is none.
+
+    Rows are sorted by time.
+    """
+    numbered = rows.select("timestamp", "server_id").with_row_index("index")
+    after = _next(rows, pl.col("timestamp") + duration, numbered, "timestamp", value="index")
+    return after.cast(pl.Int64).fill_null(rows.height).to_numpy()
+
+
+def _next(
+    frame: pl.DataFrame,
+    moment: pl.Expr,
+    table: pl.DataFrame,
+    time: str,
+    *,
+    value: str | None = None,
+    exact: bool = True,
+) -> pl.Series:
+    """Look up `value` (the time itself by default) in a server's first row of `table` at or after `moment`.
+
+    Both frames are sorted by time; null where there is no such row. Not exact: after `moment`, not at it.
+    """
+    wanted = frame.select("server_id", _moment=moment)
+    found = table.select("server_id", _time=time, _value=value or time)
+    return wanted.join_asof(
+        found,
+        left_on="_moment",
+        right_on="_time",
+        by="server_id",
+        strategy="forward",
+        allow_exact_matches=exact,
+        check_sortedness=False,  # polars cannot check within servers
+    )["_value"]
+
+
+def _with_scores(rows: pl.DataFrame) -> pl.DataFrame:
+    rows = rows.select("timestamp", "server_id", pl.col("score").cast(pl.Float64))
+    if not rows["score"].is_finite().all() or rows["score"].has_nulls():
+        raise ValueError("scores must be finite numbers")  # NaN counts as the highest of all in a comparison
+    return rows

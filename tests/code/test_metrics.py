@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from crashcast.errors import UserError
+from crashcast.modeling import metrics
+
+LABELS = np.array([1, 0, 1, 0])
+SCORES = np.array([0.9, 0.8, 0.7, 0.1])
+
+both_classes = st.lists(
+    st.tuples(st.integers(0, 1), st.sampled_from([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])), min_size=2, max_size=40
+).filter(lambda rows: 0 < sum(label for label, _ in rows) < len(rows))
+
+
+def as_arrays(rows):
+    labels, scores = zip(*rows, strict=True)
+    return np.array(labels), np.array(scores)
+
+
+def test_ranking_by_hand():
+    assert metrics.pr_auc(LABELS, SCORES) == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
+    assert metrics.lift(LABELS, SCORES) == pytest.approx((1 / 2 + 1 / 3) / 0.5)
+    assert metrics.roc_auc(LABELS, SCORES) == 3 / 4  # of four pairs, 0.7 against 0.8 is in the wrong order
+
+
+def test_decisions_by_hand():
+    assert metrics.brier(LABELS, SCORES) == pytest.approx((0.01 + 0.64 + 0.09 + 0.01) / 4)
+    assert metrics.accuracy(LABELS, SCORES, threshold=0.8) == 2 / 4
+    assert metrics.precision_recall(LABELS, SCORES, threshold=0.8) == (1 / 2, 1 / 2)
+    assert metrics.precision_recall(LABELS, SCORES, threshold=0.95) == (None, 0)
+
+
+def test_equal_scores_have_no_skill_in_any_order():
+    for labels in (LABELS, LABELS[::-1]):
+        constant = np.full(4, 0.3)
+        assert metrics.pr_auc(labels, constant) == 0.5
+        assert metrics.lift(labels, constant) == 1
+        assert metrics.roc_auc(labels, constant) == 0.5
+
+
+def test_accuracy_of_a_silent_model_is_the_majority_baseline():
+    labels = np.array([0] * 199 + [1])
+    figures = metrics.row_metrics(labels, np.full(200, 0.005), threshold=0.5)
+    assert figures["accuracy"] == figures["accuracy_of_majority"] == 0.995
+    assert figures["brier"] == pytest.approx(figures["brier_of_base_rate"])
+    assert figures["precision"] is None
+    assert figures["recall"] == 0
+
+
+@given(both_classes, st.integers(0, 2**32 - 1))
+def test_pr_auc_sums_precision_over_the_steps_of_recall(rows, seed):
+    labels, scores = as_arrays(rows)
+    weights = np.random.default_rng(seed).integers(0, 4, len(labels)) + labels  # positives weigh at least 1
+    area = sum(
+        weights[(scores == step) & (labels == 1)].sum()
+        / weights[labels == 1].sum()
+        * weights[(scores >= step) & (labels == 1)].sum()
+        / weights[scores >= step].sum()
+        for step in set(scores[labels == 1])
+    )
+    assert metrics.pr_auc(labels, scores, weights) == pytest.approx(area)
+
+
+def test_weights_count_as_repeated_rows():
+    times = np.array([1, 3, 2, 2])
+    repeated = np.repeat(LABELS, times), np.repeat(SCORES, times)
+    for figure in (metrics.pr_auc, metrics.lift, metrics.roc_auc, metrics.brier):
+        assert figure(LABELS, SCORES, times) == pytest.approx(figure(*repeated))
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("figure", [metrics.pr_auc, metrics.roc_auc, metrics.pr_curve])
+def test_one_class_cannot_be_ranked(figure, label):
+    with pytest.raises(UserError, match=r"of the 3 rows precede a crash.*params\.yaml: split"):
+        figure(np.full(3, label), np.array([0.1, 0.2, 0.3]))
+
+
+def test_reliability_by_hand():
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    scores = np.array([0.1, 0.1, 0.2, 0.5, 0.8, 0.9])
+    table = metrics.reliability(labels, scores, quantiles=[0.5, 0.9])
+    assert table.rows() == [
+        (2, 0, pytest.approx(0.1), 0.0),
+        (3, 2, pytest.approx(0.5), pytest.approx(2 / 3)),
+        (1, 1, pytest.approx(0.9), 1.0),
+    ]
+
+
+@given(both_classes)
+def test_reliability_accounts_for_every_row_and_splits_no_tie(rows):
+    labels, scores = as_arrays(rows)
+    table = metrics.reliability(labels, scores)
+    assert table["rows"].sum() == len(rows)
+    assert table["positives"].sum() == labels.sum()
+    assert (table["rows"] * table["mean_score"]).sum() == pytest.approx(scores.sum())
+    assert table["mean_score"].is_sorted()
+    assert table.height <= len(set(scores))
+
+
+@given(both_classes, st.integers(2, 5))
+def test_pr_curve_keeps_true_points_and_both_ends(rows, max_points):
+    labels, scores = as_arrays(rows)
+    curve = metrics.pr_curve(labels, scores, max_points)
+    assert 1 <= curve.height <= max_points
+    assert curve["threshold"][0] == scores.max()
+    assert curve["recall"][-1] == 1
+    for threshold, recall, precision in curve.rows():
+        assert metrics.precision_recall(labels, scores, threshold) == pytest.approx((precision, recall))
+
+
+def test_an_unthinned_pr_curve_holds_the_whole_area():
+    rng = np.random.default_rng(1)
+    labels, scores = rng.integers(0, 2, 300), rng.random(300)
+    curve = metrics.pr_curve(labels, scores, max_points=10_000)
+    area = np.sum(np.diff(curve["recall"], prepend=0) * curve["precision"].to_numpy())
+    assert area == pytest.approx(average_precision_score(labels, scores))
