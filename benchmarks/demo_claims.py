@@ -1,0 +1,210 @@
+"""What the demo fleet can teach: the pipeline against chance, one rule, a model without the interaction, and an oracle.
+
+    python benchmarks/demo_claims.py            # the default seed and five that nothing was developed on
+    python benchmarks/demo_claims.py 7          # one seed
+
+Each fleet is simulated anew and goes through the stages as they are. Models learn from the tickets, as a team would;
+they are judged by the true crashes, which the simulator wrote aside. Every threshold is set on validation to spend the
+alarm budget. Intervals are two-way (servers, days) and paired.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from ruamel.yaml import YAML
+
+from crashcast import tables
+from crashcast.canonical import write_json
+from crashcast.modeling import events, metrics
+from crashcast.modeling.estimators import candidates, fit, log_odds
+from crashcast.modeling.model import load, matrix
+from crashcast.modeling.resampling import (
+    TwoWayDraws,
+    percentile_interval,
+    pr_auc_replicates,
+    ratio_replicates,
+    total_replicates,
+)
+from crashcast.params import Alarms, Demo, Evaluate, Incidents, Label, Telemetry, Train
+from crashcast.parts import period, read_part, read_rule
+from crashcast.sources import demo
+from crashcast.sources.demo_mechanisms import oracle_scores
+from stages import train
+
+ROOT = Path(__file__).resolve().parents[1]
+UNSEEN_SEEDS = (101, 102, 103, 104, 105)
+RAW, INCIDENTS, COVERAGE = (
+    Path("data/raw/telemetry"),
+    Path("data/raw/incidents.parquet"),
+    Path("data/raw/coverage.parquet"),
+)
+FEATURES, LABELS, SPLIT, MODELS = Path("data/features"), Path("data/labels"), Path("data/split.json"), Path("models")
+TRUE_INCIDENTS, TRUE_LABELS = Path("data/true_incidents.parquet"), Path("data/true_labels")
+# the claim: the first scores better than the second
+CLAIMS = (
+    ("model", "dummy"),
+    ("model", "recency"),
+    ("logistic with interaction", "logistic without"),
+)
+
+
+def main() -> None:
+    """Run the seeds named on the command line."""
+    seeds = [int(word) for word in sys.argv[1:]] or [Demo.read(ROOT / "params.yaml").seed, *UNSEEN_SEEDS]
+    results = {}
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            results[str(seed)] = one_fleet(seed)
+            os.chdir(ROOT)
+        report(seed, results[str(seed)])
+    write_json(ROOT / "benchmarks" / "results" / "demo_claims.json", results)
+
+
+def one_fleet(seed: int) -> dict[str, Any]:
+    """Simulate a fleet, run the stages in the current folder, and judge by the truth."""
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    params["demo"]["seed"] = seed
+    yaml.dump(params, Path("params.yaml"))
+    demo.write()
+    write_json(Path("data/validated.json"), {})  # the simulated dirt is validate's tests' business
+    stage("clean", RAW, "data/validated.json", "data/clean", "metrics/clean.json")
+    stage("label", "data/clean", INCIDENTS, COVERAGE, LABELS, "metrics/label.json")
+    stage("featurize", "data/clean", INCIDENTS, FEATURES)
+    stage("split", LABELS, SPLIT, "metrics/split.json")
+    stage(
+        "train", FEATURES, LABELS, SPLIT, INCIDENTS, COVERAGE, MODELS, "metrics/candidates.json", "metrics/train.json"
+    )
+    tables.write(TRUE_INCIDENTS, true_incidents())
+    stage("label", "data/clean", TRUE_INCIDENTS, COVERAGE, TRUE_LABELS, "metrics/true_label.json")
+    return judge()
+
+
+def stage(name: str, *arguments: str | Path) -> None:
+    """Run one stage as dvc.yaml does."""
+    command = [sys.executable, ROOT / "src" / "run.py", name, *arguments]
+    subprocess.run(list(map(str, command)), check=True, stderr=subprocess.DEVNULL)
+
+
+def true_incidents() -> pl.DataFrame:
+    """Return what really happened in the layout of the records: true crashes, and the planned work as recorded."""
+    truth = tables.read(Path("data/demo/truth.parquet"))
+    planned = tables.read(INCIDENTS).filter(pl.col("kind") == tables.MAINTENANCE)
+    crashes = truth.select("server_id", started_at="crashed_at", resolved_at="resolved_at").with_columns(
+        kind=pl.lit(tables.CRASH)
+    )
+    return pl.concat([planned, crashes], how="diagonal").sort("started_at", "server_id")
+
+
+def judge() -> dict[str, Any]:
+    """Score the test part with every contender and compare them on the true labels."""
+    rules, label, budget = Evaluate.read(), Label.read(), Alarms.read().false_alarms_per_server_day
+    timing = {"lead": label.lead, "horizon": label.horizon, "interval": Telemetry.read().interval}
+    rule, model = read_rule(SPLIT), load(MODELS)
+    recorded = tables.read_covered_crashes(INCIDENTS, COVERAGE, Incidents.read())
+    crashes = tables.read_covered_crashes(TRUE_INCIDENTS, COVERAGE, Incidents.read())
+    test = pl.concat(rows for _, rows in read_part(FEATURES, TRUE_LABELS, rule, "test"))
+    validation = pl.concat(rows for _, rows in read_part(FEATURES, LABELS, rule, "validation"))
+    target, keys = test["label"].to_numpy(), test.select("timestamp", "server_id", "label")
+
+    without = [name for name in model.features if not name.startswith("cpu_latency_combo")]
+    scores = {
+        "model": (model.predict(validation), model.predict(test)),
+        "dummy": (np.zeros(validation.height), np.zeros(test.height)),
+        "recency": (-validation["hours_since_crash"].to_numpy(), -test["hours_since_crash"].to_numpy()),
+        "logistic with interaction": logistic(rule, model.features, validation, test),
+        "logistic without": logistic(rule, without, validation, test),
+    }
+    draws = TwoWayDraws.draw(test["server_id"], period(rule, "test"), rules.block, rules.replicates, rules.seed)
+    cells = draws.cells(test["server_id"], test["timestamp"])
+
+    found: dict[str, Any] = {}
+    replicates, caught = {}, {}
+    for name, (before, now) in scores.items():
+        rows = validation.select("timestamp", "server_id", "label").with_columns(score=before)
+        point = events.choose_threshold(rows, recorded, budget, **timing)
+        judged = events.judge(
+            keys.with_columns(score=now), crashes, point.threshold, period=period(rule, "test"), **timing
+        )
+        replicates[name] = pr_auc_replicates(target, now, cells, draws)
+        caught[name] = judged.crashes.sort("started_at", "server_id")
+        found[name] = {
+            "pr_auc": metrics.pr_auc(target, now),
+            "event_recall": judged.metrics.event_recall,
+            "false_alarms_over_budget": judged.metrics.false_alarms_per_server_day / budget,
+        }
+    of_crash = caught["model"]
+    crash_cells = draws.cells(of_crash["server_id"], of_crash["last_warning_at"])
+    all_crashes = total_replicates(np.ones(of_crash.height), crash_cells, draws)
+    claims = {}
+    for better, worse in CLAIMS:
+        gained = caught[better]["caught"].cast(pl.Int8) - caught[worse]["caught"].cast(pl.Int8)
+        recall = ratio_replicates(total_replicates(gained.to_numpy(), crash_cells, draws), all_crashes)
+        claims[f"{better} > {worse}"] = {
+            "pr_auc": percentile_interval(replicates[better] - replicates[worse], rules.confidence)[:2],
+            "event_recall": percentile_interval(recall, rules.confidence)[:2],
+        }
+    oracle = oracle_scores(keys, label.lead, label.horizon, Path("data/demo"))["score"].to_numpy()
+    truth = tables.read(Path("data/demo/truth.parquet"))
+    of_test = of_crash.join(truth, left_on=["server_id", "started_at"], right_on=["server_id", "crashed_at"])
+    return {
+        "base_rate": float(target.mean()),
+        "crashes": of_crash.height,
+        "servers_with_crashes": of_crash["server_id"].n_unique(),
+        "share_with_precursor": of_test["has_precursor"].mean(),
+        "algorithm": model.algorithm,
+        "mean_score_over_observed": float(model.predict(test).mean() / target.mean()),
+        "oracle_pr_auc": metrics.pr_auc(target, oracle),
+        "contenders": found,
+        "claims": claims,
+        "stages": {name: json.loads(Path(f"metrics/{name}.json").read_text()) for name in ("clean", "label", "split")},
+    }
+
+
+def logistic(
+    rule: dict[str, Any], columns: list[str], validation: pl.DataFrame, test: pl.DataFrame
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the grid of logistic regressions on some columns; return the validation's best, scored on both parts."""
+    rules = Train.read()
+    values, crash, _ = train.training_rows(FEATURES, LABELS, rule, columns, rules)
+    target, best = validation["label"].to_numpy(), (-1.0, np.zeros(0), np.zeros(0))
+    for candidate in candidates(rules):
+        if candidate.algorithm == "logistic_regression":
+            estimator = fit(candidate, values, crash)
+            before = log_odds(estimator, matrix(validation, columns))
+            quality = metrics.pr_auc(target, before)
+            if quality > best[0]:
+                best = (quality, before, log_odds(estimator, matrix(test, columns)))
+    return best[1], best[2]
+
+
+def report(seed: int, result: dict[str, Any]) -> None:
+    """Print one fleet's figures."""
+    print(
+        f"\nseed {seed}: {result['crashes']} true crashes on {result['servers_with_crashes']} servers in the test part, "
+        f"{result['share_with_precursor']:.0%} with a precursor; base rate {result['base_rate']:.3%}; "
+        f"chosen {result['algorithm']}; mean score / observed {result['mean_score_over_observed']:.2f}; "
+        f"oracle PR-AUC {result['oracle_pr_auc']:.3f}"
+    )
+    for name, figures in result["contenders"].items():
+        print(
+            f"  {name:28} PR-AUC {figures['pr_auc']:.3f}  event recall {figures['event_recall']:.3f}  "
+            f"false alarms / budget {figures['false_alarms_over_budget']:.2f}"
+        )
+    for name, intervals in result["claims"].items():
+        limits = "  ".join(f"{figure} [{low:+.3f}, {high:+.3f}]" for figure, (low, high) in intervals.items())
+        print(f"  {name:48} {limits}")
+
+
+if __name__ == "__main__":
+    main()

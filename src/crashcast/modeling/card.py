@@ -1,0 +1,69 @@
+"""The model card: what a model is, what it was made from, what it may be used for.
+
+Source: Mitchell et al., Model cards for model reporting, FAT* 2019.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from crashcast.canonical import md5
+from crashcast.modeling.model import Model
+
+INTENDED_USE = """\
+To warn the on-call engineers of the fleet it was trained on, some hours ahead, that a server may crash. A person
+decides what to do. Not for another fleet without training on that fleet's own incidents, not for ranking people or
+teams, and not for anything where a missed crash endangers somebody: a large share of crashes gives no sign."""
+
+
+def model_card(
+    model: Model,
+    inputs: dict[str, Path],
+    rule: dict[str, Any],
+    figures: dict[str, Any],
+    evidence: dict[str, dict[str, Any]],
+) -> str:
+    """Write the card as Markdown.
+
+    Parameters
+    ----------
+    model : Model
+        The chosen one.
+    inputs : dict of str to Path
+        What it was trained from, to be named by hash.
+    rule : dict
+        What `split` wrote.
+    figures, evidence : dict
+        The chosen model's validation figures, and every candidate's.
+    """
+    chosen = ", ".join(f"{name} = {value:g}" for name, value in model.hyperparameters.items()) or "none"
+    periods = [f"| {part} | {span['from']} | {span['to']} |" for part, span in rule["periods"].items()]
+    rows = [f"| {name} | {_number(value)} |" for name, value in figures.items()]
+    rivals = [
+        f"| {name} | {_number(row['pr_auc'])} | {_number(row['lift'])} | {_number(row['event_recall'])} |"
+        for name, row in evidence.items()
+    ]
+    return "\n".join(
+        [
+            "# Model card",
+            f"\n## Model\n\n{model.algorithm} ({chosen}) on {len(model.features)} features.",
+            "The probability is that of a crash of this server in (t + lead, t + lead + horizon].",
+            f"An alarm opens at {model.threshold:.6g} or above.",
+            f"\n## Intended use\n\n{INTENDED_USE}",
+            "\n## Data\n\n| input | MD5, as DVC records it |\n|---|---|",
+            *(f"| {name} | `{md5(path)}` |" for name, path in inputs.items()),
+            f"\nSplit: {rule['method']}.\n\n| part | from | to |\n|---|---|---|",
+            *periods,
+            "\n## Validation\n\n| figure | value |\n|---|---|",
+            *rows,
+            "\n## Candidates, on validation\n",
+            "| candidate | PR-AUC | lift | event recall at the budget |\n|---|---|---|---|",
+            *rivals,
+            "\n## Features\n\n" + ", ".join(f"`{name}`" for name in model.features),
+        ]
+    )
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.6g}"

@@ -1,0 +1,125 @@
+"""The algorithms that compete, and how one is fitted so that its bytes can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from crashcast.params import Train
+
+Matrix = NDArray[np.float32]
+LEARNED_DIGITS = 8  # of coefficients and leaves: what optima agree on between CPU types
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An algorithm with its hyperparameters, unfitted."""
+
+    algorithm: str
+    hyperparameters: dict[str, Any]
+    estimator: Any
+
+    @property
+    def name(self) -> str:
+        """The algorithm and what distinguishes it from its neighbours in the grid."""
+        chosen = " ".join(f"{key}={value:g}" for key, value in self.hyperparameters.items())
+        return f"{self.algorithm} {chosen}".strip()
+
+
+def candidates(rules: Train) -> Iterator[Candidate]:
+    """Yield what competes, the simplest first: where two score alike, the first one is chosen."""
+    yield Candidate("dummy", {}, DummyClassifier(strategy="prior"))
+    if logistic := rules.candidates.logistic_regression:
+        for c in logistic.C:
+            # cholesky steps in float64 to a tight optimum: float32, or the default tolerance, stops far from it
+            solver = LogisticRegression(C=c, solver="newton-cholesky", tol=1e-9, max_iter=200)
+            scaled = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler(), solver)
+            yield Candidate("logistic_regression", {"C": c}, scaled)
+    if boosting := rules.candidates.hist_gradient_boosting:
+        for learning_rate, leaves in product(boosting.learning_rate, boosting.max_leaf_nodes):
+            estimator = HistGradientBoostingClassifier(
+                learning_rate=learning_rate,
+                max_leaf_nodes=leaves,
+                max_iter=boosting.max_iter,
+                min_samples_leaf=boosting.min_samples_leaf,
+                l2_regularization=boosting.l2_regularization,
+                early_stopping=False,
+                random_state=rules.seed,
+            )
+            grid = {"learning_rate": learning_rate, "max_leaf_nodes": leaves}
+            yield Candidate("hist_gradient_boosting", grid, estimator)
+
+
+def fit(candidate: Candidate, features: Matrix, crash: NDArray[np.bool_]) -> Any:
+    """Fit a candidate, with the same bytes whatever the number of threads.
+
+    Parameters
+    ----------
+    candidate : Candidate
+        What to fit.
+    features : float32 array of shape (n, k)
+        NaN where missing.
+    crash : bool array of shape (n,)
+        The labels.
+
+    Returns
+    -------
+    estimator
+        Its learned numbers rounded to `LEARNED_DIGITS` significant digits.
+    """
+    estimator = candidate.estimator
+    with threadpool_limits(1, user_api="blas"):  # a sum split over threads has other last digits
+        if isinstance(estimator, Pipeline):
+            wide = features.astype(np.float64)
+            for _, step in estimator.steps[:-1]:
+                wide = step.fit(wide).transform(wide)
+            estimator.steps[-1][1].fit(wide, crash)
+        else:
+            # trees cannot bin a feature without any value; one that never varies they leave alone
+            empty = np.isnan(features).all(axis=0)
+            estimator.fit(np.where(empty, 0, features) if empty.any() else features, crash)
+    _round_learned(estimator)
+    return estimator
+
+
+def _round_learned(estimator: Any) -> None:
+    if isinstance(estimator, Pipeline):
+        solver = estimator.steps[-1][1]
+        solver.coef_, solver.intercept_ = significant(solver.coef_), significant(solver.intercept_)
+    elif isinstance(estimator, HistGradientBoostingClassifier):
+        estimator._bin_mapper.n_threads = None  # the machine's, and of no use after fitting
+        for trees in estimator._predictors:
+            for tree in trees:
+                tree.nodes["value"] = significant(tree.nodes["value"])
+                tree.nodes["gain"] = significant(tree.nodes["gain"])
+
+
+def significant(values: NDArray[np.float64], digits: int = LEARNED_DIGITS) -> NDArray[np.float64]:
+    """Round to a number of significant decimal digits."""
+    values = np.asarray(values, dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        exponent = np.floor(np.log10(np.abs(values)))
+    # a scale beyond 1e300 would overflow: what is that small loses its last digits instead
+    scale = 10.0 ** np.minimum(digits - 1 - np.where(np.isfinite(exponent), exponent, 0), 300)
+    return np.where(np.isfinite(exponent), np.rint(values * scale) / scale, values)
+
+
+def log_odds(estimator: Any, features: Matrix) -> NDArray[np.float64]:
+    """Return the estimator's log-odds of a crash, shape (n,)."""
+    with threadpool_limits(1, user_api="blas"):
+        if isinstance(estimator, DummyClassifier):
+            share = estimator.predict_proba(features)[:, 1]
+            return np.asarray(np.log(share) - np.log1p(-share))
+        return np.asarray(estimator.decision_function(features), dtype=np.float64)

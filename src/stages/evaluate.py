@@ -1,0 +1,253 @@
+"""Judge the model on the test part, which nothing before this stage has looked at.
+
+In: features, labels, the split's rule, incidents and coverage, the model. Out: `data/predictions` (every known test
+row with its score, for comparing models later), `metrics/evaluate.json`, and the tables that `dvc plots` draws.
+
+Three questions, each with its baseline: does the score rank rows better than chance (PR-AUC against the base rate),
+does it beat the one-rule baselines that anybody would try first, and would the alarms have warned of crashes at a price
+that on-call can bear? Intervals come from resampling servers and, independently, blocks of time.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from crashcast import tables
+from crashcast.canonical import replacing_folder, write_json
+from crashcast.modeling import events, metrics, plots
+from crashcast.modeling.model import Model, load
+from crashcast.modeling.resampling import (
+    TwoWayDraws,
+    percentile_interval,
+    pr_auc_replicates,
+    ratio_replicates,
+    total_replicates,
+)
+from crashcast.params import Alarms, Evaluate, Incidents, Label, Telemetry
+from crashcast.parts import assign, crashes_of_part, labelled, period, read_part, read_rule, row_hash
+
+Floats = NDArray[np.float64]
+ONE_RULES = {"hours_since_crash": -1, "crashes_7d": 1}  # a feature, and whether more of it is worse
+SAMPLE_ROWS = 5_000  # of each label and partition, to measure what features matter
+FRESH_AFTER = timedelta(days=30)
+MIN_SLICE_CRASHES = 10  # a recall of fewer says nothing
+
+
+def main(
+    features: Path,
+    labels: Path,
+    split: Path,
+    incidents: Path,
+    coverage: Path,
+    models: Path,
+    predictions: Path,
+    evaluation: Path,
+    plots_folder: Path,
+) -> None:
+    """Score the test part and write what came out."""
+    settings, label, alarms, rules = Telemetry.read(), Label.read(), Alarms.read(), Evaluate.read()
+    timing = {"lead": label.lead, "horizon": label.horizon, "interval": settings.interval}
+    rule, model = read_rule(split), load(models)
+    crashes = tables.read_covered_crashes(incidents, coverage, Incidents.read())
+    baselines = {name: sign for name, sign in ONE_RULES.items() if name in model.features}
+
+    test, sample = score_test(features, labels, rule, model, predictions, baselines, rules.seed)
+    own = crashes_of_part(crashes, rule, "test")
+    judged = events.judge(test, own, model.threshold, period=period(rule, "test"), **timing)
+    fleet = pl.concat([test["server_id"], judged.crashes["server_id"]])  # a crash may have no known row
+    draws = TwoWayDraws.draw(fleet, period(rule, "test"), rules.block, rules.replicates, rules.seed)
+    replicates = pr_auc_of_draws(test, "score", draws)
+    figures = {
+        **metrics.row_metrics(test["label"].to_numpy(), test["score"].to_numpy(), model.threshold),
+        **judged.metrics.as_dict(),
+        **intervals(test, judged, replicates, draws, rules.confidence),
+        "mean_score_over_base_rate": test["score"].to_numpy().mean() / test["label"].to_numpy().mean(),
+        "false_alarm_budget": alarms.false_alarms_per_server_day,
+    }
+
+    # a baseline, too, sets its threshold on validation
+    validation = pl.concat(
+        with_baselines(part, baselines, rules.seed)
+        for _, part in read_part(features, labels, rule, "validation", list(baselines))
+    )
+    earlier = crashes_of_part(crashes, rule, "validation")
+    figures["baselines"] = {}
+    for name in ("random", *baselines):
+        rows = validation.with_columns(score=pl.col(f"by_{name}"))
+        point = events.choose_threshold(rows, earlier, alarms.false_alarms_per_server_day, **timing)
+        rows = test.with_columns(score=pl.col(f"by_{name}"))
+        rival = events.judge(rows, own, point.threshold, period=period(rule, "test"), **timing).metrics
+        gain = percentile_interval(replicates - pr_auc_of_draws(rows, "score", draws), rules.confidence)
+        figures["baselines"][name] = {
+            "pr_auc": metrics.pr_auc(rows["label"].to_numpy(), rows["score"].to_numpy()),
+            "event_recall": rival.event_recall,
+            "false_alarms_per_server_day": rival.false_alarms_per_server_day,
+            "pr_auc_gain_low": gain.low,
+            "pr_auc_gain_high": gain.high,
+        }
+
+    figures["slices"] = slices(test, judged.crashes, crashes, servers_of_train(labels, rule), read_groups(coverage))
+    write_json(evaluation, figures)
+    with replacing_folder(plots_folder) as aside:
+        plots.write(aside, test, judged.crashes, model.threshold, importance(model, sample, rules.seed), label)
+
+
+def score_test(
+    features: Path,
+    labels: Path,
+    rule: dict[str, Any],
+    model: Model,
+    predictions: Path,
+    baselines: dict[str, int],
+    seed: int,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Score the test part a partition at a time and write the predictions.
+
+    Returns
+    -------
+    DataFrame
+        Every row: `timestamp`, `server_id`, `label`, `score`, and `by_<name>` for each baseline.
+    DataFrame
+        Some rows of each label, drawn by the hash of their keys: `label` and the features.
+    """
+    kept, drawn = [], []
+    with replacing_folder(predictions) as aside:
+        for partition, rows in read_part(features, labels, rule, "test", model.features):
+            scored = rows.with_columns(score=model.predict(rows))
+            tables.write(partition.path(aside), scored.select("timestamp", "server_id", "label", "score"))
+            kept.append(with_baselines(scored, baselines, seed))
+            shuffled = rows.sort(pl.Series(row_hash(rows, seed, "importance sample")), maintain_order=True)
+            drawn += [shuffled.filter(label=label).head(SAMPLE_ROWS) for label in (0, 1)]
+    return pl.concat(kept), pl.concat(drawn).select("label", *model.features)
+
+
+def with_baselines(rows: pl.DataFrame, baselines: dict[str, int], seed: int) -> pl.DataFrame:
+    """Return keys, label and score with what each baseline would have said."""
+    rules = {f"by_{name}": sign * pl.col(name).cast(pl.Float64) for name, sign in baselines.items()}
+    random = pl.Series(row_hash(rows, seed, "random baseline") / 2.0**64)
+    return rows.select("timestamp", "server_id", "label", pl.col("^score$"), by_random=random, **rules)
+
+
+def pr_auc_of_draws(rows: pl.DataFrame, score: str, draws: TwoWayDraws) -> Floats:
+    """Return the PR-AUC of every replicate."""
+    cells = draws.cells(rows["server_id"], rows["timestamp"])
+    return pr_auc_replicates(rows["label"].to_numpy(), rows[score].to_numpy(), cells, draws)
+
+
+def intervals(
+    rows: pl.DataFrame, judged: events.Judgement, replicates: Floats, draws: TwoWayDraws, confidence: float
+) -> dict[str, float]:
+    """Return the two-way intervals of PR-AUC, lift and event recall."""
+    cells = draws.cells(rows["server_id"], rows["timestamp"])
+    positives = total_replicates(rows["label"].to_numpy(), cells, draws)
+    base_rate = ratio_replicates(positives, total_replicates(np.ones(rows.height), cells, draws))
+    crashes = judged.crashes
+    of_crash = draws.cells(crashes["server_id"], crashes["last_warning_at"])
+    caught = total_replicates(crashes["caught"].to_numpy(), of_crash, draws)
+    recall = ratio_replicates(caught, total_replicates(np.ones(crashes.height), of_crash, draws))
+    found = {"pr_auc": replicates, "lift": ratio_replicates(replicates, base_rate), "event_recall": recall}
+    limits = {name: percentile_interval(values, confidence) for name, values in found.items()}
+    return {f"{name}_{side}": getattr(limit, side) for name, limit in limits.items() for side in ("low", "high")}
+
+
+def servers_of_train(labels: Path, rule: dict[str, Any]) -> set[str]:
+    """Return the servers that the model has seen."""
+    return {
+        server
+        for _, rows in labelled(labels)
+        for server in rows.filter(assign(rows, rule) == "train")["server_id"].unique()
+    }
+
+
+def read_groups(coverage: Path) -> dict[str, str]:
+    """Return the group of each server that has one."""
+    return dict(tables.read(coverage, ["server_id", "group"]).drop_nulls().sort("server_id", "group").iter_rows())
+
+
+def slices(
+    rows: pl.DataFrame,
+    judged: pl.DataFrame,
+    crashes: pl.DataFrame,
+    seen: set[str],
+    group_of: dict[str, str],
+) -> dict[str, dict[str, float | None]]:
+    """Judge parts of the fleet and kinds of crash by themselves.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        The scored test rows.
+    judged : DataFrame
+        The test part's crashes with `caught`.
+    crashes : DataFrame
+        Every covered crash: one is a repeat where its server crashed in the `FRESH_AFTER` before.
+    seen : set of str
+        Servers of the train part.
+    group_of : dict
+        Each server's group.
+    """
+    history = crashes.sort("started_at").with_columns(since=pl.col("started_at").diff().over("server_id"))
+    repeat = judged.join(
+        history.filter(pl.col("since") <= FRESH_AFTER),
+        on=["server_id", "started_at"],
+        how="semi",
+        maintain_order="left",
+    )
+    kinds = {
+        "fresh_crashes": judged.join(repeat, on=["server_id", "started_at"], how="anti", maintain_order="left"),
+        "repeated_crashes": repeat,
+    }
+    fleets = {"seen_servers": seen, "unseen_servers": {*rows["server_id"], *judged["server_id"]} - seen}
+    for server, group in group_of.items():
+        fleets.setdefault(f"group_{group}", set()).add(server)
+
+    figures = {name: _recall(members) for name, members in kinds.items()}
+    for name, servers in fleets.items():
+        inside = pl.col("server_id").is_in(sorted(servers))
+        members = rows.filter(inside)
+        target, score = members["label"].to_numpy(), members["score"].to_numpy()
+        if target.any():
+            ranking = {"pr_auc": metrics.pr_auc(target, score), "base_rate": float(target.mean())}
+            figures[name] = {"rows": members.height, **ranking, **_recall(judged.filter(inside))}
+    return figures
+
+
+def _recall(crashes: pl.DataFrame) -> dict[str, float | None]:
+    recall = float(crashes["caught"].to_numpy().mean()) if crashes.height >= MIN_SLICE_CRASHES else None
+    return {"crashes": crashes.height, "event_recall": recall}
+
+
+def importance(model: Model, sample: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """Return how much PR-AUC is lost when one feature's values are shuffled.
+
+    Source: Breiman, Random forests, 2001, section 10.
+
+    Parameters
+    ----------
+    model : Model
+        What to ask.
+    sample : DataFrame
+        `label` and the features.
+    seed : int
+        Of the shuffle, the same for every feature.
+
+    Returns
+    -------
+    DataFrame
+        `feature`, `pr_auc_lost`, the largest first.
+    """
+    target, order = sample["label"].to_numpy(), np.random.default_rng(seed).permutation(sample.height)
+    whole = metrics.pr_auc(target, model.predict(sample))
+    lost = [
+        whole - metrics.pr_auc(target, model.predict(sample.with_columns(sample[name].gather(order))))
+        for name in model.features
+    ]
+    return pl.DataFrame({"feature": model.features, "pr_auc_lost": lost}).sort(
+        "pr_auc_lost", "feature", descending=[True, False]
+    )

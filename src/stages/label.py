@@ -1,0 +1,177 @@
+"""Say for every row whether its server is about to crash: 1, 0, or unknown.
+
+In: the clean rows' keys, the incidents, the coverage. Out: keys, `label` (null is unknown) and `reason` (why it is
+unknown), and `metrics/label.json` with the counts of each.
+
+A row at t is 1 where a crash of its server starts in (t + lead, t + lead + horizon]. It is unknown, never 0, where the
+records cannot tell: see `Reason`. Unknown wins over 1: nobody can act on a warning during an outage.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from crashcast import partitions, tables
+from crashcast.canonical import write_json
+from crashcast.grid import Bools, Grid
+from crashcast.params import Incidents, Label, Telemetry
+from crashcast.partitions import Period, Task
+from crashcast.tables import CRASH, MAINTENANCE, Partition
+
+
+class Reason(StrEnum):
+    """Why a label is unknown; where several hold, the last one is given."""
+
+    MAINTENANCE_AHEAD = "maintenance_ahead"  # a planned reboot in the horizon may have prevented a crash
+    RECORDS_END = "records_end"  # too close to the end: the crash may not have been recorded yet
+    LEAD = "lead"  # a crash starts before a warning could be acted on
+    OUTAGE = "outage"  # down, planned or not, or recovering
+    UNCOVERED = "uncovered"  # no incidents were recorded for this server at this time
+
+
+def main(clean: Path, incidents: Path, coverage: Path, out: Path, metrics: Path) -> None:
+    """Label every partition of `clean`."""
+    settings, rules, recording = Telemetry.read(), Label.read(), Incidents.read()
+    records = tables.read_incidents(incidents, recording)
+    # a crash may lie that far ahead, and be recorded that much later
+    blind = rules.lead + rules.horizon + recording.reporting_delay
+    covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"])
+    tasks = [
+        Task(
+            partition,
+            {
+                "rows": Period(clean, partition.start, partition.end, tuple(tables.KEYS)),
+                "incidents": incidents_that_reach(partition, records, rules),
+                "coverage": coverage_that_reaches(partition, covered, blind),
+                "blind": blind,
+                "settings": settings,
+                "rules": rules,
+            },
+        )
+        for partition in tables.partitions(clean)
+    ]
+    counts = partitions.run("label", label_partition, tasks, out)
+    write_json(metrics, summarise(partitions.total(counts)))
+
+
+def incidents_that_reach(partition: Partition, incidents: pl.DataFrame, rules: Label) -> pl.DataFrame:
+    """Return the incidents that can touch a partition's labels."""
+    start, end = tables.utc(partition.start - rules.recovery, partition.end + rules.lead + rules.horizon)
+    touching = incidents.filter((pl.col("started_at") <= end) & (pl.col("resolved_at") >= start))
+    return touching.select("server_id", "kind", "started_at", "resolved_at")
+
+
+def coverage_that_reaches(partition: Partition, coverage: pl.DataFrame, blind: timedelta) -> pl.DataFrame:
+    """Return the coverage as far as a partition's labels can see: more of the future changes nothing."""
+    start, end = tables.utc(partition.start, partition.end + blind)
+    return (
+        coverage.with_columns(pl.max_horizontal("covered_from", start), pl.min_horizontal("covered_to", end))
+        .filter(pl.col("covered_from") < pl.col("covered_to"))
+        .sort("server_id", "covered_from")
+    )
+
+
+def label_partition(
+    partition: Partition,
+    rows: pl.DataFrame,
+    incidents: pl.DataFrame,
+    coverage: pl.DataFrame,
+    blind: timedelta,
+    settings: Telemetry,
+    rules: Label,
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Label one partition.
+
+    Parameters
+    ----------
+    partition : Partition
+        Whose rows these are.
+    rows : DataFrame
+        `timestamp` and `server_id`, sorted.
+    incidents : DataFrame
+        `server_id`, `kind`, `started_at`, `resolved_at`.
+    coverage : DataFrame
+        `server_id`, `covered_from`, `covered_to`.
+    blind : timedelta
+        How long before the end of the records labels stay unknown.
+    settings, rules : Telemetry, Label
+        The parameters.
+
+    Returns
+    -------
+    DataFrame
+        `timestamp`, `server_id`, `label` (1, 0, null) and `reason` (null where the label is known).
+    dict
+        How many rows of each label, and of each reason.
+    """
+    grid = Grid.over(partition.start, partition.end, settings.interval, rows["server_id"])
+    started, resolved = pl.col("started_at"), pl.col("resolved_at")
+    crashes = incidents.filter(pl.col("kind") == CRASH)
+    planned = incidents.filter(pl.col("kind") == MAINTENANCE)
+    reach, ahead = rules.lead + rules.horizon, rules.lead
+    covered = within(grid, coverage, pl.col("covered_from"), pl.col("covered_to"))
+    settled = within(grid, coverage, pl.col("covered_from"), pl.col("covered_to") - blind)
+
+    # t + lead < started <= t + reach is started - reach <= t < started - lead
+    crash = within(grid, crashes, started - reach, started - ahead)
+    unknown = {
+        Reason.MAINTENANCE_AHEAD: within(grid, planned, started - reach, started) & ~crash,
+        Reason.RECORDS_END: covered & ~settled,
+        Reason.LEAD: within(grid, crashes, started - ahead, started),
+        Reason.OUTAGE: within(grid, incidents, started, resolved + rules.recovery),
+        Reason.UNCOVERED: ~covered,
+    }
+    code = np.zeros(grid.shape, dtype=np.uint8)  # 0: known; else the reason's position
+    for position, mask in enumerate(unknown.values(), start=1):
+        code[mask] = position
+
+    cells = grid.cells(rows["timestamp"], rows["server_id"])
+    reasons = pl.Series(code.ravel()[cells])
+    frame = rows.with_columns(
+        label=pl.when(reasons == 0).then(pl.Series(crash.ravel()[cells])).cast(pl.Int8),
+        reason=reasons.replace_strict(dict(enumerate(unknown, start=1)), default=None, return_dtype=pl.String),
+    )
+    counts = Counter(frame["reason"].drop_nulls().to_list())
+    return frame, {
+        "rows": frame.height,
+        "crash": int((frame["label"] == 1).sum()),
+        "no_crash": int((frame["label"] == 0).sum()),
+        **{f"unknown_{reason}": counts[reason] for reason in Reason},
+    }
+
+
+def within(grid: Grid, spans: pl.DataFrame, start: pl.Expr, end: pl.Expr) -> Bools:
+    """Tell which cells lie in a record's [start, end) of the same server.
+
+    Parameters
+    ----------
+    grid : Grid
+        T times by S servers.
+    spans : DataFrame
+        `server_id` and what `start` and `end` name.
+    start, end : Expr
+        Moments.
+
+    Returns
+    -------
+    bool array of shape (T, S)
+    """
+    moments = spans.select(start=start, end=end)
+    first, last = (np.clip(grid.rows_at(moments[name]), 0, len(grid.times)) for name in ("start", "end"))
+    mask = np.zeros(grid.shape, dtype=bool)
+    for begin, stop, server in zip(first, last, grid.columns_of(spans["server_id"]), strict=True):
+        if server >= 0:
+            mask[begin:stop, server] = True
+    return mask
+
+
+def summarise(total: dict[str, int]) -> dict[str, float]:
+    """Return the counts with the base rate: the share of crash among the known."""
+    known = total["crash"] + total["no_crash"]
+    return {**total, "known": known, "base_rate": total["crash"] / known if known else 0.0}
