@@ -69,6 +69,7 @@ def main(
         **intervals(test, judged, replicates, draws, rules.confidence),
         "mean_score_over_base_rate": test["score"].to_numpy().mean() / test["label"].to_numpy().mean(),
         "false_alarm_budget": alarms.false_alarms_per_server_day,
+        "confidence": rules.confidence,
     }
 
     # a baseline, too, sets its threshold on validation

@@ -50,7 +50,7 @@ def main(labels: Path, out: Path, metrics: Path) -> None:
                 f"the {part} part of the {rules.method} split holds no crash ({counts[part]['rows']} rows): "
                 "change the shares in params.yaml, section split, or bring in more data"
             )
-    write_json(metrics, counts)
+    write_json(metrics, {**counts, **{part: counts[part] | rule["periods"][part] for part in PARTS}})
     write_json(out, rule)
 
 

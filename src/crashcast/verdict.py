@@ -1,0 +1,246 @@
+"""The figures of the last run beside chance and the one-rule baselines, and what they amount to in words.
+
+The verdict is about the model against what anybody could do without it. Whether a retrained model may replace another
+one is for the review to say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from crashcast.errors import UserError
+
+STAGES = ("validate", "clean", "label", "split", "candidates", "train", "evaluate")
+RANDOM = "random"  # the baseline that is no rule: alarms drawn by lot
+NONE = "none"
+
+
+class Figures(dict[str, Any]):
+    """A metrics file, or a part of one; what it lacks is the user's to mend."""
+
+    def __init__(self, items: Iterable[tuple[str, Any]], path: Path) -> None:
+        super().__init__(items)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        """Say which figure is not there."""
+        raise UserError(f"{self.path} lacks {name}: `dvc repro` writes it anew")
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    figure: str
+    test: str
+    interval: str
+    beside: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is shown.
+
+    Attributes
+    ----------
+    about : list of str
+        The data, the test part and the model, a sentence or two each.
+    rows : list of Row
+    confidence : float
+        Of the intervals.
+    verdict : str
+    holds : bool
+        Whether the model is shown to beat chance and every rule, within the budget.
+    """
+
+    about: list[str]
+    rows: list[Row]
+    confidence: float
+    verdict: str
+    holds: bool
+
+
+def read(folder: Path) -> dict[str, Figures]:
+    """Read what each stage measured.
+
+    Raises
+    ------
+    UserError
+        Where a file is missing, or no JSON of finite numbers.
+    """
+    return {stage: _read(folder / f"{stage}.json") for stage in STAGES}
+
+
+def _read(path: Path) -> Figures:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number")
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text, object_pairs_hook=lambda items: Figures(items, path), parse_constant=refuse)
+        if not isinstance(found, Figures):
+            raise ValueError("expected named figures")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: `dvc repro` writes it") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is unreadable ({error}): `dvc repro` writes it anew") from None
+    return found
+
+
+def summarise(metrics: dict[str, Figures], confidence: float) -> Summary:
+    """Put every figure beside what it must be compared with, and draw the conclusion.
+
+    Parameters
+    ----------
+    metrics : dict of str to Figures
+        See `read`.
+    confidence : float
+        Of the intervals, such as 0.9.
+    """
+    found = metrics["evaluate"]
+    rules = {name: rule for name, rule in found["baselines"].items() if name != RANDOM}
+    verdict, holds = conclude(found, rules)
+    return Summary([_data(metrics), _test(metrics), _model(metrics)], _rows(found, rules), confidence, verdict, holds)
+
+
+def conclude(found: Figures, rules: dict[str, Figures]) -> tuple[str, bool]:
+    """Say in words what the intervals and the budget allow to be said.
+
+    Returns
+    -------
+    str
+        The verdict.
+    bool
+        Whether nothing is left to be shown: better than chance and every rule, false alarms within the budget.
+    """
+    beaten = ["chance"] if found["lift_low"] > 1 else []
+    beaten += [name for name, rule in rules.items() if rule["pr_auc_gain_low"] > 0]
+    unbeaten = [name for name in ("chance", *rules) if name not in beaten]
+    price = found["false_alarms_per_server_day"] / found["false_alarm_budget"]
+    spent = _number(price)
+    words = [
+        f"better than {_list(beaten)}" if beaten else "",
+        f"not shown to be better than {_list(unbeaten)}" if unbeaten else "",
+        "false alarms " + (f"within budget ({spent} of it)" if price <= 1 else f"over budget ({spent} times it)"),
+    ]
+    return f"{'; '.join(filter(None, words))}.", not unbeaten and price <= 1
+
+
+def _data(metrics: dict[str, Figures]) -> str:
+    clean, label, warnings = metrics["clean"], metrics["label"], metrics["validate"]["warnings"]
+    return (
+        f"Data: {clean['samples']:,} samples, validated with {warnings or 'no'} warning{'s' * (warnings != 1)}, became "
+        f"{clean['rows']:,} rows. {label['known']:,} have a known label: {label['base_rate']:.2%} precede a crash."
+    )
+
+
+def _test(metrics: dict[str, Figures]) -> str:
+    found, part = metrics["evaluate"], metrics["split"]["test"]
+    period = f", {part['from'][:10]} to {part['to'][:10]}" if "from" in part else ""
+    blind = found["crashes_without_known_row"]
+    return f"Test: {found['rows']:,} rows of {part['servers']:,} servers{period}; {found['crashes']:,} crashes" + (
+        f", {blind:,} of them without a known row to warn from." if blind else "."
+    )
+
+
+def _model(metrics: dict[str, Figures]) -> str:
+    chosen, evidence, fitted = metrics["candidates"]["chosen"], metrics["candidates"]["candidates"], metrics["train"]
+    best: dict[str, str] = {}  # of each algorithm
+    for name in sorted(evidence, key=lambda name: evidence[name]["pr_auc"], reverse=True):
+        best.setdefault(_algorithm(name), name)
+    reached = {name: _number(evidence[name]["pr_auc"]) for name in best.values()}
+    rivals = [f"{reached[name]} ({name})" for name in reached if _algorithm(name) != _algorithm(chosen)]
+    return (
+        f"Model: {chosen}, by PR-AUC on validation the best of {len(evidence)} candidates, "
+        f"{_number(evidence[chosen]['pr_auc'])}{' against ' * bool(rivals)}{_list(rivals)}. Its alarms open at a score "
+        f"of {_number(fitted['threshold'])}, with {_number(fitted['false_alarms_per_server_day'])} false alarms per "
+        "server-day on validation."
+    )
+
+
+def _algorithm(candidate: str) -> str:
+    return candidate.partition(" ")[0]
+
+
+def _rows(found: Figures, rules: dict[str, Figures]) -> list[Row]:
+    gains = [
+        Row(
+            f"gain over {name}",
+            f"{found['pr_auc'] - rule['pr_auc']:+.3g}",
+            _interval(rule, "pr_auc_gain"),
+            f"PR-AUC {_number(rule['pr_auc'])}, recall {_percent(rule['event_recall'])}",
+        )
+        for name, rule in rules.items()
+    ]
+    lead, budget = found["median_lead_h"], found["false_alarm_budget"]
+    recall = f"event recall ({found['crashes_caught']:,} of {found['crashes']:,})"
+    precision = f"alarm precision ({found['alarms_true']:,} of {found['alarms']:,})"
+    by_lot = f"random alarms {_percent(found['baselines'][RANDOM]['event_recall'])}"
+    missed = f"{found['crashes_missed']:,} crashes missed"
+    rest = f"{found['alarms_false']:,} false, {found['alarms_late']:,} late"
+    majority = f"majority class {found['accuracy_of_majority']:.2%}"
+    return [
+        Row("PR-AUC", _number(found["pr_auc"]), _interval(found, "pr_auc"), f"chance {_number(found['base_rate'])}"),
+        Row("lift over chance", _number(found["lift"]), _interval(found, "lift"), "chance 1"),
+        *gains,
+        Row(recall, _percent(found["event_recall"]), _interval(found, "event_recall", _percent), by_lot),
+        Row("median lead", NONE if lead is None else f"{lead:.1f} h", "", missed),
+        Row(
+            "false alarms per server-day",
+            _number(found["false_alarms_per_server_day"]),
+            "",
+            f"budget {_number(budget)}",
+        ),
+        Row(precision, _percent(found["alarm_precision"]), "", rest),
+        Row("pages a day, whole fleet", _number(found["pages_per_day"]), "", ""),
+        Row("accuracy", f"{found['accuracy']:.2%}", "", majority),
+        Row("mean score / base rate", _number(found["mean_score_over_base_rate"]), "", "calibrated 1"),
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _percent(share: float | None) -> str:
+    return NONE if share is None else f"{share:.0%}"
+
+
+def _interval(found: Figures, name: str, write: Callable[[float], str] = _number) -> str:
+    return f"{write(found[f'{name}_low'])} to {write(found[f'{name}_high'])}"
+
+
+def _list(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def show(summary: Summary, console: Console) -> None:
+    """Print a summary for people."""
+    for sentence in summary.about:
+        console.print(sentence, highlight=False, markup=False)
+    console.print()
+    table = Table(*_header(summary), box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for row in summary.rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print()
+    colour = "green" if summary.holds else "yellow"
+    console.print(f"Verdict: {summary.verdict}", style=f"bold {colour}", highlight=False, markup=False)
+
+
+def as_markdown(summary: Summary) -> str:
+    """Write a summary as Markdown, for READMEs and pull requests."""
+    lines = [_header(summary), ("---",) * len(Row._fields), *summary.rows]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n\n".join([*summary.about, table, f"**Verdict: {summary.verdict}**"])
+
+
+def _header(summary: Summary) -> tuple[str, ...]:
+    return ("figure", "test", f"{summary.confidence:.0%} interval", "beside it")
