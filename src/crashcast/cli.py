@@ -103,9 +103,8 @@ def verdict(
     from rich.console import Console
 
     from crashcast import verdict as last_run
-    from crashcast.params import Evaluate
 
-    summary = last_run.summarise(last_run.read(Path("metrics")), Evaluate.read().confidence)
+    summary = last_run.summarise(last_run.read(Path("metrics")))
     if markdown:
         print(last_run.as_markdown(summary))
     else:
@@ -114,4 +113,9 @@ def verdict(
 
 @app.command()
 def docs() -> None:
-    """Build Great Expectations' Data Docs from the last validation."""
+    """Build Great Expectations' Data Docs of the raw data, refused or not; the pages load their styles from CDNs."""
+    from crashcast.data_docs import build
+
+    raw = Path("data/raw")
+    page = build(raw / "telemetry", raw / "incidents.parquet", raw / "coverage.parquet", Path("reports/data_docs"))
+    print(f"Data Docs: {page}")

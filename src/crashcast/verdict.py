@@ -94,20 +94,18 @@ def _read(path: Path) -> Figures:
     return found
 
 
-def summarise(metrics: dict[str, Figures], confidence: float) -> Summary:
+def summarise(metrics: dict[str, Figures]) -> Summary:
     """Put every figure beside what it must be compared with, and draw the conclusion.
 
     Parameters
     ----------
     metrics : dict of str to Figures
         See `read`.
-    confidence : float
-        Of the intervals, such as 0.9.
     """
     found = metrics["evaluate"]
     rules = {name: rule for name, rule in found["baselines"].items() if name != RANDOM}
     verdict, holds = conclude(found, rules)
-    return Summary([_data(metrics), _test(metrics), _model(metrics)], _rows(found, rules), confidence, verdict, holds)
+    return Summary([_data(metrics), _test(metrics), _model(metrics)], _rows(found, rules), found["confidence"], verdict, holds)
 
 
 def conclude(found: Figures, rules: dict[str, Figures]) -> tuple[str, bool]:
@@ -143,7 +141,7 @@ def _data(metrics: dict[str, Figures]) -> str:
 
 def _test(metrics: dict[str, Figures]) -> str:
     found, part = metrics["evaluate"], metrics["split"]["test"]
-    period = f", {part['from'][:10]} to {part['to'][:10]}" if "from" in part else ""
+    period = f", {part['from'][:10]} to {part['to'][:10]}"
     blind = found["crashes_without_known_row"]
     return f"Test: {found['rows']:,} rows of {part['servers']:,} servers{period}; {found['crashes']:,} crashes" + (
         f", {blind:,} of them without a known row to warn from." if blind else "."

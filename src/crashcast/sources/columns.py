@@ -1,0 +1,370 @@
+"""Somebody else's file, column by column: which column is what, and its values as ours, or the row that is wrong.
+
+Text is read as text and converted here, so that `007` stays an id and every error can name its row. Rows are numbered
+as a spreadsheet shows them: a CSV file's header is row 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from crashcast.errors import UserError
+from crashcast.tables import TIMESTAMP
+
+SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz")
+NULLS = ["", "-", "na", "n/a", "#n/a", "nan", "nat", "none", "null"]
+DELIMITERS = ",;\t|"
+BLOCK_BYTES = 1 << 26  # a row must fit into a block
+EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)  # older means a clock that was not set, or a wrong unit
+EPOCH_UNITS = {1e11: "s", 1e14: "ms", 1e17: "us", float("inf"): "ns"}  # below this, since 1970, in this unit
+LARGEST_INTEGER = 2.0**63
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+MOMENT = (
+    r"^(?<date>\d{4}[-/]\d{1,2}[-/]\d{1,2})"
+    r"(?:[T ]+(?<clock>\d{1,2}:\d{2})(?::(?<second>\d{2})(?:[.,](?<fraction>\d{1,9}))?)?)?"
+    r"\s*(?<zone>[Zz]|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?$"
+)
+MOMENT_HINT = "write 2026-01-31 13:45:00 (UTC), 2026-01-31T13:45:00+01:00 or seconds since 1970"
+NOW = "it is {} now: a wrong clock, or local times that need their zone (+01:00)"
+SHOWN = 12  # names in an error message
+
+Roles = Mapping[str, tuple[tuple[str, ...], ...]]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A file as it is, before anything is understood.
+
+    Attributes
+    ----------
+    path : Path
+        Where it came from.
+    frame : DataFrame
+        Its columns; all text where the file is CSV.
+    first_row : int
+        The number of its first row of data.
+    """
+
+    path: Path
+    frame: pl.DataFrame
+    first_row: int
+
+    def row(self, index: int) -> str:
+        """Say which row the `index`-th of the frame is."""
+        return f"row {self.first_row + index}"
+
+    def error(self, message: str, column: str | None = None, index: int | None = None) -> UserError:
+        """Return an error that names the file and, where known, column and row."""
+        where = [str(self.path)]
+        where += [f"column '{column}'"] if column is not None else []
+        where += [self.row(index)] if index is not None else []
+        return UserError(f"{', '.join(where)}: {message}")
+
+    def first(self, mask: pl.Series) -> int | None:
+        """Return the index of the first row where `mask` holds, if any."""
+        index = mask.fill_null(False).arg_max()
+        return index if index is not None and mask[index] else None
+
+
+def read_sheet(path: Path) -> Sheet:
+    """Read a Parquet or CSV file.
+
+    Raises
+    ------
+    UserError
+        Where it is missing, empty, damaged, ragged, not UTF-8, without a header, or repeats a column.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is {'a folder, not a file' if path.is_dir() else 'missing'}")
+    if not path.name.lower().endswith(SUFFIXES):
+        raise UserError(f"{path}: unknown kind of file; give {', '.join(SUFFIXES)}")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty")
+    is_csv = ".csv" in path.name.lower()
+    sheet = Sheet(path, _read_csv(path) if is_csv else _read_parquet(path), 2 if is_csv else 1)
+    seen: dict[str, str] = {}
+    for column in sheet.frame.columns:
+        if (other := seen.setdefault(plain_name(column), column)) != column:
+            raise sheet.error(f"columns '{other}' and '{column}' have the same name; rename or remove one")
+    return sheet
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, hive_partitioning=False, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is not a readable Parquet file ({reason}); export it again") from None
+
+
+def _read_csv(path: Path) -> pl.DataFrame:
+    delimiter, header = _header(path)
+    if repeated := [name for name in header if header.count(name) > 1]:
+        raise UserError(f"{path}: column '{repeated[0]}' is there twice; rename or remove one")
+    values = [
+        name for name in header if re.fullmatch(r"[-+]?\d[\d.,]*([eE][-+]?\d+)?|\d{4}-\d\d?-\d\d?.*", name.strip())
+    ]
+    if 2 * len(values) >= len(header):
+        raise UserError(f"{path}, row 1: {', '.join(header[:SHOWN])} is no header; add a row that names the columns")
+    try:
+        table = pa_csv.read_csv(
+            str(path),
+            pa_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),  # one thread numbers the rows in errors
+            pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            pa_csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
+        )
+    except (pa.ArrowException, OSError, EOFError) as error:
+        if "UTF8" in str(error):
+            raise _not_utf8(path) from None
+        message = re.sub(r"^CSV parse error: Row #(\d+): ", r"row \1: ", str(error).splitlines()[0])
+        raise UserError(f"{path}, {message}; export it again") from None
+    return pl.DataFrame({name: pl.Series(name, table.column(name)) for name in table.column_names})
+
+
+def _header(path: Path) -> tuple[str, list[str]]:
+    try:
+        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as file:
+            line = file.readline(BLOCK_BYTES)
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None
+    except (OSError, EOFError) as error:
+        raise UserError(f"{path} is not a readable gzip file ({error}); export it again") from None
+    if line.startswith("PAR1"):
+        raise UserError(f"{path} is a Parquet file; name it .parquet")
+    delimiter = max(DELIMITERS, key=line.count)
+    header = next(csv.reader([line], delimiter=delimiter), [])
+    if not any(name.strip() for name in header):
+        raise UserError(f"{path}, row 1: no header; add a row that names the columns")
+    return delimiter, header
+
+
+def _not_utf8(path: Path) -> UserError:
+    return UserError(f"{path} is not UTF-8 text; save it as CSV in UTF-8")
+
+
+def plain_name(column: str) -> str:
+    """Return a column's name for comparison: `startedAt`, `Started At` and `started-at` are all `started_at`."""
+    snake = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", column.strip())
+    return re.sub(r"[\s.-]+", "_", snake).lower()
+
+
+def choose(sheet: Sheet, roles: Roles, required: tuple[str, ...]) -> dict[str, str]:
+    """Find the column of each role.
+
+    Parameters
+    ----------
+    sheet : Sheet
+        The file.
+    roles : mapping of str to tuples of names
+        For each role, tiers of names; the first tier with a column in the file decides. No column has two roles.
+    required : tuple of str
+        The roles that must be found.
+
+    Returns
+    -------
+    dict
+        Role to column.
+
+    Raises
+    ------
+    UserError
+        Where a required role has no column, or two of one tier.
+    """
+    free = {plain_name(column): column for column in sheet.frame.columns}
+    chosen = {}
+    for role, tiers in roles.items():
+        found = next((names for tier in tiers if (names := [name for name in tier if name in free])), [])
+        if len(found) > 1:
+            both = " and ".join(f"'{free[name]}'" for name in found)
+            raise sheet.error(f"{both} could each be {role}; rename one of them to {role}")
+        if found:
+            chosen[role] = free.pop(found[0])
+        elif role in required:
+            known = ", ".join(name for tier in tiers for name in tier)
+            raise sheet.error(f"no column for {role}: name it one of {known}; there are {_some(sheet.frame.columns)}")
+    return chosen
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def texts(sheet: Sheet, column: str) -> pl.Series:
+    """Return a column as text without surrounding blanks; what stands for nothing is null."""
+    values = sheet.frame[column]
+    if values.dtype.is_nested() or values.dtype == pl.Object:
+        raise sheet.error(f"holds {values.dtype}, not text", column)
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+    text = values.cast(pl.String).str.strip_chars()
+    return text.set(text.str.to_lowercase().is_in(NULLS), None)
+
+
+def identifiers(sheet: Sheet, column: str) -> pl.Series:
+    """Return a column of ids as text: 7 and 7.0 are `7`, while the text `007` stays.
+
+    Raises
+    ------
+    UserError
+        Where an id is missing, or a number with decimals.
+    """
+    ids = texts(sheet, column)
+    if (empty := sheet.first(ids.is_null())) is not None:
+        raise sheet.error("the id is empty", column, empty)
+    if sheet.frame[column].dtype.is_float() or ids.str.contains(r"^\d+\.0$").all():
+        if (broken := sheet.first(~ids.str.contains(r"^-?\d+\.0$"))) is not None:
+            raise sheet.error(f"{ids[broken]} is no id: it has decimals, or too many digits", column, broken)
+        ids = ids.str.strip_suffix(".0")
+    return ids
+
+
+def numbers(sheet: Sheet, column: str, required: bool) -> pl.Series | str:
+    """Return a column as float32, or why it is none.
+
+    Parameters
+    ----------
+    sheet : Sheet
+        The file.
+    column : str
+        The column.
+    required : bool
+        The column must be numeric, or empty; else it need only be where most of its values are numbers.
+
+    Returns
+    -------
+    Series of float32, or str
+        Null where there is no value; booleans are 0 and 1. Text: why the column is not numeric.
+
+    Raises
+    ------
+    UserError
+        Where a numeric column holds text, an infinite value or one too large for float32.
+    """
+    values = sheet.frame[column]
+    if values.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+        text = texts(sheet, column)
+        truth = text.str.to_lowercase().replace_strict(
+            {"true": 1.0, "false": 0.0}, default=None, return_dtype=pl.Float64
+        )
+        values = text.cast(pl.Float64, strict=False).fill_null(truth)
+        wrong = text.is_not_null() & values.is_null()
+        if (index := sheet.first(wrong)) is not None:
+            if not required and 2 * wrong.sum() > text.count():
+                return f"text, such as '{text[index]}'"
+            raise sheet.error(f"'{text[index]}' is not a number{_more(wrong)}", column, index)
+    elif not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
+        if required:
+            raise sheet.error(f"holds {values.dtype}, not numbers", column)
+        return str(values.dtype)
+    single = values.cast(pl.Float64).fill_nan(None).cast(pl.Float32)
+    infinite = single.is_infinite()
+    if (index := sheet.first(infinite)) is not None:
+        raise sheet.error(f"{values[index]} is not a finite float32 number{_more(infinite)}", column, index)
+    return single
+
+
+def _more(mask: pl.Series) -> str:
+    return f" ({mask.sum() - 1:,} more like it)" if mask.sum() > 1 else ""
+
+
+def moments(sheet: Sheet, column: str, latest: datetime | None, required: bool = True) -> tuple[pl.Series, str]:
+    """Return a column of times in UTC, and how it was understood.
+
+    Parameters
+    ----------
+    sheet : Sheet
+        The file.
+    column : str
+        The column: datetimes, dates, ISO 8601 text, or a count since 1970 in s, ms, us or ns.
+    latest : datetime, optional
+        What no time may lie after.
+    required : bool
+        Whether every row needs one.
+
+    Raises
+    ------
+    UserError
+        Where a time is missing, cannot be read, is before 1990 or after `latest`, or some have a zone and some none.
+    """
+    values = sheet.frame[column]
+    if isinstance(values.dtype, pl.Datetime):
+        zone = values.dtype.time_zone
+        how = "no time zone: taken as UTC" if zone is None else "UTC" if zone == "UTC" else f"converted from {zone}"
+        times = values.dt.replace_time_zone("UTC") if zone is None else values.dt.convert_time_zone("UTC")
+    elif values.dtype == pl.Date:
+        times, how = values.cast(pl.Datetime("us")).dt.replace_time_zone("UTC"), "dates: taken as midnight UTC"
+    elif values.dtype.is_numeric():
+        times, how = _from_epoch(sheet, column, values)
+    elif values.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+        text = texts(sheet, column)
+        if text.count() and text.str.contains(r"^\d{9,19}$").all():
+            times, how = _from_epoch(sheet, column, text.cast(pl.UInt64))
+        elif text.count() and text.str.contains(r"^\d{9,10}\.\d+$").all():
+            times, how = _from_epoch(sheet, column, text.cast(pl.Float64))
+        else:
+            times, how = _from_text(sheet, column, text)
+    else:
+        raise sheet.error(f"holds {values.dtype}, not times", column)
+    times = times.cast(TIMESTAMP)
+    if required and (index := sheet.first(times.is_null())) is not None:
+        raise sheet.error("the time is empty", column, index)
+    if (index := sheet.first(times < EARLIEST)) is not None:
+        raise sheet.error(f"{show(times[index])} is before 1990: a wrong unit, or a clock not set", column, index)
+    if latest is not None and (index := sheet.first(times > latest)) is not None:
+        raise sheet.error(f"{show(times[index])} is in the future, {NOW.format(show(latest))}", column, index)
+    return times, how
+
+
+def show(moment: datetime) -> str:
+    """Write a time as in our messages."""
+    return moment.strftime("%Y-%m-%d %H:%M:%S") + " UTC"
+
+
+def _from_epoch(sheet: Sheet, column: str, values: pl.Series) -> tuple[pl.Series, str]:
+    size = values.cast(pl.Float64).fill_nan(None)
+    if (index := sheet.first(size.abs() >= LARGEST_INTEGER)) is not None:
+        raise sheet.error(f"{values[index]} is not a time; {MOMENT_HINT}", column, index)
+    largest = size.to_frame("size").select(pl.col("size").max()).item() or 0.0
+    unit = next(unit for bound, unit in EPOCH_UNITS.items() if largest < bound)
+    if values.dtype.is_float():
+        microseconds = (values.fill_nan(None) * (1e6 / PER_SECOND[unit])).round().cast(pl.Int64)
+    elif unit == "ns":
+        microseconds = values.cast(pl.Int64) // 1000
+    else:
+        microseconds = values.cast(pl.Int64) * (10**6 // PER_SECOND[unit])
+    return microseconds.cast(pl.Datetime("us")).dt.replace_time_zone("UTC"), f"{unit} since 1970"
+
+
+def _from_text(sheet: Sheet, column: str, text: pl.Series) -> tuple[pl.Series, str]:
+    # servers share their moments: each distinct text is parsed once
+    groups = pl.col("text").str.extract_groups(MOMENT).alias("groups")
+    parts = text.rename("text").to_frame().unique().with_columns(groups).unnest("groups")
+    day, zone = pl.col("date").str.replace_all("/", "-"), pl.col("zone")
+    clock = pl.format("{} {}:{}", day, pl.col("clock").fill_null("00:00"), pl.col("second").fill_null("00"))
+    fraction = pl.col("fraction").fill_null("0").str.pad_end(6, "0").str.slice(0, 6).cast(pl.Int64)
+    digits = zone.str.replace_all(r"\D", "").str.pad_end(4, "0")
+    minutes = digits.str.slice(0, 2).cast(pl.Int64) * 60 + digits.str.slice(2, 2).cast(pl.Int64)
+    east = pl.when(zone.str.starts_with("-")).then(-minutes).otherwise(minutes).fill_null(0)
+    local = clock.str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False)
+    utc = local + pl.duration(microseconds=fraction) - pl.duration(minutes=east)
+    parsed = parts.select("text", time=utc.dt.replace_time_zone("UTC"), zoned=zone.is_not_null(), shifted=east != 0)
+    found = text.rename("text").to_frame().join(parsed, on="text", how="left", maintain_order="left")
+    if (index := sheet.first(found["time"].is_null() & text.is_not_null())) is not None:
+        raise sheet.error(f"'{text[index]}' is not a time; {MOMENT_HINT}", column, index)
+    zoned = found["zoned"].set(text.is_null(), None)
+    if zoned.any() and not zoned.all():
+        with_zone, without = sheet.first(zoned) or 0, sheet.first(~zoned) or 0
+        message = f"'{text[without]}' has no time zone, while {sheet.row(with_zone)} ('{text[with_zone]}') has one"
+        raise sheet.error(f"{message}; write all with a zone, or all in UTC", column, without)
+    zones = "converted to UTC" if found["shifted"].any() else "UTC"
+    return found["time"], zones if zoned.any() else "no time zone: taken as UTC"

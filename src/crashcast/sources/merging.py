@@ -1,0 +1,104 @@
+"""How new records meet the ones that are there: by key, the new ones in place of the old."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+
+import polars as pl
+
+from crashcast.tables import COVERAGE
+
+INCIDENT_KEY = ("server_id", "started_at", "kind")  # where a source gives incidents no id
+
+
+def merge(old: pl.DataFrame, new: pl.DataFrame, keys: Sequence[str]) -> tuple[pl.DataFrame, Counter[str]]:
+    """Put each new row in the place of the old one with the same key, or beside the old ones.
+
+    Parameters
+    ----------
+    old, new : DataFrame
+        Of the same columns, each key at most once in `new`.
+    keys : sequence of str
+        The columns that say which row it is.
+
+    Returns
+    -------
+    DataFrame
+        In no particular order.
+    Counter
+        How many new rows were `added`, `corrected` (some value differs) and `unchanged`.
+    """
+    values = [name for name in new.columns if name not in keys]
+    pairs = new.join(old, on=keys, how="inner", suffix=" before")
+    differs = [pl.col(name).ne_missing(pl.col(f"{name} before")) for name in values]
+    corrected = pairs.select(pl.any_horizontal(False, *differs).sum()).item() if pairs.height else 0
+    counts = Counter(added=new.height - pairs.height, corrected=corrected, unchanged=pairs.height - corrected)
+    return pl.concat([old.join(new, on=keys, how="anti"), new.select(old.columns)]), counts
+
+
+def last_of_each(rows: pl.DataFrame, keys: Sequence[str]) -> tuple[pl.DataFrame, Counter[str]]:
+    """Keep the last row of each key.
+
+    Returns
+    -------
+    DataFrame
+        In the order of `rows`.
+    Counter
+        How many rows were `repeated` as they are, and how many `conflicting` ones gave way to a later row.
+    """
+    kept = rows.unique(keys, keep="last", maintain_order=True)
+    if kept.height == rows.height:
+        return kept, Counter()
+    conflicting = rows.unique().height - kept.height
+    return kept, Counter(conflicting=conflicting, repeated=rows.height - kept.height - conflicting)
+
+
+def adopt_ids(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+    """Give incidents whose source has no ids the id of the old incident on the same server, at the same start."""
+    known = old.unique(INCIDENT_KEY, keep="first", maintain_order=True).select(*INCIDENT_KEY, known="incident_id")
+    found = new.join(known, on=INCIDENT_KEY, how="left", maintain_order="left")
+    return found.with_columns(incident_id=pl.coalesce("known", "incident_id")).drop("known")
+
+
+def assume_coverage(spans: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
+    """Cover every server from one interval before its first sample to its last.
+
+    A sample at t speaks for (t - interval, t], so that two imports that follow each other leave no hole.
+
+    Parameters
+    ----------
+    spans : DataFrame
+        `server_id`, `first` and `last`.
+    interval : timedelta
+        The cadence.
+    """
+    periods = spans.select(
+        "server_id", pl.col("first").alias("covered_from") - interval, pl.col("last").alias("covered_to")
+    )
+    return periods.with_columns(group=pl.lit(None, dtype=pl.String))
+
+
+def merge_coverage(coverage: pl.DataFrame) -> pl.DataFrame:
+    """Join the periods of a server that overlap or touch; its last group holds for all of them.
+
+    Parameters
+    ----------
+    coverage : DataFrame
+        Old rows before new ones.
+
+    Returns
+    -------
+    DataFrame
+        Sorted by (server_id, covered_from), a server's periods apart from each other.
+    """
+    ordered = coverage.sort("server_id", "covered_from", "covered_to")
+    reached = pl.col("covered_to").cum_max().shift().over("server_id")
+    apart = (pl.col("covered_from") > reached).fill_null(True)
+    periods = ordered.group_by("server_id", apart.cum_sum().alias("period"), maintain_order=True).agg(
+        pl.col("covered_from").min(), pl.col("covered_to").max()
+    )
+    groups = coverage.drop_nulls("group").group_by("server_id", maintain_order=True).agg(pl.col("group").last())
+    merged = periods.join(groups, on="server_id", how="left")
+    return merged.select(*COVERAGE).sort("server_id", "covered_from")

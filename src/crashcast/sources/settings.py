@@ -1,0 +1,84 @@
+"""params.yaml, edited for its user: their comments, order and spelling stay."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from crashcast.params import Clean, Metric, Telemetry, format_duration
+
+STUCK_INTERVALS = 12  # without a change, after which a sensor is taken as broken, where params.yaml says too few
+
+
+def describe_import(path: Path, telemetry: Telemetry) -> tuple[str, list[str]]:
+    """Return the text of params.yaml with this telemetry section, and imported data as its source.
+
+    What other sections say of metrics that are no more, or in durations that are too short now, would stop the
+    pipeline, and is changed as well.
+
+    Parameters
+    ----------
+    path : Path
+        params.yaml; not changed.
+    telemetry : Telemetry
+        What the section shall say.
+
+    Returns
+    -------
+    str
+        The new text.
+    list of str
+        What was changed in other sections, and why.
+    """
+    yaml = YAML()
+    yaml.width = 4096  # long lines stay lines
+    yaml.preserve_quotes = True
+    content = yaml.load(path.read_text(encoding="utf-8"))
+    content["data"]["source"] = "import"
+    section = content["telemetry"]
+    section["interval"] = format_duration(telemetry.interval)
+    section["partition"] = telemetry.partition
+    if list(Telemetry.read(path).metrics.items()) != list(telemetry.metrics.items()):
+        metrics = section["metrics"]
+        metrics.clear()
+        metrics.fa.set_block_style()
+        metrics.update({name: _entry(metric) for name, metric in telemetry.metrics.items()})
+    changes = _forget_others(content["features"], set(telemetry.metrics))
+    if Clean.read(path).stuck_after <= telemetry.interval:
+        content["clean"]["stuck_after"] = longer = format_duration(STUCK_INTERVALS * telemetry.interval)
+        changes.append(f"clean.stuck_after is now {longer}: it has to be longer than the interval")
+    text = io.StringIO()
+    yaml.dump(content, text)
+    return text.getvalue(), changes
+
+
+def _entry(metric: Metric) -> CommentedMap:
+    entry = CommentedMap({"min": _plain(metric.min), "max": _plain(metric.max), "aggregate": metric.aggregate})
+    if metric.can_stick:
+        entry["can_stick"] = True
+    entry.fa.set_flow_style()
+    return entry
+
+
+def _plain(number: float) -> float:
+    return int(number) if number == int(number) else number
+
+
+def _forget_others(features: CommentedMap, metrics: set[str]) -> list[str]:
+    columns, pairs = features["columns"], features["interactions"]
+    gone_columns = [] if columns == "all" else [name for name in columns if name not in metrics]
+    gone_pairs = [name for name, pair in pairs.items() if name in metrics or not metrics.issuperset(pair)]
+    if gone_columns:
+        kept = CommentedSeq(name for name in columns if name in metrics)
+        kept.fa.set_flow_style()
+        features["columns"] = kept or "all"
+    for name in gone_pairs:
+        del pairs[name]
+    if gone_pairs and not pairs:  # an emptied block would print its braces on a line of their own
+        features["interactions"] = CommentedMap()
+        features["interactions"].fa.set_flow_style()
+    gone = [*(f"columns.{name}" for name in gone_columns), *(f"interactions.{name}" for name in gone_pairs)]
+    return [f"features.{key} is left out: its metrics are no more" for key in gone]
