@@ -1,0 +1,108 @@
+# `make` alone sets up, runs the pipeline and shows the verdict; `make help` lists the rest.
+.DEFAULT_GOAL := all
+.PHONY: all env dev data pipeline verdict publish push pull s3 lint format test test-slow hooks lock clean help
+.NOTPARALLEL:  # `all` is a sequence
+
+BIN := .venv/bin/
+S3 = $(BIN)crashcast s3 $(addprefix --port=,$(S3_PORT))
+# dvc.yaml's commands say `python`
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# a user's settings that would slow DVC down (no .pyc files) or bring in other code
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
+
+all: env data pipeline verdict publish  ## set up, make the demo fleet, run the pipeline, show the verdict, push to the local S3
+
+env: .venv/.package  ## the locked environment in .venv
+dev: .venv/.dev  ## the same with what tests and checks need
+
+# A changed lock makes a new environment: nothing that it no longer names stays behind.
+.venv/.runtime: requirements-build.txt requirements.txt
+	@set -e; found=; for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
+		if $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
+		then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "No Python 3.11, 3.12 or 3.13 with the venv module: install one (on Debian: apt-get install python3-venv)," \
+			"or name one that is not on PATH: make PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	echo "Setting up .venv with $$($$found --version), a minute or two"; \
+	$$found -m venv --clear .venv
+	$(BIN)python -m pip install --quiet --no-compile --require-hashes -r requirements-build.txt
+	$(BIN)python -m pip install --quiet --no-compile --require-hashes --no-build-isolation -r requirements.txt
+	$(COMPILE)
+	@touch $@
+
+# without .pyc files every dvc call takes a second longer
+COMPILE = -$(BIN)python -m compileall -qq -j 0 .venv/lib
+
+.venv/.package: .venv/.runtime pyproject.toml
+	$(BIN)python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.dev: .venv/.package requirements-dev.txt
+	$(BIN)python -m pip install --quiet --no-compile --require-hashes -r requirements-dev.txt
+	$(COMPILE)
+	@touch $@
+
+# status 2: the remote does not answer, as crashcast said
+pull = $(S3) --elsewhere=run -- dvc pull $(1) || { status=$$?; [ $$status = 2 ] || \
+	echo "The remote answers; cache files that DVC calls missing were never pushed to it:" \
+		"run 'make push' where they were made." >&2; exit $$status; }
+
+# Imported data is never simulated over, and only what is missing of it is pulled.
+data: env  ## raw data: the demo fleet, or what was imported
+	@if [ "$$($(BIN)python -c 'from crashcast.params import Data; print(Data.read().source)' 2>&1)" = import ]; then \
+		missing=; for file in data/raw/*.dvc; do [ -e "$${file%.dvc}" ] || missing="$$missing $$file"; done; \
+		[ -z "$$missing" ] || { $(call pull,$$missing); }; \
+	else $(BIN)crashcast demo; fi
+
+pipeline: env  ## run the stages whose inputs changed
+	$(BIN)dvc repro
+
+verdict: env  ## the figures of the last run, and where they differ from the committed ones
+	@$(BIN)crashcast verdict
+	@differs=$$(git diff --stat --diff-filter=MD HEAD -- dvc.lock metrics); \
+	[ -z "$$differs" ] || printf '%s\n' "This run differs from the committed one:" "$$differs"
+
+publish: env
+	@$(S3) --elsewhere=skip -- dvc push
+
+push: env  ## push data and models to DVC's remote
+	@$(S3) --elsewhere=run -- dvc push
+
+pull: env  ## pull data and models from DVC's remote
+	@$(call pull,$(TARGETS))
+
+s3: env  ## run the local S3 server until Ctrl-C
+	@$(S3)
+
+lint: dev  ## check style and types
+	$(BIN)ruff check
+	$(BIN)ruff format --check
+	$(BIN)mypy
+
+format: dev  ## mend what can be mended of the style
+	$(BIN)ruff check --fix
+	$(BIN)ruff format
+
+test: dev  ## every test but the slow ones
+	$(BIN)pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+test-slow: dev  ## the slow ones
+	$(BIN)pytest -m slow $(ARGS)
+
+hooks: dev  ## have git call `make lint` before each commit and `make test` before each push
+	$(BIN)pre-commit install
+
+UV_COMPILE = $(BIN)uv pip compile --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate --quiet
+lock: dev  ## bring requirements*.txt in line with pyproject.toml; UPGRADE=--upgrade takes the newest releases
+	$(UV_COMPILE) $(UPGRADE) pyproject.toml -o requirements.txt
+	$(UV_COMPILE) $(UPGRADE) --group build -c requirements.txt -o requirements-build.txt
+	$(UV_COMPILE) $(UPGRADE) --group dev -c requirements.txt -c requirements-build.txt -o requirements-dev.txt
+
+clean:  ## remove the environment; data, models and DVC's cache stay
+	rm -rf .venv
+
+help:  ## this list
+	@awk -F ':[^#]*## *' '/^[a-z0-9-]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' Makefile

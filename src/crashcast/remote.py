@@ -1,0 +1,64 @@
+"""DVC's default remote: which server it names, and whether that one can be reached.
+
+DVC itself cannot tell the two apart: a bucket that does not exist, or a server that answers 404 to everything, looks
+like data that nobody has pushed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crashcast.errors import UserError
+
+TIMEOUT_S = 10
+
+
+def endpoint() -> str | None:
+    """Return the server that DVC's default remote names; None where it names none, as on AWS."""
+    _, remote = _default()
+    return remote.get("endpointurl", "").rstrip("/") or None
+
+
+def url() -> str:
+    """Return DVC's default remote as a person would name it."""
+    _, remote = _default()
+    return f"{remote['url']} at {remote['endpointurl']}" if remote.get("endpointurl") else str(remote["url"])
+
+
+def check() -> None:
+    """List one object of DVC's default remote, with the user's own credentials.
+
+    Raises
+    ------
+    UserError
+        Where the server does not answer, refuses the credentials or has no such bucket. Kinds of remote other than S3
+        are not checked.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+    from dvc.fs import get_cloud_fs
+
+    config, _ = _default()
+    cls, settings, path = get_cloud_fs(config, name=config["core"]["remote"])
+    if cls.protocol != "s3":
+        return
+    settings = {"connect_timeout": TIMEOUT_S, "read_timeout": TIMEOUT_S} | settings
+    filesystem = cls(**settings)
+    filesystem.fs_args["config_kwargs"]["retries"] = {"total_max_attempts": 2}  # dvc's own patience comes to minutes
+    bucket, _, prefix = path.partition("/")
+    try:
+        filesystem.fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    except (OSError, BotoCoreError, ClientError) as error:
+        raise UserError(f"DVC's remote {url()} cannot be reached: {error}") from None
+
+
+def _default() -> tuple[dict[str, Any], dict[str, Any]]:
+    from dvc.config import Config, ConfigError
+
+    try:
+        config = Config.from_cwd()
+    except ConfigError as error:
+        raise UserError(f"DVC's configuration: {error}") from None
+    name = config["core"].get("remote")
+    if name not in config["remote"]:
+        raise UserError("DVC has no default remote here: see `dvc remote list`, and README on a bucket of your own")
+    return config, config["remote"][name]

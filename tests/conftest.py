@@ -1,0 +1,77 @@
+"""What every test gets: none of the user's settings, and on request a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import settings
+
+from crashcast import local_s3
+
+settings.register_profile("patient", settings(), deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Shut out what git, DVC, S3, AWS and a calling make have set, and put this environment's programs first."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith(("AWS_", "DVC_", "GIT_", "MAKE", "MFLAGS")):  # git sets its own for its hooks
+                patch.delenv(name)
+        for name in ("XDG_DATA_HOME", "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR", "DVC_SITE_CACHE_DIR"):
+            patch.setenv(name, str(home / name.lower()))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        for role in ("AUTHOR", "COMMITTER"):
+            patch.setenv(f"GIT_{role}_NAME", "A Tester")
+            patch.setenv(f"GIT_{role}_EMAIL", "tester@example.com")
+        patch.setenv("DVC_NO_ANALYTICS", "true")
+        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        yield
+
+
+@pytest.fixture
+def port() -> int:
+    """Return a free port for a local S3 server of this test's own; it takes five, and five more 10,000 above."""
+    return _free_port()
+
+
+def _free_port() -> int:
+    draw = Random()  # tests that run side by side must not agree
+    while True:
+        port = draw.randrange(11_000, 22_000)
+        if all(map(_is_free, (*range(port, port + 5), *range(port + 10_000, port + 10_005)))):
+            return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Run a real S3 server; the environment given holds its address and keys."""
+    with local_s3.serving(tmp_path_factory.mktemp("s3"), _free_port()) as environment:
+        yield environment
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command line in `tmp_path`, or `cwd`, and return what it printed; its failure fails the test by default."""
+
+    def run(command: str, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(command, shell=True, text=True, capture_output=True, **({"cwd": tmp_path} | options))
+        assert not check or done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done
+
+    return run
