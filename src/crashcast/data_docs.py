@@ -1,0 +1,56 @@
+"""Great Expectations' Data Docs: what `validate` found, as pages for people.
+
+Not part of the pipeline: no two builds have the same bytes. Like the commands, it stands above the stages.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import great_expectations as gx
+from great_expectations.data_context.types.base import ProgressBarsConfig
+
+from crashcast.canonical import replacing_folder
+from crashcast.expectations import WITH_EXAMPLES, Batch, Outcome, outcomes_of
+from crashcast.params import Telemetry, Validate
+from stages.validate import check
+
+
+def build(telemetry: Path, incidents: Path, coverage: Path, out: Path) -> Path:
+    """Validate raw data and write the pages, whether it is refused or not.
+
+    Parameters
+    ----------
+    telemetry, incidents, coverage : Path
+        Raw data.
+    out : Path
+        A folder, replaced.
+
+    Returns
+    -------
+    Path
+        The first page.
+    """
+    with TemporaryDirectory() as project:
+        context = gx.get_context(mode="file", project_root_dir=project)
+        context.variables.progress_bars = ProgressBarsConfig(globally=False)
+
+        def ask(batch: Batch) -> list[Outcome]:
+            source = context.data_sources.add_pandas(batch.name)
+            rows = source.add_dataframe_asset(batch.table).add_batch_definition_whole_dataframe("rows")
+            suite = context.suites.add(gx.ExpectationSuite(name=batch.name, expectations=batch.expectations))
+            question = gx.ValidationDefinition(name=batch.name, data=rows, suite=suite)
+            answer: Any = context.validation_definitions.add(question).run(
+                batch_parameters={"dataframe": batch.rows.to_pandas()}, result_format=WITH_EXAMPLES
+            )
+            context.data_sources.delete(batch.name)  # and with it the frame
+            return outcomes_of(batch, answer.results)
+
+        check(telemetry, incidents, coverage, Telemetry.read(), Validate.read(), ask)
+        context.build_data_docs()
+        with replacing_folder(out) as aside:
+            shutil.copytree(Path(context.root_directory, "uncommitted/data_docs/local_site"), aside, dirs_exist_ok=True)
+    return out / "index.html"

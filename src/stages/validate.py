@@ -1,0 +1,498 @@
+"""Refuse raw data that everything after could only get wrong.
+
+In: telemetry, incidents and coverage as they came, each exactly what git says was accepted. Out: what every expectation
+found in every partition, and the figures of it. Both are written before data is refused, so that a refusal can be read;
+a warning is recorded and refuses nothing. `clean` depends on the result, so nothing runs on refused data.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import great_expectations.expectations as gxe
+import polars as pl
+from great_expectations.expectations.expectation import Expectation
+from rich.console import Console
+from rich.progress import track
+
+from crashcast import canonical, lineage, tables
+from crashcast.errors import UserError
+from crashcast.expectations import (
+    CELLS_AT_ONCE,
+    CRITICAL,
+    WARNING,
+    Batch,
+    Outcome,
+    failures,
+    judge,
+    render,
+    unreadable,
+)
+from crashcast.params import DAY, Metric, Telemetry, Validate, format_duration
+from crashcast.tables import COVERAGE, CRASH, INCIDENTS, KEYS, MAINTENANCE, TIMESTAMP, Partition
+
+Judge = Callable[[Batch], list[Outcome]]
+
+FLOATS = ["float32", "float64"]
+PANDAS_TYPES = {pl.String: "str", TIMESTAMP: "datetime64[us, UTC]"}
+SPACING_INTERVALS = 1.5  # samples jitter; at two intervals every other row would be a hole
+NEIGHBOURS = 4
+# summed over partitions from the failing rows of the expectations that name them, tolerated ones included
+COUNTED = (
+    "duplicate_rows",
+    "missing_values",
+    "out_of_range_values",
+    "overlapping_incidents",
+    "incidents_on_unknown_servers",
+)
+
+
+def _nobody() -> pl.DataFrame:
+    return pl.DataFrame(schema={"server_id": pl.String, "first": TIMESTAMP, "last": TIMESTAMP})
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What one partition of telemetry turned out to hold.
+
+    Attributes
+    ----------
+    servers : DataFrame
+        `server_id`, `first`, `last`: each server's first and last sample; none where the columns are wrong.
+    """
+
+    partition: Partition
+    outcomes: list[Outcome]
+    rows: int = 0
+    servers: pl.DataFrame = field(default_factory=_nobody)
+
+
+def main(telemetry: Path, incidents: Path, coverage: Path, result: Path, metrics: Path) -> None:
+    """Write what every expectation found, then refuse the data if a critical one failed."""
+    cadence, limits = Telemetry.read(), Validate.read()
+    lineage.check_tracked([telemetry, incidents, coverage])
+    outcomes, figures = check(telemetry, incidents, coverage, cadence, limits)
+    critical, warnings = failures(outcomes, CRITICAL), failures(outcomes, WARNING)
+    canonical.write_json(result, {"success": not critical, "figures": figures, "outcomes": outcomes})
+    canonical.write_json(metrics, figures)
+    if warnings:
+        count = _several(len(warnings), "warning")
+        print(f"validate: {count}, recorded in {result}\n\n{render(warnings)}\n", file=sys.stderr)
+    if critical:
+        count = _several(len(critical), "critical failure")
+        raise UserError(
+            f"raw data is refused: {count}, recorded in {result}\n\n{render(critical)}\n\n"
+            "Mend the data where it comes from and import it again; or, where the data is right, mend params.yaml: "
+            "`telemetry` names the metrics and their ranges, `validate` what is tolerated."
+        )
+    count = f"{_several(figures['rows'], 'row')} in {_several(figures['partitions'], 'partition')}"
+    print(f"validate: {count}, nothing critical", file=sys.stderr)
+
+
+def check(
+    telemetry: Path,
+    incidents: Path,
+    coverage: Path,
+    cadence: Telemetry,
+    limits: Validate,
+    ask: Judge = judge,
+) -> tuple[list[Outcome], dict[str, int]]:
+    """Judge all raw data.
+
+    Parameters
+    ----------
+    telemetry, incidents, coverage : Path
+        A folder of partitions and two files.
+    cadence, limits : parameters
+        What telemetry should hold, and how much dirt is borne.
+    ask : function
+        From a batch to its outcomes.
+
+    Returns
+    -------
+    outcomes : list of dict
+        One per expectation and partition, in a fixed order: `table`, `partition`, `expectation` (Great Expectations'
+        name), `description`, `severity`, `success`, `rows`, `failing` and `examples` (keys of failing rows).
+    figures : dict of str to int
+        Counts for `dvc metrics diff`.
+    """
+    outcomes, covered = check_table("coverage", "", _read(coverage), pandas_types(COVERAGE), coverage_batches, ask)
+    servers = None if covered is None else covered["server_id"].drop_nulls().unique()
+
+    partitions, findings, screen = tables.partitions(telemetry), [], Console(stderr=True)
+    for partition in track(partitions, "validate", console=screen, transient=True, disable=not screen.is_terminal):
+        rows = _read(partition.path(telemetry))
+        findings.append(check_partition(partition, rows, cadence, limits, servers, ask))
+        outcomes += findings[-1].outcomes
+    for batch in volume_batches(findings, covered, cadence.interval, limits):
+        outcomes += ask(batch)
+
+    def batches(rows: pl.DataFrame) -> Iterator[Batch]:
+        return incident_batches(rows, limits, servers, partitions[-1])
+
+    found, tickets = check_table("incidents", "", _read(incidents), pandas_types(INCIDENTS), batches, ask)
+    outcomes += found
+    figures = {
+        "partitions": len(partitions),
+        "rows": sum(finding.rows for finding in findings),
+        "servers": pl.concat(finding.servers for finding in findings)["server_id"].n_unique(),
+        "incidents": 0 if tickets is None else tickets.height,
+        "crashes": 0 if tickets is None else tickets.filter(pl.col("kind") == CRASH).height,
+        "critical_failures": len(failures(outcomes, CRITICAL)),
+        "warnings": len(failures(outcomes, WARNING)),
+    }
+    for name in COUNTED:
+        figures[name] = sum(outcome["failing"] for outcome in outcomes if outcome.get("figure") == name)
+    return outcomes, figures
+
+
+def check_partition(
+    partition: Partition,
+    rows: pl.DataFrame | None,
+    cadence: Telemetry,
+    limits: Validate,
+    servers: pl.Series | None,
+    ask: Judge,
+) -> Findings:
+    """Judge one partition of telemetry; of None, say that it cannot be read.
+
+    What it returns depends on nothing but its arguments.
+    """
+
+    def batches(rows: pl.DataFrame) -> Iterator[Batch]:
+        return telemetry_batches(partition, rows, cadence, limits, servers)
+
+    types = pandas_types(KEYS) | dict.fromkeys(cadence.metrics, FLOATS)
+    outcomes, sound = check_table("telemetry", partition.name, rows, types, batches, ask)
+    if rows is None or sound is None:
+        return Findings(partition, outcomes, 0 if rows is None else rows.height)
+    moment = pl.col("timestamp").clip(*tables.utc(partition.start, partition.end - cadence.interval))
+    dated = rows.lazy().drop_nulls(["timestamp", "server_id"])
+    servers_seen = dated.group_by("server_id").agg(first=moment.min(), last=moment.max()).sort("server_id")
+    return Findings(partition, outcomes, rows.height, servers_seen.collect())
+
+
+def check_table(
+    table: str,
+    partition: str,
+    rows: pl.DataFrame | None,
+    types: dict[str, list[str]],
+    batches: Callable[[pl.DataFrame], Iterable[Batch]],
+    ask: Judge,
+) -> tuple[list[Outcome], pl.DataFrame | None]:
+    """Judge the columns of a file, and what `batches` makes of its rows where these columns are as they should be.
+
+    Returns
+    -------
+    outcomes : list of dict
+        See `check`.
+    sound : DataFrame or None
+        The rows, where the columns are as they should be.
+    """
+    if rows is None:
+        return [unreadable(table, partition)], None
+    outcomes = ask(column_batch(table, partition, rows, types))
+    if failures(outcomes, CRITICAL):
+        return outcomes, None
+    for batch in batches(rows):
+        outcomes += ask(batch)
+    return outcomes, rows
+
+
+def column_batch(table: str, partition: str, rows: pl.DataFrame, types: dict[str, list[str]]) -> Batch:
+    """Expect these columns, no others, and their pandas types."""
+    expectations: list[Expectation] = [
+        gxe.ExpectTableColumnsToMatchSet(
+            column_set=list(types), exact_match=True, description="the columns are the expected ones"
+        )
+    ]
+    for column, accepted in types.items():
+        if column not in rows.columns:
+            continue
+        description = f"{column} is {' or '.join(accepted)}"
+        if len(accepted) == 1:
+            # knows time zones and units, as a list of types does not
+            expectations.append(gxe.ExpectColumnTypeToBe(column=column, type_=accepted[0], description=description))
+        else:
+            expectations.append(
+                gxe.ExpectColumnValuesToBeInTypeList(column=column, type_list=accepted, description=description)
+            )
+    empty = rows.clear()  # pandas turns whole numbers with gaps into floats
+    return Batch(table, partition, "columns", empty, empty, expectations)
+
+
+def telemetry_batches(
+    partition: Partition, rows: pl.DataFrame, cadence: Telemetry, limits: Validate, servers: pl.Series | None
+) -> Iterator[Batch]:
+    """Expect rows in order, one per server and moment, of known servers, at the right cadence, in range."""
+    table, keys, metrics = "telemetry", rows.select(*KEYS), list(cadence.metrics)
+    timestamp, server = pl.col("timestamp"), pl.col("server_id")
+    is_later = (timestamp > timestamp.shift()) | ((timestamp == timestamp.shift()) & (server >= server.shift()))
+    infinite = pl.coalesce(pl.when(pl.col(name).is_infinite()).then(pl.lit(name)) for name in metrics)
+    longest = cadence.interval * SPACING_INTERVALS
+    columns = [
+        timestamp,
+        server.cast(pl.Categorical),
+        is_later.fill_null(True).alias("is_in_order"),
+        timestamp.diff().over("server_id").dt.total_seconds().cast(pl.Float64).alias("spacing_s"),
+        infinite.cast(pl.Categorical).alias("infinite_metric"),
+    ]
+    expectations: list[Expectation] = [
+        gxe.ExpectTableRowCountToBeBetween(min_value=1, description="there are rows"),
+        _present("timestamp"),
+        _present("server_id"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="timestamp",
+            min_value=partition.start.replace(tzinfo=UTC),
+            max_value=partition.end.replace(tzinfo=UTC),
+            strict_max=True,
+            description="timestamp lies in the partition",
+        ),
+        _true("is_in_order", "rows are sorted by timestamp, server_id"),
+        gxe.ExpectCompoundColumnsToBeUnique(
+            column_list=["timestamp", "server_id"],
+            mostly=1 - limits.max_duplicate_share,
+            description=f"timestamp and server_id are unique in {_share(limits.max_duplicate_share)} of rows",
+            meta={"figure": "duplicate_rows"},
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="spacing_s",
+            max_value=longest.total_seconds(),
+            mostly=0.5,
+            description=f"most samples of a server are at most {longest.total_seconds():g} s apart",
+        ),
+        gxe.ExpectColumnValuesToBeNull(column="infinite_metric", description="metrics are finite"),
+    ]
+    if servers is not None:
+        columns.append(_is_covered(servers))
+        expectations.append(_covered())
+    yield Batch(table, partition.name, "keys", rows.select(columns), keys, expectations)
+    width = max(1, CELLS_AT_ONCE // max(1, rows.height))
+    for names in (metrics[start : start + width] for start in range(0, len(metrics), width)):
+        # Great Expectations compares float32 one value at a time
+        values = rows.select(pl.col(names).cast(pl.Float64))
+        found = [item for name in names for item in metric_expectations(name, cadence.metrics[name], limits)]
+        yield Batch(table, partition.name, f"{names[0]} to {names[-1]}", values, keys, found)
+
+
+def metric_expectations(name: str, metric: Metric, limits: Validate) -> list[Expectation]:
+    """Expect a metric to be there and in its range, but for a share of the rows."""
+    in_range = _share(limits.max_out_of_range_share)
+    return [
+        gxe.ExpectColumnValuesToNotBeNull(
+            column=name,
+            mostly=1 - limits.max_missing_share,
+            description=f"{name} is there in {_share(limits.max_missing_share)} of rows",
+            meta={"figure": "missing_values"},
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column=name,
+            min_value=metric.min,
+            max_value=metric.max,
+            mostly=1 - limits.max_out_of_range_share,
+            description=f"{name} is in [{metric.min:g}, {metric.max:g}] in {in_range} of rows",
+            meta={"figure": "out_of_range_values"},
+        ),
+    ]
+
+
+def volume_batches(
+    findings: list[Findings], covered: pl.DataFrame | None, interval: timedelta, limits: Validate
+) -> Iterator[Batch]:
+    """Expect about as many rows per server and day as in the neighbouring partitions; without a file there are none.
+
+    A server is expected from its first sample or coverage to its last, so a fleet may grow and shrink. Each partition
+    is compared with the median of the four nearest, so that one that is off does not condemn those beside it.
+    """
+    judged = {finding.partition: finding for finding in findings if finding.servers.height}
+    if not judged:
+        return
+    unjudged = {finding.partition for finding in findings} - set(judged)
+    expected = _expected_periods(pl.concat(finding.servers for finding in findings), covered, interval)
+    rates: dict[Partition, float] = {}
+    partition = min(judged)
+    while partition <= max(judged):
+        start, end = tables.utc(partition.start, partition.end)
+        period = pl.min_horizontal("until", end) - pl.max_horizontal("since", start)
+        server_days = expected.select(period.clip(timedelta(0)).sum()).item() / DAY
+        if server_days and partition not in unjudged:
+            rates[partition] = (judged[partition].rows if partition in judged else 0) / server_days
+        partition = tables.partition_at(partition.end, partition.unit)
+    frame = pl.DataFrame(
+        {
+            "partition": [partition.name for partition in rates],
+            "rows_per_server_day": list(rates.values()),
+            "volume_change": [rates[partition] / _usual_rate(partition, rates, judged) - 1 for partition in rates],
+        },
+        schema_overrides={"rows_per_server_day": pl.Float64, "volume_change": pl.Float64},
+    )
+    limit, around = limits.max_volume_change, "than the median of the neighbouring partitions"
+    expectations: list[Expectation] = [
+        gxe.ExpectColumnValuesToBeBetween(
+            column="volume_change",
+            min_value=-limit,
+            description=f"rows per server and day are at most {limit:.0%} fewer {around}",
+        ),
+        gxe.ExpectColumnValuesToBeBetween(  # clean makes one row of many, but somebody should know
+            column="volume_change",
+            max_value=limit,
+            severity=WARNING,
+            description=f"rows per server and day are at most {limit:.0%} more {around}",
+        ),
+    ]
+    yield Batch("telemetry", "", "volume", frame, frame.select("partition", "rows_per_server_day"), expectations)
+
+
+def _expected_periods(seen: pl.DataFrame, covered: pl.DataFrame | None, interval: timedelta) -> pl.DataFrame:
+    periods = seen.group_by("server_id").agg(since=pl.col("first").min(), until=pl.col("last").max() + interval)
+    if covered is not None:
+        known = covered.group_by("server_id").agg(pl.col("covered_from").min(), pl.col("covered_to").max())
+        periods = periods.join(known, on="server_id", how="left").select(
+            since=pl.max_horizontal(pl.min_horizontal("since", "covered_from"), pl.col("since").min()),
+            until=pl.min_horizontal(pl.max_horizontal("until", "covered_to"), pl.col("until").max()),
+        )
+    return periods
+
+
+def _usual_rate(partition: Partition, rates: dict[Partition, float], judged: Collection[Partition]) -> float:
+    others = sorted(set(judged) - {partition}, key=lambda other: (abs(other.start - partition.start), other))
+    return median(rates[other] for other in others[:NEIGHBOURS]) if others else rates[partition]
+
+
+def incident_batches(
+    rows: pl.DataFrame, limits: Validate, servers: pl.Series | None, last: Partition
+) -> Iterator[Batch]:
+    """Expect incidents of known servers that end after they start and are told once.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        The table of incidents.
+    limits : parameters
+        How much dirt is borne.
+    servers : Series or None
+        The servers that coverage knows, where it does.
+    last : Partition
+        The last one of telemetry: what starts long after it is a mistyped date, or telemetry that was forgotten.
+    """
+    end = pl.col("resolved_at").fill_null(pl.col("started_at"))
+    earlier_end = end.cum_max().shift().over("server_id", "kind", order_by=["started_at", "resolved_at", "incident_id"])
+    frame = rows.select(
+        pl.col("incident_id", "server_id", "started_at", "resolved_at", "reported_at"),
+        pl.col("kind").cast(pl.Categorical),
+        ((pl.col("resolved_at") - pl.col("started_at")).dt.total_seconds() / 3600).alias("outage_h"),
+        (pl.col("started_at") >= earlier_end).fill_null(True).alias("is_apart"),
+    )
+    latest = last.end + (last.end - last.start)
+    tolerated = limits.max_overlapping_incident_share
+    expectations: list[Expectation] = [
+        gxe.ExpectTableRowCountToBeBetween(min_value=1, description="there are incidents"),
+        *(_present(column) for column in ("incident_id", "server_id", "kind", "started_at")),
+        gxe.ExpectColumnValuesToBeUnique(column="incident_id", description="incident_id is unique"),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="kind", value_set=[CRASH, MAINTENANCE], description=f"kind is {CRASH} or {MAINTENANCE}"
+        ),
+        _ordered("started_at", "resolved_at", or_equal=True),
+        _true(
+            "is_apart",
+            f"{_share(tolerated)} of incidents begin after the server's last of their kind ended",
+            mostly=1 - tolerated,
+            meta={"figure": "overlapping_incidents"},
+        ),
+        _ordered("started_at", "reported_at", or_equal=True, severity=WARNING),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="outage_h",
+            max_value=limits.max_outage / timedelta(hours=1),
+            severity=WARNING,
+            description=f"outages last at most {format_duration(limits.max_outage)}",
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="started_at",
+            max_value=latest.replace(tzinfo=UTC),
+            strict_max=True,
+            severity=WARNING,
+            description=f"started_at lies before {latest:%Y-%m-%d}: a partition after the end of telemetry",
+        ),
+    ]
+    if servers is not None:
+        frame = frame.with_columns(_is_covered(servers))
+        expectations += [
+            # a ticket may name the wrong host; if most do, the two sources write their hosts differently
+            _true("is_covered", "most incidents are on servers that coverage knows", mostly=0.5),
+            _covered(severity=WARNING, meta={"figure": "incidents_on_unknown_servers"}),
+        ]
+    yield Batch("incidents", "", "rows", frame, rows.select("incident_id", "server_id"), expectations)
+
+
+def coverage_batches(rows: pl.DataFrame) -> Iterator[Batch]:
+    """Expect periods that end after they begin and do not overlap, and one group per server."""
+    start, end = pl.col("covered_from"), pl.col("covered_to")
+    earlier_end = end.cum_max().shift().over("server_id", order_by=["covered_from", "covered_to"])
+    frame = rows.select(
+        "server_id",
+        start,
+        end,
+        (start >= earlier_end).fill_null(True).alias("is_apart"),
+        pl.col("group").n_unique().over("server_id").cast(pl.Float64).alias("groups"),
+    )
+    expectations: list[Expectation] = [
+        gxe.ExpectTableRowCountToBeBetween(min_value=1, description="there are covered servers"),
+        *(_present(column) for column in ("server_id", "covered_from", "covered_to")),
+        _ordered("covered_from", "covered_to", or_equal=False),
+        _true("is_apart", "the periods of a server do not overlap"),
+        gxe.ExpectColumnValuesToBeBetween(column="groups", max_value=1, description="a server has one group"),
+    ]
+    yield Batch("coverage", "", "rows", frame, rows.select("server_id", "covered_from"), expectations)
+
+
+def _present(column: str) -> Expectation:
+    return gxe.ExpectColumnValuesToNotBeNull(column=column, description=f"{column} is there")
+
+
+def _true(column: str, description: str, **more: Any) -> Expectation:
+    return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[True], description=description, **more)
+
+
+def _ordered(earlier: str, later: str, *, or_equal: bool, **more: Any) -> Expectation:
+    return gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+        column_A=later,
+        column_B=earlier,
+        or_equal=or_equal,
+        ignore_row_if="either_value_is_missing",
+        description=f"{later} is {'not before' if or_equal else 'after'} {earlier}",
+        **more,
+    )
+
+
+def _is_covered(servers: pl.Series) -> pl.Expr:
+    return pl.col("server_id").is_in(servers.implode()).fill_null(True).alias("is_covered")
+
+
+def _covered(**more: Any) -> Expectation:
+    return _true("is_covered", "server_id is one that coverage knows", **more)
+
+
+def _several(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _share(tolerated: float) -> str:
+    return f"{100 * (1 - tolerated):g} %"
+
+
+def _read(path: Path) -> pl.DataFrame | None:
+    try:
+        return tables.read(path)
+    except UserError:
+        return None
+
+
+def pandas_types(schema: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the pandas types of polars types."""
+    return {column: [PANDAS_TYPES[dtype]] for column, dtype in schema.items()}

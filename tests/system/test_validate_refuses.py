@@ -1,0 +1,178 @@
+"""Refusals as a user meets them: through src/run.py, `dvc repro` and `dvc exp run`, in a project of git and DVC."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from crashcast import tables
+from crashcast.tables import COVERAGE, INCIDENTS, TIMESTAMP
+
+ROOT = Path(__file__).parents[2]
+RUN = [sys.executable, str(ROOT / "src" / "run.py"), "validate"]
+PATHS = ["raw/telemetry", "raw/incidents.parquet", "raw/coverage.parquet", "validated.json", "metrics.json"]
+RAW = PATHS[:3]
+START, HOUR, DAY = datetime(2026, 1, 5, tzinfo=UTC), timedelta(hours=1), timedelta(days=1)
+PARAMETERS = {
+    "telemetry": {"interval": "1h", "partition": "day", "metrics": {"cpu_pct": {"min": 0, "max": 100}}},
+    "validate": {
+        "max_duplicate_share": 0.02,
+        "max_out_of_range_share": 0.02,
+        "max_missing_share": 0.2,
+        "max_volume_change": 0.5,
+        "max_overlapping_incident_share": 0.1,
+        "max_outage": "30d",
+    },
+}
+
+
+def run(*command, status=0):
+    """Run a command, hold it to its exit status, and return what it printed."""
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def dvc(*arguments, status=0):
+    return run(sys.executable, "-m", "dvc", *arguments, status=status)
+
+
+def git(*arguments):
+    return run("git", *arguments)
+
+
+def write_telemetry(day, server="a", hours=24):
+    start = START + day * DAY
+    rows = pl.DataFrame(
+        {
+            "timestamp": [start + hour * HOUR for hour in range(hours)],
+            "server_id": [server] * hours,
+            "cpu_pct": [float(hour) for hour in range(hours)],
+        },
+        schema={"timestamp": TIMESTAMP, "server_id": pl.String, "cpu_pct": pl.Float32},
+    )
+    tables.write(tables.partition_at(start, "day").path(Path(RAW[0])), rows)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Track two days of one server, its incident and its coverage with the real `dvc add`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")  # a table without line breaks
+    for day in range(2):
+        write_telemetry(day)
+    crash = {"incident_id": "I-1", "server_id": "a", "kind": "crash", "started_at": START, "resolved_at": START + HOUR}
+    tables.write(Path(RAW[1]), pl.DataFrame([crash], schema=INCIDENTS))
+    period = {"server_id": "a", "covered_from": START, "covered_to": START + 2 * DAY, "group": "web"}
+    tables.write(Path(RAW[2]), pl.DataFrame([period], schema=COVERAGE))
+    Path("params.yaml").write_text(yaml.safe_dump(PARAMETERS))
+    git("init", "--quiet")
+    dvc("init", "--quiet")
+    for name, value in {"core.autostage": "false", "cache.type": "copy"}.items():
+        dvc("config", name, value)
+    Path(".dvcignore").write_text((ROOT / ".dvcignore").read_text())
+    dvc("add", "--quiet", *RAW)
+    return tmp_path
+
+
+def commit():
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "More")
+
+
+def write_pipeline(command, deps):
+    """Write a dvc.yaml of a stage `validate` and one that depends on its result."""
+    stages = {
+        "validate": {"cmd": command, "deps": deps, "params": ["validate"], "outs": [PATHS[3]]},
+        "clean": {"cmd": f"{sys.executable} -c \"open('clean', 'w')\"", "deps": [PATHS[3]], "outs": ["clean"]},
+    }
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+
+
+def test_bad_data_ends_in_exit_status_1_a_table_and_a_recorded_refusal(project):
+    commit()
+    run(*RUN, *PATHS)
+    write_telemetry(day=1, server="stranger")
+    dvc("add", "--quiet", RAW[0])
+    git("add", f"{RAW[0]}.dvc")
+    printed = run(*RUN, *PATHS, status=1)
+    for part in ("server_id is one that coverage knows", "day=2026-01-06", "24 of 24", "2026-01-06T00:00:00Z stranger"):
+        assert part in printed
+    assert "Traceback" not in printed
+    assert json.loads(Path(PATHS[3]).read_text())["success"] is False
+    assert json.loads(Path(PATHS[4]).read_text())["critical_failures"] > 0
+
+
+def test_repro_stops_at_edited_data_on_every_run_until_it_is_restored_or_accepted(project):
+    write_pipeline(" ".join([*RUN, *PATHS]), RAW)
+    commit()
+    write_telemetry(day=1, hours=23)
+    for _ in range(2):  # the first run has rewritten the .dvc file
+        assert "raw/telemetry is not the data that git knows" in dvc("repro", status=255)
+        assert not Path("clean").exists()
+    # what the message says to type to restore it
+    git("restore", f"{RAW[0]}.dvc")
+    dvc("checkout", "--force", RAW[0])
+    dvc("repro")
+    assert Path("clean").exists()
+    # and to accept it
+    write_telemetry(day=1, hours=23)
+    dvc("add", "--quiet", RAW[0])
+    git("add", f"{RAW[0]}.dvc")
+    dvc("repro")
+    assert json.loads(Path(PATHS[3]).read_text())["figures"]["rows"] == 47
+
+
+def test_repro_keeps_the_refusal_and_runs_nothing_on_it(project):
+    write_pipeline(" ".join([*RUN, *PATHS]), RAW)
+    write_telemetry(day=1, server="stranger")
+    dvc("add", "--quiet", RAW[0])
+    commit()
+    assert "server_id is one that coverage knows" in dvc("repro", status=255)
+    assert json.loads(Path(PATHS[3]).read_text())["success"] is False
+    assert not Path("clean").exists()
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        pytest.param([["run"]], id="in the workspace"),
+        pytest.param([["run", "--temp"]], id="aside", marks=pytest.mark.slow),
+        pytest.param([["run", "--queue"], ["run", "--run-all"]], id="queued", marks=pytest.mark.slow),
+    ],
+)
+def test_experiments_run_on_committed_data_and_on_no_other(project, commands):
+    # the check alone, which is what experiments could mislead
+    Path("check.py").write_text(
+        "from pathlib import Path\n"
+        "from crashcast.lineage import check_tracked\n"
+        f"check_tracked(map(Path, {RAW}))\n"
+        f"Path('{PATHS[3]}').write_text('')\n"
+    )
+    write_pipeline(f"{sys.executable} check.py", [*RAW, "check.py"])
+    commit()
+
+    def count_after_trying(outage):
+        for number, arguments in enumerate(commands):
+            setting = [] if number else ["--set-param", f"validate.max_outage={outage}"]
+            subprocess.run([sys.executable, "-m", "dvc", "exp", *arguments, *setting], capture_output=True, check=False)
+        return len(dvc("exp", "list", "--all-commits", "--name-only").split())
+
+    assert count_after_trying("20d") == 1
+    git("checkout", "--quiet", ".")
+    write_telemetry(day=1, hours=23)
+    assert count_after_trying("10d") == 1  # edited: refused
+    dvc("add", "--quiet", RAW[0])
+    git("add", f"{RAW[0]}.dvc")
+    assert count_after_trying("10d") == 1  # staged: DVC would have staged the edit as well
+    git("checkout", "--quiet", "params.yaml")
+    dvc("add", "--quiet", RAW[0])
+    commit()
+    assert count_after_trying("10d") == 2
