@@ -31,8 +31,9 @@ def main(telemetry: Path, validated: Path, out: Path, metrics: Path) -> None:
     if rules.stuck_after <= settings.interval:
         raise UserError("params.yaml: clean.stuck_after: must be longer than telemetry.interval: one row never changes")
     raw = tables.partitions(telemetry)
-    # samples after a partition's last row belong to the first row of the next
-    wanted = sorted({*raw, *(tables.partition_at(partition.end, partition.unit) for partition in raw)})
+    # samples after a partition's last row belong to the next; filling alone does not carry the records beyond their end
+    following = {tables.partition_at(partition.end, partition.unit) for partition in raw} - {*raw}
+    begun = [partition for partition in following if _first_row_holds_samples(telemetry, partition, settings)]
     columns = (*tables.KEYS, *settings.metrics)
     tasks = [
         Task(
@@ -43,9 +44,14 @@ def main(telemetry: Path, validated: Path, out: Path, metrics: Path) -> None:
                 "rules": rules,
             },
         )
-        for partition in wanted
+        for partition in sorted([*raw, *begun])
     ]
     write_json(metrics, partitions.total(partitions.run("clean", clean_partition, tasks, out)))
+
+
+def _first_row_holds_samples(telemetry: Path, partition: Partition, settings: Telemetry) -> bool:
+    before = partition.start - settings.interval + timedelta(microseconds=1)
+    return tables.read_period(telemetry, before, partition.start, ["timestamp"]).height > 0
 
 
 def samples_period(partition: Partition, settings: Telemetry, rules: Clean) -> tuple[datetime, datetime]:
@@ -110,8 +116,7 @@ def clean_partition(
         kept_cells |= observed
     kept_cells &= here
 
-    # filling alone does not carry the records beyond their end
-    present = here & kept_cells.any() & np.any([~np.isnan(values) for values in filled.values()], axis=0)
+    present = here & np.any([~np.isnan(values) for values in filled.values()], axis=0)
     frame = grid.keys(present).with_columns(
         pl.Series(name, values[present].astype(np.float32), nan_to_null=True) for name, values in filled.items()
     )
