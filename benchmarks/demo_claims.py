@@ -191,8 +191,8 @@ def logistic(
 def report(seed: int, result: dict[str, Any]) -> None:
     """Print one fleet's figures."""
     print(
-        f"\nseed {seed}: {result['crashes']} true crashes on {result['servers_with_crashes']} servers in the test part, "
-        f"{result['share_with_precursor']:.0%} with a precursor; base rate {result['base_rate']:.3%}; "
+        f"\nseed {seed}: {result['crashes']} true crashes on {result['servers_with_crashes']} servers in the test part,"
+        f" {result['share_with_precursor']:.0%} with a precursor; base rate {result['base_rate']:.3%}; "
         f"chosen {result['algorithm']}; mean score / observed {result['mean_score_over_observed']:.2f}; "
         f"oracle PR-AUC {result['oracle_pr_auc']:.3f}"
     )

@@ -105,7 +105,8 @@ def summarise(metrics: dict[str, Figures]) -> Summary:
     found = metrics["evaluate"]
     rules = {name: rule for name, rule in found["baselines"].items() if name != RANDOM}
     verdict, holds = conclude(found, rules)
-    return Summary([_data(metrics), _test(metrics), _model(metrics)], _rows(found, rules), found["confidence"], verdict, holds)
+    about = [_data(metrics), _test(metrics), _model(metrics)]
+    return Summary(about, _rows(found, rules), found["confidence"], verdict, holds)
 
 
 def conclude(found: Figures, rules: dict[str, Figures]) -> tuple[str, bool]:

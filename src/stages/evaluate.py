@@ -47,8 +47,8 @@ def main(
     coverage: Path,
     models: Path,
     predictions: Path,
-    evaluation: Path,
     plots_folder: Path,
+    evaluation: Path,
 ) -> None:
     """Score the test part and write what came out."""
     settings, label, alarms, rules = Telemetry.read(), Label.read(), Alarms.read(), Evaluate.read()
@@ -60,17 +60,17 @@ def main(
     test, sample = score_test(features, labels, rule, model, predictions, baselines, rules.seed)
     own = crashes_of_part(crashes, rule, "test")
     judged = events.judge(test, own, model.threshold, period=period(rule, "test"), **timing)
-    fleet = pl.concat([test["server_id"], judged.crashes["server_id"]])  # a crash may have no known row
-    draws = TwoWayDraws.draw(fleet, period(rule, "test"), rules.block, rules.replicates, rules.seed)
-    replicates = pr_auc_of_draws(test, "score", draws)
-    figures = {
+    figures: dict[str, Any] = {
         **metrics.row_metrics(test["label"].to_numpy(), test["score"].to_numpy(), model.threshold),
         **judged.metrics.as_dict(),
-        **intervals(test, judged, replicates, draws, rules.confidence),
         "mean_score_over_base_rate": test["score"].to_numpy().mean() / test["label"].to_numpy().mean(),
         "false_alarm_budget": alarms.false_alarms_per_server_day,
         "confidence": rules.confidence,
     }
+    fleet = pl.concat([test["server_id"], judged.crashes["server_id"]])  # a crash may have no known row
+    draws = TwoWayDraws.draw(fleet, period(rule, "test"), rules.block, rules.replicates, rules.seed)
+    replicates = pr_auc_of_draws(test, "score", draws)
+    figures |= intervals(test, judged, replicates, draws, rules.confidence)
 
     # a baseline, too, sets its threshold on validation
     validation = pl.concat(
@@ -213,7 +213,7 @@ def slices(
         inside = pl.col("server_id").is_in(sorted(servers))
         members = rows.filter(inside)
         target, score = members["label"].to_numpy(), members["score"].to_numpy()
-        if target.any():
+        if 0 < target.sum() < len(target):
             ranking = {"pr_auc": metrics.pr_auc(target, score), "base_rate": float(target.mean())}
             figures[name] = {"rows": members.height, **ranking, **_recall(judged.filter(inside))}
     return figures

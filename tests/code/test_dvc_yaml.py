@@ -84,7 +84,7 @@ def test_stage_is_given_the_paths_it_declares_and_no_others(stage: str) -> None:
     python, runner, name, *paths = shlex.split(declared["cmd"])
     assert (python, runner, name) == ("python", "src/run.py", stage)
     data = [entry for entry in plain(declared["deps"]) if not entry.startswith("src/") and entry != "requirements.txt"]
-    assert paths == data + plain(declared["outs"]) + plain(declared["metrics"] if "metrics" in declared else [])
+    assert paths == data + plain(declared["outs"]) + plain(declared.get("metrics", []))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -92,8 +92,11 @@ def test_stage_names_no_path_of_its_own(stage: str) -> None:
     tops = ("data/", "metrics/", "models/", "plots/", "reports/")
     for file in closure(stage):
         tree = ast.parse(file.read_text())
-        docs = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if hasattr(node, "body") and isinstance(
-            node, ast.Module | ast.FunctionDef | ast.ClassDef)}
+        docs = {
+            ast.get_docstring(node, clean=False)
+            for node in ast.walk(tree)
+            if hasattr(node, "body") and isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
+        }
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value not in docs:
                 assert not node.value.startswith(tops), f"{file.name}:{node.lineno} reads {node.value}"

@@ -10,6 +10,7 @@ import io
 import json
 import zipfile
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ import skops.io
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from crashcast.canonical import replacing, write_json
@@ -124,16 +128,38 @@ def load(folder: Path) -> Model:
         unknown = sorted(set(skops.io.get_untrusted_types(file=archive)) - set(TRUSTED))
         if unknown:
             raise UserError(f"{archive} is refused: it holds {', '.join(unknown)}, which no model of crashcast does")
-        return Model(skops.io.load(archive, trusted=TRUSTED), **described)
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile) as error:
+        model = Model(skops.io.load(archive, trusted=TRUSTED), **described)
+        _check(model)
+        return model
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive may provoke any
         raise UserError(f"{folder} holds no readable model ({error}): `dvc pull` or `dvc repro train`") from None
+
+
+def _check(model: Model) -> None:
+    # scikit-learn follows the numbers in a tree without looking where they lead
+    estimator, width = model.estimator, len(model.features)
+    if not isinstance(estimator, DummyClassifier | Pipeline | HistGradientBoostingClassifier):
+        raise ValueError(f"model.skops holds a {type(estimator).__name__}")
+    if estimator.n_features_in_ != width:
+        raise ValueError(f"model.skops was fitted on {estimator.n_features_in_} features, model.json names {width}")
+    for tree in chain.from_iterable(getattr(estimator, "_predictors", [])):
+        inner = np.flatnonzero(tree.nodes["is_leaf"] == 0)
+        nodes, end = tree.nodes[inner], len(tree.nodes)
+        is_sound = (nodes["feature_idx"] < width) & (nodes["feature_idx"] >= 0) & (nodes["is_categorical"] == 0)
+        for side in ("left", "right"):
+            is_sound &= (inner < nodes[side]) & (nodes[side] < end)
+        if end == 0 or not is_sound.all():
+            raise ValueError("model.skops holds a tree that leads outside itself")
 
 
 def canonical_archive(archive: bytes) -> bytes:
     """Return a skops archive whose bytes depend on the model alone.
 
     skops names members and marks shared objects by memory addresses, and zip stores the time: number both in order of
-    appearance, fix the time, store without compression (whose bytes differ between zlib versions).
+    appearance, fix the time, store without compression (whose bytes differ between zlib versions). Numbers and text
+    get no mark: whether two equal ones are one object is for the interpreter to choose.
     """
     with zipfile.ZipFile(io.BytesIO(archive)) as source:
         schema = json.loads(source.read("schema.json"))
@@ -143,14 +169,15 @@ def canonical_archive(archive: bytes) -> bytes:
 
     def renumber(key: str, node: Any) -> Any:
         if isinstance(node, dict):
-            return {name: renumber(name, item) for name, item in node.items()}
+            is_plain = node.get("__loader__") == "JsonNode"
+            return {name: renumber(name, item) for name, item in node.items() if not (is_plain and name == "__id__")}
         if isinstance(node, list):
             return [renumber("", item) for item in node]
         if key == "__id__":
-            return number.setdefault(node, len(number))
+            return number.setdefault(node, len(number) + 1)  # skops takes 0 for no mark
         if key == "file" and node in members:
             stem, _, suffix = node.partition(".")
-            return renamed.setdefault(node, f"{number.setdefault(int(stem), len(number))}.{suffix}")
+            return renamed.setdefault(node, f"{number.setdefault(int(stem), len(number) + 1)}.{suffix}")
         return node
 
     schema = renumber("", schema)

@@ -126,7 +126,9 @@ class Window:
     @property
     def minutes(self) -> Floats:
         """The T times, minutes since 0001-01-01."""
-        return minutes_of(self.start) + self.step_minutes * np.arange(len(self.days) * self.day_shape[0])
+        return minutes_of(self.start) + self.step_minutes * np.arange(
+            len(self.days) * self.day_shape[0], dtype=np.float64
+        )
 
     def white(self, stream: str) -> Floats:
         """Return standard normal noise, independent from cell to cell."""
@@ -251,7 +253,7 @@ def _add_decoys(window: Window, metrics: Metrics, calm: Bools) -> None:
     offset = np.floor(fleet.trait("phase") * HALF_DAY_MINUTES)  # each server's half days begin at another minute
     first, last = int(window.minutes[0]) // HALF_DAY_MINUTES - 1, int(window.minutes[-1]) // HALF_DAY_MINUTES
     slots = np.arange(first, last + 1)
-    draw = np.stack([generator(fleet.seed, "decoys", slot).random((5, len(fleet))) for slot in slots], axis=1)
+    draw = np.stack([generator(fleet.seed, "decoys", int(slot)).random((5, len(fleet))) for slot in slots], axis=1)
     begins = slots[:, None] * HALF_DAY_MINUTES + offset
     below = 0.0
     for kind, (share, shortest_h, longest_h) in DECOYS.items():

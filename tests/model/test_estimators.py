@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit, logit
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+
+from crashcast.modeling.estimators import LEARNED_DIGITS, candidates, fit, log_odds, significant
+from crashcast.params import Train
+
+BOOSTING = {
+    "learning_rate": [0.1],
+    "max_iter": 40,
+    "max_leaf_nodes": [6],
+    "min_samples_leaf": 20,
+    "l2_regularization": 1.0,
+}
+CPU, LATENCY, PRODUCT, EMPTY = range(4)
+
+
+def rules(**algorithms):
+    return Train(seed=1, negatives_per_positive=10, candidates=algorithms)
+
+
+def only(algorithm, **grid):
+    """Return the one candidate of an algorithm."""
+    found = [candidate for candidate in candidates(rules(**{algorithm: grid})) if candidate.algorithm == algorithm]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    """Rows where CPU x latency causes crashes: the features, with gaps and a column of nothing but gaps; the labels."""
+    draw = np.random.default_rng(0)
+    cpu, latency = draw.uniform(0, 100, 4000), draw.gamma(2, 60, 4000)
+    crash = draw.random(4000) < expit((cpu * latency - 15_000) / 3_000)
+    features = np.column_stack([cpu, latency, cpu * latency, np.full(4000, np.nan)]).astype(np.float32)
+    features[draw.random(4000) < 0.05, CPU] = np.nan
+    return features, crash
+
+
+@pytest.fixture(scope="module", params=["logistic_regression", "hist_gradient_boosting"])
+def fitted(request, fleet):
+    grid = {"logistic_regression": {"C": [1.0]}, "hist_gradient_boosting": BOOSTING}[request.param]
+    return fit(only(request.param, **grid), *fleet)
+
+
+def test_candidates_come_the_simplest_first():
+    grid = BOOSTING | {"learning_rate": [0.1, 0.05], "max_leaf_nodes": [4, 8]}
+    algorithms = rules(hist_gradient_boosting=grid, logistic_regression={"C": [1.0, 0.1]})
+    assert [candidate.name for candidate in candidates(algorithms)] == [
+        "dummy",
+        "logistic_regression C=1",
+        "logistic_regression C=0.1",
+        "hist_gradient_boosting learning_rate=0.1 max_leaf_nodes=4",
+        "hist_gradient_boosting learning_rate=0.1 max_leaf_nodes=8",
+        "hist_gradient_boosting learning_rate=0.05 max_leaf_nodes=4",
+        "hist_gradient_boosting learning_rate=0.05 max_leaf_nodes=8",
+    ]
+
+
+def test_the_dummy_competes_alone_where_nothing_else_is_named():
+    assert [candidate.name for candidate in candidates(rules())] == ["dummy"]
+
+
+def test_the_dummy_says_the_base_rate(fleet):
+    dummy = fit(next(candidates(rules())), *fleet)
+    assert log_odds(dummy, fleet[0]) == pytest.approx(np.full(4000, logit(fleet[1].mean())))
+
+
+@pytest.mark.parametrize("C", [0.01, 1.0, 100.0])
+def test_logistic_regression_is_at_its_optimum(fleet, C):
+    """The gradient of C x log-loss + |w|^2 / 2 vanishes; a convex function has no other optimum."""
+    features, crash = fleet
+    draw = np.random.default_rng(1)
+    # a large level that hardly moves, and a metric sent twice: what float32 stops far from the optimum on
+    uptime, again = 50_000 + 3 * draw.normal(size=4000), features[:, LATENCY] + 0.01 * draw.normal(size=4000)
+    features = np.column_stack([features, uptime, again]).astype(np.float32)
+    pipeline = fit(only("logistic_regression", C=[C]), features, crash)
+    scaled, solver = pipeline[:-1].transform(features.astype(np.float64)), pipeline[-1]
+    error = expit(scaled @ solver.coef_[0] + solver.intercept_[0]) - crash
+    gradient = np.append(C * scaled.T @ error + solver.coef_[0], C * error.sum())
+    # what rounding the coefficients costs: their error, times a second derivative of at most n C / 4 + 1
+    rounding = 0.5 * 10.0 ** (1 - LEARNED_DIGITS) * np.abs(np.append(solver.coef_, solver.intercept_)).sum()
+    assert np.abs(gradient).max() < (len(crash) * C / 4 + 1) * rounding
+    loose = LogisticRegression(C=C).fit(scaled, crash)
+    assert np.abs(loose.coef_ - solver.coef_).max() > np.abs(rounding)  # sklearn's own tolerance stops elsewhere
+
+
+def test_learned_numbers_are_rounded(fitted):
+    if isinstance(fitted, HistGradientBoostingClassifier):
+        nodes = np.concatenate([tree.nodes for trees in fitted._predictors for tree in trees])
+        learned = np.concatenate([nodes["value"], nodes["gain"]])
+    else:
+        learned = np.concatenate([fitted[-1].coef_[0], fitted[-1].intercept_])
+    assert learned.size
+    assert learned.tolist() == [float(f"{value:.{LEARNED_DIGITS}g}") for value in learned.tolist()]
+
+
+def test_a_score_does_not_depend_on_the_rows_beside_it(fitted, fleet):
+    features = fleet[0][:500]
+    whole = log_odds(fitted, features)
+    assert whole.shape == (500,)
+    assert np.isfinite(whole).all()
+    apart = np.concatenate([log_odds(fitted, features[:7]), log_odds(fitted, features[7:])])
+    np.testing.assert_array_max_ulp(whole, apart, maxulp=64)
+
+
+def test_fitting_is_the_same_whatever_was_fitted_before(fleet):
+    for algorithm, grid in (("logistic_regression", {"C": [1.0]}), ("hist_gradient_boosting", BOOSTING)):
+        scores = [log_odds(fit(only(algorithm, **grid), *fleet), fleet[0]) for _ in range(2)]
+        assert (scores[0] == scores[1]).all()
+
+
+@pytest.mark.parametrize("feature", [CPU, LATENCY])
+def test_the_score_rises_with_each_of_what_causes_crashes(fitted, feature):
+    other = LATENCY if feature == CPU else CPU
+    levels = {CPU: [15, 35, 55, 75, 95], LATENCY: [40, 90, 160, 260, 400]}
+    for fixed in levels[other][1:]:
+        rows = np.full((5, 4), np.nan, dtype=np.float32)
+        rows[:, feature], rows[:, other] = levels[feature], fixed
+        rows[:, PRODUCT] = rows[:, CPU] * rows[:, LATENCY]
+        scores = log_odds(fitted, rows)
+        assert (np.diff(scores) > -0.25).all()  # trees fit noise within a plateau
+        assert scores[-1] - scores[0] > 1
+
+
+def test_both_together_score_above_either_alone(fitted):
+    rows = np.array([[95, 40], [15, 400], [95, 400]], dtype=np.float32)
+    rows = np.column_stack([rows, rows[:, 0] * rows[:, 1], np.full(3, np.nan)]).astype(np.float32)
+    cpu, latency, both = log_odds(fitted, rows)
+    assert both > cpu + 2
+    assert both > latency + 2
+
+
+numbers = st.floats(-1e300, 1e300)
+
+
+@given(numbers, st.integers(1, 15))
+def test_rounding_is_as_close_as_its_digits_say(number, digits):
+    rounded = float(significant(np.array([number]), digits)[0])
+    nearest = float(f"{number:.{digits}g}")
+    # halves may go either way, and what is below 1e-285 may be too small for all its digits
+    assert abs(rounded - number) <= abs(nearest - number) + 1e-14 * abs(number) + 1e-300
+
+
+@given(numbers, st.integers(1, 15))
+def test_rounding_again_changes_nothing(number, digits):
+    once = significant(np.array([number]), digits)
+    assert np.isfinite(once).all()
+    assert significant(once, digits).tolist() == pytest.approx(once.tolist(), rel=1e-15, abs=0)
+
+
+@given(numbers, st.integers(1, 15))
+def test_rounding_keeps_the_sign(number, digits):
+    plus, minus = significant(np.array([number, -number]), digits)
+    assert plus == -minus
+    assert number == 0 or plus == 0 or (plus > 0) == (number > 0)
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=20), st.integers(6, 12))
+def test_rounding_keeps_the_order(values, digits):
+    rounded = significant(np.sort(values), digits)
+    assert (np.diff(rounded) >= 0).all()
+
+
+def test_rounding_by_hand():
+    values = np.array([0.0, 123456789.12, -0.00012345678912, 1e-300, 9.99999999, np.inf, -np.inf, np.nan])
+    expected = [0.0, 123456790.0, -0.00012345679, 1e-300, 10.0, np.inf, -np.inf, np.nan]
+    assert significant(values, 8).tolist() == pytest.approx(expected, rel=1e-15, nan_ok=True)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("raw", [-690, -700, -720, -744, -800, 800])
+def test_a_score_as_sure_as_a_float_can_be_stays_a_number(raw):
+    assert 0 <= significant(np.array([expit(raw)]), 9)[0] <= 1

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from crashcast import tables
+from crashcast.canonical import md5
+from crashcast.errors import UserError
+from crashcast.modeling.model import load
+from crashcast.parts import assign, period, read_rule
+from crashcast.tables import partition_at
+from stages import evaluate
+
+HOUR = timedelta(hours=1)
+OUTPUTS = ("data/predictions", "metrics/evaluate.json", "plots")
+LOGISTIC = {"logistic_regression": {"C": [1.0]}}
+
+
+def known_test_rows(project):
+    rule = read_rule(project.root / "data" / "split.json")
+    rows = project.table("data/labels")
+    return rows.filter(assign(rows, rule) == "test").select("timestamp", "server_id", "label")
+
+
+def by_hand(project):
+    """Recompute the figures from the predictions, server by server and row by row."""
+    predictions = project.table("data/predictions")
+    threshold = load(project.root / "models").threshold
+    incidents = tables.read(project.root / "data" / "raw" / "incidents.parquet")
+    start, end = period(read_rule(project.root / "data" / "split.json"), "test")
+    alarms, crashes, caught, false, lead_times = 0, 0, 0, 0, []
+    for (server,), rows in predictions.group_by("server_id"):
+        starts = [at.replace(tzinfo=None) for at in incidents.filter(server_id=server)["started_at"]]
+        opened, closed_until = [], datetime.min
+        for moment, score in rows.sort("timestamp").select("timestamp", "score").iter_rows():
+            at = moment.replace(tzinfo=None)
+            if score >= threshold and at >= closed_until:
+                closed_until = at + 7 * HOUR
+                opened.append(at)
+        alarms += len(opened)
+        false += sum(not any(at < crash <= at + 7 * HOUR for crash in starts) for at in opened)
+        for crash in starts:
+            if start <= crash - HOUR - timedelta.resolution < end:
+                crashes += 1
+                warned = [at for at in opened if at + HOUR < crash <= at + 7 * HOUR]
+                caught += bool(warned)
+                lead_times += [(crash - warned[0]) / HOUR] if warned else []
+    label, score = predictions["label"].to_numpy(), predictions["score"].to_numpy()
+    steps = [score >= step for step in np.unique(score[label == 1])[::-1]]
+    recalls = np.array([label[high].sum() / label.sum() for high in steps])
+    precisions = np.array([label[high].mean() for high in steps])
+    return {
+        "rows": len(label),
+        "positives": label.sum(),
+        "base_rate": label.mean(),
+        "pr_auc": np.sum(np.diff(recalls, prepend=0) * precisions),
+        "lift": np.sum(np.diff(recalls, prepend=0) * precisions) / label.mean(),
+        "brier": np.mean((score - label) ** 2),
+        "accuracy": np.mean((score >= threshold) == label),
+        "accuracy_of_majority": 1 - label.mean(),
+        "precision": label[score >= threshold].mean(),
+        "recall": (score[label == 1] >= threshold).mean(),
+        "crashes": crashes,
+        "crashes_caught": caught,
+        "event_recall": caught / crashes,
+        "alarms": alarms,
+        "alarms_false": false,
+        "false_alarms_per_server_day": false / (len(label) / 24),
+        "pages_per_day": alarms / ((end - start) / timedelta(days=1)),
+        "median_lead_h": np.median(lead_times),
+        "mean_score_over_base_rate": score.mean() / label.mean(),
+    }
+
+
+def test_predictions_hold_every_known_test_row_once(judged):
+    predictions = judged.table("data/predictions")
+    assert predictions.columns == ["timestamp", "server_id", "label", "score"]
+    assert predictions.drop("score").equals(known_test_rows(judged))
+    assert not predictions.select("timestamp", "server_id").is_duplicated().any()
+
+
+def test_predictions_are_what_the_saved_model_says(judged):
+    features = judged.table("data/features").join(
+        judged.table("data/predictions"), on=["timestamp", "server_id"], how="right", maintain_order="right"
+    )
+    assert (load(judged.root / "models").predict(features) == features["score"].to_numpy()).all()
+
+
+def test_figures_are_those_of_a_plain_recomputation(judged):
+    figures = judged.json("metrics/evaluate.json")
+    expected = by_hand(judged)
+    assert {name: figures[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert expected["crashes_caught"] > 10  # or there would be little to compare
+    assert expected["alarms_false"] > 0
+
+
+def test_the_model_is_better_than_chance_and_one_rule(judged):
+    figures = judged.json("metrics/evaluate.json")
+    assert set(figures["baselines"]) == {"random", "hours_since_crash", "crashes_7d"}
+    assert figures["lift"] > 5
+    for baseline in figures["baselines"].values():
+        assert baseline["pr_auc"] < 3 * figures["base_rate"]
+        assert 0 < baseline["pr_auc_gain_low"] <= figures["pr_auc"] - baseline["pr_auc"] <= baseline["pr_auc_gain_high"]
+
+
+def test_intervals_contain_the_estimate(judged):
+    figures = judged.json("metrics/evaluate.json")
+    for name in ("pr_auc", "lift", "event_recall"):
+        assert figures[f"{name}_low"] < figures[name] < figures[f"{name}_high"]
+    assert 0 <= figures["event_recall_low"] < figures["event_recall_high"] <= 1
+
+
+def test_a_higher_confidence_is_wider_and_moves_no_figure(project):
+    before = project.json("metrics/evaluate.json")
+    project.set("evaluate", confidence=0.98)
+    project.run("evaluate")
+    after = project.json("metrics/evaluate.json")
+    assert after["pr_auc_low"] < before["pr_auc_low"]
+    assert after["pr_auc_high"] > before["pr_auc_high"]
+    for name in by_hand(project):
+        assert after[name] == before[name]
+
+
+def test_the_same_input_makes_the_same_bytes(project):
+    before = {name: md5(project.root / name) for name in OUTPUTS}
+    project.run("evaluate")
+    assert {name: md5(project.root / name) for name in OUTPUTS} == before
+
+
+def test_another_seed_moves_intervals_and_chance_alone(project):
+    before = project.json("metrics/evaluate.json")
+    project.set("evaluate", seed=2)
+    project.run("evaluate")
+    after = project.json("metrics/evaluate.json")
+    assert after["pr_auc_low"] != before["pr_auc_low"]
+    assert after["baselines"]["random"]["pr_auc"] != before["baselines"]["random"]["pr_auc"]
+    assert after["baselines"]["crashes_7d"]["pr_auc"] == before["baselines"]["crashes_7d"]["pr_auc"]
+    assert after["pr_auc"] == before["pr_auc"]
+
+
+def test_a_test_part_of_servers_never_seen(project):
+    project.set("split", method="server", train=0.6, validation=0.2, test=0.2)
+    project.set("train", candidates=LOGISTIC)
+    project.run("split", "train", "evaluate")
+    rule = read_rule(project.root / "data" / "split.json")
+    predictions = project.table("data/predictions")
+    assert set(predictions["server_id"]) == set(rule["servers"]["test"])
+    slices = project.json("metrics/evaluate.json")["slices"]
+    assert "seen_servers" not in slices
+    assert slices["unseen_servers"]["rows"] == predictions.height == known_test_rows(project).height
+    figures = project.json("metrics/evaluate.json")
+    assert slices["unseen_servers"]["crashes"] == figures["crashes"]
+    assert slices["unseen_servers"]["pr_auc"] == figures["pr_auc"]
+    assert figures["pr_auc_low"] < figures["pr_auc"]
+
+
+def test_the_usual_test_part_has_no_servers_never_seen(judged):
+    slices = judged.json("metrics/evaluate.json")["slices"]
+    assert "unseen_servers" not in slices
+    assert slices["group_web"]["rows"] + slices["group_database"]["rows"] == slices["seen_servers"]["rows"]
+
+
+def test_baselines_whose_feature_is_not_computed_are_left_out(project):
+    project.rewrite("data/features", lambda rows: rows.drop("hours_since_crash", "crashes_7d"))
+    project.set("train", candidates=LOGISTIC)
+    project.run("train", "evaluate")
+    assert list(project.json("metrics/evaluate.json")["baselines"]) == ["random"]
+
+
+def test_a_feature_that_the_model_needs_is_named(project):
+    before = {name: md5(project.root / name) for name in OUTPUTS}
+    project.rewrite("data/features", lambda rows: rows.drop("memory_pct"))
+    with pytest.raises(UserError, match="column memory_pct is missing"):
+        project.run("evaluate")
+    assert {name: md5(project.root / name) for name in OUTPUTS} == before
+
+
+def test_a_test_part_without_crashes_says_so(project):
+    project.rewrite("data/labels", lambda rows: rows.with_columns(label=pl.col("label") * 0))
+    with pytest.raises(UserError, match=r"none of the \d+ rows precede a crash"):
+        project.run("evaluate")
+
+
+def frame(**columns):
+    return pl.DataFrame(columns).with_columns(pl.selectors.datetime().dt.replace_time_zone("UTC"))
+
+
+def at(day):
+    return datetime(2025, 1, 1) + timedelta(days=day)
+
+
+def test_slices_by_hand(monkeypatch):
+    """Two servers: a was trained on and crashed before, b is new; crashes 40 days after the last are fresh."""
+    monkeypatch.setattr(evaluate, "MIN_SLICE_CRASHES", 2)
+    rows = frame(
+        timestamp=[at(day) for day in (60, 60, 61, 61)],
+        server_id=["a", "b"] * 2,
+        label=[1, 1, 0, 0],
+        score=[0.9, 0.1, 0.2, 0.8],
+    )
+    crashes = frame(server_id=["a", "a", "a", "b"], started_at=[at(day) for day in (20, 60, 61, 62)])
+    judged = crashes[1:].with_columns(caught=pl.Series([True, False, True]))
+    found = evaluate.slices(rows, judged, crashes, {"a", "gone"}, {"a": "web", "b": "web", "c": "database"})
+    assert found == {
+        "fresh_crashes": {"crashes": 2, "event_recall": 1.0},
+        "repeated_crashes": {"crashes": 1, "event_recall": None},  # too few to say
+        "seen_servers": {"rows": 2, "pr_auc": 1.0, "base_rate": 0.5, "crashes": 2, "event_recall": 0.5},
+        "unseen_servers": {"rows": 2, "pr_auc": 0.5, "base_rate": 0.5, "crashes": 1, "event_recall": None},
+        "group_web": {
+            "rows": 4,
+            "pr_auc": pytest.approx((1 + 2 / 4) / 2),
+            "base_rate": 0.5,
+            "crashes": 3,
+            "event_recall": pytest.approx(2 / 3),
+        },
+    }
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_slice_of_one_class_is_left_out(label):
+    rows = frame(timestamp=[at(1), at(1)], server_id=["a", "b"], label=[label, 1 - label], score=[0.5, 0.6])
+    crashes = frame(server_id=["a"], started_at=[at(2)])
+    found = evaluate.slices(rows, crashes.with_columns(caught=True), crashes, {"a"}, {})
+    assert set(found) == {"fresh_crashes", "repeated_crashes"}
+
+
+def test_a_server_of_two_groups_counts_in_the_last(tmp_path):
+    coverage = pl.DataFrame({"server_id": ["b", "a", "a", "c"], "group": ["web", "web", "database", None]})
+    tables.write(tmp_path / "coverage.parquet", coverage)
+    assert evaluate.read_groups(tmp_path / "coverage.parquet") == {"a": "web", "b": "web"}
+
+
+def test_only_what_the_model_uses_is_important(judged):
+    """A feature without influence loses nothing; shuffling what matters does, the same way each time."""
+    model = load(judged.root / "models")
+    rows = judged.table("data/features").join(known_test_rows(judged), on=["timestamp", "server_id"])
+    sample = rows.select("label", *model.features)
+    found = evaluate.importance(model, sample, seed=1)
+    lost = dict(found.iter_rows())
+    assert set(lost) == set(model.features)
+    assert found["pr_auc_lost"].is_sorted(descending=True)
+    assert found["feature"][0] == "cpu_latency_combo"
+    assert abs(lost["memory_pct"]) < 0.02 < lost["cpu_latency_combo"]
+    assert evaluate.importance(model, sample, seed=1).equals(found)
+
+
+def test_the_sample_for_importance_holds_some_of_each_label_whatever_the_order(judged, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "SAMPLE_ROWS", 7)
+    rule, model = read_rule(judged.root / "data" / "split.json"), load(judged.root / "models")
+    folders = judged.root / "data" / "features", judged.root / "data" / "labels"
+    rows, sample = evaluate.score_test(*folders, rule, model, tmp_path / "predictions", {}, 1)
+    assert rows.height == known_test_rows(judged).height
+    partitions = {partition_at(moment, "month") for moment in rows["timestamp"].dt.date()}
+    assert sample["label"].value_counts().sort("label").rows() == [(label, 7 * len(partitions)) for label in (0, 1)]
+    assert sample.columns == ["label", *model.features]
+
+
+def test_the_evaluation_is_what_dvc_can_compare(judged):
+    text = (judged.root / "metrics" / "evaluate.json").read_text()
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    assert json.loads(text, parse_constant=refuse)

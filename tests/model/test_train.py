@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+import polars.selectors as cs
+import pytest
+import yaml
+
+from crashcast import tables
+from crashcast.canonical import md5
+from crashcast.errors import UserError
+from crashcast.modeling.model import load
+from crashcast.parts import PARTS, period, read_part, read_rule
+from stages import train
+
+HOUR = timedelta(hours=1)
+OUTPUTS = ("models/model.skops", "models/model.json", "metrics/candidates.json", "metrics/train.json")
+LOGISTIC = {"logistic_regression": {"C": [1.0]}}
+
+
+def part_of(project, part):
+    """Read the rows of one part with their features."""
+    rule = read_rule(project.root / "data" / "split.json")
+    found = read_part(project.root / "data" / "features", project.root / "data" / "labels", rule, part)
+    return pl.concat(rows for _, rows in found)
+
+
+def outputs(project):
+    return {name: (project.root / name).read_bytes() for name in OUTPUTS}
+
+
+def false_alarms(rows, threshold, crashes, lead_h=1, horizon_h=6):
+    """Count false alarms as one would by hand: server by server, row by row."""
+    count = 0
+    for (server,), of_server in rows.sort("timestamp").group_by("server_id", maintain_order=True):
+        starts, closed_until = crashes.get(server, []), None
+        for moment, score in of_server.select("timestamp", "score").iter_rows():
+            if score >= threshold and (closed_until is None or moment >= closed_until):
+                closed_until = moment + (lead_h + horizon_h) * HOUR
+                count += not any(moment < start <= closed_until for start in starts)
+    return count
+
+
+def crashes_by_server(project):
+    incidents = tables.read(project.root / "data" / "raw" / "incidents.parquet", ["server_id", "started_at"])
+    return dict(incidents.group_by("server_id").agg("started_at").iter_rows())
+
+
+def test_all_crash_rows_are_kept_and_ten_negatives_for_each(judged):
+    figures = judged.json("metrics/train.json")
+    rows = part_of(judged, "train")
+    crash_rows = int(rows["label"].sum())
+    assert figures["training_crash_rows"] == crash_rows
+    assert figures["training_rows"] - crash_rows == pytest.approx(10 * crash_rows, rel=0.02)
+    assert figures["share_of_negatives"] == pytest.approx(10 * crash_rows / (rows.height - crash_rows), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["time", "server", "random"])
+def test_the_sample_is_the_share_it_says_under_every_split(project, method):
+    """The log-odds are shifted by the logarithm of that share."""
+    project.set("split", method=method, seed=1)
+    project.set("train", seed=1, candidates={}, negatives_per_positive=4)
+    project.run("split", "train")
+    figures = project.json("metrics/train.json")
+    rows = part_of(project, "train")
+    negatives = rows.height - figures["training_crash_rows"]
+    sampled = figures["training_rows"] - figures["training_crash_rows"]
+    assert sampled / negatives == pytest.approx(figures["share_of_negatives"], rel=0.05)
+
+
+def test_all_negatives_are_kept_where_there_are_few(project):
+    project.set("train", negatives_per_positive=1000, candidates={})
+    project.run("train")
+    assert project.json("metrics/train.json")["share_of_negatives"] == 1
+    assert project.json("metrics/train.json")["training_rows"] == part_of(project, "train").height
+    assert project.json("models/model.json")["sampling_offset"] == 0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "tolerance"),
+    [("dummy", 0.02), ("logistic_regression", 0.1), ("hist_gradient_boosting", 0.25)],  # few trees are not sure enough
+)
+def test_sampling_is_undone(project, algorithm, tolerance):
+    """Before any calibration, the mean prediction over all training rows is their base rate."""
+    grids = yaml.safe_load((project.root / "params.yaml").read_text())["train"]["candidates"]
+    grid = {name: grid for name, grid in grids.items() if name == algorithm}
+    project.set("train", candidates=grid, negatives_per_positive=3)
+    project.run("train")
+    model = load(project.root / "models")
+    assert model.algorithm == algorithm
+    assert model.sampling_offset == pytest.approx(
+        np.log(project.json("metrics/train.json")["share_of_negatives"]), abs=1e-5
+    )
+    rows = part_of(project, "train")
+    uncalibrated = replace(model, slope=1.0, intercept=0.0)
+    assert uncalibrated.predict(rows).mean() == pytest.approx(rows["label"].mean(), rel=tolerance)
+    sampled_as_is = replace(uncalibrated, sampling_offset=0.0)
+    assert sampled_as_is.predict(rows).mean() > 2 * rows["label"].mean()
+
+
+def test_probabilities_are_calibrated_on_validation(judged):
+    model, rows = load(judged.root / "models"), part_of(judged, "validation")
+    assert model.predict(rows).mean() == pytest.approx(rows["label"].mean(), rel=1e-4)
+    figures = judged.json("metrics/train.json")
+    assert figures["brier"] < figures["brier_of_base_rate"]
+
+
+def test_the_threshold_keeps_to_the_budget_and_uses_it(judged):
+    model, rows = load(judged.root / "models"), part_of(judged, "validation")
+    figures, crashes = judged.json("metrics/train.json"), crashes_by_server(judged)
+    rows = rows.with_columns(score=model.predict(rows))
+    server_days = rows.height / 24
+    count = false_alarms(rows, model.threshold, crashes)
+    assert figures["alarms_false"] == count
+    assert figures["false_alarms_per_server_day"] == pytest.approx(count / server_days, rel=1e-5)
+    assert count / server_days <= 0.05
+    next_score = rows.filter(pl.col("score") < model.threshold)["score"].max()
+    assert false_alarms(rows, next_score, crashes) / server_days > 0.05
+    assert figures["threshold"] == pytest.approx(model.threshold, rel=1e-5)
+
+
+@pytest.mark.parametrize("budget", [0.001, 0.2])
+def test_a_larger_budget_lowers_the_threshold(project, budget):
+    before = load(project.root / "models").threshold
+    project.set("alarms", false_alarms_per_server_day=budget)
+    project.set("train", candidates=LOGISTIC)
+    project.run("train")
+    assert (load(project.root / "models").threshold < before) == (budget > 0.05)
+    assert project.json("metrics/train.json")["false_alarms_per_server_day"] <= budget
+
+
+def test_the_best_on_validation_is_chosen(judged):
+    evidence = judged.json("metrics/candidates.json")
+    scores = {name: row["pr_auc"] for name, row in evidence["candidates"].items()}
+    assert sorted(scores) == [
+        "dummy",
+        "hist_gradient_boosting learning_rate=0.1 max_leaf_nodes=5",
+        "logistic_regression C=1",
+    ]
+    assert evidence["chosen"] == max(scores, key=scores.__getitem__)
+    assert scores["dummy"] == pytest.approx(judged.json("metrics/train.json")["base_rate"], rel=1e-5)
+    assert load(judged.root / "models").algorithm == evidence["chosen"].split()[0]
+
+
+@pytest.mark.parametrize(
+    ("rank", "chosen"),
+    [
+        (lambda labels, scores: float(np.ptp(scores) == 0), "dummy"),
+        (lambda labels, scores: 0.5, "dummy"),  # of equals, the simplest
+        (lambda labels, scores: float(np.ptp(scores)), "logistic_regression C=1"),
+    ],
+    ids=["worst", "equal", "widest"],
+)
+def test_nothing_but_pr_auc_on_validation_decides(project, monkeypatch, rank, chosen):
+    validation = part_of(project, "validation")["label"].to_numpy()
+
+    def pr_auc(labels, scores, weights=None):
+        assert (labels == validation).all()
+        return rank(labels, scores)
+
+    project.set("train", candidates=LOGISTIC)
+    monkeypatch.setattr(train.metrics, "pr_auc", pr_auc)
+    project.run("train")
+    assert project.json("metrics/candidates.json")["chosen"] == chosen
+    assert load(project.root / "models").algorithm == chosen.split()[0]
+
+
+def test_neither_the_test_part_nor_the_embargo_is_looked_at(project):
+    """Poison their features, turn their labels over, lose the incidents from the test part on."""
+    before, card = outputs(project), (project.root / "models" / "card.md").read_text()
+    rule = read_rule(project.root / "data" / "split.json")
+    inside = [
+        pl.col("timestamp").is_between(*tables.utc(*period(rule, part)), closed="left")
+        for part in ("train", "validation")
+    ]
+    is_seen = pl.any_horizontal(inside)
+    poisoned = pl.when(is_seen).then(cs.float()).otherwise(1e30).cast(pl.Float32).name.keep()
+    project.rewrite("data/features", lambda rows: rows.with_columns(poisoned))
+    turned = pl.when(is_seen).then("label").otherwise(1 - pl.col("label"))
+    project.rewrite("data/labels", lambda rows: rows.with_columns(label=turned))
+    begins, _ = tables.utc(*period(rule, "test"))
+    incidents = project.root / "data" / "raw" / "incidents.parquet"
+    tables.write(incidents, tables.read(incidents).filter(pl.col("started_at") < begins))
+    project.run("train")
+    assert outputs(project) == before
+    hashes = re.compile(r"`[0-9a-f]{32}(\.dir)?`")
+    assert hashes.sub("", (project.root / "models" / "card.md").read_text()) == hashes.sub("", card)
+
+
+def test_the_same_input_makes_the_same_bytes(project):
+    before = md5(project.root / "models"), outputs(project)
+    project.run("train")
+    assert (md5(project.root / "models"), outputs(project)) == before
+
+
+def test_another_seed_draws_other_negatives(project):
+    archives = set()
+    for seed in (1, 2):
+        project.set("train", seed=seed, candidates=LOGISTIC)
+        project.run("train")
+        archives.add((project.root / "models" / "model.skops").read_bytes())
+    assert len(archives) == 2
+
+
+def test_three_hundred_features_are_no_obstacle(project):
+    draw = np.random.default_rng(0)
+
+    def widen(rows):
+        rows = rows.filter(pl.col("server_id") < "server-06")
+        noise = draw.normal(size=(rows.height, 298)).astype(np.float32)
+        return rows.hstack([pl.Series(f"noise_{number}", noise[:, number]) for number in range(298)])
+
+    project.rewrite("data/features", widen)
+    project.rewrite("data/labels", lambda rows: rows.filter(pl.col("server_id") < "server-06"))
+    project.set("train", candidates={"logistic_regression": {"C": [0.01]}})
+    project.run("train")
+    model = load(project.root / "models")
+    assert len(model.features) == 304
+    assert model.features[:2] == ["cpu_pct", "latency_ms"]
+    assert project.json("metrics/candidates.json")["chosen"] == "logistic_regression C=0.01"
+    assert project.json("metrics/train.json")["lift"] > 3
+    assert model.predict(part_of(project, "test")).max() > 0.2
+
+
+def test_a_metric_that_was_never_sent_does_not_stop_training(project):
+    project.rewrite("data/features", lambda rows: rows.with_columns(memory_pct=pl.lit(None, dtype=pl.Float32)))
+    project.run("train")
+    assert project.json("metrics/train.json")["lift"] > 5
+
+
+def test_the_card_names_what_went_in_and_what_came_out(judged):
+    card = (judged.root / "models" / "card.md").read_text()
+    for name in ("features", "labels", "split.json", "raw/incidents.parquet", "raw/coverage.parquet"):
+        assert f"`{md5(judged.root / 'data' / name)}`" in card
+    split = judged.json("metrics/split.json")
+    for part in PARTS:
+        assert f"| {part} | {split[part]['from']} | {split[part]['to']} |" in card
+    evidence = judged.json("metrics/candidates.json")["candidates"]
+    for name, row in evidence.items():
+        assert f"| {name} | {row['pr_auc']:.6g} | {row['lift']:.6g} | {row['event_recall']:.6g} |" in card
+    for name in load(judged.root / "models").features:
+        assert f"`{name}`" in card
+    assert "\n## Intended use\n" in card
+
+
+def test_a_missing_feature_table_is_the_users_to_mend(project):
+    (project.root / "data" / "features").rename(project.root / "data" / "elsewhere")
+    with pytest.raises(UserError, match=r"data/features is missing: `dvc pull` or `dvc repro` brings it"):
+        project.run("train")
