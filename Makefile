@@ -1,6 +1,6 @@
 # `make` alone sets up, runs the pipeline and shows the verdict; `make help` lists the rest.
 .DEFAULT_GOAL := all
-.PHONY: all env dev data pipeline verdict publish push pull s3 lint format test test-slow hooks lock clean help
+.PHONY: all env dev data pipeline verdict docs publish push pull s3 lint format test test-slow hooks lock clean help
 .NOTPARALLEL:  # `all` is a sequence
 
 BIN := .venv/bin/
@@ -63,6 +63,9 @@ verdict: env  ## the figures of the last run, and where they differ from the com
 	@$(BIN)crashcast verdict
 	@differs=$$(git diff --stat --diff-filter=MD HEAD -- dvc.lock metrics); \
 	[ -z "$$differs" ] || printf '%s\n' "This run differs from the committed one:" "$$differs"
+
+docs: env  ## Great Expectations' Data Docs of the raw data, refused or not
+	@$(BIN)crashcast docs
 
 publish: env
 	@$(S3) --elsewhere=skip -- dvc push

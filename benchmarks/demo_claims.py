@@ -77,8 +77,9 @@ def one_fleet(seed: int) -> dict[str, Any]:
     params["demo"]["seed"] = seed
     yaml.dump(params, Path("params.yaml"))
     demo.write()
-    write_json(Path("data/validated.json"), {})  # the simulated dirt is validate's tests' business
-    stage("clean", RAW, "data/validated.json", "data/clean", "metrics/clean.json")
+    validated = Path("data/validated.json")  # the simulated dirt is the tests' business
+    write_json(validated, {"success": True})
+    stage("clean", RAW, validated, "data/clean", "metrics/clean.json")
     stage("label", "data/clean", INCIDENTS, COVERAGE, LABELS, "metrics/label.json")
     stage("featurize", "data/clean", INCIDENTS, FEATURES)
     stage("split", LABELS, SPLIT, "metrics/split.json")

@@ -36,6 +36,7 @@ def build(telemetry: Path, incidents: Path, coverage: Path, out: Path) -> Path:
     """
     with TemporaryDirectory() as project:
         context = gx.get_context(mode="file", project_root_dir=project)
+        context.enable_analytics(False)  # nothing about a fleet leaves the machine
         context.variables.progress_bars = ProgressBarsConfig(globally=False)
 
         def ask(batch: Batch) -> list[Outcome]:

@@ -166,6 +166,8 @@ def render(failed: list[Outcome]) -> str:
         count = f"{failing:,} of {rows:,}" if rows else str(failing)
         table.add_row(name, description, where, count, "\n".join(outcomes[0]["examples"][:2]))
     drawn = StringIO()
-    Console(file=drawn, width=shutil.get_terminal_size(WIDE).columns).print(table)
+    width = shutil.get_terminal_size(WIDE).columns
+    Console(file=drawn, width=width, markup=False, emoji=False).print(table)  # a type or an id may hold [brackets]
     hidden = len(groups) - SHOWN_FAILURES
-    return drawn.getvalue().strip("\n") + (f"\nand {hidden} more expectations" if hidden > 0 else "")
+    lines = "\n".join(line.rstrip() for line in drawn.getvalue().splitlines()).strip("\n")
+    return lines + (f"\nand {hidden} more expectations" if hidden > 0 else "")

@@ -10,6 +10,7 @@ Everything looks backwards: what a row holds never depends on a later sample.
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -26,7 +27,10 @@ from crashcast.tables import Partition
 
 
 def main(telemetry: Path, validated: Path, out: Path, metrics: Path) -> None:
-    """Clean every partition of `telemetry`; that `validated` exists is why this may run."""
+    """Clean every partition of `telemetry`, which `validated` must have accepted."""
+    # `dvc repro --ignore-errors` comes here even after a refusal
+    if not json.loads(validated.read_text(encoding="utf-8"))["success"]:
+        raise UserError(f"{validated} says that the raw data was refused: `dvc repro validate` says why")
     settings, rules = Telemetry.read(), Clean.read()
     if rules.stuck_after <= settings.interval:
         raise UserError("params.yaml: clean.stuck_after: must be longer than telemetry.interval: one row never changes")

@@ -483,7 +483,7 @@ def _several(number: int, noun: str) -> str:
 
 
 def _share(tolerated: float) -> str:
-    return f"{100 * (1 - tolerated):g} %"
+    return f"{100 * (1 - tolerated):g}%"
 
 
 def _read(path: Path) -> pl.DataFrame | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import Counter
 from datetime import datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -484,6 +486,7 @@ def project(tmp_path, monkeypatch):
         for partition in {tables.partition_at(datetime(day.year, day.month, day.day), unit) for day in days}:
             inside = pl.col("timestamp").is_between(*tables.utc(partition.start, partition.end), closed="left")
             tables.write(partition.path(raw), samples.filter(inside))
+        (tmp_path / "validated.json").write_text('{"success": true}')
         clean.main(raw, tmp_path / "validated.json", tmp_path / f"clean-{unit}", tmp_path / "clean.json")
         found = tables.partitions(tmp_path / f"clean-{unit}")
         frames = [tables.read(partition.path(tmp_path / f"clean-{unit}")) for partition in found]
@@ -527,3 +530,12 @@ def test_a_sensor_cannot_be_stuck_within_one_row(project):
     settings = telemetry_of("1h")
     with pytest.raises(UserError, match=r"clean\.stuck_after: must be longer than telemetry\.interval"):
         project(samples_of(settings, (0, "a", 3.0)), "day", settings, rules_of(stuck_after="1h"))
+
+
+def test_refused_data_is_not_cleaned(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path)
+    (tmp_path / "validated.json").write_text('{"success": false}')
+    with pytest.raises(UserError, match="says that the raw data was refused"):
+        clean.main(tmp_path / "raw", tmp_path / "validated.json", tmp_path / "clean", tmp_path / "clean.json")
+    assert not (tmp_path / "clean").exists()

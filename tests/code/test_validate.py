@@ -125,7 +125,7 @@ def test_good_telemetry_passes_and_says_what_it_holds():
         ),
         pytest.param(
             samples(GOOD[0], GOOD[0], GOOD[1], *GOOD[1:3]),
-            "timestamp and server_id are unique in 60 % of rows",
+            "timestamp and server_id are unique in 60% of rows",
             4,
             "2026-01-05T00:00:00Z a",
             id="duplicates",
@@ -153,14 +153,14 @@ def test_good_telemetry_passes_and_says_what_it_holds():
         ),
         pytest.param(
             samples(*GOOD[:3], (1, "b", None), (2, "a", math.nan), (2, "b", None)),
-            "cpu_pct is there in 60 % of rows",
+            "cpu_pct is there in 60% of rows",
             3,
             "2026-01-05T01:00:00Z b cpu_pct=missing",
             id="missing",
         ),
         pytest.param(
             samples(*GOOD[:3], (1, "b", -1), (2, "a", 101), (2, "b", 400)),
-            "cpu_pct is in [0, 100] in 60 % of rows",
+            "cpu_pct is in [0, 100] in 60% of rows",
             3,
             "2026-01-05T01:00:00Z b cpu_pct=-1",
             id="out of range",
@@ -253,11 +253,11 @@ def test_counts_are_those_of_plain_python(rows):
     keys = [(hour, server) for hour, server, _ in rows]
     values = [value for _, _, value in rows]
     known = [value for value in values if value is not None and not math.isnan(value)]
-    assert found["timestamp and server_id are unique in 60 % of rows"] == sum(keys.count(key) > 1 for key in keys)
+    assert found["timestamp and server_id are unique in 60% of rows"] == sum(keys.count(key) > 1 for key in keys)
     assert found["server_id is one that coverage knows"] == sum(server == "c" for _, server in keys)
     assert found["rows are sorted by timestamp, server_id"] == sum(later < earlier for earlier, later in pairwise(keys))
-    assert found["cpu_pct is there in 60 % of rows"] == len(values) - len(known)
-    assert found["cpu_pct is in [0, 100] in 60 % of rows"] == sum(not 0 <= value <= 100 for value in known)
+    assert found["cpu_pct is there in 60% of rows"] == len(values) - len(known)
+    assert found["cpu_pct is in [0, 100] in 60% of rows"] == sum(not 0 <= value <= 100 for value in known)
     assert found["metrics are finite"] == known.count(math.inf)
 
 
@@ -335,7 +335,7 @@ def test_good_incidents_pass():
         ),
         pytest.param(
             [("I-1", "a", "crash", 1, 9, 1), ("I-2", "a", "crash", 2, 3, 2), ("I-3", "a", "crash", 4, 5, 4)],
-            "60 % of incidents begin after the server's last of their kind ended",
+            "60% of incidents begin after the server's last of their kind ended",
             "critical",
             2,
             "I-2 a",
@@ -531,6 +531,12 @@ def test_the_table_names_expectation_partition_count_and_keys(monkeypatch):
     assert drawn.endswith("telemetry server_id is one that coverage knows day=2026-01-05 1 of 6 2026-01-05T01:00:00Z c")
 
 
+def test_the_table_shows_brackets_as_they_are(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    rows = samples(*GOOD).cast({"timestamp": pl.Datetime("ms", "UTC")})
+    assert "timestamp is datetime64[us, UTC]" in render(failed(telemetry_outcomes(rows)))
+
+
 def test_the_table_fits_a_screen_however_much_fails(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     one = only_failure(telemetry_outcomes(changed(3, (1, "c", 21))))
@@ -594,6 +600,7 @@ RESULT, METRICS = Path("validated.json"), Path("metrics.json")
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")  # a table without line breaks
     return Project(tmp_path)
 
 
@@ -620,8 +627,7 @@ def test_good_data_passes_with_the_same_bytes_on_every_run(project, capsys):
     }
 
 
-def test_a_refusal_is_recorded_before_it_is_raised(project, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
+def test_a_refusal_is_recorded_before_it_is_raised(project):
     project.days[1] = project.days[1].with_columns(server_id=pl.lit("c"))
     project.write()
     with pytest.raises(UserError) as refusal:

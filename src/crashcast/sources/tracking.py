@@ -8,7 +8,10 @@ from crashcast.errors import UserError
 
 
 def track(paths: list[Path]) -> None:
-    """Have DVC track files and folders, as `dvc add` does; what did not change stays as it was.
+    """Have DVC track files and folders, as `dvc add` does, and stage their .dvc files: this data is meant.
+
+    `validate` accepts what is committed or staged. So only this, and a person's own `git add`, may stage a .dvc file:
+    with DVC's core.autostage an edit in place would be staged by `dvc repro --ignore-errors`, and accepted ever after.
 
     Raises
     ------
@@ -21,5 +24,6 @@ def track(paths: list[Path]) -> None:
     try:
         with Repo() as repo:
             repo.add([str(path) for path in paths])
+            repo.scm.add([f"{path}.dvc" for path in paths])
     except DvcException as error:
         raise UserError(f"{', '.join(map(str, paths))} could not be tracked by DVC: {error}") from None
