@@ -49,6 +49,7 @@ RAW, INCIDENTS, COVERAGE = (
 )
 FEATURES, LABELS, SPLIT, MODELS = Path("data/features"), Path("data/labels"), Path("data/split.json"), Path("models")
 TRUE_INCIDENTS, TRUE_LABELS = Path("data/true_incidents.parquet"), Path("data/true_labels")
+Gains = dict[str, dict[str, np.ndarray]]
 # the claim: the first scores better than the second
 CLAIMS = (
     ("model", "dummy"),
@@ -60,18 +61,29 @@ CLAIMS = (
 def main() -> None:
     """Run the seeds named on the command line."""
     seeds = [int(word) for word in sys.argv[1:]] or [Demo.read(ROOT / "params.yaml").seed, *UNSEEN_SEEDS]
-    results = {}
+    results, gains = {}, {}
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
-            results[str(seed)] = one_fleet(seed)
+            results[str(seed)], gains[seed] = one_fleet(seed)
             os.chdir(ROOT)
-        report(seed, results[str(seed)])
-    write_json(ROOT / "benchmarks" / "results" / "demo_claims.json", results)
+        print(f"seed {seed}: done", file=sys.stderr)
+    pooled = {
+        name: {
+            # fleets are independent: their mean gain, replicate by replicate
+            figure: percentile_interval(
+                np.mean([gains[seed][name][figure] for seed in seeds], axis=0), Evaluate.read().confidence
+            )[:2]
+            for figure in ("pr_auc", "event_recall")
+        }
+        for name in gains[seeds[0]]
+    }
+    write_json(ROOT / "benchmarks" / "results" / "demo_claims.json", {"fleets": results, "pooled_gains": pooled})
+    report(results, pooled)
 
 
-def one_fleet(seed: int) -> dict[str, Any]:
-    """Simulate a fleet, run the stages in the current folder, and judge by the truth."""
+def one_fleet(seed: int) -> tuple[dict[str, Any], Gains]:
+    """Simulate a fleet, run the stages in the current folder, and judge by the truth (see `judge`)."""
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
     params["demo"]["seed"] = seed
@@ -107,8 +119,16 @@ def true_incidents() -> pl.DataFrame:
     return pl.concat([planned, crashes], how="diagonal").sort("started_at", "server_id")
 
 
-def judge() -> dict[str, Any]:
-    """Score the test part with every contender and compare them on the true labels."""
+def judge() -> tuple[dict[str, Any], Gains]:
+    """Score the test part with every contender and compare them on the true labels.
+
+    Returns
+    -------
+    dict
+        The figures.
+    dict
+        Of each claim and figure, the gain in every replicate.
+    """
     rules, label, budget = Evaluate.read(), Label.read(), Alarms.read().false_alarms_per_server_day
     timing = {"lead": label.lead, "horizon": label.horizon, "interval": Telemetry.read().interval}
     rule, model = read_rule(SPLIT), load(MODELS)
@@ -147,18 +167,20 @@ def judge() -> dict[str, Any]:
     of_crash = caught["model"]
     crash_cells = draws.cells(of_crash["server_id"], of_crash["last_warning_at"])
     all_crashes = total_replicates(np.ones(of_crash.height), crash_cells, draws)
-    claims = {}
+    claims: dict[str, Any] = {}
+    gains: Gains = {}
     for better, worse in CLAIMS:
         gained = caught[better]["caught"].cast(pl.Int8) - caught[worse]["caught"].cast(pl.Int8)
         recall = ratio_replicates(total_replicates(gained.to_numpy(), crash_cells, draws), all_crashes)
+        gain = {"pr_auc": replicates[better] - replicates[worse], "event_recall": recall}
+        gains[f"{better} > {worse}"] = gain
         claims[f"{better} > {worse}"] = {
-            "pr_auc": percentile_interval(replicates[better] - replicates[worse], rules.confidence)[:2],
-            "event_recall": percentile_interval(recall, rules.confidence)[:2],
+            name: percentile_interval(values, rules.confidence)[:2] for name, values in gain.items()
         }
     oracle = oracle_scores(keys, label.lead, label.horizon, Path("data/demo"))["score"].to_numpy()
     truth = tables.read(Path("data/demo/truth.parquet"))
     of_test = of_crash.join(truth, left_on=["server_id", "started_at"], right_on=["server_id", "crashed_at"])
-    return {
+    figures = {
         "base_rate": float(target.mean()),
         "crashes": of_crash.height,
         "servers_with_crashes": of_crash["server_id"].n_unique(),
@@ -170,6 +192,7 @@ def judge() -> dict[str, Any]:
         "claims": claims,
         "stages": {name: json.loads(Path(f"metrics/{name}.json").read_text()) for name in ("clean", "label", "split")},
     }
+    return figures, gains
 
 
 def logistic(
@@ -189,22 +212,29 @@ def logistic(
     return best[1], best[2]
 
 
-def report(seed: int, result: dict[str, Any]) -> None:
-    """Print one fleet's figures."""
-    print(
-        f"\nseed {seed}: {result['crashes']} true crashes on {result['servers_with_crashes']} servers in the test part,"
-        f" {result['share_with_precursor']:.0%} with a precursor; base rate {result['base_rate']:.3%}; "
-        f"chosen {result['algorithm']}; mean score / observed {result['mean_score_over_observed']:.2f}; "
-        f"oracle PR-AUC {result['oracle_pr_auc']:.3f}"
-    )
-    for name, figures in result["contenders"].items():
-        print(
-            f"  {name:28} PR-AUC {figures['pr_auc']:.3f}  event recall {figures['event_recall']:.3f}  "
-            f"false alarms / budget {figures['false_alarms_over_budget']:.2f}"
-        )
-    for name, intervals in result["claims"].items():
-        limits = "  ".join(f"{figure} [{low:+.3f}, {high:+.3f}]" for figure, (low, high) in intervals.items())
-        print(f"  {name:48} {limits}")
+def report(results: dict[str, Any], pooled: dict[str, Any]) -> None:
+    """Print two Markdown tables: how each contender does, and how sure the gains are."""
+    contenders = list(next(iter(results.values()))["contenders"])
+    print("| seed | true crashes (servers) | with precursor | oracle | " + " | ".join(contenders) + " |")
+    print("|" + "---|" * (4 + len(contenders)))
+    for seed, found in results.items():
+        figures = [
+            f"{row['pr_auc']:.3f}, {row['event_recall']:.0%}"
+            + (f" at {row['false_alarms_over_budget']:.2f}" if name == "model" else "")
+            for name, row in found["contenders"].items()
+        ]
+        crashes = f"{found['crashes']} ({found['servers_with_crashes']})"
+        head = [seed, crashes, f"{found['share_with_precursor']:.0%}", f"{found['oracle_pr_auc']:.3f}"]
+        print("| " + " | ".join([*head, *figures]) + " |")
+    print("\n| gain, 90 % intervals | " + " | ".join(results) + " | all |")
+    print("|" + "---|" * (2 + len(results)))
+    for name, figures in pooled.items():
+        for figure, overall in figures.items():
+            cells = [found["claims"][name][figure] for found in results.values()] + [overall]
+            limits = [f"{low:+.2f} to {high:+.2f}" for low, high in cells]
+            print(f"| {name}: {figure} | " + " | ".join(limits) + " |")
+    scale = ", ".join(f"{found['mean_score_over_observed']:.2f}" for found in results.values())
+    print(f"\nMean score over the observed rate: {scale}.")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def project(tmp_path, monkeypatch):
 
 
 def listed(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != "__pycache__")
 
 
 def workers(number):
