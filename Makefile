@@ -61,8 +61,7 @@ pipeline: env  ## run the stages whose inputs changed
 
 verdict: env  ## the figures of the last run, and where they differ from the committed ones
 	@$(BIN)crashcast verdict
-	@differs=$$(git diff --stat --diff-filter=MD HEAD -- dvc.lock metrics); \
-	[ -z "$$differs" ] || printf '%s\n' "This run differs from the committed one:" "$$differs"
+	@$(BIN)crashcast reproduced
 
 docs: env  ## Great Expectations' Data Docs of the raw data, refused or not
 	@$(BIN)crashcast docs

@@ -112,6 +112,16 @@ def verdict(
 
 
 @app.command()
+def reproduced(
+    revision: Annotated[str, typer.Argument(help="The commit to compare with.")] = "HEAD",
+) -> None:
+    """Say which outputs of this run differ from a commit's, and whether the figures agree all the same."""
+    from crashcast.reproduced import compare
+
+    print("\n".join(compare(revision)) or f"Every output has the bytes of {revision}.")
+
+
+@app.command()
 def docs() -> None:
     """Build Great Expectations' Data Docs of the raw data, refused or not; the pages load their styles from CDNs."""
     from crashcast.data_docs import build
