@@ -59,9 +59,13 @@ def _far_apart(path: Path, revision: str) -> Iterator[str]:
     now = dict(_figures(json.loads(path.read_text(encoding="utf-8"))))
     for name in sorted(before | now):
         old, new = before.get(name), now.get(name)
-        numbers = isinstance(old, int | float) and isinstance(new, int | float)
-        if old != new and not (numbers and abs(new - old) <= TOLERANCE * max(abs(old), abs(new))):
+        if old != new and not _close(old, new):
             yield f"  {path}: {name} was {old}, is {new}"
+
+
+def _close(old: Any, new: Any) -> bool:
+    numbers = isinstance(old, int | float) and isinstance(new, int | float)
+    return numbers and bool(abs(new - old) <= TOLERANCE * max(abs(old), abs(new)))
 
 
 def _figures(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
