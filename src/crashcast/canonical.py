@@ -32,11 +32,19 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder beside `path` to fill, and put it in its place only on success."""
     aside = _beside(path)
+    before = aside.with_name(f".{path.name}.before.{os.getpid()}")
     aside.mkdir(parents=True)
     try:
         yield aside
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(aside, path)
+        if path.exists():
+            os.replace(path, before)
+        try:
+            os.replace(aside, path)
+        except OSError:
+            if before.exists():
+                os.replace(before, path)
+            raise
+        shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -206,6 +206,13 @@ class Telemetry(Section):
     def _divides_a_day(cls, value: timedelta) -> timedelta:
         return _checked_interval(value)
 
+    @field_validator("metrics")
+    @classmethod
+    def _are_no_keys(cls, value: dict[str, Metric]) -> dict[str, Metric]:
+        if taken := sorted({"timestamp", "server_id", "label"} & set(value)):
+            raise ValueError(f"{', '.join(taken)} cannot be the name of a metric: the tables use it")
+        return value
+
 
 class Validate(Section):
     """What raw data must satisfy; shares are of rows."""

@@ -34,8 +34,11 @@ def compare(revision: str = "HEAD") -> list[str]:
         return [f"{revision} has no {LOCK} to compare with: this is the first run"]
     if not LOCK.exists():
         raise UserError(f"{LOCK} is missing: `dvc repro` writes it")
-    before, now = _outputs(committed), _outputs(LOCK.read_text(encoding="utf-8"))
+    stages = _stages(committed, revision), _stages(LOCK.read_text(encoding="utf-8"), "the work tree")
+    before, now = (_hashes(lock, "outs") for lock in stages)
     changed = [path for path in before | now if before.get(path) != now.get(path)]
+    if causes := _causes(*stages):
+        return [f"Not a rerun of {revision}: {', '.join(causes)} changed; `dvc metrics diff` shows what came of it."]
     if not changed:
         return []
     metrics = [path for path in changed if path.startswith("metrics/")]
@@ -49,14 +52,35 @@ def _committed(path: Path, revision: str) -> str | None:
     return shown.stdout if shown.returncode == 0 else None
 
 
-def _outputs(lock: str) -> dict[str, str]:
-    stages = yaml.safe_load(lock)["stages"].values()
-    return {out["path"]: out["md5"] for stage in stages for out in stage["outs"]}
+def _stages(lock: str, where: str) -> dict[str, Any]:
+    try:
+        stages: dict[str, Any] = yaml.safe_load(lock)["stages"]
+    except (yaml.YAMLError, TypeError, KeyError):
+        raise UserError(f"{LOCK} of {where} is unreadable (a merge conflict?): `dvc repro` writes it anew") from None
+    return stages
+
+
+def _hashes(stages: dict[str, Any], kind: str) -> dict[str, str]:
+    return {entry["path"]: entry["md5"] for stage in stages.values() for entry in stage.get(kind, ())}
+
+
+def _causes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Name what went into the run and is not what went into the committed one: raw data, code, parameters, commands."""
+    made = _hashes(before, "outs") | _hashes(now, "outs")
+    old, new = _hashes(before, "deps"), _hashes(now, "deps")
+    files = [path for path in old | new if path not in made and old.get(path) != new.get(path)]
+    rules = [
+        f"{what} of {name}"
+        for name in before | now
+        for what, key in (("parameters", "params"), ("command", "cmd"))
+        if before.get(name, {}).get(key) != now.get(name, {}).get(key)
+    ]
+    return files + rules
 
 
 def _far_apart(path: Path, revision: str) -> Iterator[str]:
     before = dict(_figures(json.loads(_committed(path, revision) or "{}")))
-    now = dict(_figures(json.loads(path.read_text(encoding="utf-8"))))
+    now = dict(_figures(json.loads(path.read_text(encoding="utf-8") if path.exists() else "{}")))
     for name in sorted(before | now):
         old, new = before.get(name), now.get(name)
         if old != new and not _close(old, new):

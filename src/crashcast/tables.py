@@ -153,7 +153,7 @@ def read_period(table: Path, start: datetime, end: datetime, columns: Iterable[s
             frames.append(read(partition.path(table), wanted, None if whole else within))
     if not frames:
         return read(partitions(table)[0].path(table), wanted, within)
-    return pl.concat(frames)
+    return pl.concat(frames, how="vertical_relaxed")  # a source may have widened a column meanwhile
 
 
 def utc(start: datetime, end: datetime) -> tuple[pl.Expr, pl.Expr]:

@@ -136,7 +136,8 @@ def _data(metrics: dict[str, Figures]) -> str:
     clean, label, warnings = metrics["clean"], metrics["label"], metrics["validate"]["warnings"]
     return (
         f"Data: {clean['samples']:,} samples, validated with {warnings or 'no'} warning{'s' * (warnings != 1)}, became "
-        f"{clean['rows']:,} rows. {label['known']:,} have a known label: {label['base_rate']:.2%} precede a crash."
+        f"{clean['rows']:,} rows, gaps filled. "
+        f"{label['known']:,} have a known label: {label['base_rate']:.2%} precede a crash."
     )
 
 

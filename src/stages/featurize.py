@@ -119,6 +119,10 @@ def featurize_partition(
 
     def keep(named: Iterator[tuple[str, Floats]]) -> None:
         for name, values in named:
+            if name in features:
+                raise UserError(
+                    f"params.yaml: two features would be called '{name}': rename that metric or interaction"
+                )
             features[name] = pl.Series(name, round_bits(values[here]), nan_to_null=True)
 
     dense = {

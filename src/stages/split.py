@@ -1,6 +1,6 @@
 """Divide the labelled rows into train, validation and test.
 
-In: the labels and the incidents. Out: `data/split.json`, the rule that says which row belongs where (no copy of the
+In: the labels. Out: `data/split.json`, the rule that says which row belongs where (no copy of the
 data), and `metrics/split.json`, what each part holds.
 
 The default is by time: train on the past, test on the future, as production does. Between two parts lies an embargo of

@@ -715,3 +715,8 @@ def test_a_partition_depends_on_its_own_slice_alone(project):
     after = project(other, tickets(crash, ("a", CRASH, -7, -6), ("a", CRASH, 2, 24)), "day", settings, rules)
     assert after["day=2025-03-03"].equals(before["day=2025-03-03"])
     assert not after["day=2025-03-04"].equals(before["day=2025-03-04"])
+
+
+def test_a_metric_named_like_a_feature_is_refused():
+    with pytest.raises(UserError, match="two features would be called 'hours_since_crash'"):
+        feature("hours_since_crash", 1, settings=telemetry_of(hours_since_crash={"max": 10}))

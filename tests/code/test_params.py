@@ -226,3 +226,9 @@ def test_a_duration_is_written_in_its_largest_whole_unit(seconds):
     written = format_duration(timedelta(seconds=seconds))
     whole = [unit for unit, length in SECONDS.items() if seconds % length == 0]
     assert written == f"{seconds // SECONDS[whole[-1]]}{whole[-1]}"
+
+
+@pytest.mark.parametrize("name", ["timestamp", "server_id", "label"])
+def test_a_metric_cannot_take_the_name_of_a_key(name):
+    with pytest.raises(ValueError, match=f"{name} cannot be the name of a metric"):
+        Telemetry(interval="1h", partition="month", metrics={name: {"min": 0, "max": 1}})

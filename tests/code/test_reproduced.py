@@ -15,11 +15,13 @@ from crashcast.reproduced import compare
 METRICS = Path("metrics/evaluate.json")
 
 
-def write(model: str, pr_auc: float, chosen: str = "a") -> None:
+def write(model: str, pr_auc: float, chosen: str = "a", code: str = "c1", lead: str = "1h") -> None:
     METRICS.parent.mkdir(exist_ok=True)
     METRICS.write_text(json.dumps({"pr_auc": pr_auc, "nested": {"chosen": chosen}}))
     outs = [{"path": "models", "md5": model}, {"path": str(METRICS), "md5": str(hash((pr_auc, chosen)))}]
-    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"train": {"outs": outs}}}))
+    deps = [{"path": "src/stages/train.py", "md5": code}]
+    stage = {"cmd": "run", "deps": deps, "params": {"params.yaml": {"label": {"lead": lead}}}, "outs": outs}
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"train": stage}}))
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +57,17 @@ def test_a_missing_lock_is_named():
     with pytest.raises(UserError, match="dvc repro"):
         compare()
     assert "first run" in compare("HEAD:nothing")[0]
+
+
+def test_what_somebody_changed_is_not_put_down_to_the_cpu():
+    write("m2", 0.2001, code="c2", lead="2h")
+    assert compare() == [
+        "Not a rerun of HEAD: src/stages/train.py, parameters of train changed; "
+        "`dvc metrics diff` shows what came of it."
+    ]
+
+
+def test_a_conflicted_lock_is_named():
+    Path("dvc.lock").write_text("<<<<<<< ours\n")
+    with pytest.raises(UserError, match="merge conflict"):
+        compare()

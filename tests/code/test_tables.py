@@ -278,3 +278,14 @@ def test_covered_crashes_are_crashes_within_coverage(records):
     assert crashes.columns == ["server_id", "started_at"]
     # that at 30 is where a's coverage ends; that at 50 is covered twice and listed once
     assert list(zip(crashes["server_id"], hours(crashes["started_at"]), strict=True)) == [("a", 10), ("b", 50)]
+
+
+def test_a_column_may_have_been_widened_between_partitions(tmp_path):
+    for month, kind in ((1, pl.Float32), (2, pl.Float64)):
+        moment = datetime(2026, month, 1)
+        frame = pl.DataFrame({"timestamp": [moment], "cpu_pct": [1.5]}).with_columns(
+            pl.col("timestamp").dt.replace_time_zone("UTC").cast(tables.TIMESTAMP), pl.col("cpu_pct").cast(kind)
+        )
+        tables.write(tables.partition_at(moment, "month").path(tmp_path), frame)
+    found = tables.read_period(tmp_path, datetime(2026, 1, 1), datetime(2026, 3, 1))
+    assert found["cpu_pct"].to_list() == [1.5, 1.5]

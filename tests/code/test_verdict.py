@@ -112,7 +112,7 @@ def test_every_figure_stands_beside_what_it_is_compared_with(project):
 
 def test_data_test_part_and_choice_are_told_in_sentences(project):
     assert summary(project).about == [
-        "Data: 12,000 samples, validated with 1 warning, became 11,000 rows. "
+        "Data: 12,000 samples, validated with 1 warning, became 11,000 rows, gaps filled. "
         "10,000 have a known label: 1.23% precede a crash.",
         "Test: 10 rows of 1 servers, 2026-01-01 to 2026-01-01; 1 crashes.",
         "Model: logistic_regression C=1, by PR-AUC on validation the best of 5 candidates, 0.65 against "

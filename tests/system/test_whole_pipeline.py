@@ -136,3 +136,19 @@ def test_pictures_and_graph_can_be_drawn(project: Path, tmp_path: Path) -> None:
     run(f"dvc plots show --out {tmp_path / 'plots'}", project)
     assert "precision" in (tmp_path / "plots" / "index.html").read_text()
     assert all(stage in run("dvc dag", project).stdout for stage in STAGES)
+
+
+def test_an_import_leaves_nothing_of_the_demo_behind(clone: Path) -> None:
+    hours = [f"2026-01-{day:02}T{hour:02}:00:00" for day in range(1, 29) for hour in range(24)]
+    rows = [f"{hour},{server},{int(hour[11:13]) + 0.5}" for hour in hours for server in ("a", "b")]
+    (clone / "samples.csv").write_text("\n".join(["time,host,cpu_pct", *rows]))
+    (clone / "tickets.csv").write_text("host,start,end\na,2026-01-09T10:20:00,2026-01-09T11:00:00")
+    run("crashcast demo", clone)
+    assert (
+        "the demo fleet in data/raw is replaced"
+        in run("crashcast import --telemetry samples.csv --incidents tickets.csv", clone).stdout
+    )
+    run("git add params.yaml && git commit -q -m import", clone)
+    # a teammate could not pull what only the demo's own clone has
+    assert run("git ls-files data/demo.dvc", clone).stdout == ""
+    assert not (clone / "data" / "demo").exists()

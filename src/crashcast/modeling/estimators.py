@@ -122,4 +122,6 @@ def log_odds(estimator: Any, features: Matrix) -> NDArray[np.float64]:
         if isinstance(estimator, DummyClassifier):
             share = estimator.predict_proba(features)[:, 1]
             return np.asarray(np.log(share) - np.log1p(-share))
+        if isinstance(estimator, Pipeline):
+            features = features.astype(np.float64)  # as it was fitted
         return np.asarray(estimator.decision_function(features), dtype=np.float64)

@@ -38,11 +38,12 @@ from crashcast.params import (
 from crashcast.sources import inference, merging, settings
 from crashcast.sources.columns import SUFFIXES, show
 from crashcast.sources.records import Records, Samples, read_coverage, read_incidents, read_samples
-from crashcast.sources.tracking import track
+from crashcast.sources.tracking import forget, track
 from crashcast.tables import CRASH, KEYS, Partition
 
 RAW = Path("data/raw")
 TELEMETRY, INCIDENTS, COVERAGE = RAW / "telemetry", RAW / "incidents.parquet", RAW / "coverage.parquet"
+DEMO_TRUTH = Path("data/demo")
 
 BEFORE = "before"  # where what an import replaces waits until it is done
 SHOWN = 3  # servers in a message
@@ -134,6 +135,7 @@ def import_files(
             _write_settings(aside / PATH.name, described, report)
         with _exchanged(places, aside / BEFORE):
             track([TELEMETRY, INCIDENTS, COVERAGE])
+    forget(DEMO_TRUTH)  # nobody could pull what only the demo's own clone has
     return report.lines()
 
 

@@ -27,3 +27,15 @@ def track(paths: list[Path]) -> None:
             repo.scm.add([f"{path}.dvc" for path in paths])
     except DvcException as error:
         raise UserError(f"{', '.join(map(str, paths))} could not be tracked by DVC: {error}") from None
+
+
+def forget(path: Path) -> None:
+    """Remove a file or folder that DVC tracks, and its .dvc file from the next commit; nothing where there is none."""
+    from dvc.repo import Repo
+
+    pointer = path.with_name(f"{path.name}.dvc")
+    if not pointer.exists():
+        return
+    with Repo() as repo:
+        repo.remove(str(pointer), outs=True)
+        repo.scm.add([str(pointer)])
