@@ -25,12 +25,9 @@ from crashcast.sources.demo_mechanisms import (
     truth,
 )
 from crashcast.sources.demo_telemetry import DECIMALS, render
+from crashcast.sources.places import COVERAGE, DEMO_TRUTH, INCIDENTS, TELEMETRY
 
-TELEMETRY = Path("data/raw/telemetry")
-INCIDENTS = Path("data/raw/incidents.parquet")
-COVERAGE = Path("data/raw/coverage.parquet")
-ASIDE = Path("data/demo")  # the truth: for an oracle, never for a model
-OUTPUTS = [TELEMETRY, INCIDENTS, COVERAGE, ASIDE]
+OUTPUTS = [TELEMETRY, INCIDENTS, COVERAGE, DEMO_TRUTH]
 
 UNRECORDED_REBOOT_SHARE, NO_TICKET_SHARE, WRONG_HOST_SHARE, NEVER_CLOSED_SHARE = 0.15, 0.06, 0.02, 0.015
 LATE_TICKET_SHARE, LATE_BY_MINUTES = 0.10, (15, 120)
@@ -67,7 +64,7 @@ class Summary:
             f"{TELEMETRY}: {self.servers:,} servers, {self.rows:,} rows\n"
             f"{INCIDENTS}: {self.crashes:,} crashes happened, {self.crashes_without_ticket:,} left no ticket; "
             f"{self.crashes_without_precursor / max(1, self.crashes):.0%} had no precursor\n"
-            f"base rate: about {self.base_rate:.2%} of rows; the truth lies aside in {ASIDE}"
+            f"base rate: about {self.base_rate:.2%} of rows; the truth lies aside in {DEMO_TRUTH}"
         )
 
 
@@ -84,14 +81,14 @@ def write() -> Summary:
     _check_telemetry(demo, telemetry)
     fleet = Fleet.of(demo)
     events = simulate_events(fleet)
-    ASIDE.mkdir(parents=True, exist_ok=True)  # from here on data/raw is the demo's own, whatever interrupts it
+    DEMO_TRUTH.mkdir(parents=True, exist_ok=True)  # from here on data/raw is the demo's own, whatever interrupts it
     counts = partitions.run("demo", render, rendering_tasks(fleet, events, telemetry.partition), TELEMETRY)
     incidents = tickets(fleet, events)
     tables.write(INCIDENTS, incidents)
     tables.write(COVERAGE, coverage(fleet))
     crashes, episodes, servers = truth(fleet, events)
     for name, frame in (("truth", crashes), ("episodes", episodes), ("servers", servers)):
-        tables.write(ASIDE / f"{name}.parquet", frame)
+        tables.write(DEMO_TRUTH / f"{name}.parquet", frame)
     rows = sum(count["rows"] for count in counts)
     return Summary(
         servers=len(fleet),
@@ -107,7 +104,7 @@ def _refuse_imported_data() -> None:
     reason = None
     if Data.read().source != "demo":
         reason = "params.yaml says data.source: import"
-    elif _exists(TELEMETRY) and not _exists(ASIDE):
+    elif _exists(TELEMETRY) and not _exists(DEMO_TRUTH):
         reason = f"{TELEMETRY} was not written by the demo"
     if reason:
         raise UserError(

@@ -37,13 +37,10 @@ from crashcast.params import (
 )
 from crashcast.sources import inference, merging, settings
 from crashcast.sources.columns import SUFFIXES, show
+from crashcast.sources.places import COVERAGE, DEMO_TRUTH, INCIDENTS, RAW, TELEMETRY
 from crashcast.sources.records import Records, Samples, read_coverage, read_incidents, read_samples
 from crashcast.sources.tracking import forget, track
 from crashcast.tables import CRASH, KEYS, Partition
-
-RAW = Path("data/raw")
-TELEMETRY, INCIDENTS, COVERAGE = RAW / "telemetry", RAW / "incidents.parquet", RAW / "coverage.parquet"
-DEMO_TRUTH = Path("data/demo")
 
 BEFORE = "before"  # where what an import replaces waits until it is done
 SHOWN = 3  # servers in a message
