@@ -12,12 +12,18 @@ from pathlib import Path
 
 def main() -> None:
     """Import the stage named first and hand its `main` the remaining arguments as paths."""
-    stage, *arguments = sys.argv[1:]
+    stage, *arguments = sys.argv[1:] or [""]
+    if not Path(__file__).with_name("stages").joinpath(f"{stage}.py").is_file():
+        sys.exit(f"run.py: there is no stage '{stage}': dvc.yaml calls this; type `dvc repro`")
     # threads that wait must not spin: on a busy machine that made a fit cost five times the CPU
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from crashcast import params
+    from crashcast.alone import take_over
     from crashcast.errors import UserError
 
     try:
+        params.check()
+        take_over(stage)
         importlib.import_module(f"stages.{stage}").main(*map(Path, arguments))
     except UserError as error:
         sys.exit(f"{stage}: {error}")

@@ -122,6 +122,23 @@ def reproduced(
 
 
 @app.command()
+def memo(
+    clear: Annotated[bool, typer.Option("--clear", help="Forget everything: the next run computes it again.")] = False,
+) -> None:
+    """Show the results of past partitions that stages reuse, or clear them."""
+    from rich.console import Console
+
+    from crashcast import memo as past
+
+    store = past.Memo(past.cache_folder() / past.NAME)
+    if clear:
+        store.clear()
+        print(f"{store.folder} is empty")
+    else:
+        past.show(store, Console())
+
+
+@app.command()
 def docs() -> None:
     """Build Great Expectations' Data Docs of the raw data, refused or not; the pages load their styles from CDNs."""
     from crashcast.data_docs import build

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -93,6 +94,24 @@ class Section(Part):
             return cls.model_validate(content[name])
         except ValidationError as error:
             raise UserError("\n".join(_explain(path, content, cls, error))) from None
+
+
+def check(path: Path = PATH) -> None:
+    """Refuse a file in which any section is wrong: a mistake must not wait for the stage that reads it.
+
+    Raises
+    ------
+    UserError
+        Naming every mistake of every section.
+    """
+    problems = []
+    for name in _load(path):
+        try:
+            Section.sections.get(name, Section).read(path)  # the base class refuses a name that is nobody's
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -246,6 +265,15 @@ class Label(Section):
     horizon: PositiveDuration
     recovery: Duration
 
+    @property
+    def reach(self) -> timedelta:
+        """How far ahead of a row the label looks, and how long an alarm lasts."""
+        return self.lead + self.horizon
+
+    def timing(self, interval: timedelta) -> dict[str, timedelta]:
+        """Return what alarms of rows at this cadence are judged by."""
+        return {"lead": self.lead, "horizon": self.horizon, "interval": interval}
+
 
 class Features(Section):
     """Which features are computed; every window looks back from the row's own time."""
@@ -306,6 +334,7 @@ class Train(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     negatives_per_positive: Annotated[float, Field(gt=0)]
+    max_rows: Annotated[int, Field(ge=1000)]
     candidates: Candidates
 
 
@@ -324,7 +353,36 @@ class Evaluate(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
 
 
+def _scheduler(value: str) -> str:
+    if not re.fullmatch(r"(tls|tcp)://[^/\s]+:\d+", value):
+        raise ValueError("must be the address of a scheduler, such as tls://host:8786")
+    return value
+
+
 class Execution(Section):
     """Where partitions are computed. Changes no byte of any output, so no stage depends on it."""
 
-    workers: Annotated[int, Field(ge=1)] | Literal["auto"]
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] | Annotated[str, AfterValidator(_scheduler)]
+    shared: str | None = None
+    memo_gb: Annotated[float, Field(ge=0)]
+
+    @field_validator("shared")
+    @classmethod
+    def _is_a_place(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"/.+|s3://[^/]+(/.+)?", value):
+            raise ValueError("must be null, an absolute folder or s3://bucket/prefix")
+        return value and value.rstrip("/")
+
+    @property
+    def scheduler(self) -> str | None:
+        """The address of a cluster's scheduler; None where partitions are computed on this machine."""
+        return self.workers if isinstance(self.workers, str) and self.workers != "auto" else None
+
+    @model_validator(mode="after")
+    def _can_exchange(self) -> Self:
+        if self.scheduler and self.shared is None:
+            raise ValueError(
+                f"workers: {self.scheduler} needs `shared`: a folder that this machine and the workers mount, or "
+                "s3://bucket/prefix (docs/cluster.md)"
+            )
+        return self

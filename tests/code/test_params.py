@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from crashcast import params
 from crashcast.errors import UserError
 from crashcast.params import Clean, Section, Telemetry, Train, format_duration, parse_duration
 
@@ -188,6 +189,20 @@ def test_a_file_that_is_no_mapping_is_refused_in_one_line(refusal, text, message
 def test_a_missing_file_says_where_to_run(tmp_path):
     with pytest.raises(UserError, match="is missing: run from the root of the project"):
         Clean.read(tmp_path / "params.yaml")
+
+
+def test_every_section_is_checked_at_once(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump({"clean": {"fill_limit": "2h"}, "split": changed("split.train", 2)["split"]}))
+    with pytest.raises(UserError) as refused:
+        params.check(path)
+    lines = str(refused.value).splitlines()
+    assert lines[0] == f"{path}: clean.stuck_after: Field required"
+    assert lines[1].startswith(f"{path}: split.train: Input should be less than 1")
+    path.write_text(yaml.safe_dump({"clena": {}}))
+    with pytest.raises(UserError, match=r"unknown section 'clena'; did you mean 'clean'\?$"):
+        params.check(path)
+    params.check(ROOT / "params.yaml")
 
 
 def test_parameters_are_frozen():

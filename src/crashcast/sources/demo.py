@@ -82,7 +82,9 @@ def write() -> Summary:
     fleet = Fleet.of(demo)
     events = simulate_events(fleet)
     DEMO_TRUTH.mkdir(parents=True, exist_ok=True)  # from here on data/raw is the demo's own, whatever interrupts it
-    counts = partitions.run("demo", render, rendering_tasks(fleet, events, telemetry.partition), TELEMETRY)
+    counts = partitions.run(
+        "demo", render, rendering_tasks(fleet, events, telemetry.partition), TELEMETRY, remember=False
+    )
     incidents = tickets(fleet, events)
     tables.write(INCIDENTS, incidents)
     tables.write(COVERAGE, coverage(fleet))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
@@ -36,6 +37,7 @@ def describe_import(path: Path, telemetry: Telemetry) -> tuple[str, list[str]]:
     yaml = YAML()
     yaml.width = 4096  # long lines stay lines
     yaml.preserve_quotes = True
+    yaml.representer.add_representer(type(None), _write_null)
     content = yaml.load(path.read_text(encoding="utf-8"))
     content["data"]["source"] = "import"
     section = content["telemetry"]
@@ -82,3 +84,7 @@ def _forget_others(features: CommentedMap, metrics: set[str]) -> list[str]:
         features["interactions"].fa.set_flow_style()
     gone = [*(f"columns.{name}" for name in gone_columns), *(f"interactions.{name}" for name in gone_pairs)]
     return [f"features.{key} is left out: its metrics are no more" for key in gone]
+
+
+def _write_null(representer: Any, _: None) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")  # not nothing at all

@@ -1,0 +1,477 @@
+"""Partitions computed by a real scheduler and workers over TLS, started as docs/cluster.md says, in folders apart."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+import yaml
+
+from crashcast import closure, cluster, local_s3, memo, partitions, tables
+from crashcast.canonical import md5
+from crashcast.errors import UserError
+from crashcast.params import Clean
+from crashcast.partitions import File, Period, Task
+from crashcast.tables import partition_at
+
+distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+import dask  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "cluster.md").read_text()
+CERTIFICATES, SETTINGS, SCHEDULER, WORKER = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+DAY = timedelta(days=1)
+MONTHS = [partition_at(datetime(2024, month, 1), "month") for month in range(1, 7)]
+
+TASKS = """
+import os
+import time
+from pathlib import Path
+
+import polars as pl
+
+from crashcast.errors import UserError
+
+
+def note(partition, notes):
+    with open(notes, "a") as file:
+        file.write(f"{partition.name} {os.getpid()} {os.getcwd()}\\n")
+    while Path(f"{notes}.hold").exists():
+        time.sleep(0.02)
+
+
+def scaled(partition, rows, servers, file, rules, reach, factor, notes):
+    note(partition, notes)
+    rows = rows.join(servers, on="server_id").with_columns(pl.col("value") * factor)
+    bytes_ = len(file.read_bytes())
+    return rows, {"rows": rows.height, "bytes": bytes_, "reach": str(reach), "fill": str(rules.fill_limit)}
+
+
+def one_missing(partition, rows, notes):
+    return rows.clear() if partition.start.month == 3 else rows, {"rows": rows.height}
+
+
+def bad_input(partition, rows, notes):
+    raise UserError(f"{partition.name} is bad")
+
+
+def reads_a_broken_file(partition, file, notes):
+    from crashcast import tables
+
+    return tables.read(file), {}
+
+
+def ends_its_worker(partition, rows, notes):
+    note(partition, notes)
+    os._exit(1)
+"""
+
+
+class Machines:
+    """A scheduler, workers and their folders."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]):
+        self.folder = folder
+        self.environment = environment
+        self.address = f"127.0.0.1:{free_port()}"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.certificates = folder / "certificates"
+        self.certificates.mkdir()
+        subprocess.run(["bash", "-ec", CERTIFICATES], cwd=self.certificates, check=True, capture_output=True)
+
+    def start(self, command: str, folder: Path, address: str = "") -> subprocess.Popen[bytes]:
+        settings = SETTINGS.replace("scheduler.example.com:8786", address or self.address)
+        script = f"cd {self.certificates}\n{settings}\ncd {folder}\nexec env {command}"
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(
+                ["bash", "-ec", script],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def start_scheduler(self, address: str) -> subprocess.Popen[bytes]:
+        folder = self.folder / address
+        folder.mkdir()
+        return self.start(SCHEDULER, folder, address)
+
+    def start_worker(self, name: str, tasks: str = TASKS) -> subprocess.Popen[bytes]:
+        clone = self.folder / name
+        shutil.copytree(ROOT / "src", clone / "src", ignore=shutil.ignore_patterns("__pycache__"))
+        (clone / "src" / "cluster_tasks.py").write_text(tasks)
+        return self.start(WORKER, clone)
+
+    @property
+    def driver_settings(self) -> dict[str, str]:
+        script = f"{SETTINGS}\nenv -0"
+        told = subprocess.run(
+            ["bash", "-ec", script], cwd=self.certificates, check=True, capture_output=True, text=True
+        )
+        entries = dict(entry.split("=", 1) for entry in told.stdout.split("\0") if entry)
+        return {name: value for name, value in entries.items() if name.startswith("DASK_")}
+
+    def client(self) -> distributed.Client:
+        return distributed.Client(f"tls://{self.address}", set_as_default=False)
+
+    def stop(self) -> None:
+        for process in self.processes:
+            stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        for member in [process, *psutil.Process(process.pid).children(recursive=True)]:  # the first restarts the others
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+    process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory, s3):
+    """Start a scheduler and two workers, each in a folder of its own."""
+    started = Machines(tmp_path_factory.mktemp("machines"), s3)
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            started.start_scheduler(started.address)
+            for name in ("one", "two"):
+                started.start_worker(name)
+            for name, value in started.driver_settings.items():
+                patch.setenv(name, value)
+            dask.config.refresh()
+            with started.client() as client:
+                client.wait_for_workers(2, timeout=60)
+            yield started
+        finally:
+            started.stop()
+    dask.config.refresh()
+
+
+@pytest.fixture
+def project(machines, tmp_path, monkeypatch):
+    """Make a project with a table of six months, and a folder to share."""
+    folder = tmp_path / "driver"
+    (folder / ".dvc").mkdir(parents=True)
+    (folder / "cluster_tasks.py").write_text(TASKS)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "cluster_tasks", raising=False)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(memo, "cache_folder", lambda: folder / ".dvc" / "cache")
+    for month in MONTHS:
+        moments = pl.datetime_range(month.start, month.end, "1m", eager=True, closed="left", time_zone="UTC")
+        rows = pl.DataFrame({"timestamp": moments.dt.cast_time_unit("us"), "server_id": "a"})
+        tables.write(month.path(Path("in")), rows.with_columns(value=pl.int_range(pl.len()).hash().cast(pl.Float64)))
+    Path("file").write_text("content")
+    (tmp_path / "shared").mkdir()
+    execution(f"tls://{machines.address}", tmp_path / "shared")
+    return folder
+
+
+def execution(workers, shared=None):
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["execution"] |= {"workers": workers, "shared": None if shared is None else str(shared)}
+    content["demo"] |= {"servers": 20, "months": 2}
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+
+
+def tasks_of(name, months):
+    notes = str(Path("..", "notes").resolve())
+    if name == "reads_a_broken_file":
+        return [Task(month, {"file": File(Path("file")), "notes": notes}) for month in months]
+    more = {}
+    if name == "scaled":
+        more = {
+            "servers": pl.DataFrame({"server_id": ["a"], "rack": [None]}, schema_overrides={"rack": pl.String}),
+            "file": File(Path("file")),
+            "rules": Clean.read(),
+            "reach": DAY + timedelta(microseconds=1),
+            "factor": 0.1,
+        }
+    return [
+        Task(month, {"rows": Period(Path("in"), month.start - DAY, month.end), "notes": notes, **more})
+        for month in months
+    ]
+
+
+def run(name, out="out", months=MONTHS):
+    compute = getattr(importlib.import_module("cluster_tasks"), name)
+    return partitions.run("scaling", compute, tasks_of(name, months), Path(out))
+
+
+def alone(name, monkeypatch):
+    """Return counts and hash of the same, computed in this process."""
+    before = Path("params.yaml").read_text()
+    execution(1)
+    with monkeypatch.context() as patch:
+        patch.setenv(memo.SWITCH, "off")
+        counts = run(name, "alone")
+    Path("params.yaml").write_text(before)
+    Path("..", "notes").unlink(missing_ok=True)
+    return counts, md5(Path("alone"))
+
+
+def noted():
+    """Return partition, process and folder of each call."""
+    return [line.split() for line in Path("..", "notes").read_text().splitlines()]
+
+
+@contextmanager
+def meanwhile(act):
+    """Hold all tasks back until two of them run and `act(calls)` is done."""
+    hold = Path("..", "notes.hold").resolve()
+    hold.touch()
+    notes = hold.with_name("notes")
+
+    def watch():
+        wait_for(lambda: notes.exists() and len(notes.read_text().splitlines()) == 2)
+        act([line.split() for line in notes.read_text().splitlines()])
+        hold.unlink()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield
+    thread.join()
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_workers_in_folders_of_their_own_write_what_one_process_writes(project, machines, monkeypatch, capsys):
+    expected = alone("scaled", monkeypatch)
+    sent = []
+    submit = distributed.Client.submit
+
+    def recording(client, *args, **kwargs):
+        sent.append((args, kwargs))
+        return submit(client, *args, **kwargs)
+
+    monkeypatch.setattr(distributed.Client, "submit", recording)
+    capsys.readouterr()
+    counts = run("scaled")
+    assert (counts, md5(Path("out"))) == expected
+    assert capsys.readouterr().err.splitlines() == [
+        *(f"scaling: partition {number} of 6" for number in range(1, 7)),
+        "scaling: 6 partitions, 6 computed, 0 from the memo",
+    ]
+    assert sorted(name for name, *_ in noted()) == [month.name for month in MONTHS]
+    assert {folder for *_, folder in noted()} == {str(machines.folder / name) for name in ("one", "two")}
+    # what the scheduler sees of 6 files of 350 kB
+    assert len(sent) == 6
+    assert max(len(pickle.dumps(item)) for item in sent) < 2000
+    assert MONTHS[0].path(Path("in")).stat().st_size > 300_000
+
+    shutil.rmtree("out")  # the local memo
+    run("scaled")
+    assert capsys.readouterr().err.splitlines()[-1] == "scaling: 6 partitions, 0 computed, 6 from the memo"
+    memo.find().clear()  # the shared one, of which a damaged entry is none
+    damaged = sorted(Path("..", "shared", "memo").glob("*.parquet"))[2]
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+    run("scaled")
+    assert capsys.readouterr().err.splitlines()[-1] == "scaling: 6 partitions, 1 computed, 5 from the memo"
+    assert md5(Path("out")) == expected[1]
+    assert len(noted()) == 7
+    assert not [path for path in Path("..", "shared").rglob("*") if path.is_file() and "." in path.stem]
+
+
+def test_a_lost_worker_costs_time_alone(project, machines, monkeypatch):
+    expected = alone("scaled", monkeypatch)
+    with meanwhile(lambda calls: os.kill(int(calls[0][1]), signal.SIGKILL)):
+        counts = run("scaled")
+    assert (counts, md5(Path("out"))) == expected
+    assert len(noted()) == 7  # only what was lost was computed again
+    assert {name for name, *_ in noted()} == {month.name for month in MONTHS}
+
+
+def test_ctrl_c_leaves_nothing_behind(project, machines):
+    before = sorted(path.name for path in project.iterdir())
+    with meanwhile(lambda calls: os.kill(os.getpid(), signal.SIGINT)), pytest.raises(KeyboardInterrupt):
+        run("scaled")
+    assert sorted(path.name for path in project.iterdir() if path.name != "__pycache__") == before
+    with machines.client() as client:
+        wait_for(lambda: client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0)
+
+
+def test_an_empty_result_leaves_no_file(project):
+    assert [count["rows"] for count in run("one_missing")][2] > 0
+    assert MONTHS[2].name not in [path.name for path in Path("out").iterdir()]
+    memo.find().clear()
+    run("one_missing")
+    assert len(list(Path("out").iterdir())) == 5
+
+
+def test_errors_are_those_of_one_process(project):
+    with pytest.raises(UserError, match=r"^month=2024-0\d is bad$"):
+        run("bad_input")
+    with pytest.raises(UserError, match=r"^file is not a readable Parquet file"):
+        run("reads_a_broken_file")
+    assert not Path("out").exists()
+
+
+def test_a_damaged_input_is_uploaded_again(project):
+    february = MONTHS[1].path(Path("in"))
+    tables.write(february, tables.read(february).with_columns(pl.col("value") + 1))  # which no worker has yet
+    digest = partitions.file_digest(february)
+    (damaged := Path("..", "shared", "inputs", digest)).parent.mkdir()
+    damaged.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=rf"inputs/{digest} is missing or damaged: run `dvc repro` again"):
+        run("one_missing")
+    run("one_missing")
+    assert partitions.file_digest(damaged) == digest
+
+
+def test_the_stages_share_a_bucket(project, machines, s3, monkeypatch, capsys):
+    for name, value in s3.items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NO_PROXY", s3["NO_PROXY"])
+    from crashcast.sources import demo
+
+    execution(1)
+    demo.write()
+    Path("data", "validated.json").write_text('{"success": true}')
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+    def all_stages():
+        for stage in ("clean", "label", "featurize"):
+            _, _, name, *paths = stages[stage]["cmd"].split()
+            importlib.import_module(f"stages.{name}").main(*map(Path, paths))
+        return {path: md5(path) for folder in ("data", "metrics") for path in Path(folder).iterdir()}
+
+    with monkeypatch.context() as patch:
+        patch.setenv(memo.SWITCH, "off")
+        expected = all_stages()
+    for name in ("clean", "labels", "features"):
+        shutil.rmtree(Path("data", name))
+    execution(f"tls://{machines.address}", f"s3://{local_s3.BUCKET}/team/one")
+    capsys.readouterr()
+    assert all_stages() == expected
+    told = capsys.readouterr().err
+    for stage in ("clean", "label", "featurize"):
+        assert f"{stage}: 2 partitions, 2 computed, 0 from the memo" in told
+
+
+def test_a_worker_with_other_code_is_refused_and_the_others_do_its_tasks(project, machines, monkeypatch, capsys):
+    expected = alone("scaled", monkeypatch)
+    other = machines.start_worker("other", TASKS.replace("* factor", "* factor * 2"))
+    try:
+        with machines.client() as client:
+            client.wait_for_workers(3, timeout=60)
+        counts = run("scaled")
+    finally:
+        stop(other)
+    assert (counts, md5(Path("out"))) == expected
+    refusals = [line for line in capsys.readouterr().err.splitlines() if "refused" in line]
+    assert len(refusals) == 1
+    assert re.fullmatch(
+        r"scaling: worker tls://127\.0\.0\.1:\d+ \(.*, .*/other\) is refused: cluster_tasks\.py differs; see .*",
+        refusals[0],
+    )
+    assert str(machines.folder / "other") not in {folder for *_, folder in noted()}
+
+
+def test_other_library_versions_are_refused_and_named(project, monkeypatch):
+    monkeypatch.setattr(closure, "version", lambda library: "0.1")
+    closure.digest.cache_clear()
+    try:
+        with pytest.raises(UserError) as refusal:
+            run("scaled")
+    finally:
+        closure.digest.cache_clear()
+    assert re.search(
+        r"has no other worker: worker tls://.* is refused: .*polars is 2\S* instead of 0\.1", str(refusal.value)
+    )
+
+
+def test_a_certificate_of_another_authority_is_refused(project, machines, tmp_path):
+    subprocess.run(["bash", "-ec", CERTIFICATES], cwd=tmp_path, check=True, capture_output=True)
+    foreign = {
+        "distributed.comm.tls.ca-file": str(machines.certificates / "authority.pem"),
+        "distributed.comm.tls.client.cert": str(tmp_path / "node.pem"),
+    }
+    with (
+        dask.config.set(foreign),
+        pytest.raises(UserError, match=r"cannot be reached: .*are its certificates set here"),
+    ):
+        run("scaled")
+    with (
+        dask.config.set({"distributed.comm.tls.client.cert": None, "distributed.comm.tls.ca-file": None}),
+        pytest.raises(UserError, match=r"cannot be reached: .*are its certificates set here"),
+    ):
+        run("scaled")
+
+
+def test_a_scheduler_that_is_not_there_is_named(project, tmp_path, monkeypatch):
+    execution(address := f"tls://127.0.0.1:{free_port()}", tmp_path / "shared")
+    monkeypatch.setattr(cluster, "CONNECT_S", 1.0)
+    with pytest.raises(UserError, match=f"the scheduler {address}, which params.yaml names .* cannot be reached"):
+        run("scaled")
+
+
+def test_a_scheduler_without_workers_and_one_that_goes_away_end_the_run(project, machines, monkeypatch):
+    alone = machines.start_scheduler(address := f"127.0.0.1:{free_port()}")
+    execution(f"tls://{address}", Path("..", "shared").resolve())
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "PATIENCE_S", 0.1)
+        with pytest.raises(UserError, match=r"has had no worker for 0.1 s: start some as docs/cluster.md says"):
+            run("scaled")
+    submit = cluster._Crew.submit
+
+    def submit_and_kill(crew, position):
+        submit(crew, position)
+        if position == 5:
+            alone.kill()
+
+    monkeypatch.setattr(cluster._Crew, "submit", submit_and_kill)
+    with pytest.raises(UserError, match=r"the scheduler tls://\S* went away: start it and run again"):
+        run("scaled")
+
+
+def test_a_task_that_kills_its_workers_ends_the_run(project):
+    with pytest.raises(UserError, match=r"killed one after the other, most likely for want of memory"):
+        run("ends_its_worker", months=MONTHS[:1])
+    assert len(noted()) == 4
+
+
+def test_storage_that_is_not_there_is_named(project, machines, tmp_path):
+    execution(f"tls://{machines.address}", tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"nowhere, which params.yaml names as execution.shared, is no folder on"):
+        run("scaled")
+
+
+def test_without_a_memo_there_is_no_cluster(project, monkeypatch):
+    monkeypatch.setenv(memo.SWITCH, "off")
+    with pytest.raises(UserError, match=r"leave CRASHCAST_MEMO out"):
+        run("scaled")
+
+
+def test_without_the_extra_it_is_named(project, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UserError, match=r"pip install -e '\.\[cluster\]'"):
+        run("scaled")
