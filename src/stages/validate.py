@@ -13,15 +13,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import great_expectations.expectations as gxe
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
-from rich.console import Console
-from rich.progress import track
 
-from crashcast import canonical, lineage, tables
+from crashcast import canonical, lineage, partitions, tables
 from crashcast.errors import UserError
 from crashcast.expectations import (
     CELLS_AT_ONCE,
@@ -35,6 +34,7 @@ from crashcast.expectations import (
     unreadable,
 )
 from crashcast.params import DAY, Metric, Telemetry, Validate, format_duration
+from crashcast.partitions import File, Task
 from crashcast.tables import COVERAGE, CRASH, INCIDENTS, KEYS, MAINTENANCE, TIMESTAMP, Partition
 
 Judge = Callable[[Batch], list[Outcome]]
@@ -125,21 +125,27 @@ def check(
     outcomes, covered = check_table("coverage", "", _read(coverage), pandas_types(COVERAGE), coverage_batches, ask)
     servers = None if covered is None else covered["server_id"].drop_nulls().unique()
 
-    partitions, findings, screen = tables.partitions(telemetry), [], Console(stderr=True)
-    for partition in track(partitions, "validate", console=screen, transient=True, disable=not screen.is_terminal):
-        rows = _read(partition.path(telemetry))
-        findings.append(check_partition(partition, rows, cadence, limits, servers, ask))
-        outcomes += findings[-1].outcomes
+    findings = (
+        check_partitions(telemetry, cadence, limits)
+        if ask is judge
+        else [
+            check_partition(partition, _read(partition.path(telemetry)), cadence, limits, ask)
+            for partition in tables.partitions(telemetry)
+        ]
+    )
+    outcomes += [outcome for finding in findings for outcome in finding.outcomes]
+    if servers is not None:
+        outcomes += ask(fleet_batch(findings, servers))
     for batch in volume_batches(findings, covered, cadence.interval, limits):
         outcomes += ask(batch)
 
     def batches(rows: pl.DataFrame) -> Iterator[Batch]:
-        return incident_batches(rows, limits, servers, partitions[-1])
+        return incident_batches(rows, limits, servers, findings[-1].partition)
 
     found, tickets = check_table("incidents", "", _read(incidents), pandas_types(INCIDENTS), batches, ask)
     outcomes += found
     figures = {
-        "partitions": len(partitions),
+        "partitions": len(findings),
         "rows": sum(finding.rows for finding in findings),
         "servers": pl.concat(finding.servers for finding in findings)["server_id"].n_unique(),
         "incidents": 0 if tickets is None else tickets.height,
@@ -152,21 +158,39 @@ def check(
     return outcomes, figures
 
 
-def check_partition(
-    partition: Partition,
-    rows: pl.DataFrame | None,
-    cadence: Telemetry,
-    limits: Validate,
-    servers: pl.Series | None,
-    ask: Judge,
-) -> Findings:
-    """Judge one partition of telemetry; of None, say that it cannot be read.
+def check_partitions(telemetry: Path, cadence: Telemetry, limits: Validate) -> list[Findings]:
+    """Judge every partition of telemetry that the memo does not know."""
+    listed = tables.partitions(telemetry)
+    tasks = [
+        Task(partition, {"samples": File(partition.path(telemetry)), "cadence": cadence, "limits": limits})
+        for partition in listed
+    ]
+    with TemporaryDirectory() as folder:
+        seen = Path(folder, "servers")
+        counts = partitions.run("validate", validate_partition, tasks, seen)
+        found = []
+        for partition, count in zip(listed, counts, strict=True):
+            path = partition.path(seen)
+            servers = tables.read(path) if path.exists() else _nobody()
+            found.append(Findings(partition, count["outcomes"], count["rows"], servers))
+        return found
 
-    What it returns depends on nothing but its arguments.
-    """
+
+def validate_partition(
+    partition: Partition, samples: Path, cadence: Telemetry, limits: Validate
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Judge the file of a partition: its servers, and its `outcomes` and number of `rows`."""
+    findings = check_partition(partition, _read(samples), cadence, limits, judge)
+    return findings.servers, {"outcomes": findings.outcomes, "rows": findings.rows}
+
+
+def check_partition(
+    partition: Partition, rows: pl.DataFrame | None, cadence: Telemetry, limits: Validate, ask: Judge
+) -> Findings:
+    """Judge one partition of telemetry; of None, say that it cannot be read."""
 
     def batches(rows: pl.DataFrame) -> Iterator[Batch]:
-        return telemetry_batches(partition, rows, cadence, limits, servers)
+        return telemetry_batches(partition, rows, cadence, limits)
 
     types = pandas_types(KEYS) | dict.fromkeys(cadence.metrics, FLOATS)
     outcomes, sound = check_table("telemetry", partition.name, rows, types, batches, ask)
@@ -228,9 +252,9 @@ def column_batch(table: str, partition: str, rows: pl.DataFrame, types: dict[str
 
 
 def telemetry_batches(
-    partition: Partition, rows: pl.DataFrame, cadence: Telemetry, limits: Validate, servers: pl.Series | None
+    partition: Partition, rows: pl.DataFrame, cadence: Telemetry, limits: Validate
 ) -> Iterator[Batch]:
-    """Expect rows in order, one per server and moment, of known servers, at the right cadence, in range."""
+    """Expect rows in order, one per server and moment, at the right cadence, in range."""
     table, keys, metrics = "telemetry", rows.select(*KEYS), list(cadence.metrics)
     timestamp, server = pl.col("timestamp"), pl.col("server_id")
     is_later = (timestamp > timestamp.shift()) | ((timestamp == timestamp.shift()) & (server >= server.shift()))
@@ -269,9 +293,6 @@ def telemetry_batches(
         ),
         gxe.ExpectColumnValuesToBeNull(column="infinite_metric", description="metrics are finite"),
     ]
-    if servers is not None:
-        columns.append(_is_covered(servers))
-        expectations.append(_covered())
     yield Batch(table, partition.name, "keys", rows.select(columns), keys, expectations)
     width = max(1, CELLS_AT_ONCE // max(1, rows.height))
     for names in (metrics[start : start + width] for start in range(0, len(metrics), width)):
@@ -300,6 +321,15 @@ def metric_expectations(name: str, metric: Metric, limits: Validate) -> list[Exp
             meta={"figure": "out_of_range_values"},
         ),
     ]
+
+
+def fleet_batch(findings: list[Findings], servers: pl.Series) -> Batch:
+    """Expect samples of servers that coverage knows."""
+    seen = pl.concat(finding.servers for finding in findings)
+    fleet = seen.group_by("server_id").agg(pl.col("first").min()).sort("server_id")
+    return Batch(
+        "telemetry", "", "servers", fleet.select(_is_covered(servers)), fleet.select("first", "server_id"), [_covered()]
+    )
 
 
 def volume_batches(
