@@ -93,7 +93,7 @@ def one_fleet(seed: int) -> tuple[dict[str, Any], Gains]:
     write_json(validated, {"success": True})
     stage("clean", RAW, validated, "data/clean", "metrics/clean.json")
     stage("label", "data/clean", INCIDENTS, COVERAGE, LABELS, "metrics/label.json")
-    stage("featurize", "data/clean", INCIDENTS, FEATURES)
+    stage("featurize", "data/clean", INCIDENTS, COVERAGE, FEATURES)
     stage("split", LABELS, SPLIT, "metrics/split.json")
     stage(
         "train", FEATURES, LABELS, SPLIT, INCIDENTS, COVERAGE, MODELS, "metrics/candidates.json", "metrics/train.json"

@@ -20,7 +20,7 @@ import polars as pl
 from crashcast import partitions, tables
 from crashcast.canonical import write_json
 from crashcast.errors import UserError
-from crashcast.grid import Bools, Floats, Grid, age_of_last, window_max, window_sum
+from crashcast.grid import Bools, Floats, Grid, Ints, encode, floats, microseconds, window_sums
 from crashcast.params import Clean, Telemetry
 from crashcast.partitions import Period, Task
 from crashcast.tables import Partition
@@ -89,71 +89,120 @@ def clean_partition(
         `samples` = `kept` + `merged` + `dropped_duplicate` + `dropped_no_valid_value`; `rows` = `kept` + `filled`;
         then values lost per metric and reason.
     """
+    servers, columns = encode(samples["server_id"])
     start = samples_period(partition, settings, rules)[0] + settings.interval
-    grid = Grid.over(start, partition.end, settings.interval, samples["server_id"])
-    here = np.broadcast_to((grid.times >= np.datetime64(partition.start))[:, None], grid.shape)
+    grid = Grid.over(start, partition.end, settings.interval, servers)
+    before = (partition.start - start) // settings.interval  # rows that only fill those of the partition
+    here = Grid.over(partition.start, partition.end, settings.interval, servers)
 
-    repeated = samples.select(pl.struct("timestamp", "server_id").rle_id().diff() == 0).to_series().fill_null(False)
-    cells_of_all = grid.cells(samples["timestamp"], samples["server_id"])
-    on_grid = cells_of_all >= 0  # the first interval of the period only completes its rows
-    cells, unique = cells_of_all[on_grid & ~repeated.to_numpy()], samples.filter(pl.Series(on_grid) & ~repeated)
+    edges, cells = grid.edges(samples["timestamp"]), grid.cells(samples["timestamp"], columns)
+    repeated = np.zeros(samples.height, dtype=bool)
+    repeated[1:] = (np.diff(microseconds(samples["timestamp"])) == 0) & (np.diff(cells) == 0)
+    on_grid = slice(edges[0], None)  # the first interval of the period only completes its rows
+    own = slice(edges[before], None)  # the samples of the partition's rows
+    alone = np.bincount(cells[on_grid][~repeated[on_grid]], minlength=1).max() <= 1  # no two samples share a row
 
     lost: dict[str, int] = {}
     filled: dict[str, Floats] = {}
-    usable = np.zeros(unique.height, dtype=bool)  # samples with at least one possible value
-    kept_cells = np.zeros(grid.shape, dtype=bool)  # rows with at least one value of their own
-    steps = rules.fill_limit // settings.interval
+    usable = np.zeros(samples.height, dtype=bool)  # samples with at least one possible value
+    kept = np.zeros(here.shape, dtype=bool)  # rows with at least one value of their own
+    present = np.zeros(here.shape, dtype=bool)  # rows with at least one value
     for name, metric in settings.metrics.items():
-        column = unique[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
-        possible = (column >= metric.min) & (column <= metric.max)
-        impossible = ~np.isnan(column) & ~possible
-        lost[f"out_of_range_{name}"] = int(np.count_nonzero(impossible & here.ravel()[cells]))
-        usable |= possible
-        dense = grid.dense(cells, np.where(possible, column, np.nan), metric.aggregate)
-        observed = ~np.isnan(dense)
-        filled[name] = fill(dense, observed, steps)
-        if metric.can_stick:
-            broken = stuck(filled[name], observed, grid.steps(rules.stuck_after))
-            lost[f"stuck_{name}"] = int(np.count_nonzero(broken & here))
-            filled[name] = fill(np.where(broken, np.nan, dense), observed, steps)
-            observed &= ~broken
-        kept_cells |= observed
-    kept_cells &= here
+        column = floats(samples[name])
+        dense = np.empty(grid.shape, dtype=np.float32)
+        impossible = np.zeros(samples.height, dtype=bool)
+        for piece in grid.pieces_by_time():
+            rows = piece[0]
+            block = slice(edges[rows.start], edges[rows.stop])
+            values = np.add(column[block], 0.0, dtype=np.float64)  # turns -0.0 into 0.0, as sums do
+            values[repeated[block]] = np.nan
+            possible = (values >= metric.min) & (values <= metric.max)
+            impossible[block] = ~(possible | np.isnan(values))
+            values[impossible[block]] = np.nan
+            usable[block] |= possible
+            first = ~repeated[block]
+            own_cells = cells[block][first] - rows.start * len(servers)
+            dense[rows] = grid.part(piece).dense(own_cells, values[first], "only" if alone else metric.aggregate)
+        lost[f"out_of_range_{name}"] = int(np.count_nonzero(impossible[own]))
 
-    present = here & np.any([~np.isnan(values) for values in filled.values()], axis=0)
-    frame = grid.keys(present).with_columns(
-        pl.Series(name, values[present].astype(np.float32), nan_to_null=True) for name, values in filled.items()
+        filled[name] = np.empty(here.shape, dtype=np.float32)
+        stuck_rows = 0
+        for piece in grid.pieces_by_server():
+            shown = np.ascontiguousarray(dense[piece])
+            observed = ~np.isnan(shown)
+            gaps, sources = gaps_to_fill(observed, rules.fill_limit // settings.interval)
+            shown.ravel()[gaps] = shown.ravel()[sources]
+            if metric.can_stick:
+                broken = stuck(shown, observed, grid.steps(rules.stuck_after))
+                stuck_rows += int(np.count_nonzero(broken[before:]))
+                shown.ravel()[gaps[broken.ravel()[sources]]] = np.nan
+                shown[broken] = np.nan
+                observed &= ~broken
+            filled[name][:, piece[1]] = shown[before:]
+            kept[:, piece[1]] |= observed[before:]
+            present[:, piece[1]] |= ~np.isnan(shown[before:])
+        if metric.can_stick:
+            lost[f"stuck_{name}"] = stuck_rows
+
+    frame = here.keys(present).with_columns(
+        pl.Series(name, filled.pop(name)[present], nan_to_null=True) for name in settings.metrics
     )
-    in_partition = here.ravel()[cells_of_all[on_grid]]
-    samples_in = int(np.count_nonzero(in_partition))
-    kept = int(np.count_nonzero(kept_cells))
-    duplicates = samples_in - int(np.count_nonzero(here.ravel()[cells]))
-    merged = int(np.count_nonzero(usable & kept_cells.ravel()[cells])) - kept
+    samples_in, rows_kept = samples.height - int(edges[before]), int(np.count_nonzero(kept))
+    duplicates = int(np.count_nonzero(repeated[own]))
+    merged = int(np.count_nonzero(usable[own] & kept.ravel()[cells[own] - before * len(servers)])) - rows_kept
     return frame, {
         "samples": samples_in,
-        "kept": kept,
+        "kept": rows_kept,
         "merged": merged,
         "dropped_duplicate": duplicates,
-        "dropped_no_valid_value": samples_in - duplicates - kept - merged,
+        "dropped_no_valid_value": samples_in - duplicates - rows_kept - merged,
         "rows": frame.height,
-        "filled": frame.height - kept,
+        "filled": frame.height - rows_kept,
         **lost,
     }
 
 
-def stuck(filled: Floats, observed: Bools, steps: int) -> Bools:
+def stuck(shown: Floats, observed: Bools, steps: int) -> Bools:
     """Tell where a sensor has shown one value for `steps` rows, most of them observed; a filled gap is bridged.
 
     Only what a row's own past shows: the first rows of a stuck stretch pass, as they would in production.
+
+    Parameters
+    ----------
+    shown : float32 array of shape (T, S)
+        What was observed, gaps filled. Means of one value differ in the last bits of float64.
+    observed : bool array of shape (T, S)
+        Where a value is no filling.
+    steps : int
+        Two rows or more.
     """
-    shown = filled.astype(np.float32).astype(np.float64)  # means of one value differ in the last bits of float64
-    unchanged = window_max(shown, steps) == -window_max(-shown, steps)
-    whole = window_sum(~np.isnan(filled), steps) == steps
-    return observed & unchanged & whole & (2 * window_sum(observed, steps) > steps)
+    same = np.zeros(shown.shape, dtype=bool)
+    same[1:] = shown[1:] == shown[:-1]
+    unchanged = window_sums(same, [steps - 1])[steps - 1] == steps - 1
+    return observed & unchanged & (window_sums(observed, [steps])[steps] > steps // 2)
 
 
-def fill(values: Floats, observed: Bools, steps: int) -> Floats:
-    """Carry the last observed value forward over at most `steps` rows; where that one is NaN, so is what it fills."""
-    age = age_of_last(observed)
-    source = np.maximum(np.arange(len(values))[:, None] - age, 0)
-    return np.where(age <= steps, np.take_along_axis(values, source, axis=0), np.nan)
+def gaps_to_fill(observed: Bools, steps: int) -> tuple[Ints, Ints]:
+    """Return the cells at most `steps` rows after an observed one of their server, and the cells of those.
+
+    Parameters
+    ----------
+    observed : bool array of shape (T, S)
+        Where there is a value.
+    steps : int
+        How far a value is carried.
+
+    Returns
+    -------
+    int arrays of shape (n,)
+        Flat indexes.
+    """
+    times, servers = observed.shape
+    time, server = np.divmod(np.flatnonzero(~observed), servers)
+    stretched = np.sort(server * (times + 1) + time)  # server by server, never in touch
+    begins = np.flatnonzero(np.diff(stretched, prepend=-2) > 1)
+    age = np.arange(1, len(stretched) + 1) - np.repeat(begins, np.diff(begins, append=len(stretched)))
+    server, time = np.divmod(stretched, times + 1)
+    reached = (age <= steps) & (age <= time)
+    gaps = (time * servers + server)[reached]
+    return gaps, gaps - age[reached] * servers

@@ -9,7 +9,7 @@ how crash predictors get good on paper and useless on call. `features` in params
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,28 +19,43 @@ from numpy.typing import NDArray
 
 from crashcast import partitions, tables
 from crashcast.errors import UserError
-from crashcast.grid import Bools, Floats, Grid, lag, window_max, window_sum
+from crashcast.grid import (
+    NEVER,
+    Bools,
+    Floats,
+    Grid,
+    Ints,
+    Piece,
+    encode,
+    floats,
+    microseconds,
+    window_max,
+    window_sums,
+)
 from crashcast.params import Features, Incidents, Telemetry, format_duration
 from crashcast.partitions import Period, Task
 from crashcast.tables import CRASH, Partition
 
 SIGNIFICANT_BITS = 12  # more are noise to a model, differ between CPU types and do not compress
 FLOAT32_RESOLUTION = 2.0**-24
+MICROSECOND = timedelta(microseconds=1)
 FLEET_LEVELS = 2**22  # squares of so many levels, summed over 2^18 servers, still fit 63 bits
 
 
-def main(clean: Path, incidents: Path, out: Path) -> None:
+def main(clean: Path, incidents: Path, coverage: Path, out: Path) -> None:
     """Compute the features of every partition of `clean`."""
     settings, rules = Telemetry.read(), Features.read()
     columns = (*tables.KEYS, *feature_columns(settings, rules))
     reach = lookback(settings, rules)
-    records = tables.read_incidents(incidents, Incidents.read())
+    known = tables.read_incidents(incidents, Incidents.read())
+    covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"])
     tasks = [
         Task(
             partition,
             {
                 "rows": Period(clean, partition.start - reach, partition.end, columns),
-                "crashes": crashes_that_show(partition, records, rules),
+                "crashes": crashes_that_show(partition, known, rules),
+                "records": records_that_reach(partition, covered, rules),
                 "settings": settings,
                 "rules": rules,
             },
@@ -79,14 +94,45 @@ def lookback(settings: Telemetry, rules: Features) -> timedelta:
 
 def crashes_that_show(partition: Partition, incidents: pl.DataFrame, rules: Features) -> pl.DataFrame:
     """Return the crashes that can touch a partition's features: started within the cap, reported by its end."""
-    reach = max([rules.history_cap, *rules.incident_counts])
-    start, end = tables.utc(partition.start - reach, partition.end)
+    start, end = tables.utc(partition.start - longest_history(rules), partition.end)
     touching = (pl.col("kind") == CRASH) & (pl.col("started_at") >= start) & (pl.col("reported_at") < end)
     return incidents.filter(touching).select("server_id", "started_at", "reported_at")
 
 
+def records_that_reach(partition: Partition, coverage: pl.DataFrame, rules: Features) -> pl.DataFrame:
+    """Return since when a partition's rows can know of crashes: more of the past or the future changes nothing.
+
+    Returns
+    -------
+    DataFrame
+        `server_id` and `known_since`: the start of each stretch of coverage, those that touch or overlap merged. Of
+        those that begin by the partition's start only the latest is there, and as early as any feature can see.
+    """
+    start, end = tables.utc(partition.start, partition.end)
+    earliest, _ = tables.utc(partition.start - longest_history(rules), partition.end)
+    begun, server = pl.col("covered_from"), "server_id"
+    covered_before = pl.col("covered_to").cum_max().shift().over(server)
+    return (
+        coverage.filter(begun < pl.col("covered_to"), begun < end)
+        .sort(server, "covered_from", "covered_to")
+        .filter((begun > covered_before).fill_null(True))
+        .filter((begun.shift(-1).over(server) > start).fill_null(True))
+        .select(server, known_since=pl.max_horizontal("covered_from", earliest))
+    )
+
+
+def longest_history(rules: Features) -> timedelta:
+    """Return how far before a row its features of crashes reach."""
+    return max([rules.history_cap, *rules.incident_counts])
+
+
 def featurize_partition(
-    partition: Partition, rows: pl.DataFrame, crashes: pl.DataFrame, settings: Telemetry, rules: Features
+    partition: Partition,
+    rows: pl.DataFrame,
+    crashes: pl.DataFrame,
+    records: pl.DataFrame,
+    settings: Telemetry,
+    rules: Features,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Compute the features of one partition.
 
@@ -98,6 +144,8 @@ def featurize_partition(
         Clean rows from `lookback` before the partition to its end, sorted by (timestamp, server_id).
     crashes : DataFrame
         `server_id`, `started_at`, `reported_at`.
+    records : DataFrame
+        `server_id`, `known_since`: see `records_that_reach`.
     settings, rules : Telemetry, Features
         The parameters.
 
@@ -108,36 +156,66 @@ def featurize_partition(
     dict
         The number of `rows`.
     """
-    grid = Grid.over(partition.start - lookback(settings, rules), partition.end, settings.interval, rows["server_id"])
-    cells = grid.cells(rows["timestamp"], rows["server_id"])
-    exists = np.zeros(grid.shape, dtype=bool)
-    exists.ravel()[cells] = True
-    here = exists & (grid.times >= np.datetime64(partition.start))[:, None]
-
-    frame = grid.keys(here)
+    reach = lookback(settings, rules)
+    servers, columns = encode(rows["server_id"])
+    whole = Grid.over(partition.start - reach, partition.end, settings.interval, servers)
+    grid = Grid.over(partition.start, partition.end, settings.interval, servers)
+    before = reach // settings.interval  # rows that only the windows of the partition's reach
+    exists = np.zeros(whole.shape, dtype=bool)
+    exists.ravel()[whole.cells(rows["timestamp"], columns)] = True
+    del columns  # at full size every column of whole numbers counts
+    here = exists[before:]
     features: dict[str, pl.Series] = {}
+    buffers: list[NDArray[np.float32]] = []  # the features at hand, before cells without a row are left out
 
-    def keep(named: Iterator[tuple[str, Floats]]) -> None:
-        for name, values in named:
+    def keep(pieces: Iterable[Piece], compute: Callable[[Piece], Iterable[tuple[str, Floats]]]) -> None:
+        names: list[str] = []
+        for piece in pieces:
+            for position, (name, values) in enumerate(compute(piece)):
+                if position == len(names):
+                    names.append(name)
+                if position == len(buffers):
+                    buffers.append(np.empty(grid.shape, dtype=np.float32))
+                buffers[position][piece] = round_bits(values)
+        for name, values in zip(names, buffers, strict=False):
             if name in features:
                 raise UserError(
                     f"params.yaml: two features would be called '{name}': rename that metric or interaction"
                 )
-            features[name] = pl.Series(name, round_bits(values[here]), nan_to_null=True)
+            features[name] = pl.Series(name, values[here], nan_to_null=True)
 
-    dense = {
-        name: grid.dense(cells, rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy())
-        for name in feature_columns(settings, rules)
-    }
-    for name, values in dense.items():
-        if rules.columns == "all" or name in rules.columns:
-            keep(metric_features(name, values, limits_of_row(settings, name), grid, rules))
+    def keep_metric(name: str, values: Floats, others: Floats | None, limits: tuple[float, float]) -> None:
+        def at(times: slice, servers: slice) -> Floats:
+            piece = values[times, servers]
+            return piece if others is None else np.multiply(piece, others[times, servers], dtype=np.float64)
+
+        def windows(piece: Piece) -> Iterator[tuple[str, Floats]]:
+            return metric_features(name, at(slice(None), piece[1]), before, grid, rules)
+
+        def place_in_fleet(piece: Piece) -> Iterator[tuple[str, Floats]]:
+            times = slice(before + piece[0].start, before + piece[0].stop)
+            yield f"{name}_vs_fleet", against_fleet(at(times, piece[1]), limits)
+
+        keep(grid.pieces_by_server(), windows)
+        if rules.fleet_relative:
+            keep(grid.pieces_by_time(), place_in_fleet)
+
+    def dense(name: str) -> Floats:
+        column = floats(rows[name])
+        out = np.full(whole.shape, np.nan, dtype=column.dtype)
+        out[exists] = column
+        return out
+
+    for name in settings.metrics if rules.columns == "all" else rules.columns:
+        keep_metric(name, dense(name), None, limits_of_row(settings, name))
     for name, (left, right) in rules.interactions.items():
         corners = [x * y for x in limits_of_row(settings, left) for y in limits_of_row(settings, right)]
-        keep(metric_features(name, dense[left] * dense[right], (min(corners), max(corners)), grid, rules))
-    keep(missing_features(exists, grid, rules))
-    keep(history_features(crashes, grid, rules))
-    return frame.with_columns(features.values()), {"rows": frame.height}
+        keep_metric(name, dense(left), dense(right), (min(corners), max(corners)))
+    keep(grid.pieces_by_server(), lambda piece: missing_features(exists[:, piece[1]], before, grid, rules))
+    keep(grid.pieces_by_server(), history_features(crashes, records, grid, rules))
+    height = int(np.count_nonzero(here))
+    frame = pl.DataFrame([*(rows[name].tail(height) for name in tables.KEYS), *features.values()])
+    return frame, {"rows": height}
 
 
 def limits_of_row(settings: Telemetry, name: str) -> tuple[float, float]:
@@ -148,37 +226,57 @@ def limits_of_row(settings: Telemetry, name: str) -> tuple[float, float]:
 
 
 def metric_features(
-    name: str, values: Floats, limits: tuple[float, float], grid: Grid, rules: Features
+    name: str, values: Floats, before: int, grid: Grid, rules: Features
 ) -> Iterator[tuple[str, Floats]]:
-    """Yield the level of a metric, its windows, differences and place in the fleet, each of shape (T, S)."""
-    yield name, values
-    observed = ~np.isnan(values)
-    level = np.where(observed, values, 0.0)
-    square = level**2
-    for window in sorted({*rules.rolling_mean, *rules.rolling_std}):
-        steps = grid.steps(window)
+    """Yield the level of a metric, its windows and differences.
+
+    Parameters
+    ----------
+    name : str
+        The metric's or interaction's.
+    values : array of shape (before + T, S)
+        NaN where missing.
+    before : int
+        How many rows come before the T wanted ones.
+    grid, rules : Grid, Features
+        For the cadence; the parameters.
+    """
+    yield name, values[before:]
+    values = np.ascontiguousarray(values)
+    gaps = np.flatnonzero(np.isnan(values))
+    level = np.add(values, 0.0, dtype=np.float64)  # turns -0.0 into 0.0
+    level.ravel()[gaps] = 0.0
+    # without gaps all servers count alike
+    observed = np.ones(level.shape if gaps.size else (len(level), 1), dtype=bool)
+    observed.ravel()[gaps] = False
+
+    steps = {window: grid.steps(window) for window in sorted({*rules.rolling_mean, *rules.rolling_std})}
+    counts = window_sums(observed, steps.values())
+    sums = window_sums(level, steps.values())
+    squares = window_sums(level * level, (steps[window] for window in rules.rolling_std))
+    for window, rows in steps.items():
         with np.errstate(invalid="ignore", divide="ignore"):
-            count = window_sum(observed, steps)
-            mean = window_sum(level, steps) / count
+            count = counts[rows][before:]
+            mean = sums[rows][before:] / count
             if window in rules.rolling_mean:
                 yield f"{name}_mean_{format_duration(window)}", mean
             if window in rules.rolling_std:
-                variance = window_sum(square, steps) / count - mean**2
+                square = mean * mean
+                variance = squares[rows][before:] / count - square
                 # a spread below the resolution of float32, which the values come in, is the rounding's own
-                spread = np.where(variance <= mean**2 * FLOAT32_RESOLUTION**2, 0.0, variance)
-                yield f"{name}_std_{format_duration(window)}", np.sqrt(spread)
+                variance[variance <= square * FLOAT32_RESOLUTION**2] = 0.0
+                yield f"{name}_std_{format_duration(window)}", np.sqrt(variance)
     for window in rules.rolling_max:
-        yield f"{name}_max_{format_duration(window)}", window_max(values, grid.steps(window))
+        yield f"{name}_max_{format_duration(window)}", window_max(values, grid.steps(window))[before:]
     for window in rules.differences:
-        yield f"{name}_diff_{format_duration(window)}", values - lag(values, grid.steps(window))
-    if rules.fleet_relative:
-        yield f"{name}_vs_fleet", against_fleet(values, limits)
+        rows = grid.steps(window)
+        yield f"{name}_diff_{format_duration(window)}", values[before:] - values[before - rows : len(values) - rows]
 
 
 def against_fleet(values: Floats, limits: tuple[float, float]) -> Floats:
     """Return how many standard deviations each server is from the fleet's mean at the same moment.
 
-    The sums run over whole numbers, so they are exact: in any order, over any split of the fleet into shards.
+    The sums run over whole numbers, so they are exact: in any order, over any split of the fleet.
 
     Parameters
     ----------
@@ -188,48 +286,81 @@ def against_fleet(values: Floats, limits: tuple[float, float]) -> Floats:
         The metric's range, divided into `FLEET_LEVELS` levels.
     """
     low, high = limits
-    observed = ~np.isnan(values)
-    scale = FLEET_LEVELS / (high - low)
-    level = np.where(observed, np.rint((np.clip(values, low, high) - low) * scale), 0).astype(np.int64)
+    level = np.clip(values, low, high, dtype=np.float64)
+    level -= low
+    level *= FLEET_LEVELS / (high - low)
+    np.rint(level, out=level)
+    gaps = np.flatnonzero(np.isnan(level))
+    level.ravel()[gaps] = 0.0
+    times, servers = level.shape
     with np.errstate(invalid="ignore", divide="ignore"):
-        count = observed.sum(axis=1, keepdims=True)
+        count = (servers - np.bincount(gaps // max(1, servers), minlength=times))[:, None]
         mean = level.sum(axis=1, keepdims=True) / count
-        variance = (level**2).sum(axis=1, keepdims=True) / count - mean**2
+        variance = sum_of_squares(level)[:, None] / count - mean**2
         # half a level is the rounding's own: servers that all agree are at 0, not at 0/0
-        return np.where(observed, (level - mean) / np.sqrt(np.maximum(variance, 0.25)), np.nan)
+        level -= mean
+        level /= np.sqrt(np.maximum(variance, 0.25))
+    level.ravel()[gaps] = np.nan
+    return level
 
 
-def missing_features(exists: Bools, grid: Grid, rules: Features) -> Iterator[tuple[str, Floats]]:
+def sum_of_squares(level: Floats) -> Ints:
+    """Add up the squares of whole numbers up to `FLEET_LEVELS` along the last axis, exactly."""
+    # 2^9 squares fit the 53 bits of a float64
+    parts = np.add.reduceat(level * level, np.arange(0, level.shape[1], 2**9), axis=1)
+    return parts.astype(np.int64).sum(axis=1)
+
+
+def missing_features(exists: Bools, before: int, grid: Grid, rules: Features) -> Iterator[tuple[str, Floats]]:
     """Yield the share of rows that a server did not send and that were too many to fill."""
+    counts = window_sums(exists, map(grid.steps, rules.missing_share))
     for window in rules.missing_share:
         steps = grid.steps(window)
-        yield f"missing_share_{format_duration(window)}", 1 - window_sum(exists, steps) / steps
+        yield f"missing_share_{format_duration(window)}", 1 - counts[steps][before:] / steps
 
 
-def history_features(crashes: pl.DataFrame, grid: Grid, rules: Features) -> Iterator[tuple[str, Floats]]:
-    """Yield the time since a server's last known crash and how many it had: each from when it was reported."""
-    started = crashes["started_at"].dt.replace_time_zone(None).to_numpy().astype("datetime64[us]")
-    server = grid.columns_of(crashes["server_id"])
-    known_from = grid.rows_at(crashes.select(pl.max_horizontal("started_at", "reported_at")).to_series()).clip(0)
-    known = [(i, j, moment) for i, j, moment in zip(known_from, server, started, strict=True) if j >= 0]
+def history_features(
+    crashes: pl.DataFrame, records: pl.DataFrame, grid: Grid, rules: Features
+) -> Callable[[Piece], Iterator[tuple[str, Floats]]]:
+    """Return what yields, for some servers, the hours since the last known crash and how many there were.
 
-    hour = np.timedelta64(timedelta(hours=1))
-    since = np.full(grid.shape, rules.history_cap / timedelta(hours=1))
-    for i, j, moment in known:
-        since[i:, j] = np.minimum(since[i:, j], (grid.times[i:] - moment) / hour)
-    yield "hours_since_crash", since
-    for window in rules.incident_counts:
-        count = np.zeros(grid.shape)
-        for i, j, moment in known:
-            stop = np.searchsorted(grid.times, moment + np.timedelta64(window), side="left")
-            count[i:stop, j] += 1
-        yield f"crashes_{format_duration(window)}", count
+    A crash is known from when it was reported. NaN where the answer lies before the server's records.
+    """
+    now = grid.times.astype(np.int64)[:, None]
+    since, recorder = microseconds(records["known_since"]), grid.columns_of(records["server_id"])
+    recorded_from = grid.rows_at(since)
+    started, server = microseconds(crashes["started_at"]), grid.columns_of(crashes["server_id"])
+    known_from = grid.rows_at(np.maximum(started, microseconds(crashes["reported_at"])))
+    cap, hour = rules.history_cap // MICROSECOND, timedelta(hours=1) // MICROSECOND
+    windows = {window // MICROSECOND: f"crashes_{format_duration(window)}" for window in rules.incident_counts}
+
+    def compute(piece: Piece) -> Iterator[tuple[str, Floats]]:
+        part, columns = grid.part(piece), piece[1].start
+        begun = part.latest(recorded_from, recorder - columns, since)
+        recorded = np.where(begun == NEVER, -1, now - begun)
+        ago = np.minimum(now - part.latest(known_from, server - columns, started), cap)
+        hours = ago / hour
+        hours[recorded < ago] = np.nan
+        yield "hours_since_crash", hours
+        for window, name in windows.items():
+            count = part.overlaps(known_from, grid.rows_at(started + window), server - columns).astype(np.float32)
+            count[recorded < window] = np.nan
+            yield name, count
+
+    return compute
 
 
 def round_bits(values: Floats) -> NDArray[np.float32]:
     """Return values as float32 rounded to `SIGNIFICANT_BITS` bits, half to even."""
-    bits = np.asarray(values, dtype=np.float32).view(np.uint32)
+    original = np.asarray(values, dtype=np.float32)
+    before = original.view(np.uint32)
     drop = np.uint32(24 - SIGNIFICANT_BITS)  # float32 has 24
-    half = (np.uint32(1) << (drop - np.uint32(1))) - np.uint32(1)
-    rounded = (bits + half + ((bits >> drop) & np.uint32(1))) >> drop << drop
-    return np.where(np.isfinite(values), rounded, bits).astype(np.uint32).view(np.float32)
+    after = before >> drop
+    after &= np.uint32(1)
+    after += (np.uint32(1) << (drop - np.uint32(1))) - np.uint32(1)
+    after += before
+    after >>= drop
+    after <<= drop
+    strange = np.flatnonzero(~np.isfinite(original))
+    after.ravel()[strange] = before.ravel()[strange]
+    return after.view(np.float32)

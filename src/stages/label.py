@@ -9,7 +9,6 @@ records cannot tell: see `Reason`. Unknown wins over 1: nobody can act on a warn
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +18,7 @@ import polars as pl
 
 from crashcast import partitions, tables
 from crashcast.canonical import write_json
-from crashcast.grid import Bools, Grid
+from crashcast.grid import Bools, Grid, encode, microseconds
 from crashcast.params import Incidents, Label, Telemetry
 from crashcast.partitions import Period, Task
 from crashcast.tables import CRASH, MAINTENANCE, Partition
@@ -110,7 +109,8 @@ def label_partition(
     dict
         How many rows of each label, and of each reason.
     """
-    grid = Grid.over(partition.start, partition.end, settings.interval, rows["server_id"])
+    servers, columns = encode(rows["server_id"])
+    grid = Grid.over(partition.start, partition.end, settings.interval, servers)
     started, resolved = pl.col("started_at"), pl.col("resolved_at")
     crashes = incidents.filter(pl.col("kind") == CRASH)
     planned = incidents.filter(pl.col("kind") == MAINTENANCE)
@@ -131,18 +131,20 @@ def label_partition(
     for position, mask in enumerate(unknown.values(), start=1):
         code[mask] = position
 
-    cells = grid.cells(rows["timestamp"], rows["server_id"])
-    reasons = pl.Series(code.ravel()[cells])
+    cells = grid.cells(rows["timestamp"], columns)
+    codes, is_crash = code.ravel()[cells], crash.ravel()[cells]
+    reasons = pl.Series([None, *map(str, unknown)], dtype=pl.String)
     frame = rows.with_columns(
-        label=pl.when(reasons == 0).then(pl.Series(crash.ravel()[cells])).cast(pl.Int8),
-        reason=reasons.replace_strict(dict(enumerate(unknown, start=1)), default=None, return_dtype=pl.String),
+        label=pl.when(pl.Series(codes == 0)).then(pl.Series(is_crash.view(np.int8))),
+        reason=reasons.gather(pl.Series(codes.astype(np.uint32))),
     )
-    counts = Counter(frame["reason"].drop_nulls().to_list())
+    counts = np.bincount(codes, minlength=len(reasons)).tolist()
+    positives = int(np.count_nonzero(is_crash & (codes == 0)))
     return frame, {
         "rows": frame.height,
-        "crash": int((frame["label"] == 1).sum()),
-        "no_crash": int((frame["label"] == 0).sum()),
-        **{f"unknown_{reason}": counts[reason] for reason in Reason},
+        "crash": positives,
+        "no_crash": counts[0] - positives,
+        **{f"unknown_{reason}": count for reason, count in zip(unknown, counts[1:], strict=True)},
     }
 
 
@@ -163,12 +165,8 @@ def within(grid: Grid, spans: pl.DataFrame, start: pl.Expr, end: pl.Expr) -> Boo
     bool array of shape (T, S)
     """
     moments = spans.select(start=start, end=end)
-    first, last = (np.clip(grid.rows_at(moments[name]), 0, len(grid.times)) for name in ("start", "end"))
-    mask = np.zeros(grid.shape, dtype=bool)
-    for begin, stop, server in zip(first, last, grid.columns_of(spans["server_id"]), strict=True):
-        if server >= 0:
-            mask[begin:stop, server] = True
-    return mask
+    first, last = (grid.rows_at(microseconds(moments[name])) for name in ("start", "end"))
+    return grid.overlaps(first, last, grid.columns_of(spans["server_id"])) > 0
 
 
 def summarise(total: dict[str, int]) -> dict[str, float]:

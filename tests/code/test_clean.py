@@ -9,7 +9,9 @@ from collections import Counter
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
@@ -17,7 +19,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from crashcast import tables
+from crashcast import grid, tables
 from crashcast.errors import UserError
 from crashcast.params import Clean, Telemetry
 from crashcast.tables import TIMESTAMP, Partition
@@ -396,7 +398,7 @@ def account(samples, partition, settings, rules):
     for (row, server), parts in cells.items():
         for name in names:
             if values := [part[name] for part in parts if name in part]:
-                observed[row, server, name] = combine[settings.metrics[name].aggregate](values)
+                observed[row, server, name] = float(np.float32(combine[settings.metrics[name].aggregate](values)))
 
     def source(row, server, name):
         return next((row - age for age in range(fill_rows + 1) if (row - age, server, name) in observed), None)
@@ -435,7 +437,7 @@ def account(samples, partition, settings, rules):
     return rows, +counts
 
 
-values = st.sampled_from([None, 1.0, 1.0, 1.0, 2.0, 64.0, -5.0])  # binary, so that means are exact in any order
+values = st.sampled_from([None, 1.0, 1.0, 1.0, 2.0, 64.0, -5.0])  # binary, so that sums are exact in any order
 samples = st.lists(
     st.tuples(st.integers(-8 * 60, 8 * 60).map(lambda m: m / 2), st.sampled_from("ab"), values, values), max_size=40
 )
@@ -469,6 +471,27 @@ def test_any_division_into_partitions_gives_the_same_rows_and_counts_every_sampl
     assert counts["samples"] == everything.height
 
 
+@pytest.mark.parametrize("cells", [1, 7 * 24, 512 * 24])
+@pytest.mark.parametrize("every_minutes", [60, 7])
+def test_the_size_of_the_pieces_changes_no_byte(cells, every_minutes, tmp_path, monkeypatch):
+    settings = telemetry_of("1h", cpu_pct={"can_stick": True}, disk_pct={"aggregate": "last"})
+    draw = Random(5)
+    rows = [
+        (minute, f"s{number:02}", draw.choice([5.0, 5.0, 5.0, 6.0, None, 200.0]), draw.random())
+        for minute in range(-20 * 60, 24 * 60, every_minutes)
+        for number in range(30)
+        if draw.random() < 0.9
+    ]
+
+    def written(size):
+        monkeypatch.setattr(grid, "PIECE_CELLS", size)
+        frame, counts = cleaned(samples_of(settings, *rows, *rows[::9]), settings, rules_of("2h", "4h"))
+        tables.write(tmp_path / "out.parquet", frame)
+        return counts, (tmp_path / "out.parquet").read_bytes()
+
+    assert written(cells) == written(10**9)
+
+
 # the stage
 
 
@@ -479,7 +502,11 @@ def project(tmp_path, monkeypatch):
 
     def run(samples, unit, settings, rules):
         described = settings.model_dump(mode="json") | {"partition": unit}
-        params = {"telemetry": described, "clean": rules.model_dump(mode="json"), "execution": {"workers": 1}}
+        params = {
+            "telemetry": described,
+            "clean": rules.model_dump(mode="json"),
+            "execution": {"workers": 1, "memo_gb": 0},
+        }
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
         raw = tmp_path / unit
         days = samples["timestamp"].dt.date().unique().sort()

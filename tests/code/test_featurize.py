@@ -16,12 +16,12 @@ from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from crashcast import tables
+from crashcast import grid, tables
 from crashcast.errors import UserError
 from crashcast.params import Features, Telemetry
 from crashcast.tables import CRASH, INCIDENTS, MAINTENANCE, Partition
 from stages import featurize
-from stages.featurize import FLEET_LEVELS, against_fleet, round_bits
+from stages.featurize import FLEET_LEVELS, against_fleet, round_bits, sum_of_squares
 
 START = datetime(2025, 3, 3)
 HOUR = timedelta(hours=1)
@@ -81,13 +81,28 @@ def crashes_of(*crashes):
     )
 
 
-def featurized(rows, settings, rules, crashes=None, partition=DAY):
-    """Compute one partition's features from what the stage would hand it."""
+def coverage_of(*stretches):
+    """Lay (server, from, to) out as coverage; hours from START."""
+    servers, begun, ended = zip(*stretches, strict=True) if stretches else ((), (), ())
+    return pl.DataFrame(
+        {
+            "server_id": pl.Series(servers, dtype=pl.String),
+            "covered_from": moments(begun),
+            "covered_to": moments(ended),
+        }
+    )
+
+
+def featurized(rows, settings, rules, crashes=None, partition=DAY, coverage=None):
+    """Compute one partition's features from what the stage would hand it; by default all of the past is on record."""
+    if coverage is None:
+        coverage = coverage_of(*((server, -9999, 9999) for server in rows["server_id"].unique().sort()))
     begin = partition.start - featurize.lookback(settings, rules)
     reached = rows.filter(pl.col("timestamp").is_between(*tables.utc(begin, partition.end), closed="left"))
     known = (crashes_of() if crashes is None else crashes).with_columns(kind=pl.lit(CRASH))
     shown = featurize.crashes_that_show(partition, known, rules)
-    frame, counts = featurize.featurize_partition(partition, reached, shown, settings, rules)
+    recorded = featurize.records_that_reach(partition, coverage, rules)
+    frame, counts = featurize.featurize_partition(partition, reached, shown, recorded, settings, rules)
     assert counts == {"rows": frame.height}
     return frame
 
@@ -371,9 +386,10 @@ def test_sums_over_shards_of_the_fleet_give_the_whole(values, cut):
 # what is known of crashes
 
 
-def history(*crashes, hours=range(12), counts=("3h",), cap="5h"):
+def history(*crashes, hours=range(12), counts=("3h",), cap="5h", covered=(("a", -9999, 9999),)):
     settings, rules = telemetry_of(), rules_of(incident_counts=list(counts), history_cap=cap)
-    frame = featurized(clean_rows(settings, *((hour, "a", 1) for hour in hours)), settings, rules, crashes_of(*crashes))
+    rows = clean_rows(settings, *((hour, "a", 1) for hour in hours))
+    frame = featurized(rows, settings, rules, crashes_of(*crashes), coverage=coverage_of(*covered))
     return list(of_server(frame, "hours_since_crash").values()), list(of_server(frame, "crashes_3h").values())
 
 
@@ -431,6 +447,65 @@ def test_only_crashes_that_can_show_are_handed_to_a_partition():
     incidents = crashes_of(("a", 1, 1), ("a", 2, 2), ("a", -6, 2), ("a", 3, 24)).with_columns(kind=kinds)
     shown = featurize.crashes_that_show(DAY, incidents, rules_of(history_cap="5h"))
     assert shown.equals(crashes_of(("a", 1, 1)))
+
+
+def test_an_incident_before_the_records_began_is_invisible():
+    # records begin at 2: known from 5 on for the count over 3 hours, from 7 on for the cap of 5
+    covered = [("a", 2, 99)]
+    nothing = history(covered=covered)
+    assert nothing == ([None] * 7 + [5] * 5, [None] * 5 + [0] * 7)
+    assert history(("a", 1.9, 4), ("a", -3, -3), covered=covered) == nothing
+
+
+def test_a_crash_since_the_records_began_is_known():
+    since, counts = history(("a", 2, 3), ("a", 1.5, 6), covered=[("a", 2, 99)])
+    assert since == [None, None, None, 1, 2, 3, 4, 5, 5, 5, 5, 5]
+    assert counts == [None] * 5 + [0] * 7
+    assert history(("a", 4, 4), covered=[("a", 2, 99)])[1] == [None] * 5 + [1, 1, 0, 0, 0, 0, 0]
+
+
+def test_without_coverage_no_history_is_known():
+    unknown = [None] * 12, [None] * 12
+    assert history(("a", 2, 2), covered=[]) == unknown
+    assert history(("a", 2, 2), covered=[("b", -99, 99), ("a", 5, 5), ("a", 12, 99)]) == unknown
+
+
+def test_after_a_hole_in_the_records_history_begins_anew():
+    covered = [("a", -99, 3), ("a", 6, 99)]
+    since, counts = history(("a", 2, 2), ("a", 4, 4), ("a", 7, 8), covered=covered)
+    # in the hole, and until enough is known of what came after it
+    assert since == [5, 5, 0, 1, 0, 1, None, None, 1, 2, 3, 4]
+    assert counts == [0, 0, 1, 1, 2, 1, None, None, None, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "covered",
+    [
+        [("a", -99, 3), ("a", 3, 99)],
+        [("a", 2, 99), ("a", -99, 4)],
+        [("a", -99, 99), ("a", 1, 2), ("a", 5, 6)],
+        [("a", -99, -5), ("a", -6, 4), ("a", 1, 4), ("a", 4, 5)],
+    ],
+)
+def test_stretches_that_touch_or_overlap_are_one(covered):
+    crashes = ("a", 2, 2), ("a", 4, 4), ("a", 7, 8)
+    assert history(*crashes, covered=covered) == history(*crashes)
+
+
+def test_only_the_records_that_reach_are_handed_to_a_partition():
+    rules = rules_of(incident_counts=["8h"], history_cap="5h")
+
+    def reach(*stretches):
+        return featurize.records_that_reach(DAY, coverage_of(*stretches), rules)
+
+    expected = coverage_of(("a", -8, 0), ("b", 3, 0), ("c", -2, 0), ("c", 9, 0)).drop("covered_to")
+    stretches = ("b", 3, 99), ("c", -2, 7), ("c", 9, 20)
+    for longer in (("a", -8, 40), ("a", -9, 24), ("a", -999, 99)):
+        assert reach(longer, *stretches).equals(expected.rename({"covered_from": "known_since"}))
+    same = reach(("a", -9, 24), *stretches)
+    # a stretch that another follows before the partition, and what begins after its end
+    others = ("a", -99, -50), ("c", -20, -6), ("c", -5, -3), ("b", 100, 200), ("c", 24, 30), ("d", 24, 99)
+    assert reach(*others, ("a", -9, 24), *stretches).equals(same)
 
 
 # rounding
@@ -545,7 +620,7 @@ def test_a_server_that_appears_later_changes_nothing_before():
 # for all data
 
 
-def account(rows, crashes, settings, rules, hour, server):
+def account(rows, crashes, coverage, settings, rules, hour, server):
     """Compute one row's features slowly, from all rows and crashes ever."""
     cells = {(h, s): dict(zip(settings.metrics, map(to_float32, v), strict=True)) for h, s, *v in rows}
 
@@ -593,12 +668,26 @@ def account(rows, crashes, settings, rules, hour, server):
         rows_in = length // HOUR
         sent = sum((hour - age, server) in cells for age in range(rows_in))
         found[f"missing_share_{rows_in}h"] = 1 - sent / rows_in
+    begun = known_since(coverage, hour, server)
     known = [started for s, started, reported in crashes if s == server and max(started, reported) <= hour]
-    found["hours_since_crash"] = min([rules.history_cap / HOUR, *(hour - started for started in known)])
+    cap = rules.history_cap / HOUR
+    since = [hour - started for started in known if started >= begun and hour - started <= cap]
+    found["hours_since_crash"] = min(since) if since else cap if hour - cap >= begun else None
     for length in rules.incident_counts:
         name = "1d" if length == 24 * HOUR else f"{length // HOUR}h"
-        found[f"crashes_{name}"] = sum(started > hour - length / HOUR for started in known)
+        count = sum(started > hour - length / HOUR for started in known)
+        found[f"crashes_{name}"] = count if hour - length / HOUR >= begun else None
     return found
+
+
+def known_since(coverage, hour, server):
+    """Return the start of the latest stretch that began by `hour`: hours from START, infinite where there is none."""
+    begun, ended = math.inf, -math.inf
+    for start, end in sorted((start, end) for s, start, end in coverage if s == server and start < end):
+        if start > hour:
+            break
+        begun, ended = (start if start > ended else begun), max(ended, end)
+    return begun
 
 
 def to_float32(value):
@@ -612,16 +701,18 @@ telemetries = st.dictionaries(
 ).map(lambda cells: [(*key, *values) for key, values in cells.items()])
 half_hours = st.integers(-80, 60).map(lambda n: n / 2)
 reports = st.lists(st.tuples(st.sampled_from("abcx"), half_hours, half_hours), max_size=6)
+stretches = st.lists(st.tuples(st.sampled_from("abcx"), half_hours, half_hours), max_size=6)
+coverages = stretches | stretches.map(lambda some: [*some, *((server, -99, 99) for server in "abc")])
 
 
 @hypothesis_settings(deadline=None, max_examples=100)
-@given(telemetries, reports)
-def test_features_agree_with_the_slow_account(rows, crashes):
-    frame = featurized(clean_rows(TWO, *rows), TWO, EVERYTHING, crashes_of(*crashes))
+@given(telemetries, reports, coverages)
+def test_features_agree_with_the_slow_account(rows, crashes, covered):
+    frame = featurized(clean_rows(TWO, *rows), TWO, EVERYTHING, crashes_of(*crashes), coverage=coverage_of(*covered))
     keys = sorted((hour, server) for hour, server, *_ in rows if hour >= 0)
     assert frame.select("timestamp", "server_id").rows() == [(moments([hour])[0], server) for hour, server in keys]
     for values, (hour, server) in zip(frame.iter_rows(named=True), keys, strict=True):
-        expected = account(rows, crashes, TWO, EVERYTHING, hour, server)
+        expected = account(rows, crashes, covered, TWO, EVERYTHING, hour, server)
         assert list(values)[2:] == list(expected)
         for name, wanted in expected.items():
             # the spread of nearly equal values is known to the resolution of float32
@@ -630,14 +721,37 @@ def test_features_agree_with_the_slow_account(rows, crashes):
 
 
 @hypothesis_settings(deadline=None, max_examples=50)
-@given(telemetries, reports, st.lists(st.integers(-7, 23), unique=True, max_size=5))
-def test_any_division_into_partitions_gives_the_same_bits(rows, crashes, borders):
-    table, known = clean_rows(TWO, *rows), crashes_of(*crashes)
+@given(telemetries, reports, coverages, st.lists(st.integers(-7, 23), unique=True, max_size=5))
+def test_any_division_into_partitions_gives_the_same_bits(rows, crashes, covered, borders):
+    table, known, recorded = clean_rows(TWO, *rows), crashes_of(*crashes), coverage_of(*covered)
     edges = [START + hour * HOUR for hour in [-8, *sorted(borders), 24]]
-    pieces = [featurized(table, TWO, EVERYTHING, known, Partition(*edge, "day")) for edge in pairwise(edges)]
-    whole = featurized(table, TWO, EVERYTHING, known, Partition(edges[0], edges[-1], "day"))
+    pieces = [featurized(table, TWO, EVERYTHING, known, Partition(*edge, "day"), recorded) for edge in pairwise(edges)]
+    whole = featurized(table, TWO, EVERYTHING, known, Partition(edges[0], edges[-1], "day"), recorded)
     assert whole.height == len(rows)
     assert pl.concat(pieces).equals(whole)
+
+
+@pytest.mark.parametrize("servers", [1, 7, 512])
+def test_the_size_of_the_pieces_changes_no_byte(servers, tmp_path, monkeypatch):
+    draw = np.random.default_rng(5)
+    names = [f"s{number:03}" for number in range(40)]
+    rows = [(hour, name, *draw.normal(20, 9, 2)) for hour in range(-5, 24) for name in names if draw.random() < 0.97]
+    rows = [(hour, name, cpu if draw.random() < 0.97 else None, latency) for hour, name, cpu, latency in rows]
+    crashes = crashes_of(*((names[draw.integers(40)], hour, hour + 1) for hour in range(-9, 24)))
+
+    def written(cells):
+        monkeypatch.setattr(grid, "PIECE_CELLS", cells)
+        tables.write(tmp_path / "out.parquet", featurized(clean_rows(TWO, *rows), TWO, EVERYTHING, crashes))
+        return (tmp_path / "out.parquet").read_bytes()
+
+    assert written(servers * 24) == written(10**9)
+
+
+def test_the_sums_of_a_fleet_of_many_pieces_are_exact():
+    level = np.random.default_rng(1).integers(0, FLEET_LEVELS + 1, (2, 20_000))
+    expected = [sum(value**2 for value in row) for row in level.tolist()]
+    assert sum_of_squares(level.astype(float)).tolist() == expected
+    assert sum_of_squares(np.full((1, 2**18), float(FLEET_LEVELS))).tolist() == [2**18 * FLEET_LEVELS**2]
 
 
 # the stage
@@ -653,7 +767,7 @@ def project(tmp_path, monkeypatch):
             "telemetry": settings.model_dump(mode="json") | {"partition": unit},
             "features": rules.model_dump(mode="json"),
             "incidents": {"reporting_delay": "4h", "unresolved_outage": "1d"},
-            "execution": {"workers": 1},
+            "execution": {"workers": 1, "memo_gb": 0},
         }
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
         tables.write(tmp_path / "incidents.parquet", incidents)
@@ -661,7 +775,8 @@ def project(tmp_path, monkeypatch):
         for partition in {tables.partition_at(moment.replace(tzinfo=None), unit) for moment in rows["timestamp"]}:
             inside = pl.col("timestamp").is_between(*tables.utc(partition.start, partition.end), closed="left")
             tables.write(partition.path(clean), rows.filter(inside))
-        featurize.main(clean, tmp_path / "incidents.parquet", out)
+        tables.write(tmp_path / "coverage.parquet", coverage_of(("a", -9999, 9999), ("b", 20, 9999)))
+        featurize.main(clean, tmp_path / "incidents.parquet", tmp_path / "coverage.parquet", out)
         assert [p.name for p in tables.partitions(out)] == [p.name for p in tables.partitions(clean)]
         return {p.name: tables.read(p.path(out)) for p in tables.partitions(out)}
 

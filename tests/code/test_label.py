@@ -353,7 +353,7 @@ def project(tmp_path, monkeypatch):
         "telemetry": TELEMETRY.model_dump(mode="json"),
         "label": RULES.model_dump(mode="json"),
         "incidents": {"reporting_delay": "2h", "unresolved_outage": "5h"},
-        "execution": {"workers": 1},
+        "execution": {"workers": 1, "memo_gb": 0},
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
 

@@ -44,6 +44,7 @@ FEATURES = Features(
     history_cap="12h",
 )
 SAMPLE = {"timestamp": pl.Datetime("us"), "server_id": pl.String, **dict.fromkeys(TELEMETRY.metrics, pl.Float64)}
+COVERED = {"server_id": pl.String, "covered_from": pl.Datetime("us"), "covered_to": pl.Datetime("us")}
 INCIDENT = {"server_id": pl.String, "started_at": pl.Datetime("us"), "reported_at": pl.Datetime("us")}
 
 
@@ -66,12 +67,14 @@ def features_of(samples, incidents):
         clean.clean_partition(day, sliced(raw, *clean.samples_period(day, TELEMETRY, CLEAN)), TELEMETRY, CLEAN)[0]
         for day in DAYS
     )
+    covered = frame_of(COVERED, [("a", -9999, 9999), ("b", 700, 1000), ("b", 1500, 9999)])
     reach = featurize.lookback(TELEMETRY, FEATURES)
     return pl.concat(
         featurize.featurize_partition(
             day,
             sliced(rows, day.start - reach, day.end),
             featurize.crashes_that_show(day, records, FEATURES),
+            featurize.records_that_reach(day, covered, FEATURES),
             TELEMETRY,
             FEATURES,
         )[0]
