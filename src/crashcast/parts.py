@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,27 @@ from crashcast.tables import Partition
 
 PARTS = ("train", "validation", "test")
 HASH_RANGE = 2**64
+KEYS_AND_LABEL: dict[str, Any] = {**tables.KEYS, "label": pl.Int8}
+PIECE_ROWS = 1_000_000  # a month of 10,000 servers has seven times as many: 2 GB with 60 features
 
 
 def read_rule(path: Path) -> dict[str, Any]:
-    """Read what `split` wrote."""
+    """Read what `split` wrote.
+
+    Raises
+    ------
+    UserError
+        Where it is missing, or was edited into something that cannot be applied.
+    """
     try:
         rule: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        assign(pl.DataFrame(schema=KEYS_AND_LABEL), rule)  # to no rows
+        for part in PARTS:
+            period(rule, part)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is missing or unreadable ({error}): run `dvc repro split`") from None
+    except (KeyError, TypeError, AttributeError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{path} is no rule of a split ({error!r}): run `dvc repro split`") from None
     return rule
 
 
@@ -43,22 +57,26 @@ def assign(rows: pl.DataFrame, rule: dict[str, Any]) -> pl.Series:
     rule : dict
         What `split` wrote.
     """
+    kind = pl.Enum(PARTS)
+    name_of = {name: pl.lit(name, dtype=kind) for name in PARTS}
     if rule["method"] == "time":
         part = pl.coalesce(
-            pl.when(pl.col("timestamp").is_between(*tables.utc(*period(rule, name)), closed="left")).then(pl.lit(name))
+            pl.when(pl.col("timestamp").is_between(*tables.utc(*period(rule, name)), closed="left")).then(name_of[name])
             for name in PARTS
         )
     elif rule["method"] == "server":
         part_of = {server: name for name in PARTS for server in rule["servers"][name]}
-        part = pl.col("server_id").replace_strict(part_of, default=None, return_dtype=pl.String)
-    else:
+        part = pl.col("server_id").replace_strict(part_of, default=None, return_dtype=kind)
+    elif rule["method"] == "random":
         drawn = pl.Series(row_hash(rows, rule["seed"], "split"))
         cuts = {label: [pl.lit(cut, dtype=pl.UInt64) for cut in rule["cuts"][label]] for label in ("0", "1")}
         part = pl.coalesce(
-            pl.when((pl.col("label").cast(pl.String) == label) & (drawn < cut)).then(pl.lit(name))
+            pl.when((pl.col("label").cast(pl.String) == label) & (drawn < cut)).then(name_of[name])
             for label in cuts
             for name, cut in zip(PARTS, cuts[label], strict=True)
         )
+    else:
+        raise ValueError(f"there is no split by {rule['method']}")
     return rows.select(part=pl.when(pl.col("label").is_not_null()).then(part)).to_series()
 
 
@@ -82,7 +100,7 @@ def row_hash(rows: pl.DataFrame, seed: int, purpose: str) -> NDArray[np.uint64]:
 
     Source: SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014).
     """
-    servers = rows["server_id"].unique().sort()
+    servers = rows["server_id"].unique().cast(pl.String).sort()
     digests = [hashlib.blake2b(f"{purpose}/{seed}/{name}".encode(), digest_size=8).digest() for name in servers]
     by_server = np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
     code = rows["server_id"].cast(pl.Enum(servers)).to_physical().to_numpy()
@@ -98,14 +116,19 @@ def row_hash(rows: pl.DataFrame, seed: int, purpose: str) -> NDArray[np.uint64]:
 def labelled(labels: Path) -> Iterator[tuple[Partition, pl.DataFrame]]:
     """Yield every partition's rows with a known label: `timestamp`, `server_id`, `label`."""
     for partition in tables.partitions(labels):
-        rows = tables.read(partition.path(labels), ["timestamp", "server_id", "label"])
+        rows = tables.read(partition.path(labels), KEYS_AND_LABEL)
         yield partition, rows.filter(pl.col("label").is_not_null())
 
 
 def read_part(
-    features: Path, labels: Path, rule: dict[str, Any], part: str, columns: list[str] | None = None
+    features: Path,
+    labels: Path,
+    rule: dict[str, Any],
+    part: str,
+    columns: list[str] | None = None,
+    draw: Callable[[pl.DataFrame], pl.Series] | None = None,
 ) -> Iterator[tuple[Partition, pl.DataFrame]]:
-    """Yield the rows of one part, a partition at a time, in order of (timestamp, server_id).
+    """Yield the rows of one part, a piece of a partition at a time, in order of (timestamp, server_id).
 
     Parameters
     ----------
@@ -117,21 +140,31 @@ def read_part(
         Which rows.
     columns : list of str, optional
         Which features; all by default.
+    draw : function, optional
+        Says of rows (`timestamp`, `server_id`, `label`) which of them are wanted; all by default.
 
     Yields
     ------
     Partition, DataFrame
-        `timestamp`, `server_id`, `label` and the features.
+        `timestamp`, `server_id`, `label` and the features. A partition of more than `PIECE_ROWS` rows comes in several
+        pieces, cut between moments.
     """
     start, end = period(rule, part)
     for partition in tables.partitions(labels):
         if partition.end <= start or end <= partition.start:
             continue
-        rows = tables.read(partition.path(labels), ["timestamp", "server_id", "label"])
-        chosen = assign(rows, rule) == part
-        if chosen.any():
+        of_partition = tables.read(partition.path(labels), KEYS_AND_LABEL)
+        moments = of_partition["timestamp"].gather_every(PIECE_ROWS).unique().sort().dt.replace_time_zone(None)
+        for cut in pairwise([partition.start, *moments[1:], partition.end]):
+            inside = pl.col("timestamp").is_between(*tables.utc(*cut), closed="left")
+            rows = of_partition.filter(inside)
+            chosen = assign(rows, rule) == part
+            if draw is not None:
+                chosen &= draw(rows)
+            if not chosen.any():
+                continue
             wanted = None if columns is None else ["timestamp", "server_id", *columns]
-            values = tables.read(partition.path(features), wanted)
+            values = tables.read(partition.path(features), wanted, inside)
             if not values.select("timestamp", "server_id").equals(rows.select("timestamp", "server_id")):
                 raise UserError(f"{features} and {labels} differ in the rows of {partition.name}: run `dvc repro`")
             yield partition, rows.hstack(values.drop("timestamp", "server_id")).filter(chosen)

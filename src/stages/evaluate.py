@@ -11,6 +11,7 @@ that on-call can bear? Intervals come from resampling servers and, independently
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -52,41 +53,45 @@ def main(
 ) -> None:
     """Score the test part and write what came out."""
     settings, label, alarms, rules = Telemetry.read(), Label.read(), Alarms.read(), Evaluate.read()
-    timing = {"lead": label.lead, "horizon": label.horizon, "interval": settings.interval}
+    timing, budget = label.timing(settings.interval), alarms.false_alarms_per_server_day
     rule, model = read_rule(split), load(models)
     crashes = tables.read_covered_crashes(incidents, coverage, Incidents.read())
     baselines = {name: sign for name, sign in ONE_RULES.items() if name in model.features}
 
+    # a baseline, too, sets its threshold on validation
+    validation = read_part(features, labels, rule, "validation", list(baselines))
+    rows = pl.concat(with_baselines(piece, baselines, rules.seed) for _, piece in validation)
+    earlier = crashes_of_part(crashes, rule, "validation")
+    thresholds = {
+        name: events.choose_threshold(by(name, rows), earlier, budget, **timing).threshold
+        for name in ("random", *baselines)
+    }
+    del rows
+
     test, sample = score_test(features, labels, rule, model, predictions, baselines, rules.seed)
-    own = crashes_of_part(crashes, rule, "test")
+    target, own = test["label"].to_numpy(), crashes_of_part(crashes, rule, "test")
     judged = events.judge(test, own, model.threshold, period=period(rule, "test"), **timing)
     figures: dict[str, Any] = {
-        **metrics.row_metrics(test["label"].to_numpy(), test["score"].to_numpy(), model.threshold),
+        **metrics.row_metrics(target, test["score"].to_numpy(), model.threshold),
         **judged.metrics.as_dict(),
-        "mean_score_over_base_rate": test["score"].to_numpy().mean() / test["label"].to_numpy().mean(),
-        "false_alarm_budget": alarms.false_alarms_per_server_day,
+        "mean_score_over_base_rate": test["score"].to_numpy().mean() / target.mean(),
+        "false_alarm_budget": budget,
         "confidence": rules.confidence,
     }
-    fleet = pl.concat([test["server_id"], judged.crashes["server_id"]])  # a crash may have no known row
+    fleet = pl.concat([names_of(test), judged.crashes["server_id"]])  # a crash may have no known row
     draws = TwoWayDraws.draw(fleet, period(rule, "test"), rules.block, rules.replicates, rules.seed)
-    replicates = pr_auc_of_draws(test, "score", draws)
-    figures |= intervals(test, judged, replicates, draws, rules.confidence)
+    cells = draws.cells(test["server_id"], test["timestamp"])
+    replicates = pr_auc_replicates(target, test["score"].to_numpy(), cells, draws)
+    figures |= intervals(target, cells, judged, replicates, draws, rules.confidence)
 
-    # a baseline, too, sets its threshold on validation
-    validation = pl.concat(
-        with_baselines(part, baselines, rules.seed)
-        for _, part in read_part(features, labels, rule, "validation", list(baselines))
-    )
-    earlier = crashes_of_part(crashes, rule, "validation")
     figures["baselines"] = {}
-    for name in ("random", *baselines):
-        rows = validation.with_columns(score=pl.col(f"by_{name}"))
-        point = events.choose_threshold(rows, earlier, alarms.false_alarms_per_server_day, **timing)
-        rows = test.with_columns(score=pl.col(f"by_{name}"))
-        rival = events.judge(rows, own, point.threshold, period=period(rule, "test"), **timing).metrics
-        gain = percentile_interval(replicates - pr_auc_of_draws(rows, "score", draws), rules.confidence)
+    for name, threshold in thresholds.items():
+        rows = by(name, test)
+        score = rows["score"].to_numpy()
+        rival = events.judge(rows, own, threshold, period=period(rule, "test"), **timing).metrics
+        gain = percentile_interval(replicates - pr_auc_replicates(target, score, cells, draws), rules.confidence)
         figures["baselines"][name] = {
-            "pr_auc": metrics.pr_auc(rows["label"].to_numpy(), rows["score"].to_numpy()),
+            "pr_auc": metrics.pr_auc(target, score),
             "event_recall": rival.event_recall,
             "false_alarms_per_server_day": rival.false_alarms_per_server_day,
             "pr_auc_gain_low": gain.low,
@@ -108,7 +113,7 @@ def score_test(
     baselines: dict[str, int],
     seed: int,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Score the test part a partition at a time and write the predictions.
+    """Score the test part a piece at a time and write the predictions.
 
     Returns
     -------
@@ -117,37 +122,57 @@ def score_test(
     DataFrame
         Some rows of each label, drawn by the hash of their keys: `label` and the features.
     """
-    kept, drawn = [], []
+    kept, sample = [], []
     with replacing_folder(predictions) as aside:
-        for partition, rows in read_part(features, labels, rule, "test", model.features):
-            scored = rows.with_columns(score=model.predict(rows))
-            tables.write(partition.path(aside), scored.select("timestamp", "server_id", "label", "score"))
-            kept.append(with_baselines(scored, baselines, seed))
-            shuffled = rows.sort(pl.Series(row_hash(rows, seed, "importance sample")), maintain_order=True)
-            drawn += [shuffled.filter(label=label).head(SAMPLE_ROWS) for label in (0, 1)]
-    return pl.concat(kept), pl.concat(drawn).select("label", *model.features)
+        pieces = read_part(features, labels, rule, "test", model.features)
+        for partition, of_partition in groupby(pieces, key=lambda piece: piece[0]):
+            written, drawn = [], []
+            for _, rows in of_partition:
+                scored = rows.with_columns(score=model.predict(rows))
+                written.append(scored.select("timestamp", "server_id", "label", "score"))
+                kept.append(with_baselines(scored, baselines, seed))
+                hashed = rows.with_columns(drawn=row_hash(rows, seed, "importance sample"))
+                drawn += lowest(hashed)
+            tables.write(partition.path(aside), pl.concat(written))
+            sample += lowest(pl.concat(drawn))
+    return pl.concat(kept, rechunk=True), pl.concat(sample).select("label", *model.features)
+
+
+def lowest(hashed: pl.DataFrame) -> list[pl.DataFrame]:
+    """Return, of each label, the rows first in order of `drawn`."""
+    keys = hashed.select("label", "drawn").with_row_index("row").sort("drawn")
+    return [hashed[keys.filter(label=label)["row"].head(SAMPLE_ROWS)] for label in (0, 1)]
 
 
 def with_baselines(rows: pl.DataFrame, baselines: dict[str, int], seed: int) -> pl.DataFrame:
-    """Return keys, label and score with what each baseline would have said."""
-    rules = {f"by_{name}": sign * pl.col(name).cast(pl.Float64) for name, sign in baselines.items()}
+    """Return keys, label and score with what each baseline would have said; servers as categories, to save memory."""
+    rules = {f"by_{name}": sign * pl.col(name) for name, sign in baselines.items()}
     random = pl.Series(row_hash(rows, seed, "random baseline") / 2.0**64)
-    return rows.select("timestamp", "server_id", "label", pl.col("^score$"), by_random=random, **rules)
+    server = pl.col("server_id").cast(pl.Categorical)
+    return rows.select("timestamp", server, "label", pl.col("^score$"), by_random=random, **rules)
 
 
-def pr_auc_of_draws(rows: pl.DataFrame, score: str, draws: TwoWayDraws) -> Floats:
-    """Return the PR-AUC of every replicate."""
-    cells = draws.cells(rows["server_id"], rows["timestamp"])
-    return pr_auc_replicates(rows["label"].to_numpy(), rows[score].to_numpy(), cells, draws)
+def by(name: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return keys and label with the score of a baseline."""
+    return rows.select("timestamp", "server_id", "label", score=pl.col(f"by_{name}").cast(pl.Float64))
+
+
+def names_of(rows: pl.DataFrame) -> pl.Series:
+    """Return the servers that have rows."""
+    return rows["server_id"].unique().cast(pl.String)
 
 
 def intervals(
-    rows: pl.DataFrame, judged: events.Judgement, replicates: Floats, draws: TwoWayDraws, confidence: float
+    target: NDArray[np.integer],
+    cells: NDArray[np.integer],
+    judged: events.Judgement,
+    replicates: Floats,
+    draws: TwoWayDraws,
+    confidence: float,
 ) -> dict[str, float]:
     """Return the two-way intervals of PR-AUC, lift and event recall."""
-    cells = draws.cells(rows["server_id"], rows["timestamp"])
-    positives = total_replicates(rows["label"].to_numpy(), cells, draws)
-    base_rate = ratio_replicates(positives, total_replicates(np.ones(rows.height), cells, draws))
+    positives = total_replicates(target, cells, draws)
+    base_rate = ratio_replicates(positives, total_replicates(np.ones(len(cells)), cells, draws))
     crashes = judged.crashes
     of_crash = draws.cells(crashes["server_id"], crashes["last_warning_at"])
     caught = total_replicates(crashes["caught"].to_numpy(), of_crash, draws)
@@ -204,18 +229,19 @@ def slices(
         "fresh_crashes": judged.join(repeat, on=["server_id", "started_at"], how="anti", maintain_order="left"),
         "repeated_crashes": repeat,
     }
-    fleets = {"seen_servers": seen, "unseen_servers": {*rows["server_id"], *judged["server_id"]} - seen}
+    fleets = {"seen_servers": seen, "unseen_servers": {*names_of(rows), *judged["server_id"]} - seen}
     for server, group in group_of.items():
         fleets.setdefault(f"group_{group}", set()).add(server)
 
     figures = {name: _recall(members) for name, members in kinds.items()}
+    labels, scores = rows["label"].to_numpy(), rows["score"].to_numpy()
     for name, servers in fleets.items():
         inside = pl.col("server_id").is_in(sorted(servers))
-        members = rows.filter(inside)
-        target, score = members["label"].to_numpy(), members["score"].to_numpy()
+        members = rows.select(inside).to_series().to_numpy()
+        target, score = labels[members], scores[members]
         if 0 < target.sum() < len(target):
             ranking = {"pr_auc": metrics.pr_auc(target, score), "base_rate": float(target.mean())}
-            figures[name] = {"rows": members.height, **ranking, **_recall(judged.filter(inside))}
+            figures[name] = {"rows": len(target), **ranking, **_recall(judged.filter(inside))}
     return figures
 
 

@@ -35,7 +35,7 @@ def main(labels: Path, out: Path, metrics: Path) -> None:
     whole = {part: _span(first, last + settings.interval) for part in PARTS}
     rule: dict[str, Any]
     if rules.method == "time":
-        embargo = label.lead + label.horizon + label.recovery
+        embargo = label.reach + label.recovery
         rule = {"method": "time", "periods": by_time(first, last + settings.interval, shares, embargo, settings)}
     elif rules.method == "server":
         rule = {"method": "server", "servers": by_server(labels, shares, rules.seed), "periods": whole}

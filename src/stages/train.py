@@ -3,8 +3,9 @@
 In: features, labels, the split's rule, the incidents and their coverage. Out: `models/` (the model and its card),
 `metrics/candidates.json` (the evidence for the choice) and `metrics/train.json` (the chosen model on validation).
 
-Crashes are rare, so all crash rows are kept and only a share of the other training rows; the log-odds are shifted back
-by the logarithm of that share. Validation keeps every known row. The test part is not looked at here.
+Crashes are rare, so all crash rows are kept and only a share of the other training rows, and where that is still too
+much to hold, the same share of both; the log-odds are shifted back by the logarithm of the ratio of the two shares.
+Validation keeps every known row. The test part is not looked at here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
@@ -25,7 +27,7 @@ from crashcast.modeling.card import model_card
 from crashcast.modeling.estimators import Candidate, Matrix, candidates, fit, log_odds
 from crashcast.modeling.model import Model, calibration, matrix, save
 from crashcast.params import Alarms, Incidents, Label, Telemetry, Train
-from crashcast.parts import assign, crashes_of_part, labelled, period, read_part, read_rule, row_hash
+from crashcast.parts import HASH_RANGE, assign, crashes_of_part, labelled, period, read_part, read_rule, row_hash
 
 
 def main(
@@ -44,8 +46,8 @@ def main(
     columns = feature_names(features)
     crashes = crashes_of_part(tables.read_covered_crashes(incidents, coverage, Incidents.read()), rule, "validation")
 
-    values, crash, share = training_rows(features, labels, rule, columns, rules)
-    offset = float(np.log(share))
+    values, crash, (share, share_of_crash_rows) = training_rows(features, labels, rule, columns, rules)
+    offset = float(np.log(share / share_of_crash_rows))
     fitted: list[tuple[Candidate, Any]] = []
     for candidate in candidates(rules):
         print(f"train: fitting {candidate.name} on {len(values)} rows", file=sys.stderr)
@@ -53,8 +55,7 @@ def main(
     del values
 
     rows, scores = score_validation(features, labels, rule, columns, fitted, offset)
-    target = rows["label"].to_numpy()
-    timing = {"lead": label.lead, "horizon": label.horizon, "interval": settings.interval}
+    target, timing = rows["label"].to_numpy(), label.timing(settings.interval)
 
     def at_budget(raw: NDArray[np.float64]) -> tuple[float, events.EventMetrics]:
         scored = rows.with_columns(score=raw)
@@ -62,20 +63,17 @@ def main(
         return threshold, events.judge(scored, crashes, threshold, period=period(rule, "validation"), **timing).metrics
 
     evidence: dict[str, dict[str, Any]] = {}
-    for (candidate, _), raw in zip(fitted, scores, strict=True):
-        evidence[candidate.name] = {
-            "pr_auc": metrics.pr_auc(target, raw),
-            "lift": metrics.lift(target, raw),
-            "roc_auc": metrics.roc_auc(target, raw),
-            "event_recall": at_budget(raw)[1].event_recall,
-        }
+    for (candidate, _), file in zip(fitted, scores, strict=True):
+        raw = read_scores(file)
+        evidence[candidate.name] = metrics.ranking(target, raw) | {"event_recall": at_budget(raw)[1].event_recall}
     best = int(np.argmax([evidence[candidate.name]["pr_auc"] for candidate, _ in fitted]))  # the simplest of equals
     candidate, estimator = fitted[best]
     write_json(candidates_metrics, {"chosen": candidate.name, "candidates": evidence})
 
-    slope, intercept = calibration(scores[best], target == 1)
+    raw = read_scores(scores[best])
+    slope, intercept = calibration(raw, target == 1)
     model = Model(estimator, candidate.algorithm, candidate.hyperparameters, columns, offset, slope, intercept)
-    probability = model.probability(scores[best])
+    probability = model.probability(raw)
     threshold, at_threshold = at_budget(probability)
     model = replace(model, threshold=threshold)
     figures = {
@@ -99,8 +97,8 @@ def feature_names(features: Path) -> list[str]:
 
 def training_rows(
     features: Path, labels: Path, rule: dict[str, Any], columns: list[str], rules: Train
-) -> tuple[Matrix, NDArray[np.bool_], float]:
-    """Read all crash rows of the train part and a share of the others, drawn by a hash of each row's key.
+) -> tuple[Matrix, NDArray[np.bool_], tuple[float, float]]:
+    """Read some rows of the train part, drawn by a hash of each row's key.
 
     Returns
     -------
@@ -108,20 +106,33 @@ def training_rows(
         The features.
     bool array of shape (n,)
         Whether the row is one before a crash.
-    float
-        The share of negatives that was kept.
+    pair of float
+        The shares of negatives and of crash rows that were kept.
     """
-    known = [rows["label"].filter(assign(rows, rule) == "train") for _, rows in labelled(labels)]
-    positives = sum(int(part.sum()) for part in known)
-    negatives = sum(len(part) for part in known) - positives
+    known = np.zeros(2, dtype=np.int64)  # of each label
+    for _, rows in labelled(labels):
+        known += np.bincount(rows["label"].filter(assign(rows, rule) == "train"), minlength=2)
+    shares = shares_kept(int(known[0]), int(known[1]), rules)
+    below = pl.Series([min(int(share * HASH_RANGE), HASH_RANGE - 1) for share in shares], dtype=pl.UInt64)
+
+    def draw(rows: pl.DataFrame) -> pl.Series:
+        drawn = pl.Series(row_hash(rows, rules.seed, "training sample"))
+        return drawn <= below.gather(rows["label"].fill_null(0))
+
+    # memory is taken as it is filled, so room for twice what is expected costs nothing
+    room = min(int(known.sum()), 1000 + int(2 * known @ shares))
+    values, crash, n = np.empty((room, len(columns)), dtype=np.float32), np.empty(room, dtype=bool), 0
+    for _, rows in read_part(features, labels, rule, "train", columns, draw):
+        some = slice(n, n := n + rows.height)
+        values[some], crash[some] = matrix(rows, columns), rows["label"] == 1
+    return values[:n], crash[:n], shares
+
+
+def shares_kept(negatives: int, positives: int, rules: Train) -> tuple[float, float]:
+    """Return the shares of negatives and of positives to train on."""
     share = min(1.0, rules.negatives_per_positive * positives / negatives)
-    below = np.uint64(min(int(share * 2**64), 2**64 - 1))
-    kept = [
-        rows.filter((pl.col("label") == 1) | pl.Series(row_hash(rows, rules.seed, "training sample") <= below))
-        for _, rows in read_part(features, labels, rule, "train", columns)
-    ]
-    crash = np.concatenate([rows["label"].to_numpy() == 1 for rows in kept])
-    return np.concatenate([matrix(rows, columns) for rows in kept]), crash, share
+    thinned = min(1.0, rules.max_rows / (positives + share * negatives))
+    return share * thinned, thinned
 
 
 def score_validation(
@@ -131,19 +142,27 @@ def score_validation(
     columns: list[str],
     fitted: list[tuple[Candidate, Any]],
     offset: float,
-) -> tuple[pl.DataFrame, list[NDArray[np.float64]]]:
-    """Score the validation part with every candidate, a partition at a time.
+) -> tuple[pl.DataFrame, list[BinaryIO]]:
+    """Score the validation part with every candidate, a piece at a time.
 
     Returns
     -------
     DataFrame
         `timestamp`, `server_id`, `label`.
-    list of float arrays of shape (n,)
-        Each candidate's log-odds, the sampling undone.
+    list of files
+        Each candidate's log-odds, the sampling undone: for many rows and candidates, more than memory holds.
     """
-    keys, scores = [], []
+    keys: list[pl.DataFrame] = []
+    files: list[BinaryIO] = [TemporaryFile() for _ in fitted]  # noqa: SIM115 - they outlive this function
     for _, rows in read_part(features, labels, rule, "validation", columns):
-        keys.append(rows.select("timestamp", "server_id", "label"))
+        keys.append(rows.select("timestamp", pl.col("server_id").cast(pl.Categorical), "label"))
         values = matrix(rows, columns)
-        scores.append([log_odds(estimator, values) + offset for _, estimator in fitted])
-    return pl.concat(keys), [np.concatenate(column) for column in zip(*scores, strict=True)]
+        for (_, estimator), file in zip(fitted, files, strict=True):
+            file.write((log_odds(estimator, values) + offset).tobytes())
+    return pl.concat(keys, rechunk=True), files
+
+
+def read_scores(file: BinaryIO) -> NDArray[np.float64]:
+    """Read a candidate's log-odds."""
+    file.seek(0)
+    return np.frombuffer(file.read(), dtype=np.float64)

@@ -265,6 +265,21 @@ def test_the_order_of_rows_and_crashes_does_not_matter(rows, crashes, threshold,
 
 
 @for_all
+@given(some_rows, some_crashes, thresholds, st.integers(1, 20))
+def test_servers_may_be_categories_and_taken_some_at_a_time(rows, crashes, threshold, batch_rows):
+    rows, crashes = rows_of(*rows), crashes_of(*crashes)
+    whole, chosen = judge(rows, crashes, threshold), choose_of(rows, crashes, budget=2)
+    categories = rows.with_columns(pl.col("server_id").cast(pl.Categorical))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(events, "BATCH_ROWS", batch_rows)
+        apart = judge(categories, crashes, threshold)
+        assert choose_of(categories, crashes, budget=2) == chosen
+    assert apart.metrics == whole.metrics
+    assert apart.alarms.equals(whole.alarms)
+    assert apart.crashes.equals(whole.crashes)
+
+
+@for_all
 @given(some_rows, thresholds, durations)
 def test_alarms_of_a_server_keep_their_distance(rows, threshold, durations):
     duration = sum(durations)
@@ -309,24 +324,27 @@ def test_an_alarm_opened_too_early_hides_the_rows_inside_it():
     assert judge(rows_of(*always_high("a", 6, start=1)), crash).metrics.event_recall == 1
 
 
-def choose(rows, crashes, budget, lead=1, horizon=6):
-    return events.choose_threshold(
-        rows_of(*rows), crashes_of(*crashes), budget, lead=lead * HOUR, horizon=horizon * HOUR, interval=HOUR
-    )
+def choose_of(rows, crashes, budget, lead=1, horizon=6):
+    timing = {"lead": lead * HOUR, "horizon": horizon * HOUR, "interval": HOUR}
+    return events.choose_threshold(rows, crashes, budget, **timing)
+
+
+def choose(rows, crashes, *arguments, **named):
+    return choose_of(rows_of(*rows), crashes_of(*crashes), *arguments, **named)
 
 
 def test_the_lowest_threshold_within_the_budget_by_hand():
     quiet = [("b", hour, 0.0) for hour in range(20)]
     rows = [("a", 0, 0.9), ("a", 10, 0.8), ("a", 20, 0.6), ("a", 30, 0.2), *quiet]  # one server-day
     crashes = [("a", 12)]  # the alarm at 10 is true
-    assert choose(rows, crashes, budget=1) == (pytest.approx((0.8 + 0.6) / 2), 1)
-    assert choose(rows, crashes, budget=2.9) == (pytest.approx((0.6 + 0.2) / 2), 2)
-    assert choose(rows, crashes, budget=10) == (0, 6)  # within the budget at every threshold: b pays 0, 7 and 14
+    assert choose(rows, crashes, 1) == (pytest.approx((0.8 + 0.6) / 2), 1)
+    assert choose(rows, crashes, 2.9) == (pytest.approx((0.6 + 0.2) / 2), 2)
+    assert choose(rows, crashes, 10) == (0, 6)  # within the budget at every threshold: b pays 0, 7 and 14
 
 
 def test_nothing_is_alarmed_where_the_top_score_exceeds_the_budget():
     rows = [("a", 0, 0.9), ("b", 0, 0.9), *[("c", hour, 0.1) for hour in range(22)]]
-    threshold, rate = choose(rows, [], budget=1)
+    threshold, rate = choose(rows, [], 1)
     assert threshold == np.nextafter(0.9, 1)
     assert rate == 0
     assert events.open_alarms(rows_of(*rows), threshold, HOUR).is_empty()
@@ -335,7 +353,7 @@ def test_nothing_is_alarmed_where_the_top_score_exceeds_the_budget():
 def test_neighbouring_scores_are_told_apart():
     high, low = np.nextafter(0.5, 1), 0.5
     rows = [("a", 0, high), ("b", 0, low), *[("c", hour, 0.1) for hour in range(22)]]
-    assert choose(rows, [], budget=1) == (high, 1)
+    assert choose(rows, [], 1) == (high, 1)
 
 
 def test_a_threshold_that_fits_again_further_down_is_not_taken():
@@ -344,7 +362,7 @@ def test_a_threshold_that_fits_again_further_down_is_not_taken():
     crashes = [("a", 9)]
     counts = [reference_false_alarms(rows, crashes, threshold, 1, 6) for threshold in (0.9, 0.7, 0.6)]
     assert counts == [1, 2, 1]
-    assert choose(rows, crashes, budget=1) == (pytest.approx(0.8), 1)
+    assert choose(rows, crashes, 1) == (pytest.approx(0.8), 1)
 
 
 def test_no_rows_choose_no_threshold():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from crashcast.errors import UserError
 from crashcast.modeling import metrics
@@ -23,9 +23,11 @@ def as_arrays(rows):
 
 
 def test_ranking_by_hand():
-    assert metrics.pr_auc(LABELS, SCORES) == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
-    assert metrics.lift(LABELS, SCORES) == pytest.approx((1 / 2 + 1 / 3) / 0.5)
-    assert metrics.roc_auc(LABELS, SCORES) == 3 / 4  # of four pairs, 0.7 against 0.8 is in the wrong order
+    assert metrics.ranking(LABELS, SCORES) == {
+        "pr_auc": pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3),
+        "lift": pytest.approx((1 / 2 + 1 / 3) / 0.5),
+        "roc_auc": 3 / 4,  # of four pairs, 0.7 against 0.8 is in the wrong order
+    }
 
 
 def test_decisions_by_hand():
@@ -37,10 +39,7 @@ def test_decisions_by_hand():
 
 def test_equal_scores_have_no_skill_in_any_order():
     for labels in (LABELS, LABELS[::-1]):
-        constant = np.full(4, 0.3)
-        assert metrics.pr_auc(labels, constant) == 0.5
-        assert metrics.lift(labels, constant) == 1
-        assert metrics.roc_auc(labels, constant) == 0.5
+        assert metrics.ranking(labels, np.full(4, 0.3)) == {"pr_auc": 0.5, "lift": 1, "roc_auc": 0.5}
 
 
 def test_accuracy_of_a_silent_model_is_the_majority_baseline():
@@ -52,29 +51,17 @@ def test_accuracy_of_a_silent_model_is_the_majority_baseline():
     assert figures["recall"] == 0
 
 
-@given(both_classes, st.integers(0, 2**32 - 1))
-def test_pr_auc_sums_precision_over_the_steps_of_recall(rows, seed):
+@given(both_classes)
+def test_ranking_is_that_of_scikit_learn(rows):
     labels, scores = as_arrays(rows)
-    weights = np.random.default_rng(seed).integers(0, 4, len(labels)) + labels  # positives weigh at least 1
-    area = sum(
-        weights[(scores == step) & (labels == 1)].sum()
-        / weights[labels == 1].sum()
-        * weights[(scores >= step) & (labels == 1)].sum()
-        / weights[scores >= step].sum()
-        for step in set(scores[labels == 1])
-    )
-    assert metrics.pr_auc(labels, scores, weights) == pytest.approx(area)
-
-
-def test_weights_count_as_repeated_rows():
-    times = np.array([1, 3, 2, 2])
-    repeated = np.repeat(LABELS, times), np.repeat(SCORES, times)
-    for figure in (metrics.pr_auc, metrics.lift, metrics.roc_auc, metrics.brier):
-        assert figure(LABELS, SCORES, times) == pytest.approx(figure(*repeated))
+    area = average_precision_score(labels, scores)
+    expected = {"pr_auc": area, "lift": area / labels.mean(), "roc_auc": roc_auc_score(labels, scores)}
+    assert metrics.ranking(labels, scores) == pytest.approx(expected)
+    assert metrics.pr_auc(labels, scores) == pytest.approx(area)
 
 
 @pytest.mark.parametrize("label", [0, 1])
-@pytest.mark.parametrize("figure", [metrics.pr_auc, metrics.roc_auc, metrics.pr_curve])
+@pytest.mark.parametrize("figure", [metrics.pr_auc, metrics.ranking, metrics.pr_curve, metrics.roc_curve])
 def test_one_class_cannot_be_ranked(figure, label):
     with pytest.raises(UserError, match=r"of the 3 rows precede a crash.*params\.yaml: split"):
         figure(np.full(3, label), np.array([0.1, 0.2, 0.3]))
@@ -111,6 +98,43 @@ def test_pr_curve_keeps_true_points_and_both_ends(rows, max_points):
     assert curve["recall"][-1] == 1
     for threshold, recall, precision in curve.rows():
         assert metrics.precision_recall(labels, scores, threshold) == pytest.approx((precision, recall))
+
+
+@given(both_classes)
+def test_pr_curve_is_that_of_scikit_learn_where_recall_grows(rows):
+    labels, scores = as_arrays(rows)
+    curve = metrics.pr_curve(labels, scores, max_points=1000)
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    best = {share: precision[recall == share].max() for share in recall if share}
+    assert {share: value for share, value in curve.select("recall", "precision").rows() if share} == pytest.approx(best)
+
+
+def test_roc_curve_by_hand():
+    curve = metrics.roc_curve(LABELS, SCORES)
+    assert curve.rows() == [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]
+
+
+@given(both_classes, st.integers(4, 12))
+def test_roc_curve_keeps_true_points_and_both_ends(rows, max_points):
+    labels, scores = as_arrays(rows)
+    curve = metrics.roc_curve(labels, scores, max_points)
+    true_points = {
+        (np.mean(scores[labels == 0] >= threshold), np.mean(scores[labels == 1] >= threshold))
+        for threshold in [*scores, np.inf]
+    }
+    assert set(curve.rows()) <= true_points
+    assert curve.height <= max_points
+    assert (curve.row(0), curve.row(-1)) == ((0, 0), (1, 1))
+    assert all(column.is_sorted() for column in curve)
+
+
+@given(both_classes)
+def test_an_unthinned_roc_curve_holds_the_whole_area(rows):
+    labels, scores = as_arrays(rows)
+    curve = metrics.roc_curve(labels, scores, max_points=10_000)
+    assert np.trapezoid(curve["true_positive_rate"], curve["false_positive_rate"]) == pytest.approx(
+        roc_auc_score(labels, scores)
+    )
 
 
 def test_an_unthinned_pr_curve_holds_the_whole_area():

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crashcast import parts as parts_module
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.parts import (
@@ -140,6 +141,31 @@ def test_a_missing_or_damaged_rule_says_what_to_run(tmp_path):
         read_rule(tmp_path / "split.json")
 
 
+@pytest.mark.parametrize(
+    ("rule", "key"),
+    [
+        (BY_TIME, "periods"),
+        (BY_TIME, "method"),
+        (BY_SERVER, "servers"),
+        (BY_SERVER, "periods"),
+        (AT_RANDOM, "cuts"),
+    ],
+)
+def test_a_rule_that_was_edited_badly_says_what_to_run(tmp_path, rule, key):
+    path = tmp_path / "split.json"
+    for damaged in (
+        {name: rule[name] for name in rule if name != key},
+        rule | {key: ["x"]},
+        rule | {key: None},
+        [rule],
+    ):
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(UserError, match=r"split\.json is .*: run `dvc repro split`"):
+            read_rule(path)
+    path.write_text(json.dumps(rule))
+    assert read_rule(path) == rule
+
+
 def grid(servers=50, hours=400):
     return rows_of(*((f"server-{server}", hour, 0) for hour in range(hours) for server in range(servers)))
 
@@ -232,6 +258,17 @@ def test_a_part_is_read_a_partition_at_a_time_with_its_features(project):
     assert rows["timestamp"].is_sorted()
 
 
+def test_large_partitions_come_in_pieces_cut_between_moments(project, monkeypatch):
+    whole = pl.concat(rows for _, rows in read(project, BY_TIME, "train"))
+    monkeypatch.setattr(parts_module, "PIECE_ROWS", 7)
+    found = read(project, BY_TIME, "train")
+    assert len({partition.name for partition, _ in found}) == 2
+    assert max(rows.height for _, rows in found) == 9  # three servers at three moments
+    assert pl.concat(rows for _, rows in found).equals(whole)
+    moments = [set(rows["timestamp"]) for _, rows in found]
+    assert sum(map(len, moments)) == len(set().union(*moments))
+
+
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_the_parts_share_out_the_known_rows(project, rule):
     keys = [
@@ -271,11 +308,13 @@ def test_partitions_outside_a_part_are_not_opened(project):
     ],
     ids=["fewer", "more", "another order", "other servers", "other moments"],
 )
-def test_features_of_other_rows_are_refused(project, damage):
+@pytest.mark.parametrize("piece_rows", [7, 1_000_000])
+def test_features_of_other_rows_are_refused(project, monkeypatch, damage, piece_rows):
+    monkeypatch.setattr(parts_module, "PIECE_ROWS", piece_rows)
     path = partition_at(START + DAY, "day").path(project / "features")
     tables.write(path, damage(tables.read(path)))
     with pytest.raises(UserError, match=r"differ in the rows of day=2024-01-30: run `dvc repro`"):
-        read(project, BY_TIME, "train")
+        read(project, BY_SERVER, "train")
 
 
 def test_a_partition_without_features_is_named(project):

@@ -10,8 +10,6 @@ import polars as pl
 import pytest
 import yaml
 from dvc_render import VegaRenderer
-from hypothesis import given
-from hypothesis import strategies as st
 
 from crashcast.modeling import plots
 from crashcast.params import Label
@@ -24,10 +22,6 @@ LABEL = Label(lead="1h", horizon="6h", recovery="2h")
 
 LABELS = np.array([1, 0, 1, 0], dtype=np.int8)
 SCORES = np.array([0.9, 0.8, 0.7, 0.1])
-
-both_classes = st.lists(
-    st.tuples(st.integers(0, 1), st.sampled_from([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])), min_size=2, max_size=40
-).filter(lambda rows: 0 < sum(label for label, _ in rows) < len(rows))
 
 
 def crash(server: str, day: int, lead_h: float | None = None, *, known: bool = True) -> dict:
@@ -50,25 +44,6 @@ def scores_before(server: str, scores: list[float], until: datetime = MIDNIGHT, 
     """One row a step, the last one a step before `until`."""
     moments = [until - (len(scores) - i) * step for i in range(len(scores))]
     return pl.DataFrame({"timestamp": moments, "server_id": server, "label": 0, "score": scores})
-
-
-def test_roc_curve_by_hand():
-    curve = plots.roc_curve(LABELS, SCORES)
-    assert curve.rows() == [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]
-
-
-@given(both_classes, st.integers(4, 12))
-def test_roc_curve_keeps_true_points_and_both_ends(rows, max_points):
-    labels, scores = (np.array(column) for column in zip(*rows, strict=True))
-    curve = plots.roc_curve(labels, scores, max_points)
-    true_points = {
-        (np.mean(scores[labels == 0] >= threshold), np.mean(scores[labels == 1] >= threshold))
-        for threshold in [*scores, np.inf]
-    }
-    assert set(curve.rows()) <= true_points
-    assert curve.height <= max_points
-    assert (curve.row(0), curve.row(-1)) == ((0, 0), (1, 1))
-    assert all(column.is_sorted() for column in curve)
 
 
 def test_confusion_counts_a_row_at_the_threshold_as_predicted():

@@ -100,6 +100,47 @@ def test_pr_auc_is_that_of_weighted_rows(seed, n, n_scores, n_servers, n_blocks)
             assert area == pytest.approx(average_precision_score(labels, scores, sample_weight=weights))
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 20), st.sampled_from([1, 50, 1000]))
+def test_steps_that_take_in_many_rows_count_as_exactly_as_the_others(seed, n, n_scores, cells_per_listed_row):
+    rng = np.random.default_rng(seed)
+    labels, scores = rng.integers(0, 2, n), rng.integers(0, n_scores, n) / 20
+    labels[0] = 1
+    draws, cells = draw(4, 3, replicates=20, seed=seed), rng.integers(0, 12, n)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resampling, "CELLS_PER_LISTED_ROW", 1e-9)
+        listed = resampling.pr_auc_replicates(labels, scores, cells, draws)
+        patch.setattr(resampling, "CELLS_PER_LISTED_ROW", cells_per_listed_row)
+        summed = resampling.pr_auc_replicates(labels, scores, cells, draws)
+    assert np.array_equal(listed, summed, equal_nan=True)
+
+
+def ranked(skill, n=200_000):
+    """Label and score rows of 40 servers in 40 days, 10 % before a crash; scores are tied as those of trees are."""
+    rng = np.random.default_rng(1)
+    labels = rng.random(n) < 0.1
+    scores = rng.normal(size=n) + skill * labels * rng.exponential(1, n)
+    return labels, scores.round(4), rng.integers(0, 1600, n), draw(40, 40, replicates=50)
+
+
+@pytest.mark.parametrize("skill", [0, 1, 3, -1])
+def test_merging_steps_far_down_hardly_moves_a_replicate(monkeypatch, skill):
+    rows = ranked(skill)
+    exact = resampling.pr_auc_replicates(*rows)
+    monkeypatch.setattr(resampling, "EXACT_ROWS", 10_000)
+    merged = resampling.pr_auc_replicates(*rows)
+    assert (merged != exact).any()
+    assert np.abs(merged / exact - 1).max() < 2e-3
+
+
+def test_a_tie_of_many_rows_is_one_step_however_far_down(monkeypatch):
+    labels, scores, cells, draws = ranked(1)
+    tied = np.where(scores < 0.5, 0.0, scores.round(1))
+    exact = resampling.pr_auc_replicates(labels, tied, cells, draws)
+    monkeypatch.setattr(resampling, "EXACT_ROWS", 1000)
+    assert resampling.pr_auc_replicates(labels, tied, cells, draws) == pytest.approx(exact, rel=2e-3)
+
+
 def test_models_on_the_same_draws_are_paired():
     rng = np.random.default_rng(3)
     draws = draw(20, 10, 200)

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
+from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
+from crashcast.modeling import estimators
 from crashcast.modeling.estimators import LEARNED_DIGITS, candidates, fit, log_odds, significant
 from crashcast.params import Train
 
@@ -22,7 +24,7 @@ CPU, LATENCY, PRODUCT, EMPTY = range(4)
 
 
 def rules(**algorithms):
-    return Train(seed=1, negatives_per_positive=10, candidates=algorithms)
+    return Train(seed=1, negatives_per_positive=10, max_rows=1_000_000, candidates=algorithms)
 
 
 def only(algorithm, **grid):
@@ -178,3 +180,19 @@ def test_rounding_by_hand():
 @pytest.mark.parametrize("raw", [-690, -700, -720, -744, -800, 800])
 def test_a_score_as_sure_as_a_float_can_be_stays_a_number(raw):
     assert 0 <= significant(np.array([expit(raw)]), 9)[0] <= 1
+
+
+def test_missing_values_are_filled_as_if_all_rows_had_been_shown_at_once(monkeypatch):
+    monkeypatch.setattr(estimators, "PIECE_ROWS", 7)
+    draw = np.random.default_rng(3)
+    features = draw.gamma(2, 10, (400, 4)).astype(np.float32)
+    features[draw.random(features.shape) < 0.3] = np.nan
+    features[:, 3] = np.nan
+    crash = draw.random(400) < 0.3
+    logistic = only("logistic_regression", C=[1.0])
+    whole = clone(logistic.estimator).fit(features.astype(float), crash)
+    fitted = fit(logistic, features, crash)
+    assert (fitted[0].statistics_ == whole[0].statistics_).all()
+    assert fitted[1].mean_ == pytest.approx(whole[1].mean_, rel=1e-12)
+    assert fitted[1].scale_ == pytest.approx(whole[1].scale_, rel=1e-12)
+    assert log_odds(fitted, features) == pytest.approx(whole.decision_function(features.astype(float)), abs=1e-6)

@@ -7,9 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from crashcast import tables
+from crashcast import parts, tables
 from crashcast.canonical import md5
 from crashcast.errors import UserError
+from crashcast.modeling import events
 from crashcast.modeling.model import load
 from crashcast.parts import assign, period, read_rule
 from crashcast.tables import partition_at
@@ -127,6 +128,14 @@ def test_a_higher_confidence_is_wider_and_moves_no_figure(project):
 
 def test_the_same_input_makes_the_same_bytes(project):
     before = {name: md5(project.root / name) for name in OUTPUTS}
+    project.run("evaluate")
+    assert {name: md5(project.root / name) for name in OUTPUTS} == before
+
+
+def test_pieces_and_batches_change_nothing(project, monkeypatch):
+    before = {name: md5(project.root / name) for name in OUTPUTS}
+    monkeypatch.setattr(parts, "PIECE_ROWS", 1000)
+    monkeypatch.setattr(events, "BATCH_ROWS", 1000)
     project.run("evaluate")
     assert {name: md5(project.root / name) for name in OUTPUTS} == before
 

@@ -30,6 +30,7 @@ RULES = Train.model_validate(
     {
         "seed": 1,
         "negatives_per_positive": 10,
+        "max_rows": 1_000_000,
         "candidates": {
             "logistic_regression": {"C": [1.0]},
             "hist_gradient_boosting": {

@@ -80,22 +80,34 @@ def test_all_negatives_are_kept_where_there_are_few(project):
     assert project.json("models/model.json")["sampling_offset"] == 0
 
 
+def test_beyond_the_limit_both_kinds_are_thinned_alike(project):
+    before = project.json("metrics/train.json")
+    project.set("train", candidates={}, max_rows=before["training_rows"] // 2)
+    project.run("train")
+    after = project.json("metrics/train.json")
+    for count in ("training_rows", "training_crash_rows"):
+        assert after[count] == pytest.approx(before[count] / 2, rel=0.1)
+    assert after["share_of_negatives"] == pytest.approx(before["share_of_negatives"] / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("max_rows", [1_000_000, 3000], ids=["all crash rows", "some crash rows"])
 @pytest.mark.parametrize(
     ("algorithm", "tolerance"),
-    [("dummy", 0.02), ("logistic_regression", 0.1), ("hist_gradient_boosting", 0.25)],  # few trees are not sure enough
+    [("dummy", 0.05), ("logistic_regression", 0.1), ("hist_gradient_boosting", 0.25)],  # few trees are not sure enough
 )
-def test_sampling_is_undone(project, algorithm, tolerance):
+def test_sampling_is_undone(project, algorithm, tolerance, max_rows):
     """Before any calibration, the mean prediction over all training rows is their base rate."""
     grids = yaml.safe_load((project.root / "params.yaml").read_text())["train"]["candidates"]
     grid = {name: grid for name, grid in grids.items() if name == algorithm}
-    project.set("train", candidates=grid, negatives_per_positive=3)
+    project.set("train", candidates=grid, negatives_per_positive=3, max_rows=max_rows)
     project.run("train")
-    model = load(project.root / "models")
+    model, figures = load(project.root / "models"), project.json("metrics/train.json")
     assert model.algorithm == algorithm
-    assert model.sampling_offset == pytest.approx(
-        np.log(project.json("metrics/train.json")["share_of_negatives"]), abs=1e-5
-    )
     rows = part_of(project, "train")
+    share_of_crash_rows = figures["training_crash_rows"] / rows["label"].sum()
+    assert (share_of_crash_rows < 1) == (max_rows == 3000)
+    offset = np.log(figures["share_of_negatives"] / share_of_crash_rows)
+    assert model.sampling_offset == pytest.approx(offset, abs=0.05 if max_rows == 3000 else 1e-5)
     uncalibrated = replace(model, slope=1.0, intercept=0.0)
     assert uncalibrated.predict(rows).mean() == pytest.approx(rows["label"].mean(), rel=tolerance)
     sampled_as_is = replace(uncalibrated, sampling_offset=0.0)
@@ -158,12 +170,12 @@ def test_the_best_on_validation_is_chosen(judged):
 def test_nothing_but_pr_auc_on_validation_decides(project, monkeypatch, rank, chosen):
     validation = part_of(project, "validation")["label"].to_numpy()
 
-    def pr_auc(labels, scores, weights=None):
+    def ranking(labels, scores):
         assert (labels == validation).all()
-        return rank(labels, scores)
+        return {"pr_auc": rank(labels, scores), "lift": 1.0, "roc_auc": 0.5}
 
     project.set("train", candidates=LOGISTIC)
-    monkeypatch.setattr(train.metrics, "pr_auc", pr_auc)
+    monkeypatch.setattr(train.metrics, "ranking", ranking)
     project.run("train")
     assert project.json("metrics/candidates.json")["chosen"] == chosen
     assert load(project.root / "models").algorithm == chosen.split()[0]

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from crashcast.params import Train
 
 Matrix = NDArray[np.float32]
+PIECE_ROWS = 100_000  # transformed together, to save memory
 LEARNED_DIGITS = 8  # of coefficients and leaves: what optima agree on between CPU types
 
 
@@ -82,16 +83,35 @@ def fit(candidate: Candidate, features: Matrix, crash: NDArray[np.bool_]) -> Any
     estimator = candidate.estimator
     with threadpool_limits(1, user_api="blas"):  # a sum split over threads has other last digits
         if isinstance(estimator, Pipeline):
-            wide = features.astype(np.float64)
-            for _, step in estimator.steps[:-1]:
-                wide = step.fit(wide).transform(wide)
-            estimator.steps[-1][1].fit(wide, crash)
+            (_, imputer), (_, scaler), (_, solver) = estimator.steps
+            imputer.fit(_medians(features))
+            wide = _in_pieces(imputer, features)
+            scaler.fit(wide)
+            solver.fit(_in_pieces(scaler, wide, out=wide), crash)
         else:
             # trees cannot bin a feature without any value; one that never varies they leave alone
             empty = np.isnan(features).all(axis=0)
             estimator.fit(np.where(empty, 0, features) if empty.any() else features, crash)
     _round_learned(estimator)
     return estimator
+
+
+def _medians(features: Matrix) -> NDArray[np.float64]:
+    """Return what an imputer needs to see of the features: one row, NaN where a feature has no value.
+
+    Shown all rows, it would sort copies of all columns at once, several times the memory of the rest of the fit.
+    """
+    columns = (column[~np.isnan(column)].astype(np.float64) for column in features.T)
+    return np.array([[np.median(values) if values.size else np.nan for values in columns]])
+
+
+def _in_pieces(step: Any, values: NDArray[Any], out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Transform some rows at a time, in float64; `out` may be `values` itself."""
+    out = np.empty(values.shape) if out is None else out
+    for start in range(0, len(values), PIECE_ROWS):
+        some = slice(start, start + PIECE_ROWS)
+        out[some] = step.transform(values[some].astype(np.float64))
+    return out
 
 
 def _round_learned(estimator: Any) -> None:
@@ -122,6 +142,6 @@ def log_odds(estimator: Any, features: Matrix) -> NDArray[np.float64]:
         if isinstance(estimator, DummyClassifier):
             share = estimator.predict_proba(features)[:, 1]
             return np.asarray(np.log(share) - np.log1p(-share))
-        if isinstance(estimator, Pipeline):
-            features = features.astype(np.float64)  # as it was fitted
-        return np.asarray(estimator.decision_function(features), dtype=np.float64)
+        # in float64, as it was fitted
+        pieces = (some.astype(np.float64) for some in np.array_split(features, len(features) // PIECE_ROWS + 1))
+        return np.concatenate([estimator.decision_function(some) for some in pieces])

@@ -9,7 +9,8 @@ other; still high afterwards, it opens again. Opened at t it is
 
 One alarm may warn of several crashes, and one crash may have several true alarms. Known rows are those whose label is
 known. Rows have `timestamp`, `server_id` and `score`; crashes are one row each, with `server_id` and `started_at`,
-covered by incident records. Frames may come in any order and leave sorted by (time, server_id).
+covered by incident records. Frames may come in any order, servers as text or, where there are many rows, as categories;
+they leave sorted by (time, server_id), servers as text.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from crashcast.params import DAY
 TRUE, LATE, FALSE = "true", "late", "false"  # outcomes of an alarm
 HOUR = timedelta(hours=1)
 INSTANT = timedelta(microseconds=1)  # the resolution of timestamps
+BATCH_ROWS = 4_000_000  # looked at together: alarms are a server's own, so servers can be taken some at a time
 FIRST_ROWS = 10_000  # a threshold is sought among so many of the highest rows, then among twice as many, ...
 
 
@@ -129,7 +131,7 @@ def judge(
     start, end = tables.utc(*period)
     if rows.select((~pl.col("timestamp").is_between(start, end, closed="left")).any()).item():
         raise ValueError(f"rows outside the period from {period[0]} to {period[1]}")
-    alarms = judge_alarms(open_alarms(rows, threshold, _duration(lead, horizon)), crashes, lead, horizon)
+    alarms = judge_alarms(open_alarms(rows, threshold, lead + horizon), crashes, lead, horizon)
     crashes = catch(crashes_of(crashes, period, lead), alarms, rows, lead, horizon)
 
     outcomes = {outcome: alarms.filter(outcome=outcome).height for outcome in (TRUE, LATE, FALSE)}
@@ -163,7 +165,14 @@ def open_alarms(rows: pl.DataFrame, threshold: float, duration: timedelta) -> pl
     DataFrame
         `timestamp` and `server_id`. Two alarms of a server are at least `duration` apart.
     """
-    high = _with_scores(rows).filter(pl.col("score") >= threshold).sort("timestamp")
+    is_high = _with_scores(rows)["score"] >= threshold
+    high = rows.select("timestamp", "server_id").filter(is_high)
+    alarms = pl.concat(_open_alarms(some, duration) for some in _by_servers(high))
+    return alarms.with_columns(pl.col("server_id").cast(pl.String)).sort("timestamp", "server_id")
+
+
+def _open_alarms(high: pl.DataFrame, duration: timedelta) -> pl.DataFrame:
+    high = high.sort("timestamp")
     reopens = _reopens(high, duration)
     opened = np.zeros(high.height, dtype=bool)
     # the k-th alarm of every server at once, for k = 1, 2, ...
@@ -172,7 +181,17 @@ def open_alarms(rows: pl.DataFrame, threshold: float, duration: timedelta) -> pl
         opened[current] = True
         current = reopens[current]
         current = current[current < high.height]
-    return high.select("timestamp", "server_id").filter(pl.Series(opened)).sort("timestamp", "server_id")
+    return high.filter(pl.Series(opened))
+
+
+def _by_servers(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Yield the rows of some servers after those of others, about `BATCH_ROWS` at a time."""
+    if rows.height <= BATCH_ROWS:
+        yield rows
+        return
+    servers = rows["server_id"].unique().cast(pl.String).sort()
+    for some in np.array_split(servers.to_numpy(), -(-rows.height // BATCH_ROWS)):
+        yield rows.filter(pl.col("server_id").is_in(some.tolist()))
 
 
 def judge_alarms(alarms: pl.DataFrame, crashes: pl.DataFrame, lead: timedelta, horizon: timedelta) -> pl.DataFrame:
@@ -233,13 +252,15 @@ def catch(
         missed) and `had_known_row` (one lay where an alarm would have been true).
     """
     crashes, alarms = crashes.sort("started_at", "server_id"), alarms.sort("timestamp", "server_id")
-    # only these servers' rows are worth sorting
-    rows = rows.filter(pl.col("server_id").is_in(crashes["server_id"].unique().implode())).sort("timestamp")
     earliest, latest = pl.col("started_at") - lead - horizon, pl.col("started_at") - lead
+    first_rows = [
+        _next(crashes, earliest, batch.sort("timestamp"), "timestamp")
+        for batch in _by_servers(rows.select("timestamp", "server_id"))
+    ]
     return (
         crashes.with_columns(
             alarm=_next(crashes, earliest, alarms, "timestamp"),
-            row=_next(crashes, earliest, rows, "timestamp"),
+            row=pl.coalesce(first_rows),
         )
         .with_columns(
             caught=(pl.col("alarm") < latest).fill_null(False),
@@ -280,17 +301,17 @@ def choose_threshold(
     rows = _with_scores(rows)
     if rows.is_empty():
         raise ValueError("no known rows to choose a threshold on")
-    falling = np.sort(rows["score"].to_numpy())[::-1]
-    server_days = rows.height * interval / DAY
+    scores, server_days = rows["score"].to_numpy(), rows.height * interval / DAY
     # somewhere the budget is exceeded for certain; what lies above it is gone through score by score
     exceeding, rank = -np.inf, FIRST_ROWS
     while np.isneginf(exceeding) and rank <= rows.height:
-        alarms = open_alarms(rows, falling[rank - 1], _duration(lead, horizon))
+        score = float(np.partition(scores, -rank)[-rank])
+        alarms = open_alarms(rows, score, lead + horizon)
         if judge_alarms(alarms, crashes, lead, horizon).filter(outcome=FALSE).height / server_days > budget:
-            exceeding = float(falling[rank - 1])
+            exceeding = score
         rank *= 2
 
-    fitting = OperatingPoint(float(np.nextafter(falling[0], np.inf)), 0.0)
+    fitting = OperatingPoint(float(np.nextafter(scores.max(), np.inf)), 0.0)
     candidates = rows.filter(pl.col("score") > exceeding)
     for score, false_alarms in _false_alarms_by_threshold(candidates, crashes, lead, horizon):
         rate = false_alarms / server_days
@@ -318,7 +339,7 @@ def _false_alarms_by_threshold(
     """
     rows = judge_alarms(rows, crashes, lead, horizon)  # an alarm's outcome depends on when it opens alone
     is_false = rows.select(pl.col("outcome") == FALSE).to_series().to_list()
-    reopens = _reopens(rows, _duration(lead, horizon)).tolist()
+    reopens = _reopens(rows, lead + horizon).tolist()
     servers, scores = rows["server_id"].to_list(), rows["score"].to_numpy()
     order = np.argsort(-scores, kind="stable")
     falls = np.diff(scores[order], append=-np.inf) < 0
@@ -345,10 +366,6 @@ def _false_alarms_by_threshold(
             yield float(scores[row]), false_alarms
 
 
-def _duration(lead: timedelta, horizon: timedelta) -> timedelta:
-    return lead + horizon
-
-
 def _reopens(rows: pl.DataFrame, duration: timedelta) -> NDArray[np.int64]:
     """Index of the server's first row at or after each row's time + duration, len(rows) where there is none.
 
@@ -372,8 +389,9 @@ def _next(
 
     Both frames are sorted by time; null where there is no such row. Not exact: after `moment`, not at it.
     """
-    wanted = frame.select("server_id", _moment=moment)
-    found = table.select("server_id", _time=time, _value=value or time)
+    server = pl.col("server_id").cast(pl.Categorical)
+    wanted = frame.select(server, _moment=moment)
+    found = table.select(server, _time=time, _value=value or time)
     return wanted.join_asof(
         found,
         left_on="_moment",

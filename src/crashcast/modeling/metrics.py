@@ -6,11 +6,11 @@ Labels are 0 or 1 and scores are probabilities of 1; rows whose label is unknown
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from crashcast.errors import UserError
 
@@ -41,15 +41,13 @@ def row_metrics(labels: Labels, scores: Floats, threshold: float) -> dict[str, f
     UserError
         Where the rows are all of one class.
     """
-    base_rate, area = float(np.mean(labels)), pr_auc(labels, scores)
+    base_rate = float(np.mean(labels))
     precision, recall = precision_recall(labels, scores, threshold)
     return {
         "rows": len(labels),
         "positives": int(np.sum(labels)),
         "base_rate": base_rate,
-        "pr_auc": area,
-        "lift": area / base_rate,
-        "roc_auc": roc_auc(labels, scores),
+        **ranking(labels, scores),
         "brier": brier(labels, scores),
         "brier_of_base_rate": base_rate * (1 - base_rate),
         "accuracy": accuracy(labels, scores, threshold),
@@ -59,8 +57,43 @@ def row_metrics(labels: Labels, scores: Floats, threshold: float) -> dict[str, f
     }
 
 
-def pr_auc(labels: Labels, scores: Floats, weights: Floats | None = None) -> float:
-    """Area under the precision-recall curve by steps (average precision); tied scores are one step.
+class Steps(NamedTuple):
+    """The distinct scores of the S rows before a crash, from the highest down: only there does recall grow.
+
+    All of a ranking that its figures need: tens of millions of rows, but a hundred thousand steps.
+
+    Attributes
+    ----------
+    score : float array of shape (S,)
+    true : int array of shape (S,)
+        Rows before a crash at or above each.
+    taken, above : int array of shape (S,)
+        Rows at or above each, and above it.
+    """
+
+    score: Floats
+    true: NDArray[np.int64]
+    taken: NDArray[np.int64]
+    above: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, labels: Labels, scores: Floats) -> Steps:
+        """Rank the rows."""
+        score, gained = np.unique(scores[labels.astype(bool)], return_counts=True)
+        rising = np.sort(scores)
+        taken, above = (len(scores) - np.searchsorted(rising, score, side) for side in ("left", "right"))
+        return cls(score[::-1], np.cumsum(gained[::-1]), taken[::-1], above[::-1])
+
+
+def ranking(labels: Labels, scores: Floats) -> dict[str, float]:
+    """Compute how well scores rank rows.
+
+    Returns
+    -------
+    dict
+        `pr_auc`: area under the precision-recall curve by steps (average precision); tied scores are one step.
+        `lift`: that over the base rate, which is what random scores reach; 1 means no skill.
+        `roc_auc`: probability that a row before a crash scores above another row, ties counting half.
 
     Raises
     ------
@@ -68,29 +101,26 @@ def pr_auc(labels: Labels, scores: Floats, weights: Floats | None = None) -> flo
         Where the rows are all of one class.
     """
     _check_both_classes(labels)
-    return float(average_precision_score(labels, scores, sample_weight=weights))
+    steps = Steps.of(labels, scores)
+    positives, gained = steps.true[-1], np.diff(steps.true, prepend=0)
+    area = np.sum(gained / positives * (steps.true / steps.taken))
+    others_higher = (steps.above - (steps.true - gained) + steps.taken - steps.true) / 2  # ties counting half
+    pairs = positives * float(len(labels) - positives)
+    return {
+        "pr_auc": float(area),
+        "lift": float(area / np.mean(labels)),
+        "roc_auc": float(1 - np.sum(gained * others_higher) / pairs),
+    }
 
 
-def lift(labels: Labels, scores: Floats, weights: Floats | None = None) -> float:
-    """PR-AUC over the base rate, which is what random scores reach: 1 means no skill."""
-    return pr_auc(labels, scores, weights) / float(np.average(labels, weights=weights))
+def pr_auc(labels: Labels, scores: Floats) -> float:
+    """Return the area under the precision-recall curve alone (see `ranking`)."""
+    return ranking(labels, scores)["pr_auc"]
 
 
-def roc_auc(labels: Labels, scores: Floats, weights: Floats | None = None) -> float:
-    """Probability that a row before a crash scores above another row, ties counting half.
-
-    Raises
-    ------
-    UserError
-        Where the rows are all of one class.
-    """
-    _check_both_classes(labels)
-    return float(roc_auc_score(labels, scores, sample_weight=weights))
-
-
-def brier(labels: Labels, scores: Floats, weights: Floats | None = None) -> float:
+def brier(labels: Labels, scores: Floats) -> float:
     """Mean squared difference of probability and label (Brier, 1950); the constant base rate p reaches p (1 - p)."""
-    return float(np.average((scores - labels) ** 2, weights=weights))
+    return float(np.mean((scores - labels) ** 2))
 
 
 def accuracy(labels: Labels, scores: Floats, threshold: float) -> float:
@@ -148,11 +178,41 @@ def pr_curve(labels: Labels, scores: Floats, max_points: int = 500) -> pl.DataFr
         Where the rows are all of one class.
     """
     _check_both_classes(labels)
-    precision, recall, threshold = precision_recall_curve(labels, scores, drop_intermediate=True)
-    # sklearn's thresholds rise, and it adds a last point (recall 0, precision 1) that belongs to none
-    precision, recall, threshold = precision[-2::-1], recall[-2::-1], threshold[::-1]
+    steps = Steps.of(labels, scores)
+    threshold, recall, precision = steps.score, steps.true / steps.true[-1], steps.true / steps.taken
+    if steps.above[0]:  # the curve begins at the highest score, whatever its label
+        threshold, recall, precision = np.append(scores.max(), threshold), np.append(0, recall), np.append(0, precision)
     kept = np.unique(np.searchsorted(recall, np.linspace(0, 1, max_points)))
     return pl.DataFrame({"threshold": threshold[kept], "recall": recall[kept], "precision": precision[kept]})
+
+
+def roc_curve(labels: Labels, scores: Floats, max_points: int = 500) -> pl.DataFrame:
+    """Trace the ROC curve with at most `max_points` of its own points, evenly spaced along both axes.
+
+    Between two rows before a crash the curve runs straight to the right, so only the ends of such runs are its points.
+
+    Returns
+    -------
+    DataFrame
+        `false_positive_rate`, `true_positive_rate`, from (0, 0) to (1, 1).
+
+    Raises
+    ------
+    UserError
+        Where the rows are all of one class.
+    """
+    _check_both_classes(labels)
+    steps = Steps.of(labels, scores)
+    positives, negatives, before = steps.true[-1], len(labels) - steps.true[-1], np.append(0, steps.true[:-1])
+    # just above each step, and at it
+    false_positives = np.column_stack([steps.above - before, steps.taken - steps.true]).ravel()
+    true_positives = np.column_stack([before, steps.true]).ravel()
+    false_positive_rate = np.concatenate([[0], false_positives / negatives, [1]])
+    true_positive_rate = np.concatenate([[0], true_positives / positives, [1]])
+    even = np.linspace(0, 1, max_points // 2)  # one axis alone would leave the steep part, or the flat one, without
+    kept = np.unique([np.searchsorted(rate, even) for rate in (false_positive_rate, true_positive_rate)])
+    points = {"false_positive_rate": false_positive_rate[kept], "true_positive_rate": true_positive_rate[kept]}
+    return pl.DataFrame(points).unique(maintain_order=True)
 
 
 def _check_both_classes(labels: Labels) -> None:

@@ -33,6 +33,7 @@ from crashcast.modeling.estimators import Matrix, log_odds, significant
 TRUSTED = ["numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 SCORE_DIGITS = 9
+PIECE_ROWS = 1_000_000  # looked at together, to save memory
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ class Model:
     Attributes
     ----------
     estimator : scikit-learn estimator
-        Fitted on all crash rows and a share of the others.
+        Fitted on a sample in which crash rows are more frequent than they are.
     algorithm : str
     hyperparameters : dict
     features : list of str
         Its columns, in order.
     sampling_offset : float
-        Added to its log-odds: the logarithm of the share of negatives it was trained on.
+        Added to its log-odds: the logarithm of the share of negatives it was trained on, over that of crash rows.
     slope, intercept : float
         Calibration on the log-odds; the slope is positive, so the ranking stays as it is.
     threshold : float
@@ -70,7 +71,8 @@ class Model:
 
     def probability(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the probability that belongs to log-odds from which the sampling has been undone."""
-        return significant(expit(self.slope * raw + self.intercept), SCORE_DIGITS)
+        pieces = np.array_split(raw, len(raw) // PIECE_ROWS + 1)
+        return np.concatenate([significant(expit(self.slope * x + self.intercept), SCORE_DIGITS) for x in pieces])
 
 
 def matrix(rows: pl.DataFrame, features: list[str]) -> Matrix:

@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 from numpy.typing import NDArray
-from sklearn import metrics as sklearn_metrics
 
 from crashcast.canonical import SIGNIFICANT_DIGITS, write_text
 from crashcast.modeling import metrics
@@ -58,7 +57,7 @@ def write(
     labels, scores = test["label"].to_numpy(), test["score"].to_numpy()
     frames = {
         "precision_recall": metrics.pr_curve(labels, scores, MAX_POINTS).select("recall", "precision"),
-        "roc": roc_curve(labels, scores),
+        "roc": metrics.roc_curve(labels, scores, MAX_POINTS),
         "calibration": metrics.reliability(labels, scores).select("mean_score", "crash_rate", "rows"),
         "confusion": confusion(labels, scores, threshold),
         "importance": importance.head(TOP_FEATURES),
@@ -66,22 +65,6 @@ def write(
     }
     for name, frame in frames.items():
         write_text(folder / f"{name}.csv", as_csv(frame))
-
-
-def roc_curve(labels: Labels, scores: Floats, max_points: int = MAX_POINTS) -> pl.DataFrame:
-    """Trace the ROC curve with at most `max_points` of its own points, evenly spaced along both axes.
-
-    Returns
-    -------
-    DataFrame
-        `false_positive_rate`, `true_positive_rate`, from (0, 0) to (1, 1).
-    """
-    false_positive_rate, true_positive_rate, _ = sklearn_metrics.roc_curve(labels, scores)
-    even = np.linspace(0, 1, max_points // 2)  # one axis alone would leave the steep part, or the flat one, without
-    kept = np.unique([np.searchsorted(rate, even) for rate in (false_positive_rate, true_positive_rate)])
-    return pl.DataFrame(
-        {"false_positive_rate": false_positive_rate[kept], "true_positive_rate": true_positive_rate[kept]}
-    )
 
 
 def confusion(labels: Labels, scores: Floats, threshold: float) -> pl.DataFrame:
@@ -147,9 +130,11 @@ def timelines(test: pl.DataFrame, crashes: pl.DataFrame, threshold: float, label
         `score`, `threshold`, and `warning_from_h` and `warning_to_h`, between which an alarm is a true one. At most
         `MAX_POINTS` rows a crash, the highest scores of denser ones.
     """
-    span, started_at = max(BEFORE_CRASH, label.lead + label.horizon), pl.col("started_at")
+    span, started_at = max(BEFORE_CRASH, label.reach), pl.col("started_at")
     shown = crashes.select("server_id", "started_at", "caught").with_row_index("crash")
-    rows = test.select("timestamp", "server_id", "score").join(shown, on="server_id")
+    of_these = test["server_id"].is_in(shown["server_id"].to_list())
+    rows = test.select("timestamp", "server_id", "score").filter(of_these)
+    rows = rows.with_columns(pl.col("server_id").cast(pl.String)).join(shown, on="server_id")
     before = rows.filter(pl.col("timestamp").is_between(started_at - span, started_at, closed="right"))
     by_time = before.sort("crash", "timestamp").with_columns(hours_to_crash=(started_at - pl.col("timestamp")) / HOUR)
     slot = (pl.col("hours_to_crash") * (MAX_POINTS * HOUR / span)).floor()
@@ -162,7 +147,7 @@ def timelines(test: pl.DataFrame, crashes: pl.DataFrame, threshold: float, label
         hours_to_crash="hours_to_crash",
         score="score",
         threshold=pl.lit(threshold),
-        warning_from_h=pl.lit((label.lead + label.horizon) / HOUR),
+        warning_from_h=pl.lit(label.reach / HOUR),
         warning_to_h=pl.lit(label.lead / HOUR),
     )
 

@@ -18,12 +18,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from crashcast.errors import UserError
+from crashcast.modeling.metrics import Steps
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]
 
 MONDAY = datetime(2001, 1, 1)  # blocks are counted from here: one of 7d is a calendar week
 MAX_UNDEFINED_SHARE = 0.05
+EXACT_ROWS = 1_000_000  # of the highest scores every step counts; below, steps are merged
+CELLS_PER_LISTED_ROW = 50  # where a step takes in more rows than cells / 50, a matrix product is the cheaper sum
+GROWTH = 0.05  # of the rows taken in, within which they are merged
 
 
 class Interval(NamedTuple):
@@ -92,14 +96,14 @@ class TwoWayDraws:
         ValueError
             Where a server or a moment was not among those drawn from.
         """
-        servers = server_id.cast(pl.Enum(self.servers), strict=False).to_physical().cast(pl.Int64)
+        servers = server_id.cast(pl.Enum(self.servers), strict=False).to_physical().cast(pl.Int32)
         if servers.has_nulls():
             raise ValueError("servers that were not drawn from")
         since = moments.dt.replace_time_zone(None).to_numpy().astype("datetime64[us]") - np.datetime64(MONDAY, "us")
-        blocks = since // np.timedelta64(self.block) - self.first_block
+        blocks = (since // np.timedelta64(self.block) - self.first_block).astype(np.int32)
         if ((blocks < 0) | (blocks >= self.shape[1])).any():
             raise ValueError("moments outside the blocks that were drawn from")
-        return servers.to_numpy() * self.shape[1] + blocks
+        return servers.to_numpy() * np.int32(self.shape[1]) + blocks
 
     def weights(self, replicate: int) -> Ints:
         """Return the weight of every cell in one replicate, shape (S x B,)."""
@@ -114,7 +118,9 @@ def pr_auc_replicates(labels: NDArray[np.generic], scores: Floats, cells: Ints, 
     """Compute the PR-AUC (average precision, ties as one step) of every replicate.
 
     Precision matters only where recall grows, at the scores of positives, so rows between two of those are but a count
-    per cell, and rows below the lowest matter nowhere.
+    per cell, and rows below the lowest matter nowhere. Beyond the `EXACT_ROWS` highest scores precision hardly changes
+    from step to step: steps while the rows taken in grow by `GROWTH` are merged, at the mean of the precisions before
+    and after. That moves a replicate by less than 0.2 % of itself.
 
     Parameters
     ----------
@@ -129,40 +135,72 @@ def pr_auc_replicates(labels: NDArray[np.generic], scores: Floats, cells: Ints, 
         NaN where no positive was drawn.
     """
     positive = labels.astype(bool)
-    steps = np.unique(scores[positive])[::-1]
-    reached = np.searchsorted(-steps, -scores)  # the first step, from the highest down, that takes the row in
-    counted = reached < len(steps)
-    rows = _Counts.of(reached[counted], cells[counted], draws)
-    positives = _Counts.of(reached[positive], cells[positive], draws)
+    lowest, is_merged = _merged(Steps.of(positive, scores))
+    # the first step, from the highest down, that takes a row in
+    reached = np.concatenate(
+        [np.searchsorted(-lowest, -part).astype(np.int32) for part in np.array_split(scores, len(scores) // 2**20 + 1)]
+    )
+    rows = _Counts.of(reached, cells, draws, len(lowest))
+    positives = _Counts.of(reached[positive], cells[positive], draws, len(lowest))
 
     replicates = np.full(draws.replicates, np.nan)
     for replicate in range(draws.replicates):
         weights = draws.weights(replicate)
-        gained = positives.per_step(weights)
+        gained = positives.per_step(replicate, weights)
         true = np.cumsum(gained)
         if true[-1] > 0:
-            predicted = np.cumsum(rows.per_step(weights))
             # where nothing was drawn so far nothing is gained either
-            replicates[replicate] = np.sum(gained * (true / np.maximum(predicted, 1))) / true[-1]
+            precision = true / np.maximum(np.cumsum(rows.per_step(replicate, weights)), 1)
+            precision[is_merged] = (precision[is_merged] + precision[is_merged - 1]) / 2
+            replicates[replicate] = np.sum(gained * precision) / true[-1]
     return replicates
+
+
+def _merged(steps: Steps) -> tuple[Floats, Ints]:
+    """Return the lowest score of each step that is left, and which of them several were merged into."""
+    beyond = np.floor(np.log(np.maximum(steps.taken / EXACT_ROWS, 1)) / np.log1p(GROWTH)).astype(np.int64)
+    own = np.where(steps.taken <= EXACT_ROWS, np.arange(len(beyond)), len(beyond) + beyond)
+    opens = np.diff(own, prepend=-1) != 0  # this one stays as it is: a tie may have taken in any number of rows
+    index = np.cumsum(opens | np.append(False, opens[:-1])) - 1
+    return steps.score[np.append(np.diff(index) > 0, True)], np.flatnonzero(np.bincount(index) > 1)
 
 
 @dataclass(frozen=True)
 class _Counts:
-    """How many rows each step takes in from each cell, where any."""
+    """How many rows each step takes in from each cell.
+
+    The few of most steps are listed; those of steps that take in many are summed beforehand for all replicates.
+    """
 
     cells: Ints
     rows: Ints
-    starts: Ints  # of each step among `cells`
+    starts: Ints  # of each listed step among `cells`
+    listed: Ints
+    summed: Ints
+    sums: Floats  # of each replicate and summed step
+    n_steps: int
 
     @classmethod
-    def of(cls, steps: Ints, cells: Ints, draws: TwoWayDraws) -> Self:
+    def of(cls, steps: Ints, cells: Ints, draws: TwoWayDraws, n_steps: int) -> Self:
         n_cells = draws.shape[0] * draws.shape[1]
-        keys, rows = np.unique(steps * n_cells + cells, return_counts=True)
-        return cls(keys % n_cells, rows, np.unique(keys // n_cells, return_index=True)[1])
+        n_rows = np.bincount(steps, minlength=n_steps)[:n_steps]
+        is_summed = n_rows > n_cells / CELLS_PER_LISTED_ROW
+        summed = np.flatnonzero(is_summed)
+        sums = np.empty((draws.replicates, len(summed)))
+        for column, step in enumerate(summed):
+            members = cells[steps == step]
+            sums[:, column] = total_replicates(np.ones(len(members)), members, draws)
+        few = ~np.append(is_summed, True)[steps]  # the last: below every step
+        keys, rows = np.unique(steps[few] * np.int64(n_cells) + cells[few], return_counts=True)
+        listed, starts = np.unique(keys // n_cells, return_index=True)
+        return cls(keys % n_cells, rows, starts, listed, summed, sums, n_steps)
 
-    def per_step(self, weights: Ints) -> Ints:
-        return np.add.reduceat(weights[self.cells] * self.rows, self.starts)
+    def per_step(self, replicate: int, weights: Ints) -> Floats:
+        counts = np.zeros(self.n_steps)
+        counts[self.summed] = self.sums[replicate]
+        if len(self.listed):
+            counts[self.listed] = np.add.reduceat(weights[self.cells] * self.rows, self.starts)
+        return counts
 
 
 def total_replicates(values: NDArray[np.generic], cells: Ints, draws: TwoWayDraws) -> Floats:
