@@ -1,0 +1,59 @@
+"""A copy of this project with a demo fleet of any size, for benchmarks: the checkout itself is never run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[1]
+MADE = ("data/", "metrics/", "plots/", "models/", "dvc.lock")  # what the pipeline makes
+DATA_STAGES = ("clean", "label", "featurize")
+
+
+def copy_to(folder: Path, **demo: Any) -> Path:
+    """Copy the files of this checkout, as they are now, into a new repository, with the `demo` section changed."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, check=True, text=True, capture_output=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(MADE):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    edit(folder, "demo", **demo)
+    run(folder, "git", "init", "--quiet", "--initial-branch=main")
+    return folder
+
+
+def edit(project: Path, section: str, **values: Any) -> None:
+    """Change a section of params.yaml."""
+    yaml = YAML()
+    params = yaml.load(project / "params.yaml")
+    params[section].update(values)
+    yaml.dump(params, project / "params.yaml")
+
+
+def environment(project: Path, **variables: str) -> Mapping[str, str]:
+    """Return the environment in which the project's own code, in this Python, is what runs."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(project / "src"), **variables}
+
+
+def run(project: Path, *command: object) -> None:
+    """Run a command in the project."""
+    subprocess.run(
+        list(map(str, command)), cwd=project, env=environment(project), check=True, stdout=subprocess.DEVNULL
+    )
+
+
+def command_of(project: Path, stage: str) -> list[str]:
+    """Return a stage's command line as dvc.yaml gives it."""
+    words: list[str] = YAML(typ="safe").load(project / "dvc.yaml")["stages"][stage]["cmd"].split()
+    return [sys.executable, *words[1:]]

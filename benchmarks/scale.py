@@ -1,0 +1,326 @@
+"""How cost grows with the fleet and its history, what a new month costs, and what DVC's own share is.
+
+    python benchmarks/scale.py size --servers 38 380 --months 3 12 36     # CPU per row of the data stages
+    python benchmarks/scale.py size --raw FOLDER --months 3 12 36         # the same on the first months of raw data
+    python benchmarks/scale.py repro --servers 380 --months 36            # whole `dvc repro`, no-op, append, correction
+    python benchmarks/scale.py workers --servers 380 --months 36          # 1 and 2 worker processes
+
+`size` runs the processes that dvc.yaml starts for clean, label and featurize, the memo off, on demo fleets of every
+number of servers and on the first of their months. Two limits are checked: from the fewest months to the most, CPU
+per row of all three together grows at most 5 % (at the most servers); from 380 servers to the most at most 1.3 times
+(at the most months).
+
+`repro` runs, in a repository of its own, a fleet of all months but the last; then nothing again; then with the last
+month appended, as `crashcast demo` writes it, tickets and coverage included; then with one server's day corrected in
+a month a third of the way in. Each is one `dvc repro`, of which every stage is timed apart; the rest is DVC's own:
+its start, its hashing and its cache. After the append and after the correction the memo is switched off and
+everything rebuilt by force: the outputs must have the same bytes (`dvc.lock` is the same), and the data stages' CPU
+of the rebuild is "the whole" that the append is compared with.
+
+`workers` runs the data stages with 1 and 2 processes, the memo off, and checks that the bytes are the same.
+
+CPU is user + system time of all processes, and grows on a busy machine: compare within a run. Results are added to
+benchmarks/results/scale.json. Nothing touches the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from measure import measure
+from project import DATA_STAGES, ROOT, command_of, copy_to, edit, environment, run
+from rich.console import Console
+from rich.table import Table
+
+from crashcast import tables
+from crashcast.canonical import md5, write_json
+
+RESULTS = ROOT / "benchmarks" / "results" / "scale.json"
+OUTPUTS = ("data/clean", "data/labels", "data/features")
+MAX_GROWTH_BY_MONTHS, MAX_GROWTH_BY_SERVERS, FROM_SERVERS = 1.05, 1.3, 380
+GIT = ("git", "-c", "user.name=benchmark", "-c", "user.email=benchmark@example.com")
+# stands before Python on PATH: runs it, and notes what a stage cost
+SHIM = """#!{python} -IS
+import json, os, sys, time
+began = time.perf_counter()
+_, status, used = os.wait4(os.posix_spawn({python!r}, [{python!r}, *sys.argv[1:]], os.environ), 0)
+note = dict(stage=sys.argv[2], wall_s=time.perf_counter() - began, cpu_s=used.ru_utime + used.ru_stime,
+            largest_process_mib=used.ru_maxrss / 2**10)
+with open({notes!r}, "a") as file:
+    print(json.dumps(note), file=file)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+Figures = dict[str, Any]
+
+
+def main() -> None:
+    """Run one benchmark and add its figures to the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, servers, months in (("size", [38, 380], [3, 12]), ("repro", [380], [36]), ("workers", [380], [36])):
+        command = commands.add_parser(name)
+        several = "+" if name == "size" else 1
+        command.add_argument("--servers", type=int, nargs=several, default=servers)
+        command.add_argument("--months", type=int, nargs=several, default=months)
+        command.add_argument("--out", type=Path, default=RESULTS)
+        command.add_argument("--folder", type=Path, help="where the copy of the project goes; a temporary folder")
+        if name == "size":
+            command.add_argument("--raw", type=Path, help="raw data that is there already, instead of demo fleets")
+        if name == "workers":
+            command.add_argument("--dask", action="store_true", help="two workers of a Dask cluster")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        if arguments.command == "size":
+            figures = size(Path(folder), arguments.servers, arguments.months, arguments.raw)
+        elif arguments.command == "repro":
+            figures = repro(Path(folder), arguments.servers[0], arguments.months[0])
+        elif arguments.dask:
+            sys.exit("tasks cannot run on a Dask cluster yet")
+        else:
+            figures = workers(Path(folder), arguments.servers[0], arguments.months[0])
+    before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    write_json(arguments.out, before | {arguments.command: figures})
+
+
+def size(folder: Path, servers: list[int], months: list[int], raw: Path | None) -> Figures:
+    """Measure the data stages on fleets of several sizes."""
+    found = []
+    for number in servers if raw is None else [0]:
+        project = copy_to(folder / f"servers-{number}", servers=max(20, number), months=max(months))
+        source = raw.resolve() if raw else project / "data" / "raw"
+        if raw is None:
+            run(project, sys.executable, "-c", "from crashcast.sources.demo import write; write()")
+        for length in months:
+            with first_months(project, source, length):
+                cost = data_stages(project)
+                rows = count_rows(project / "data" / "clean")
+            per_row = {stage: 1e6 * cost[stage]["cpu_s"] / rows for stage in DATA_STAGES}
+            found.append(
+                {
+                    "servers": count_servers(source) if raw else number,
+                    "months": length,
+                    "rows": rows,
+                    "cpu_s_per_million_rows": per_row | {"all": sum(per_row.values())},
+                    "stages": cost,
+                }
+            )
+            print(f"{found[-1]['servers']} servers, {length} months: done", file=sys.stderr)
+    print_sizes(found)
+    return {"sizes": found, "growth": growth(found)}
+
+
+@contextmanager
+def first_months(project: Path, source: Path, months: int) -> Iterator[None]:
+    """Let data/first hold the first months of raw data, and the stages' commands read that."""
+    first = project / "data" / "first"
+    (first / "telemetry").mkdir(parents=True)
+    for partition in tables.partitions(source / "telemetry")[:months]:
+        (first / "telemetry" / partition.name).symlink_to(source / "telemetry" / partition.name)
+    for name in ("incidents.parquet", "coverage.parquet"):
+        (first / name).symlink_to(source / name)
+    yield
+    for link in [*(first / "telemetry").iterdir(), *first.glob("*.parquet")]:
+        link.unlink()
+    (first / "telemetry").rmdir()
+
+
+def data_stages(project: Path, raw: str = "data/first") -> dict[str, Figures]:
+    """Run clean, label and featurize, the memo off; return what each cost."""
+    write_json(project / "data" / "validated.json", {"success": True})  # the demo's
+    found = {}
+    for stage in DATA_STAGES:
+        command = [re.sub("^data/raw/", f"{raw}/", word) for word in command_of(project, stage)]
+        usage, _ = measure(command, project, environment(project, CRASHCAST_MEMO="off"))
+        found[stage] = asdict(usage)
+    return found
+
+
+def count_rows(table: Path) -> int:
+    """Count the rows of a table."""
+    files = [partition.path(table) for partition in tables.partitions(table)]
+    return sum(pl.scan_parquet(file).select(pl.len()).collect().item() for file in files)
+
+
+def count_servers(raw: Path) -> int:
+    """Count the servers that incident records cover."""
+    return tables.read(raw / "coverage.parquet", ["server_id"])["server_id"].n_unique()
+
+
+def growth(sizes: list[Figures]) -> Figures:
+    """Compare CPU per row by months, at the most servers, and by servers, at the most months."""
+    per_row = {(one["servers"], one["months"]): one["cpu_s_per_million_rows"]["all"] for one in sizes}
+    servers, months = (sorted({key[position] for key in per_row}) for position in (0, 1))
+    found: Figures = {}
+    if len(months) > 1:
+        ratio = per_row[servers[-1], months[-1]] / per_row[servers[-1], months[0]]
+        found["by_months"] = {"ratio": ratio, "limit": MAX_GROWTH_BY_MONTHS, "holds": ratio <= MAX_GROWTH_BY_MONTHS}
+    if FROM_SERVERS in servers and servers[-1] > FROM_SERVERS:
+        ratio = per_row[servers[-1], months[-1]] / per_row[FROM_SERVERS, months[-1]]
+        found["by_servers"] = {"ratio": ratio, "limit": MAX_GROWTH_BY_SERVERS, "holds": ratio <= MAX_GROWTH_BY_SERVERS}
+    return found
+
+
+def print_sizes(sizes: list[Figures]) -> None:
+    """Draw what was measured."""
+    table = Table("servers", "months", "rows", *DATA_STAGES, "all", "peak MiB", title="CPU-s per million rows")
+    for one in sizes:
+        peak = max(cost["all_processes_mib"] for cost in one["stages"].values())
+        per_row = [f"{value:.2f}" for value in one["cpu_s_per_million_rows"].values()]
+        table.add_row(str(one["servers"]), str(one["months"]), f"{one['rows']:,}", *per_row, f"{peak:,.0f}")
+    Console().print(table)
+
+
+def repro(folder: Path, servers: int, months: int) -> Figures:
+    """Run the whole pipeline, nothing, an appended month and a correction; see the module."""
+    project = copy_to(folder / "project", servers=servers, months=months - 1)
+    commit(project, "Code")
+    demo(project)
+    found = {"servers": servers, "months": months}
+    found["first_run"] = dvc_repro(project)
+    commit(project, "Run")
+    found["no_op"] = dvc_repro(project)
+    edit(project, "demo", months=months)
+    demo(project)
+    found["appended_month"] = dvc_repro(project)
+    found["rebuild"] = rebuild(project)
+    correct(project, months // 3)
+    before = hashes(project)
+    found["corrected_month"] = dvc_repro(project)
+    found["corrected_month"]["changed_partitions"] = changed(before, hashes(project))
+    found["rebuild_after_correction"] = rebuild(project)
+    whole = data_cpu_s(found["rebuild"])
+    found["append_over_whole"] = data_cpu_s(found["appended_month"]) / whole
+    found["correction_over_whole"] = data_cpu_s(found["corrected_month"]) / whole
+    print_repro(found)
+    return found
+
+
+def commit(project: Path, message: str) -> None:
+    """Commit everything."""
+    run(project, *GIT, "add", "--all")
+    run(project, *GIT, "commit", "--quiet", "--allow-empty", "--message", message)
+
+
+def demo(project: Path) -> None:
+    """Simulate the fleet and commit it."""
+    run(project, sys.executable, "-c", "from crashcast.cli import main; main()", "demo")
+    commit(project, "Data")
+
+
+def dvc_repro(project: Path, *options: str, **variables: str) -> Figures:
+    """Run `dvc repro`; return what it and each of its stages cost, and how many partitions were computed."""
+    shims, notes = project.parent / "bin", project.parent / "stages.jsonl"
+    shims.mkdir(exist_ok=True)
+    notes.write_text("")
+    (shims / "python").write_text(SHIM.format(python=sys.executable, notes=str(notes)))
+    (shims / "python").chmod(0o755)
+    env = environment(project, **variables)
+    env = {**env, "PATH": f"{shims}:{env['PATH']}"}
+    usage, printed = measure([sys.executable, "-m", "dvc", "repro", *options], project, env)
+    stages = {note.pop("stage"): note for note in map(json.loads, notes.read_text().splitlines())}
+    counted = re.findall(r"^(\w+): (\d+) partitions, (\d+) computed, (\d+) from the memo", printed, re.MULTILINE)
+    return asdict(usage) | {
+        "stages": stages,
+        "dvc_own_cpu_s": usage.cpu_s - sum(note["cpu_s"] for note in stages.values()),
+        "partitions_computed": {stage: int(computed) for stage, _, computed, _ in counted},
+        "partitions_recalled": {stage: int(recalled) for stage, _, _, recalled in counted},
+    }
+
+
+def rebuild(project: Path) -> Figures:
+    """Compute everything again, the memo off.
+
+    Raises
+    ------
+    ValueError
+        Where an output has other bytes.
+    """
+    lock = (project / "dvc.lock").read_bytes()
+    found = dvc_repro(project, "--force", CRASHCAST_MEMO="off")
+    if (project / "dvc.lock").read_bytes() != lock:
+        raise ValueError("a rebuild without the memo gives other bytes")
+    return found
+
+
+def correct(project: Path, month: int) -> None:
+    """Change one server's CPU on one day of a month of raw data, and accept that."""
+    telemetry = project / "data" / "raw" / "telemetry"
+    partition = tables.partitions(telemetry)[month]
+    path = partition.path(telemetry)
+    frame = tables.read(path)
+    day = (pl.col("timestamp").dt.day() == 10) & (pl.col("server_id") == frame["server_id"][0])
+    tables.write(
+        path, frame.with_columns(pl.when(day).then(12.5).otherwise("cpu_pct").cast(pl.Float32).alias("cpu_pct"))
+    )
+    run(project, sys.executable, "-m", "dvc", "add", "--quiet", "data/raw/telemetry")
+    commit(project, "Correct a day")
+
+
+def hashes(project: Path) -> dict[str, str]:
+    """Return the MD5 of every partition of the data stages' outputs."""
+    files = [file for output in OUTPUTS for file in sorted((project / output).rglob("*.parquet"))]
+    return {file.relative_to(project).as_posix(): md5(file) for file in files}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Name the partitions whose bytes differ."""
+    return sorted(name.rpartition("/")[0] for name in before | after if before.get(name) != after.get(name))
+
+
+def data_cpu_s(figures: Figures) -> float:
+    """Add up the CPU of the data stages."""
+    return sum(figures["stages"][stage]["cpu_s"] for stage in DATA_STAGES if stage in figures["stages"])
+
+
+def print_repro(found: Figures) -> None:
+    """Draw the runs, each stage's share, and DVC's."""
+    runs = {name: figures for name, figures in found.items() if isinstance(figures, dict)}
+    stages = list(runs["first_run"]["stages"])
+    table = Table("run", "CPU-s", "wall s", *stages, "DVC's own", title="CPU-s of `dvc repro`, and of its stages")
+    for name, figures in runs.items():
+        each = [f"{figures['stages'][stage]['cpu_s']:.1f}" if stage in figures["stages"] else "" for stage in stages]
+        totals = [f"{figures[key]:.1f}" for key in ("cpu_s", "wall_s")]
+        table.add_row(name, *totals, *each, f"{figures['dvc_own_cpu_s']:.1f}")
+    console = Console()
+    console.print(table)
+    for name, figures in runs.items():
+        if figures["partitions_computed"]:
+            console.print(f"{name}: computed {figures['partitions_computed']}, memo {figures['partitions_recalled']}")
+    console.print(f"changed by the correction: {', '.join(found['corrected_month']['changed_partitions'])}")
+    console.print(
+        f"data stages: append {found['append_over_whole']:.1%}, correction {found['correction_over_whole']:.1%}"
+    )
+
+
+def workers(folder: Path, servers: int, months: int) -> Figures:
+    """Run the data stages with 1 and 2 processes."""
+    project = copy_to(folder / "project", servers=servers, months=months)
+    run(project, sys.executable, "-c", "from crashcast.sources.demo import write; write()")
+    found, outputs = {}, []
+    table = Table("workers", "CPU-s", "wall s", "peak MiB", title="clean + label + featurize")
+    for number in (1, 2):
+        edit(project, "execution", workers=number)
+        cost = data_stages(project, "data/raw")
+        found[str(number)] = cost
+        outputs.append(hashes(project))
+        totals = [sum(one[key] for one in cost.values()) for key in ("cpu_s", "wall_s")]
+        peak = max(one["all_processes_mib"] for one in cost.values())
+        table.add_row(str(number), *(f"{total:.1f}" for total in totals), f"{peak:,.0f}")
+    if outputs[0] != outputs[1]:
+        raise ValueError(f"2 workers write other bytes than 1: {', '.join(changed(*outputs))}")
+    Console().print(table)
+    return found
+
+
+if __name__ == "__main__":
+    main()
