@@ -1,14 +1,20 @@
-"""The whole loop on a small fleet: run, rebuild, second clone, push and pull, an experiment, a refusal."""
+"""The whole loop on a small fleet: run, rebuild, second clone, push, pull, new data, experiments, refusals, kills."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
+import psutil
 import pytest
 import yaml
 
@@ -16,6 +22,7 @@ from crashcast import tables
 
 ROOT = Path(__file__).parents[2]
 STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+FORCED_RUN_S = 25.0  # of the small fleet, about
 SMALL = {"servers: 300": "servers: 60", "months: 8": "months: 3", "max_iter: 150": "max_iter: 20"}
 
 
@@ -27,10 +34,13 @@ def run(command: str, cwd: Path, check: bool = True, **variables: str) -> subpro
     return done
 
 
-def partitions_computed(output: str) -> dict[str, int]:
+def partitions_computed(run: subprocess.CompletedProcess[str]) -> dict[str, int]:
     """Count, per stage, the partitions that a run says it computed."""
-    lines = [line.split(": partition ") for line in output.splitlines() if ": partition " in line]
-    return {stage: sum(name == stage for name, _ in lines) for stage, _ in lines}
+    told = re.findall(r"^(\w+): \d+ partitions, (\d+) computed", run.stderr + run.stdout, flags=re.MULTILINE)
+    return {stage: int(number) for stage, number in told}
+
+
+EVERYTHING = {"validate": 3, "clean": 3, "label": 3, "featurize": 3}
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +86,14 @@ def test_every_stage_ran_and_left_a_clean_tree(project: Path) -> None:
 def test_a_second_clone_computes_the_same_bytes_with_one_thread(project: Path, clone: Path) -> None:
     one = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
     run("crashcast demo", clone, **one)
-    printed = run("dvc repro", clone, **one)
-    computed = partitions_computed(printed.stderr + printed.stdout)
-    assert computed == {"clean": 3, "label": 3, "featurize": 3}
+    assert partitions_computed(run("dvc repro", clone, **one, CRASHCAST_MEMO="off")) == EVERYTHING
     assert lock(clone) == lock(project)
     assert run("git status --porcelain", clone).stdout == ""
 
 
 def test_a_forced_rebuild_computes_everything_and_changes_nothing(project: Path) -> None:
     before = (project / "dvc.lock").read_bytes()
-    printed = run("dvc repro --force", project)
-    assert sum(partitions_computed(printed.stderr + printed.stdout).values()) == 9
+    assert partitions_computed(run("dvc repro --force", project)) == EVERYTHING
     assert (project / "dvc.lock").read_bytes() == before
     assert run("git status --porcelain", project).stdout == ""
 
@@ -111,6 +118,49 @@ def test_a_teammate_pulls_what_was_pushed(project: Path, clone: Path, s3: dict[s
         assert (clone / path).read_bytes() == (project / path).read_bytes()
 
 
+def test_a_new_month_costs_a_month_and_gives_what_a_rebuild_gives(project: Path, clone: Path) -> None:
+    run("crashcast demo", clone)
+    raw = clone / "data" / "raw"
+    whole = {path: path.read_bytes() for path in raw.rglob("*.parquet")}
+    last = tables.partitions(raw / "telemetry")[-1]
+    shutil.rmtree(last.path(raw / "telemetry").parent)
+    known_by, _ = tables.utc(last.start, last.end)
+    incidents, coverage = raw / "incidents.parquet", raw / "coverage.parquet"
+    reported = pl.col("reported_at").fill_null(pl.col("started_at"))
+    tables.write(incidents, tables.read(incidents, where=reported < known_by))
+    tables.write(coverage, tables.read(coverage).with_columns(pl.min_horizontal("covered_to", known_by)))
+    accept = "dvc add -q data/raw/telemetry data/raw/incidents.parquet data/raw/coverage.parquet && git add data/raw"
+    run(accept, clone)
+    run("dvc repro label featurize", clone)
+    for path, content in whole.items():
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)  # a link to DVC's cache
+        path.write_bytes(content)
+    run(accept, clone)
+    # February's last hours could not be labelled before March's records were there
+    computed = partitions_computed(run("dvc repro label featurize", clone))
+    assert computed == {"validate": 1, "clean": 1, "label": 2, "featurize": 1}
+    assert [lock(clone)[stage] for stage in computed] == [lock(project)[stage] for stage in computed]
+
+
+def test_a_worktree_shares_the_memo(project: Path, tmp_path: Path) -> None:
+    run(f"git worktree add -q {tmp_path / 'tree'}", project)
+    run("crashcast demo", tmp_path / "tree")
+    assert partitions_computed(run("dvc repro", tmp_path / "tree")) == dict.fromkeys(EVERYTHING, 0)
+    assert lock(tmp_path / "tree") == lock(project)
+    clean = tables.partitions(project / "data" / "clean")[0].path(Path("data/clean"))
+    assert (tmp_path / "tree" / clean).samefile(project / clean)
+    run(f"git worktree remove --force {tmp_path / 'tree'}", project)
+
+
+def test_an_experiment_in_a_folder_of_its_own_shares_the_memo(project: Path) -> None:
+    change = "dvc exp run --temp --set-param label.horizon=12h --name later"
+    assert partitions_computed(run(change, project)) == {"label": 3}
+    assert re.search(r"label +3 +6 ", run("crashcast memo", project).stdout)
+    run("crashcast memo --clear", project)
+    assert not re.search(r"label +3", run("crashcast memo", project).stdout)
+
+
 def test_an_experiment_changes_parameters_and_is_compared(project: Path) -> None:
     run("dvc exp run --set-param train.negatives_per_positive=5 --name fewer", project)
     changed = json.loads(run("dvc metrics diff --json", project).stdout)
@@ -129,7 +179,7 @@ def test_edited_raw_data_is_refused_until_somebody_accepts_it(clone: Path) -> No
         assert refused.returncode == 255
         assert "data/raw/telemetry" in refused.stderr
         assert "Traceback" not in refused.stderr
-        assert "clean" not in partitions_computed(refused.stderr + refused.stdout)
+        assert "clean" not in partitions_computed(refused)
 
 
 def test_pictures_and_graph_can_be_drawn(project: Path, tmp_path: Path) -> None:
@@ -152,3 +202,53 @@ def test_an_import_leaves_nothing_of_the_demo_behind(clone: Path) -> None:
     # a teammate could not pull what only the demo's own clone has
     assert run("git ls-files data/demo.dvc", clone).stdout == ""
     assert not (clone / "data" / "demo").exists()
+
+
+@pytest.mark.parametrize(
+    "kills", [pytest.param(2, id="two kills"), pytest.param(20, id="twenty kills", marks=pytest.mark.slow)]
+)
+def test_a_killed_run_is_made_good_by_the_next(project: Path, kills: int) -> None:
+    expected = lock(project)
+    draw = random.Random(kills)
+    for number in range(kills):
+        killed = subprocess.Popen(
+            ["dvc", "repro", "--force"], cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            killed.wait(draw.uniform(1, FORCED_RUN_S))
+        except subprocess.TimeoutExpired:
+            # of every second run the stage lives on, and works on while the next run starts
+            (os.killpg if number % 2 else os.kill)(killed.pid, signal.SIGKILL)
+            killed.wait()
+        run("dvc repro", project)
+        assert lock(project) == expected
+        assert run("git status --porcelain", project).stdout == ""
+        assert "up to date" in run("dvc status", project).stdout
+        assert not left_over(project)
+    run("git checkout -q . && dvc checkout", project)
+
+
+def left_over(folder: Path) -> list[str]:
+    """Return half-written outputs."""
+    return [path.name for path in folder.glob("**/.*.[0-9]*") if ".dvc" not in path.parts and ".git" not in path.parts]
+
+
+def test_what_a_killed_run_left_running_cannot_write_over_a_newer_one(project: Path) -> None:
+    killed = subprocess.Popen(["dvc", "repro", "--force", "--single-item", "clean"], cwd=project)
+    note = project / ".dvc" / "tmp" / "crashcast" / "clean.json"
+    before = note.read_text()
+    until = time.monotonic() + 60
+    while note.read_text() == before:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    stage = next(child for child in psutil.Process(killed.pid).children(recursive=True) if "clean" in child.cmdline())
+    stage.suspend()  # slower than anything could be
+    killed.kill()
+    killed.wait()
+    assert stage.is_running()
+    told = run("dvc repro --force --single-item clean", project)
+    assert f"clean: stopping process {stage.pid}, which a killed run left behind" in told.stderr + told.stdout
+    assert not stage.is_running()
+    run("dvc repro", project)
+    assert "up to date" in run("dvc status", project).stdout
