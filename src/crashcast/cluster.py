@@ -32,12 +32,23 @@ from uuid import uuid4
 
 import polars as pl
 
-from crashcast import closure, memo, partitions
+from crashcast import closure, memo
 from crashcast.canonical import sha256
 from crashcast.errors import UserError
 from crashcast.params import Section
-from crashcast.partitions import Compute, Counts, File, Period, Results, Task
 from crashcast.tables import Partition, partition_at
+from crashcast.tasks import (
+    Compute,
+    Counts,
+    File,
+    Period,
+    Results,
+    Task,
+    execute,
+    file_digest,
+    frame_bytes,
+    frame_digest,
+)
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -189,7 +200,7 @@ class Cluster:
 
     def _upload(self, digest: str, source: Path | pl.DataFrame) -> None:
         if not self._store.has(name := f"inputs/{digest}"):
-            self._store.put(source if isinstance(source, Path) else partitions.frame_bytes(source), name)
+            self._store.put(source if isinstance(source, Path) else frame_bytes(source), name)
 
     def _fetch(self, key: str, digest: str | None, path: Path) -> bool:
         """Put a result at `path`; return False where it is missing or damaged."""
@@ -338,7 +349,7 @@ def pack(stage: str, compute: Compute, task: Task, key: str, shared: str) -> tup
     inputs: dict[str, Path | pl.DataFrame] = {}
 
     def held(source: Path | pl.DataFrame) -> str:
-        digest = partitions.file_digest(source) if isinstance(source, Path) else partitions.frame_digest(source)
+        digest = file_digest(source) if isinstance(source, Path) else frame_digest(source)
         inputs[digest] = source
         return digest
 
@@ -404,7 +415,7 @@ def work(description: str) -> dict[str, Any]:
             {name: _unpack(inputs, Path(folder, name), *packed) for name, packed in content["inputs"].items()},
         )
         try:
-            counts = partitions.execute(getattr(importlib.import_module(module), function), task, Path(folder, ".out"))
+            counts = execute(getattr(importlib.import_module(module), function), task, Path(folder, ".out"))
         except UserError as error:
             raise UserError(_named(str(error), names)) from None
         digest = None

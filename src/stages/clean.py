@@ -22,8 +22,8 @@ from crashcast.canonical import write_json
 from crashcast.errors import UserError
 from crashcast.grid import Bools, Floats, Grid, Ints, encode, floats, microseconds, window_sums
 from crashcast.params import Clean, Telemetry
-from crashcast.partitions import Period, Task
 from crashcast.tables import Partition
+from crashcast.tasks import Period, Task
 
 
 def main(telemetry: Path, validated: Path, out: Path, metrics: Path) -> None:

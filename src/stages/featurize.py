@@ -33,8 +33,8 @@ from crashcast.grid import (
     window_sums,
 )
 from crashcast.params import Features, Incidents, Telemetry, format_duration
-from crashcast.partitions import Period, Task
 from crashcast.tables import CRASH, Partition
+from crashcast.tasks import Period, Task
 
 SIGNIFICANT_BITS = 12  # more are noise to a model, differ between CPU types and do not compress
 FLOAT32_RESOLUTION = 2.0**-24

@@ -20,8 +20,8 @@ from crashcast import partitions, tables
 from crashcast.canonical import write_json
 from crashcast.grid import Bools, Grid, encode, microseconds
 from crashcast.params import Incidents, Label, Telemetry
-from crashcast.partitions import Period, Task
 from crashcast.tables import CRASH, MAINTENANCE, Partition
+from crashcast.tasks import Period, Task
 
 
 class Reason(StrEnum):

@@ -34,8 +34,8 @@ from crashcast.expectations import (
     unreadable,
 )
 from crashcast.params import DAY, Metric, Telemetry, Validate, format_duration
-from crashcast.partitions import File, Task
 from crashcast.tables import COVERAGE, CRASH, INCIDENTS, KEYS, MAINTENANCE, TIMESTAMP, Partition
+from crashcast.tasks import File, Task
 
 Judge = Callable[[Batch], list[Outcome]]
 

@@ -14,8 +14,8 @@ from crashcast import cluster, tables
 from crashcast.cluster import Shared
 from crashcast.errors import UserError
 from crashcast.params import Execution, Features
-from crashcast.partitions import File, Period, Task
 from crashcast.tables import partition_at
+from crashcast.tasks import File, Period, Task
 
 ROOT = Path(__file__).parents[2]
 HOUR = timedelta(hours=1)
@@ -84,7 +84,7 @@ def test_a_task_arrives_as_it_was_described(tmp_path, shared):
     assert len(description) < 3000
     assert len(sources) == 4
     for digest, source in sources.items():
-        shared.put(source if isinstance(source, Path) else cluster.partitions.frame_bytes(source), f"inputs/{digest}")
+        shared.put(source if isinstance(source, Path) else cluster.frame_bytes(source), f"inputs/{digest}")
     content = json.loads(description)
     fetched = cluster._Inputs(tmp_path / "worker", shared)
     arrived = {

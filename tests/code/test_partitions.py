@@ -18,8 +18,8 @@ from crashcast import closure, memo, partitions, tables
 from crashcast.canonical import md5
 from crashcast.errors import UserError
 from crashcast.params import Execution
-from crashcast.partitions import Period, Task
 from crashcast.tables import partition_at
+from crashcast.tasks import Period, Task, fingerprint
 
 HOUR = timedelta(hours=1)
 MONTHS = [partition_at(datetime(2024, month, 1), "month") for month in (1, 2, 3)]
@@ -301,7 +301,7 @@ def test_whatever_a_result_depends_on_is_in_its_key(memoised, what, monkeypatch)
             name: item.located(MONTHS) if isinstance(item, Period) else item
             for name, item in (inputs | changed).items()
         }
-        return partitions._key(compute, Task(MONTHS[1], located), store)
+        return Task(MONTHS[1], located).key(compute, store)
 
     before = key()
     assert key() == before
@@ -331,7 +331,7 @@ def test_a_comment_changes_no_key(memoised):
 
 def test_what_has_no_fingerprint_is_refused(memoised):
     with pytest.raises(TypeError, match="no fingerprint of object"):
-        partitions._fingerprint(object(), MONTHS[0], memo.find())
+        fingerprint(object(), MONTHS[0], memo.find())
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "record", "lose"])

@@ -26,8 +26,8 @@ from crashcast import closure, cluster, local_s3, memo, partitions, tables
 from crashcast.canonical import md5
 from crashcast.errors import UserError
 from crashcast.params import Clean
-from crashcast.partitions import File, Period, Task
 from crashcast.tables import partition_at
+from crashcast.tasks import File, Period, Task
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 import dask  # noqa: E402

@@ -26,6 +26,7 @@ from crashcast.sources.demo_mechanisms import (
 )
 from crashcast.sources.demo_telemetry import DECIMALS, render
 from crashcast.sources.places import COVERAGE, DEMO_TRUTH, INCIDENTS, TELEMETRY
+from crashcast.tasks import Task
 
 OUTPUTS = [TELEMETRY, INCIDENTS, COVERAGE, DEMO_TRUTH]
 
@@ -132,7 +133,7 @@ def _check_telemetry(demo: Demo, telemetry: Telemetry) -> None:
         )
 
 
-def rendering_tasks(fleet: Fleet, events: pl.DataFrame, unit: str) -> list[partitions.Task]:
+def rendering_tasks(fleet: Fleet, events: pl.DataFrame, unit: str) -> list[Task]:
     """Return a task of `render` for each month, week or day of the fleet's period."""
     tasks = []
     partition = tables.partition_at(fleet.start, unit)
@@ -143,7 +144,7 @@ def rendering_tasks(fleet: Fleet, events: pl.DataFrame, unit: str) -> list[parti
         last = boots.filter(pl.col("up_again") <= start).group_by("server").agg(pl.col("up_again").max())
         booted_at[last["server"].to_numpy()] = last["up_again"].to_numpy()
         touching = events.filter((pl.col("onset") < end) & (pl.col("up_again") > start))
-        tasks.append(partitions.Task(partition, {"fleet": fleet, "events": touching, "booted_at": booted_at}))
+        tasks.append(Task(partition, {"fleet": fleet, "events": touching, "booted_at": booted_at}))
         partition = tables.partition_at(partition.end, unit)
     return tasks
 
