@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from crashcast import closure as imported
 from crashcast.params import Section
 
 ROOT = Path(__file__).parents[2]
@@ -17,34 +18,9 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 RUNNER = SRC / "run.py"
 
 
-def module_file(name: str) -> Path | None:
-    path = SRC.joinpath(*name.split("."))
-    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
-
-
-def imports(file: Path) -> set[Path]:
-    """The project's files that a file imports, the packages above them included."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative import"
-            assert node.module
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    parents = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
-    return {found for name in parents if (found := module_file(name))}
-
-
 def closure(stage: str) -> set[Path]:
     """Every file of the project whose code a stage can run."""
-    seen: set[Path] = set()
-    waiting = {RUNNER, SRC / "stages" / "__init__.py", SRC / "stages" / f"{stage}.py"}
-    while waiting:
-        file = waiting.pop()
-        seen.add(file)
-        waiting |= imports(file) - seen
-    return seen
+    return imported.closure([RUNNER, SRC / "stages" / "__init__.py", SRC / "stages" / f"{stage}.py"])
 
 
 def sections_read(file: Path) -> set[str]:
