@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from ruamel.yaml import YAML
+
+from crashcast import tables
+from crashcast.canonical import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE = ("data/", "metrics/", "plots/", "models/", "dvc.lock")  # what the pipeline makes
@@ -30,6 +34,23 @@ def copy_to(folder: Path, **demo: Any) -> Path:
     edit(folder, "demo", **demo)
     run(folder, "git", "init", "--quiet", "--initial-branch=main")
     return folder
+
+
+def simulate(project: Path) -> None:
+    """Write the demo fleet, and what `clean` asks of `validate`: the simulated dirt is the tests' business."""
+    run(project, sys.executable, "-c", "from crashcast.sources.demo import write; write()")
+    accept(project)
+
+
+def accept(project: Path) -> None:
+    """Write what `validate` says of good raw data."""
+    write_json(project / "data" / "validated.json", {"success": True})
+
+
+def count_rows(table: Path) -> int:
+    """Count the rows of a table."""
+    files = [partition.path(table) for partition in tables.partitions(table)]
+    return sum(pl.scan_parquet(file).select(pl.len()).collect().item() for file in files)
 
 
 def edit(project: Path, section: str, **values: Any) -> None:

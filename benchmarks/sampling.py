@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from project import DATA_STAGES, ROOT, command_of, copy_to, run, simulate
 from rich.console import Console
 from rich.table import Table
-from ruamel.yaml import YAML
 
 from crashcast.canonical import write_json
 from crashcast.modeling import metrics
@@ -33,10 +32,8 @@ from crashcast.modeling.model import matrix
 from crashcast.modeling.resampling import TwoWayDraws, percentile_interval, pr_auc_replicates
 from crashcast.params import Evaluate, Train
 from crashcast.parts import period, read_part, read_rule
-from crashcast.sources import demo
 from stages import train
 
-ROOT = Path(__file__).resolve().parents[1]
 FEATURES, LABELS, SPLIT = Path("data/features"), Path("data/labels"), Path("data/split.json")
 ALL = 10**12
 EXACT = (float(ALL), ALL)
@@ -51,34 +48,21 @@ def main() -> None:
     parser.add_argument("--project", type=Path, help="a folder that holds params.yaml, data/features and so on")
     project = parser.parse_args().project
     with tempfile.TemporaryDirectory() as folder:
-        os.chdir(project or folder)
         if project is None:
-            prepare()
+            prepare(Path(folder))
+        os.chdir(project or folder)
         figures, cpu_s = compare()
         os.chdir(ROOT)
     write_json(ROOT / "benchmarks" / "results" / "sampling.json", {"figures": figures, "cpu_s": cpu_s})
     report(figures)
 
 
-def prepare() -> None:
-    """Simulate a fleet of ten million rows in the current folder and run the stages up to the split."""
-    yaml = YAML()
-    params = yaml.load(ROOT / "params.yaml")
-    params["demo"] |= {"servers": 380, "start": "2023-01-01", "months": 36}
-    yaml.dump(params, Path("params.yaml"))
-    demo.write()
-    raw = Path("data/raw")
-    incidents, coverage = raw / "incidents.parquet", raw / "coverage.parquet"
-    write_json(Path("data/validated.json"), {"success": True})
-    stage("clean", raw / "telemetry", "data/validated.json", "data/clean", "metrics/clean.json")
-    stage("label", "data/clean", incidents, coverage, LABELS, "metrics/label.json")
-    stage("featurize", "data/clean", incidents, FEATURES)
-    stage("split", LABELS, SPLIT, "metrics/split.json")
-
-
-def stage(name: str, *arguments: str | Path) -> None:
-    """Run one stage as dvc.yaml does."""
-    subprocess.run([sys.executable, ROOT / "src" / "run.py", name, *arguments], check=True)
+def prepare(project: Path) -> None:
+    """Simulate a fleet of ten million rows and run the stages up to the split."""
+    copy_to(project, servers=380, start="2023-01-01", months=36)
+    simulate(project)
+    for stage in (*DATA_STAGES, "split"):
+        run(project, *command_of(project, stage))
 
 
 def compare() -> tuple[dict[str, Any], dict[str, float]]:

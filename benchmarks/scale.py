@@ -38,7 +38,7 @@ from typing import Any
 
 import polars as pl
 from measure import measure
-from project import DATA_STAGES, ROOT, command_of, copy_to, edit, environment, run
+from project import DATA_STAGES, ROOT, accept, command_of, copy_to, count_rows, edit, environment, run, simulate
 from rich.console import Console
 from rich.table import Table
 
@@ -99,7 +99,7 @@ def size(folder: Path, servers: list[int], months: list[int], raw: Path | None) 
         project = copy_to(folder / f"servers-{number}", servers=max(20, number), months=max(months))
         source = raw.resolve() if raw else project / "data" / "raw"
         if raw is None:
-            run(project, sys.executable, "-c", "from crashcast.sources.demo import write; write()")
+            simulate(project)
         for length in months:
             with first_months(project, source, length):
                 cost = data_stages(project)
@@ -136,19 +136,13 @@ def first_months(project: Path, source: Path, months: int) -> Iterator[None]:
 
 def data_stages(project: Path, raw: str = "data/first") -> dict[str, Figures]:
     """Run clean, label and featurize, the memo off; return what each cost."""
-    write_json(project / "data" / "validated.json", {"success": True})  # the demo's
+    accept(project)
     found = {}
     for stage in DATA_STAGES:
         command = [re.sub("^data/raw/", f"{raw}/", word) for word in command_of(project, stage)]
         usage, _ = measure(command, project, environment(project, CRASHCAST_MEMO="off"))
         found[stage] = asdict(usage)
     return found
-
-
-def count_rows(table: Path) -> int:
-    """Count the rows of a table."""
-    files = [partition.path(table) for partition in tables.partitions(table)]
-    return sum(pl.scan_parquet(file).select(pl.len()).collect().item() for file in files)
 
 
 def count_servers(raw: Path) -> int:
@@ -305,7 +299,7 @@ def print_repro(found: Figures) -> None:
 def workers(folder: Path, servers: int, months: int) -> Figures:
     """Run the data stages with 1 and 2 processes."""
     project = copy_to(folder / "project", servers=servers, months=months)
-    run(project, sys.executable, "-c", "from crashcast.sources.demo import write; write()")
+    simulate(project)
     found, outputs = {}, []
     table = Table("workers", "CPU-s", "wall s", "peak MiB", title="clean + label + featurize")
     for number in (1, 2):

@@ -44,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import polars as pl
 from measure import Usage, measure
-from project import DATA_STAGES, ROOT, command_of, copy_to, environment, run
+from project import DATA_STAGES, ROOT, accept, command_of, copy_to, count_rows, environment, simulate
 from rich.console import Console
 from rich.table import Table
 
@@ -74,9 +74,9 @@ def main() -> None:
         if arguments.raw:
             (project / "data").mkdir()
             (project / "data" / "raw").symlink_to(arguments.raw.resolve())
+            accept(project)
         else:
-            run(project, sys.executable, "-c", "from crashcast.sources.demo import write; write()")
-        write_json(project / "data" / "validated.json", {"success": True})  # the demo's, or validated before
+            simulate(project)
         result = benchmark(project, ["pipeline", *(set(arguments.engines) - {"pipeline"})], arguments.runs)
     write_json(arguments.out, result)
     report(result, Console())
@@ -101,10 +101,7 @@ def benchmark(project: Path, engines: list[str], runs: int) -> dict[str, Any]:
         md5(project / "data" / table)
     hashing = time.process_time() - began
     return {
-        "rows": sum(
-            pl.scan_parquet(partition.path(project / "data" / "clean")).select(pl.len()).collect().item()
-            for partition in tables.partitions(project / "data" / "clean")
-        ),
+        "rows": count_rows(project / "data" / "clean"),
         "runs": runs,
         "versions": {name: version(name) for name in sorted({"numpy", "polars", *equal})},
         "engines": {engine: medians(costs[engine], costs["pipeline"]) for engine in engines},
