@@ -57,6 +57,8 @@ data: env  ## raw data: the demo fleet, or what was imported
 	else $(BIN)crashcast demo; fi
 
 pipeline: env  ## run the stages whose inputs changed
+	@# a `dvc` killed while it wrote this file left it empty, and the next one would refuse to read it
+	@[ ! -f .dvc/tmp/rwlock ] || [ -s .dvc/tmp/rwlock ] || rm .dvc/tmp/rwlock
 	$(BIN)dvc repro
 
 verdict: env  ## the figures of the last run, and where they differ from the committed ones

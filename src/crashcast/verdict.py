@@ -123,7 +123,7 @@ def conclude(found: Figures, rules: dict[str, Figures]) -> tuple[str, bool]:
     beaten += [name for name, rule in rules.items() if rule["pr_auc_gain_low"] > 0]
     unbeaten = [name for name in ("chance", *rules) if name not in beaten]
     price = found["false_alarms_per_server_day"] / found["false_alarm_budget"]
-    spent = _number(price)
+    spent = f"{price:.4g}"  # 1.003 times it must not read "over budget (1 times it)"
     words = [
         f"better than {_list(beaten)}" if beaten else "",
         f"not shown to be better than {_list(unbeaten)}" if unbeaten else "",
