@@ -200,11 +200,11 @@ def logistic(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit the grid of logistic regressions on some columns; return the validation's best, scored on both parts."""
     rules = Train.read()
-    values, crash, _ = train.training_rows(FEATURES, LABELS, rule, columns, rules)
+    values, crash, (share, of_crash_rows) = train.training_rows(FEATURES, LABELS, rule, columns, rules)
     target, best = validation["label"].to_numpy(), (-1.0, np.zeros(0), np.zeros(0))
     for candidate in candidates(rules):
         if candidate.algorithm == "logistic_regression":
-            estimator = fit(candidate, values, crash)
+            estimator = fit(candidate, values, crash, share / of_crash_rows)
             before = log_odds(estimator, matrix(validation, columns))
             quality = metrics.pr_auc(target, before)
             if quality > best[0]:

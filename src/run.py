@@ -17,14 +17,17 @@ def main() -> None:
         sys.exit(f"run.py: there is no stage '{stage}': dvc.yaml calls this; type `dvc repro`")
     # threads that wait must not spin: on a busy machine that made a fit cost five times the CPU
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from crashcast import params
-    from crashcast.alone import take_over
     from crashcast.errors import UserError
+    from crashcast.unedited import unedited
 
     try:
-        params.check()
-        take_over(stage)
-        importlib.import_module(f"stages.{stage}").main(*map(Path, arguments))
+        with unedited(stage):
+            from crashcast import params
+            from crashcast.alone import take_over
+
+            params.check()
+            take_over(stage)
+            importlib.import_module(f"stages.{stage}").main(*map(Path, arguments))
     except UserError as error:
         sys.exit(f"{stage}: {error}")
 

@@ -31,7 +31,7 @@ from crashcast.tasks import Compute, Counts, Results, Task, execute, signature
 if TYPE_CHECKING:
     from crashcast.cluster import Cluster
 
-SMALL_BYTES = 200_000_000  # below this a second process costs more than it saves
+SMALL_BYTES = 50_000_000  # below this a second process costs more than it saves
 GB = 1_000_000_000
 
 

@@ -4,7 +4,8 @@ In: features, labels, the split's rule, the incidents and their coverage. Out: `
 `metrics/candidates.json` (the evidence for the choice) and `metrics/train.json` (the chosen model on validation).
 
 Crashes are rare, so all crash rows are kept and only a share of the other training rows, and where that is still too
-much to hold, the same share of both; the log-odds are shifted back by the logarithm of the ratio of the two shares.
+much to hold, the same share of both. Logistic regression undoes that by weights; the log-odds of the others are shifted
+by the logarithm of the ratio of the two shares.
 Validation keeps every known row. The test part is not looked at here.
 """
 
@@ -47,14 +48,14 @@ def main(
     crashes = crashes_of_part(tables.read_covered_crashes(incidents, coverage, Incidents.read()), rule, "validation")
 
     values, crash, (share, share_of_crash_rows) = training_rows(features, labels, rule, columns, rules)
-    offset = float(np.log(share / share_of_crash_rows))
+    kept = share / share_of_crash_rows
     fitted: list[tuple[Candidate, Any]] = []
     for candidate in candidates(rules):
         print(f"train: fitting {candidate.name} on {len(values)} rows", file=sys.stderr)
-        fitted.append((candidate, fit(candidate, values, crash)))
+        fitted.append((candidate, fit(candidate, values, crash, kept)))
     del values
 
-    rows, scores = score_validation(features, labels, rule, columns, fitted, offset)
+    rows, scores = score_validation(features, labels, rule, columns, fitted, kept)
     target, timing = rows["label"].to_numpy(), label.timing(settings.interval)
 
     def at_budget(raw: NDArray[np.float64]) -> tuple[float, events.EventMetrics]:
@@ -72,6 +73,7 @@ def main(
 
     raw = read_scores(scores[best])
     slope, intercept = calibration(raw, target == 1)
+    offset = candidate.offset(kept)
     model = Model(estimator, candidate.algorithm, candidate.hyperparameters, columns, offset, slope, intercept)
     probability = model.probability(raw)
     threshold, at_threshold = at_budget(probability)
@@ -141,7 +143,7 @@ def score_validation(
     rule: dict[str, Any],
     columns: list[str],
     fitted: list[tuple[Candidate, Any]],
-    offset: float,
+    kept: float,
 ) -> tuple[pl.DataFrame, list[BinaryIO]]:
     """Score the validation part with every candidate, a piece at a time.
 
@@ -157,8 +159,8 @@ def score_validation(
     for _, rows in read_part(features, labels, rule, "validation", columns):
         keys.append(rows.select("timestamp", pl.col("server_id").cast(pl.Categorical), "label"))
         values = matrix(rows, columns)
-        for (_, estimator), file in zip(fitted, files, strict=True):
-            file.write((log_odds(estimator, values) + offset).tobytes())
+        for (candidate, estimator), file in zip(fitted, files, strict=True):
+            file.write((log_odds(estimator, values) + candidate.offset(kept)).tobytes())
     return pl.concat(keys, rechunk=True), files
 
 

@@ -106,12 +106,14 @@ def test_sampling_is_undone(project, algorithm, tolerance, max_rows):
     rows = part_of(project, "train")
     share_of_crash_rows = figures["training_crash_rows"] / rows["label"].sum()
     assert (share_of_crash_rows < 1) == (max_rows == 3000)
-    offset = np.log(figures["share_of_negatives"] / share_of_crash_rows)
+    is_weighted = algorithm == "logistic_regression"
+    offset = 0 if is_weighted else np.log(figures["share_of_negatives"] / share_of_crash_rows)
     assert model.sampling_offset == pytest.approx(offset, abs=0.05 if max_rows == 3000 else 1e-5)
     uncalibrated = replace(model, slope=1.0, intercept=0.0)
     assert uncalibrated.predict(rows).mean() == pytest.approx(rows["label"].mean(), rel=tolerance)
-    sampled_as_is = replace(uncalibrated, sampling_offset=0.0)
-    assert sampled_as_is.predict(rows).mean() > 2 * rows["label"].mean()
+    if not is_weighted:
+        sampled_as_is = replace(uncalibrated, sampling_offset=0.0)
+        assert sampled_as_is.predict(rows).mean() > 2 * rows["label"].mean()
 
 
 def test_probabilities_are_calibrated_on_validation(judged):

@@ -243,14 +243,46 @@ def left_over(folder: Path) -> list[str]:
     return [path.name for path in folder.glob("**/.*.[0-9]*") if ".dvc" not in path.parts and ".git" not in path.parts]
 
 
-def test_what_a_killed_run_left_running_cannot_write_over_a_newer_one(project: Path) -> None:
-    killed = subprocess.Popen(["dvc", "repro", "--force", "--single-item", "clean"], cwd=project)
-    note = project / ".dvc" / "tmp" / "crashcast" / "clean.json"
+def started(folder: Path, stage: str) -> subprocess.Popen[str]:
+    """Start `dvc repro` of one stage, and return when the stage itself runs."""
+    note = folder / ".dvc" / "tmp" / "crashcast" / f"{stage}.json"
     before = note.read_text()
+    command = ["dvc", "repro", "--force", "--single-item", stage]
+    running = subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     until = time.monotonic() + 60
     while note.read_text() == before:
         assert time.monotonic() < until
         time.sleep(0.01)
+    return running
+
+
+@pytest.mark.parametrize(
+    ("stage", "edited"),
+    [
+        ("train", "src/crashcast/modeling/events.py"),
+        ("split", "params.yaml"),
+        ("evaluate", "data/raw/coverage.parquet"),
+    ],
+)
+def test_what_is_edited_while_its_stage_runs_makes_it_fail(project: Path, stage: str, edited: str) -> None:
+    """DVC would record the new file's hash beside the old file's result, and call that up to date."""
+    path, before = project / edited, (project / "dvc.lock").read_bytes()
+    content = path.read_bytes()
+    running = started(project, stage)
+    path.unlink()  # raw data is a link into DVC's cache
+    path.write_bytes(content + b"\n")
+    told, _ = running.communicate()
+    assert running.returncode == 255
+    assert f"{edited} changed while the stage was running" in told
+    assert (project / "dvc.lock").read_bytes() == before
+    path.write_bytes(content)
+    run("dvc repro", project)
+    assert (project / "dvc.lock").read_bytes() == before
+    assert run("git status --porcelain", project).stdout == ""
+
+
+def test_what_a_killed_run_left_running_cannot_write_over_a_newer_one(project: Path) -> None:
+    killed = started(project, "clean")
     stage = next(child for child in psutil.Process(killed.pid).children(recursive=True) if "clean" in child.cmdline())
     stage.suspend()  # slower than anything could be
     killed.kill()

@@ -38,6 +38,10 @@ class Candidate:
         chosen = " ".join(f"{key}={value:g}" for key, value in self.hyperparameters.items())
         return f"{self.algorithm} {chosen}".strip()
 
+    def offset(self, share: float) -> float:
+        """Return what to add to its log-odds to undo the sampling of negatives: 0 where weights in the fit did."""
+        return 0.0 if self.algorithm == "logistic_regression" else float(np.log(share))
+
 
 def candidates(rules: Train) -> Iterator[Candidate]:
     """Yield what competes, the simplest first: where two score alike, the first one is chosen."""
@@ -63,8 +67,12 @@ def candidates(rules: Train) -> Iterator[Candidate]:
             yield Candidate("hist_gradient_boosting", grid, estimator)
 
 
-def fit(candidate: Candidate, features: Matrix, crash: NDArray[np.bool_]) -> Any:
+def fit(candidate: Candidate, features: Matrix, crash: NDArray[np.bool_], share: float = 1.0) -> Any:
     """Fit a candidate, with the same bytes whatever the number of threads.
+
+    A logistic regression weighs each negative by 1 / share: it is never quite the right model, and unweighted it would
+    fit best where the sample is dense, not where the fleet is. Trees bend where they must, and weights harm them
+    (benchmarks/sampling.py).
 
     Parameters
     ----------
@@ -74,6 +82,8 @@ def fit(candidate: Candidate, features: Matrix, crash: NDArray[np.bool_]) -> Any
         NaN where missing.
     crash : bool array of shape (n,)
         The labels.
+    share : float
+        Of negatives that were kept, over that of crash rows.
 
     Returns
     -------
@@ -87,7 +97,7 @@ def fit(candidate: Candidate, features: Matrix, crash: NDArray[np.bool_]) -> Any
             imputer.fit(_medians(features))
             wide = _in_pieces(imputer, features)
             scaler.fit(wide)
-            solver.fit(_in_pieces(scaler, wide, out=wide), crash)
+            solver.fit(_in_pieces(scaler, wide, out=wide), crash, sample_weight=np.where(crash, 1.0, 1 / share))
         else:
             # trees cannot bin a feature without any value; one that never varies they leave alone
             empty = np.isnan(features).all(axis=0)

@@ -49,7 +49,8 @@ class Model:
     features : list of str
         Its columns, in order.
     sampling_offset : float
-        Added to its log-odds: the logarithm of the share of negatives it was trained on, over that of crash rows.
+        Added to its log-odds: the logarithm of the share of negatives it was trained on, over that of crash rows; 0
+        where weights in the fit have undone the sampling.
     slope, intercept : float
         Calibration on the log-odds; the slope is positive, so the ranking stays as it is.
     threshold : float
