@@ -3,7 +3,8 @@
     python benchmarks/scale.py size --servers 38 380 --months 3 12 36     # CPU per row of the data stages
     python benchmarks/scale.py size --raw FOLDER --months 3 12 36         # the same on the first months of raw data
     python benchmarks/scale.py repro --servers 380 --months 36            # whole `dvc repro`, no-op, append, correction
-    python benchmarks/scale.py workers --servers 380 --months 36          # 1 and 2 worker processes
+    python benchmarks/scale.py append --servers 10000 --months 36         # `dvc repro label featurize`, append
+    python benchmarks/scale.py workers --servers 380 --months 36          # 1 and 2 processes, a cluster of 2
 
 `size` runs the processes that dvc.yaml starts for clean, label and featurize, the memo off, on demo fleets of every
 number of servers and on the first of their months. Two limits are checked: from the fewest months to the most, CPU
@@ -15,9 +16,12 @@ month appended, as `crashcast demo` writes it, tickets and coverage included; th
 a month a third of the way in. Each is one `dvc repro`, of which every stage is timed apart; the rest is DVC's own:
 its start, its hashing and its cache. After the append and after the correction the memo is switched off and
 everything rebuilt by force: the outputs must have the same bytes (`dvc.lock` is the same), and the data stages' CPU
-of the rebuild is "the whole" that the append is compared with.
+of the rebuild is "the whole" that the append is compared with. `append` is the part of that which a large fleet has
+time for: up to `featurize`, and no correction.
 
-`workers` runs the data stages with 1 and 2 processes, the memo off, and checks that the bytes are the same.
+`workers` runs the data stages with 1 and 2 processes, the memo off, and on a Dask cluster of two workers (scheduler and
+workers as processes of this machine, each with one thread and a folder of its own, the shared folder and the memo
+empty; their CPU is added), and checks that the bytes are the same.
 
 CPU is user + system time of all processes, and grows on a busy machine: compare within a run. Results are added to
 benchmarks/results/scale.json. Nothing touches the checkout.
@@ -28,15 +32,19 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import socket
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
+from distributed import Client
 from measure import measure
 from project import DATA_STAGES, ROOT, accept, command_of, copy_to, count_rows, edit, environment, run, simulate
 from rich.console import Console
@@ -67,7 +75,13 @@ def main() -> None:
     """Run one benchmark and add its figures to the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, servers, months in (("size", [38, 380], [3, 12]), ("repro", [380], [36]), ("workers", [380], [36])):
+    defaults = {
+        "size": ([38, 380], [3, 12]),
+        "repro": ([380], [36]),
+        "append": ([10_000], [36]),
+        "workers": ([380], [36]),
+    }
+    for name, (servers, months) in defaults.items():
         command = commands.add_parser(name)
         several = "+" if name == "size" else 1
         command.add_argument("--servers", type=int, nargs=several, default=servers)
@@ -76,16 +90,12 @@ def main() -> None:
         command.add_argument("--folder", type=Path, help="where the copy of the project goes; a temporary folder")
         if name == "size":
             command.add_argument("--raw", type=Path, help="raw data that is there already, instead of demo fleets")
-        if name == "workers":
-            command.add_argument("--dask", action="store_true", help="two workers of a Dask cluster")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         if arguments.command == "size":
             figures = size(Path(folder), arguments.servers, arguments.months, arguments.raw)
-        elif arguments.command == "repro":
-            figures = repro(Path(folder), arguments.servers[0], arguments.months[0])
-        elif arguments.dask:
-            sys.exit("tasks cannot run on a Dask cluster yet")
+        elif arguments.command in ("repro", "append"):
+            figures = repro(Path(folder), arguments.servers[0], arguments.months[0], arguments.command == "append")
         else:
             figures = workers(Path(folder), arguments.servers[0], arguments.months[0])
     before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
@@ -134,13 +144,14 @@ def first_months(project: Path, source: Path, months: int) -> Iterator[None]:
     (first / "telemetry").rmdir()
 
 
-def data_stages(project: Path, raw: str = "data/first") -> dict[str, Figures]:
-    """Run clean, label and featurize, the memo off; return what each cost."""
+def data_stages(project: Path, raw: str = "data/first", **variables: str) -> dict[str, Figures]:
+    """Run clean, label and featurize, the memo off by default; return what each cost."""
+    variables = {"CRASHCAST_MEMO": "off"} | variables
     accept(project)
     found = {}
     for stage in DATA_STAGES:
         command = [re.sub("^data/raw/", f"{raw}/", word) for word in command_of(project, stage)]
-        usage, _ = measure(command, project, environment(project, CRASHCAST_MEMO="off"))
+        usage, _ = measure(command, project, environment(project, **variables))
         found[stage] = asdict(usage)
     return found
 
@@ -174,27 +185,29 @@ def print_sizes(sizes: list[Figures]) -> None:
     Console().print(table)
 
 
-def repro(folder: Path, servers: int, months: int) -> Figures:
-    """Run the whole pipeline, nothing, an appended month and a correction; see the module."""
+def repro(folder: Path, servers: int, months: int, append_alone: bool) -> Figures:
+    """Run the pipeline, nothing, an appended month and a correction; see the module."""
+    targets = ("label", "featurize") if append_alone else ()
     project = copy_to(folder / "project", servers=servers, months=months - 1)
     commit(project, "Code")
     demo(project)
-    found = {"servers": servers, "months": months}
-    found["first_run"] = dvc_repro(project)
+    found: Figures = {"servers": servers, "months": months}
+    found["first_run"] = dvc_repro(project, *targets)
     commit(project, "Run")
-    found["no_op"] = dvc_repro(project)
+    found["no_op"] = dvc_repro(project, *targets)
     edit(project, "demo", months=months)
     demo(project)
-    found["appended_month"] = dvc_repro(project)
-    found["rebuild"] = rebuild(project)
-    correct(project, months // 3)
-    before = hashes(project)
-    found["corrected_month"] = dvc_repro(project)
-    found["corrected_month"]["changed_partitions"] = changed(before, hashes(project))
-    found["rebuild_after_correction"] = rebuild(project)
+    found["appended_month"] = dvc_repro(project, *targets)
+    found["rebuild"] = rebuild(project, *targets)
     whole = data_cpu_s(found["rebuild"])
     found["append_over_whole"] = data_cpu_s(found["appended_month"]) / whole
-    found["correction_over_whole"] = data_cpu_s(found["corrected_month"]) / whole
+    if not append_alone:
+        correct(project, months // 3)
+        before = hashes(project)
+        found["corrected_month"] = dvc_repro(project)
+        found["corrected_month"]["changed_partitions"] = changed(before, hashes(project))
+        found["rebuild_after_correction"] = rebuild(project)
+        found["correction_over_whole"] = data_cpu_s(found["corrected_month"]) / whole
     print_repro(found)
     return found
 
@@ -231,7 +244,7 @@ def dvc_repro(project: Path, *options: str, **variables: str) -> Figures:
     }
 
 
-def rebuild(project: Path) -> Figures:
+def rebuild(project: Path, *targets: str) -> Figures:
     """Compute everything again, the memo off.
 
     Raises
@@ -240,7 +253,7 @@ def rebuild(project: Path) -> Figures:
         Where an output has other bytes.
     """
     lock = (project / "dvc.lock").read_bytes()
-    found = dvc_repro(project, "--force", CRASHCAST_MEMO="off")
+    found = dvc_repro(project, "--force", *targets, CRASHCAST_MEMO="off")
     if (project / "dvc.lock").read_bytes() != lock:
         raise ValueError("a rebuild without the memo gives other bytes")
     return found
@@ -290,30 +303,66 @@ def print_repro(found: Figures) -> None:
     for name, figures in runs.items():
         if figures["partitions_computed"]:
             console.print(f"{name}: computed {figures['partitions_computed']}, memo {figures['partitions_recalled']}")
-    console.print(f"changed by the correction: {', '.join(found['corrected_month']['changed_partitions'])}")
-    console.print(
-        f"data stages: append {found['append_over_whole']:.1%}, correction {found['correction_over_whole']:.1%}"
-    )
+    console.print(f"data stages: append {found['append_over_whole']:.1%} of the whole")
+    if "corrected_month" in found:
+        console.print(f"correction {found['correction_over_whole']:.1%} of the whole; it changed:")
+        console.print(", ".join(found["corrected_month"]["changed_partitions"]))
 
 
 def workers(folder: Path, servers: int, months: int) -> Figures:
-    """Run the data stages with 1 and 2 processes."""
+    """Run the data stages with 1 and 2 processes, and on a cluster of 2 workers."""
     project = copy_to(folder / "project", servers=servers, months=months)
     simulate(project)
     found, outputs = {}, []
-    table = Table("workers", "CPU-s", "wall s", "peak MiB", title="clean + label + featurize")
     for number in (1, 2):
         edit(project, "execution", workers=number)
-        cost = data_stages(project, "data/raw")
-        found[str(number)] = cost
+        found[str(number)] = data_stages(project, "data/raw")
         outputs.append(hashes(project))
-        totals = [sum(one[key] for one in cost.values()) for key in ("cpu_s", "wall_s")]
-        peak = max(one["all_processes_mib"] for one in cost.values())
-        table.add_row(str(number), *(f"{total:.1f}" for total in totals), f"{peak:,.0f}")
-    if outputs[0] != outputs[1]:
-        raise ValueError(f"2 workers write other bytes than 1: {', '.join(changed(*outputs))}")
+    with cluster(folder, project) as (address, cpu_s):
+        edit(project, "execution", workers=address, shared=str(folder / "shared"))
+        found["2 on a cluster"] = data_stages(project, "data/raw", CRASHCAST_MEMO="on")
+        outputs.append(hashes(project))
+        found["2 on a cluster"]["scheduler and workers"] = {"cpu_s": cpu_s()}
+    table = Table("workers", "CPU-s", "wall s", "peak MiB", title="clean + label + featurize")
+    for name, cost in found.items():
+        totals = [sum(one.get(key, 0) for one in cost.values()) for key in ("cpu_s", "wall_s")]
+        peak = max(one.get("all_processes_mib", 0) for one in cost.values())
+        table.add_row(name, *(f"{total:.1f}" for total in totals), f"{peak:,.0f}")
     Console().print(table)
+    for other in outputs[1:]:
+        if other != outputs[0]:
+            raise ValueError(f"other workers write other bytes: {', '.join(changed(outputs[0], other))}")
     return found
+
+
+@contextmanager
+def cluster(folder: Path, project: Path) -> Iterator[tuple[str, Callable[[], float]]]:
+    """Start a scheduler and two workers; give its address, and what all three have used of the CPU since they stood."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    (folder / "shared").mkdir()
+    commands = [["scheduler", "--host", address, "--dashboard-address", "127.0.0.1:0"]]
+    commands += 2 * [["worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard"]]
+    with ExitStack() as stack:
+        processes = []
+        for number, command in enumerate(commands):
+            (place := folder / f"machine-{number}").mkdir()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dask", *command], cwd=place, stderr=subprocess.DEVNULL,
+                env=environment(project, POLARS_MAX_THREADS="1"),
+            )  # fmt: skip
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            processes.append(psutil.Process(process.pid))
+        with Client(address, timeout=60) as client:
+            client.wait_for_workers(2, timeout=60)
+
+        def used() -> float:
+            return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+        before = used()
+        yield address, lambda: used() - before
 
 
 if __name__ == "__main__":
