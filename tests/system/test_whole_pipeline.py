@@ -261,7 +261,7 @@ def started(folder: Path, stage: str) -> subprocess.Popen[str]:
     [
         ("train", "src/crashcast/modeling/events.py"),
         ("split", "params.yaml"),
-        ("evaluate", "data/raw/coverage.parquet"),
+        ("evaluate", "data/split.json"),
     ],
 )
 def test_what_is_edited_while_its_stage_runs_makes_it_fail(project: Path, stage: str, edited: str) -> None:
@@ -269,7 +269,7 @@ def test_what_is_edited_while_its_stage_runs_makes_it_fail(project: Path, stage:
     path, before = project / edited, (project / "dvc.lock").read_bytes()
     content = path.read_bytes()
     running = started(project, stage)
-    path.unlink()  # raw data is a link into DVC's cache
+    path.unlink()  # data is a link into DVC's cache
     path.write_bytes(content + b"\n")
     told, _ = running.communicate()
     assert running.returncode == 255
