@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from crashcast import tables
 from crashcast.canonical import replacing_folder, write_json
 from crashcast.modeling import events, metrics, plots
+from crashcast.modeling.baselines import RANDOM, one_rules, with_baselines
 from crashcast.modeling.model import Model, load
 from crashcast.modeling.resampling import (
     TwoWayDraws,
@@ -34,7 +35,6 @@ from crashcast.params import Alarms, Evaluate, Incidents, Label, Telemetry
 from crashcast.parts import assign, crashes_of_part, labelled, period, read_part, read_rule, row_hash
 
 Floats = NDArray[np.float64]
-ONE_RULES = {"hours_since_crash": -1, "crashes_7d": 1}  # a feature, and whether more of it is worse
 SAMPLE_ROWS = 5_000  # of each label and partition, to measure what features matter
 FRESH_AFTER = timedelta(days=30)
 MIN_SLICE_CRASHES = 10  # a recall of fewer says nothing
@@ -56,7 +56,7 @@ def main(
     timing, budget = label.timing(settings.interval), alarms.false_alarms_per_server_day
     rule, model = read_rule(split), load(models)
     crashes = tables.read_covered_crashes(incidents, coverage, Incidents.read())
-    baselines = {name: sign for name, sign in ONE_RULES.items() if name in model.features}
+    baselines = one_rules(model.features)
 
     # a baseline, too, sets its threshold on validation
     validation = read_part(features, labels, rule, "validation", list(baselines))
@@ -64,7 +64,7 @@ def main(
     earlier = crashes_of_part(crashes, rule, "validation")
     thresholds = {
         name: events.choose_threshold(by(name, rows), earlier, budget, **timing).threshold
-        for name in ("random", *baselines)
+        for name in (RANDOM, *baselines)
     }
     del rows
 
@@ -142,14 +142,6 @@ def lowest(hashed: pl.DataFrame) -> list[pl.DataFrame]:
     """Return, of each label, the rows first in order of `drawn`."""
     keys = hashed.select("label", "drawn").with_row_index("row").sort("drawn")
     return [hashed[keys.filter(label=label)["row"].head(SAMPLE_ROWS)] for label in (0, 1)]
-
-
-def with_baselines(rows: pl.DataFrame, baselines: dict[str, int], seed: int) -> pl.DataFrame:
-    """Return keys, label and score with what each baseline would have said; servers as categories, to save memory."""
-    rules = {f"by_{name}": sign * pl.col(name) for name, sign in baselines.items()}
-    random = pl.Series(row_hash(rows, seed, "random baseline") / 2.0**64)
-    server = pl.col("server_id").cast(pl.Categorical)
-    return rows.select("timestamp", server, "label", pl.col("^score$"), by_random=random, **rules)
 
 
 def by(name: str, rows: pl.DataFrame) -> pl.DataFrame:
