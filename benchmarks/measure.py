@@ -4,8 +4,9 @@
 
 CPU is user + system time of the command and of all descendants that were waited for, as the kernel counts it. The
 peak of the largest process is the kernel's too (maximum resident set). The peak of all processes together is sampled:
-every 100 ms the proportional set sizes (shared pages counted once) of the command and its descendants are added up,
-so peaks shorter than that are missed. Compare CPU, not wall time, where a machine does other work meanwhile.
+every 100 ms, less often where asking takes the kernel long, the proportional set sizes (shared pages counted once) of
+the command and its descendants are added up, so peaks shorter than that are missed. Compare CPU, not wall time, where a
+machine does other work meanwhile.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from pathlib import Path
 
 import psutil
 
-SAMPLED_EVERY_S = 0.1  # each takes some milliseconds of a core
+SAMPLED_EVERY_S = 0.1
+MOST_OF_A_CORE = 0.05  # gigabytes take the kernel tens of milliseconds
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,11 @@ def watch(command: Sequence[str]) -> tuple[Usage, int]:
     ended, peak = threading.Event(), [0]
 
     def sample() -> None:
-        while not ended.wait(SAMPLED_EVERY_S):
+        took_s = 0.0
+        while not ended.wait(max(SAMPLED_EVERY_S, took_s / MOST_OF_A_CORE)):
+            asked = time.perf_counter()
             peak[0] = max(peak[0], proportional_set_bytes(process.pid))
+            took_s = time.perf_counter() - asked
 
     sampler = threading.Thread(target=sample)
     sampler.start()
