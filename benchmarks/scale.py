@@ -12,8 +12,8 @@ per row of all three together grows at most 5 % (at the most servers); from 380 
 (at the most months).
 
 `repro` runs, in a repository of its own, a fleet of all months but the last; then nothing again; then with the last
-month appended, as `crashcast demo` writes it, tickets and coverage included; then with one server's day corrected in
-a month a third of the way in. Each is one `dvc repro`, of which every stage is timed apart; the rest is DVC's own:
+month appended, its tickets and coverage included; then with one server's day corrected in a month a third of the way
+in. Each is one `dvc repro`, of which every stage is timed apart; the rest is DVC's own:
 its start, its hashing and its cache. After the append and after the correction the memo is switched off and
 everything rebuilt by force: the outputs must have the same bytes (`dvc.lock` is the same), and the data stages' CPU
 of the rebuild is "the whole" that the append is compared with. `append` is the part of that which a large fleet has
@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -54,6 +55,7 @@ from crashcast import tables
 from crashcast.canonical import md5, write_json
 
 RESULTS = ROOT / "benchmarks" / "results" / "scale.json"
+RAW = "data/raw"
 OUTPUTS = ("data/clean", "data/labels", "data/features")
 MAX_GROWTH_BY_MONTHS, MAX_GROWTH_BY_SERVERS, FROM_SERVERS = 1.05, 1.3, 380
 GIT = ("git", "-c", "user.name=benchmark", "-c", "user.email=benchmark@example.com")
@@ -188,15 +190,17 @@ def print_sizes(sizes: list[Figures]) -> None:
 def repro(folder: Path, servers: int, months: int, append_alone: bool) -> Figures:
     """Run the pipeline, nothing, an appended month and a correction; see the module."""
     targets = ("label", "featurize") if append_alone else ()
-    project = copy_to(folder / "project", servers=servers, months=months - 1)
+    project = copy_to(folder / "project", servers=servers, months=months)
     commit(project, "Code")
-    demo(project)
+    run(project, sys.executable, "-c", "from crashcast.cli import main; main()", "demo")
+    hide_last_month(project, folder / "hidden")
+    accept_raw(project, "All months but the last")
     found: Figures = {"servers": servers, "months": months}
     found["first_run"] = dvc_repro(project, *targets)
     commit(project, "Run")
     found["no_op"] = dvc_repro(project, *targets)
-    edit(project, "demo", months=months)
-    demo(project)
+    shutil.copytree(folder / "hidden", project / RAW, dirs_exist_ok=True, copy_function=replace_with)
+    accept_raw(project, "The last month")
     found["appended_month"] = dvc_repro(project, *targets)
     found["rebuild"] = rebuild(project, *targets)
     whole = data_cpu_s(found["rebuild"])
@@ -212,16 +216,39 @@ def repro(folder: Path, servers: int, months: int, append_alone: bool) -> Figure
     return found
 
 
+def hide_last_month(project: Path, hidden: Path) -> None:
+    """Put the raw data as it is into `hidden`, and leave what was known before its last month."""
+    raw = project / RAW
+    last = tables.partitions(raw / "telemetry")[-1]
+    shutil.copytree(raw / "telemetry" / last.name, hidden / "telemetry" / last.name)
+    shutil.rmtree(raw / "telemetry" / last.name)
+    known_by, _ = tables.utc(last.start, last.end)
+    reported = pl.col("reported_at").fill_null(pl.col("started_at")) < known_by
+    for name, known in (
+        ("incidents.parquet", lambda rows: rows.filter(reported)),
+        ("coverage.parquet", lambda rows: rows.with_columns(pl.min_horizontal("covered_to", known_by))),
+    ):
+        shutil.copy(raw / name, hidden / name)
+        tables.write(raw / name, known(tables.read(raw / name)))
+
+
+def replace_with(source: str, target: str) -> str:
+    """Copy a file; what lies there may be a link into DVC's cache."""
+    Path(target).unlink(missing_ok=True)
+    return shutil.copy(source, target)
+
+
+def accept_raw(project: Path, message: str) -> None:
+    """Track raw data as it is now, and commit that."""
+    paths = [f"{RAW}/{name}" for name in ("telemetry", "incidents.parquet", "coverage.parquet")]
+    run(project, sys.executable, "-m", "dvc", "add", "--quiet", *paths)
+    commit(project, message)
+
+
 def commit(project: Path, message: str) -> None:
     """Commit everything."""
     run(project, *GIT, "add", "--all")
     run(project, *GIT, "commit", "--quiet", "--allow-empty", "--message", message)
-
-
-def demo(project: Path) -> None:
-    """Simulate the fleet and commit it."""
-    run(project, sys.executable, "-c", "from crashcast.cli import main; main()", "demo")
-    commit(project, "Data")
 
 
 def dvc_repro(project: Path, *options: str, **variables: str) -> Figures:
@@ -261,7 +288,7 @@ def rebuild(project: Path, *targets: str) -> Figures:
 
 def correct(project: Path, month: int) -> None:
     """Change one server's CPU on one day of a month of raw data, and accept that."""
-    telemetry = project / "data" / "raw" / "telemetry"
+    telemetry = project / RAW / "telemetry"
     partition = tables.partitions(telemetry)[month]
     path = partition.path(telemetry)
     frame = tables.read(path)
@@ -269,8 +296,7 @@ def correct(project: Path, month: int) -> None:
     tables.write(
         path, frame.with_columns(pl.when(day).then(12.5).otherwise("cpu_pct").cast(pl.Float32).alias("cpu_pct"))
     )
-    run(project, sys.executable, "-m", "dvc", "add", "--quiet", "data/raw/telemetry")
-    commit(project, "Correct a day")
+    accept_raw(project, "Correct a day")
 
 
 def hashes(project: Path) -> dict[str, str]:

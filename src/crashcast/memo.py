@@ -4,7 +4,8 @@ It lies in DVC's cache folder, so that worktrees and experiments share it, and h
 the work tree hold too: no byte lies there twice. Deleting it costs time and nothing else.
 
 An entry is two files: KEY.parquet, absent for an empty result, and KEY.json, its hash and the task's counts. The record
-is written last and checked against its own hash, so an entry is whole or is none.
+is written last and checked against its own hash, so an entry is whole or is none. A result is checked against its hash
+before it is used (digests.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +29,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from crashcast.canonical import json_text, replacing, sha256
+from crashcast.canonical import json_text, replacing
+from crashcast.digests import Digests
 from crashcast.errors import UserError
 
 SWITCH = "CRASHCAST_MEMO"
@@ -62,6 +65,11 @@ class Memo:
     folder: Path
     recalls: bool = True
 
+    @cached_property
+    def digests(self) -> Digests:
+        """The hashes of files that stages read and wrote."""
+        return Digests(self.folder / "digests.json")
+
     def recall(self, key: str, path: Path) -> dict[str, Any] | None:
         """Put the result of a task at `path` and return its counts; None where there is none that can be trusted."""
         record = self._record(key)
@@ -74,7 +82,7 @@ class Memo:
                 link(record.with_suffix(".parquet"), path)
             except FileNotFoundError:
                 return None
-            if sha256(path) != content["sha256"]:
+            if self.digests.of(path) != content["sha256"]:
                 path.unlink()
                 self.forget(key)
                 print(
@@ -87,11 +95,11 @@ class Memo:
 
     def keep(self, key: str, stage: str, partition: str, path: Path, counts: dict[str, Any]) -> None:
         """Remember the result that lies at `path`; no file there: it is empty."""
-        record, digest = self._record(key), sha256(path) if path.exists() else None
+        record, digest = self._record(key), self.digests.of(path) if path.exists() else None
         before, data = read(record), record.with_suffix(".parquet")
         if before is not None and (before["sha256"], before["counts"]) != (digest, counts):
             print(f"{stage}: {partition} came out otherwise than before: is it reproducible?", file=sys.stderr)
-        if before is not None and digest is not None and data.exists() and sha256(data) == digest:
+        if before is not None and digest is not None and data.exists() and self.digests.of(data) == digest:
             with replacing(path) as aside:  # the same bytes as what DVC's cache has linked already
                 link(data, aside)
             return
@@ -140,6 +148,20 @@ class Memo:
         slices = sorted(self.folder.glob("slices/*"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in slices[MAX_SLICES:]:
             path.unlink(missing_ok=True)
+
+    def verify(self) -> list[Entry]:
+        """Read every result, forget those that are not what was kept, and return them."""
+        self.digests.forget()
+        damaged = []
+        for entry in list(self.entries()):
+            content, data = read(entry.record), entry.record.with_suffix(".parquet")
+            if content is None or (
+                content["sha256"] and (not data.exists() or self.digests.of(data) != content["sha256"])
+            ):
+                damaged.append(entry)
+                self.forget(entry.record.stem)
+        self.digests.save()
+        return damaged
 
     def clear(self) -> None:
         """Forget everything."""

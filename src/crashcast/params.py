@@ -60,7 +60,11 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 # Sections that no stage reads are defined where they are used: a change there must not make every output stale.
-ELSEWHERE = ("acceptance", "collect", "tickets")
+ELSEWHERE = {
+    "acceptance": "crashcast.review.policy",
+    "collect": "crashcast.sources.collect",
+    "tickets": "crashcast.sources.incidents.settings",
+}
 
 
 class Part(BaseModel):

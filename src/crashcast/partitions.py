@@ -92,6 +92,7 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
                 advance()
     if store:
         store.trim(rules.memo_gb * GB)
+        store.digests.save()
     print(
         f"{stage}: {len(tasks)} partitions, {len(missing)} computed, {len(tasks) - len(missing)} from the memo",
         file=sys.stderr,

@@ -65,7 +65,7 @@ class Period:
         return [parts, self.columns, str(self.start), str(self.end)]
 
     def _fingerprint_of(self, partition: Partition, own: Partition, store: Memo) -> str:
-        whole = file_digest(partition.path(self.table))
+        whole = store.digests.of(partition.path(self.table))
         if partition == own:
             return whole
         start, end = max(self.start, partition.start), min(self.end, partition.end)
@@ -147,7 +147,7 @@ def fingerprint(item: Any, own: Partition, store: Memo) -> Any:
     if isinstance(item, Period):
         return item.fingerprint(own, store)
     if isinstance(item, File):
-        return file_digest(item.path)
+        return store.digests.of(item.path)
     if isinstance(item, pl.DataFrame):
         return frame_digest(item)
     if isinstance(item, Section):

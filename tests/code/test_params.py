@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from pydantic import ValidationError
 
 from crashcast import params
 from crashcast.errors import UserError
-from crashcast.params import Clean, Section, Telemetry, Train, format_duration, parse_duration
+from crashcast.params import ELSEWHERE, Clean, Section, Telemetry, Train, format_duration, parse_duration
 
 ROOT = Path(__file__).parents[2]
 CONTENT = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -49,7 +51,15 @@ def test_the_projects_own_file_is_valid(section):
 
 
 def test_every_section_of_the_projects_own_file_is_known():
-    assert set(CONTENT) == set(Section.sections)
+    assert set(CONTENT) == {*Section.sections, *ELSEWHERE}
+
+
+@pytest.mark.parametrize(("section", "module"), ELSEWHERE.items())
+def test_sections_that_no_stage_reads_are_defined_where_they_are_used(section, module):
+    named = f"next(c for n, c in vars(found).items() if n.lower() == {section!r})"
+    code = f"import importlib; found = importlib.import_module({module!r}); {named}.read()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_numbers_arrive_with_their_units():

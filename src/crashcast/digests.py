@@ -1,0 +1,53 @@
+"""SHA-256 of files, remembered by inode, time and size: what was read once and has not changed is not read again.
+
+DVC does the same with its MD5s. A file that is written to gets another time; that its bytes decay on the disk is for
+`crashcast memo --verify` to find.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from crashcast.canonical import replacing, sha256
+
+MAX_REMEMBERED = 50_000  # of some 130 bytes
+SETTLED_NS = 50_000_000  # a file hashed sooner after its last change could change again without another time
+
+
+class Digests:
+    """A file of hashes.
+
+    Parameters
+    ----------
+    file : Path
+        Missing or damaged, it is as if empty.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._known: dict[str, str] = {}
+        with suppress(OSError, ValueError):
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if isinstance(found, dict):
+                self._known = found
+
+    def of(self, path: Path) -> str:
+        """Return the SHA-256 of a file."""
+        before, began_ns = path.stat(), time.time_ns()
+        key = f"{before.st_dev} {before.st_ino} {before.st_mtime_ns} {before.st_size}"
+        digest = self._known.pop(key, None) or sha256(path)
+        if began_ns - before.st_mtime_ns > SETTLED_NS:
+            self._known[key] = digest  # the last used at the end
+        return digest
+
+    def save(self) -> None:
+        """Write them down, those unused the longest left out beyond the maximum."""
+        with replacing(self._file) as aside:
+            aside.write_text(json.dumps(dict(list(self._known.items())[-MAX_REMEMBERED:])), encoding="utf-8")
+
+    def forget(self) -> None:
+        """Read every file again from now on."""
+        self._known.clear()
