@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run a command; bad input ends in a message and exit status 2."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not spin (src/run.py)
     try:
         app()
     except UserError as error:
@@ -61,6 +63,32 @@ def import_(
     print("\n".join(import_files(telemetry, incidents, coverage, replace, interval)))
     print("Next:")
     print('  git add params.yaml data/raw/*.dvc data/raw/.gitignore && git commit -m "Import telemetry and incidents"')
+    print("  dvc repro")
+
+
+@app.command()
+def incidents(
+    source: Annotated[
+        list[str] | None, typer.Option(help="One under tickets.sources, by name; may be repeated. By default, all.")
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="From which day on; by default, tickets.since.")
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Until the start of which day, UTC; by default, today."),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Forget what these sources gave before, instead of merging.")
+    ] = False,
+) -> None:
+    """Collect tickets from the systems and files under `tickets` in params.yaml; one outage is one incident."""
+    from crashcast.sources.incidents.collect import collect
+
+    first, end = (None if moment is None else moment.date() for moment in (since, until))
+    print("\n".join(collect(source or [], first, end, replace)))
+    print("Next:")
+    print('  git add data/raw/*.dvc data/raw/.gitignore && git commit -m "Collect incidents"')
     print("  dvc repro")
 
 
@@ -122,15 +150,111 @@ def reproduced(
 
 
 @app.command()
+def review(
+    base: Annotated[
+        str | None,
+        typer.Option(help="The champion's commit.", show_default="where HEAD left the remote's main branch"),
+    ] = None,
+    first: Annotated[bool, typer.Option("--first", help="There is no champion: judge against baselines.")] = False,
+    head: Annotated[str, typer.Option(help="The challenger's commit.")] = "HEAD",
+    unreserved: Annotated[
+        bool, typer.Option("--unreserved", help="Leave the ledger of looks alone, as in a fork.")
+    ] = False,
+    folder: Annotated[Path, typer.Option("--out", help="Where record.json, comment.md and review.html go.")] = Path(
+        "reports/review"
+    ),
+) -> None:
+    """Decide whether HEAD's model may replace that of another commit.
+
+    Exit status: 0 ACCEPT, 1 REJECT, 3 INCONCLUSIVE, 2 an error.
+    """
+    try:
+        status = _review(None if first else base, first, head, not unreserved, folder)
+    except UserError:
+        raise
+    except Exception:  # 1 would mean REJECT
+        import traceback
+
+        traceback.print_exc()
+        status = 2
+    raise typer.Exit(status)
+
+
+def _review(base: str | None, first: bool, head: str, reserve: bool, folder: Path) -> int:
+    from rich.console import Console
+
+    from crashcast import review as reviewing
+    from crashcast.canonical import write_text
+    from crashcast.review import page, record
+
+    if base is None and not first:
+        base = reviewing.default_base().sha
+    found = reviewing.review(base, head, reserve=reserve)
+    record.write(folder / "record.json", found.record)
+    write_text(folder / "comment.md", record.as_markdown(found.record))
+    page.write(folder / "review.html", found.record, found.pictures)
+    record.show(found.record, Console())
+    print(f"The page: {folder / 'review.html'}")
+    return reviewing.EXIT_STATUS[found.record["verdict"]]
+
+
+@app.command()
+def accept(
+    record: Annotated[
+        Path | None, typer.Option(help="The decision record of the pull request that was merged.")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="Such as v2.0.0.", show_default="the next one")] = None,
+    force: Annotated[str | None, typer.Option(help="Register without ACCEPT, for this reason.")] = None,
+) -> None:
+    """Register HEAD's model as a version (a git tag that carries the evidence), if the review accepts it."""
+    from crashcast import registry
+    from crashcast.review.record import read
+
+    model = registry.accept(record and read(record), version=version, force_reason=force)  # type: ignore[arg-type]
+    print(f"Registered {model.tag}: {model.verdict}")
+
+
+@app.command()
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, evidence included.")] = False) -> None:
+    """List the registered models with their verdicts and stages."""
+    from rich.console import Console
+
+    from crashcast import registry
+
+    if as_json:
+        print(registry.as_json(registry.models()))
+    else:
+        registry.show(registry.models(), Console())
+
+
+@app.command()
+def stage(
+    version: Annotated[str, typer.Argument(help="Such as v1.2.0.")],
+    name: Annotated[str, typer.Argument(help="Such as prod.")],
+) -> None:
+    """Say what a registered model is used for (a git tag)."""
+    from crashcast import registry
+
+    print(registry.stage(version, name))
+
+
+@app.command()
 def memo(
     clear: Annotated[bool, typer.Option("--clear", help="Forget everything: the next run computes it again.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read it all, and forget what decayed on the disk.")] = False,
 ) -> None:
-    """Show the results of past partitions that stages reuse, or clear them."""
+    """Show the results of past partitions that stages reuse, check or clear them."""
     from rich.console import Console
 
     from crashcast import memo as past
 
     store = past.Memo(past.cache_folder() / past.NAME)
+    if verify:
+        damaged = store.verify()
+        print(
+            "\n".join(f"damaged, computed again by the next run: {one.stage} {one.partition}" for one in damaged)
+            or "whole"
+        )
     if clear:
         store.clear()
         print(f"{store.folder} is empty")

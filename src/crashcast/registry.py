@@ -1,0 +1,363 @@
+"""The registry: which models were accepted, on what evidence, and what is used where.
+
+It is kept in annotated git tags as GTO names them, so that `gto show`, `dvc artifacts get` and other tools read them:
+`crash-model@v1.2.0` registers a version, `crash-model#prod#3` puts a version into a stage. The message of a version's
+tag ends with the decision record, so whoever has the tags has the evidence, without a network.
+
+The first model is v1.0.0; an improvement counts the second number up, a renewal the third.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import crashcast.review
+from crashcast import canonical, remote
+from crashcast.errors import UserError
+from crashcast.review.ledger import git, shared_remote
+from crashcast.review.revisions import LOCK, PARAMS, Revision
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from crashcast.review import Review
+
+NAME = "crash-model"
+MODELS = "models"  # the output of `train`
+FIRST = "v1.0.0"
+SHOWN_DIGITS = 8
+SAME = ("model", "data", "params")  # what makes two commits the same challenger
+
+
+@dataclass(frozen=True)
+class Model:
+    """A registered version.
+
+    Attributes
+    ----------
+    version, tag, revision : str
+        As in v1.2.0, its git tag, and the commit it stands on.
+    model : str
+        DVC's hash of models/ at that commit.
+    verdict : str or None
+        ACCEPT, REJECT, INCONCLUSIVE, or ERROR where it was forced past a review that failed; None where somebody
+        registered it without one.
+    form : str or None
+        What it was accepted as: improvement, renewal or first.
+    forced : str or None
+        Why it was registered without ACCEPT.
+    stages : tuple of str
+        Where it is used.
+    record : dict or None
+        The decision record.
+    """
+
+    version: str
+    tag: str
+    revision: str
+    model: str | None
+    verdict: str | None
+    form: str | None
+    forced: str | None
+    stages: tuple[str, ...]
+    record: dict[str, Any] | None
+
+
+def accept(
+    record: Mapping[str, Any] | None = None,
+    *,
+    version: str | None = None,
+    force_reason: str | None = None,
+    review: Callable[..., Review] | None = None,
+    **options: Any,
+) -> Model:
+    """Register the model of HEAD, if the review accepts it against the last registered one.
+
+    Parameters
+    ----------
+    record : mapping or None
+        The decision record from the pull request. A squash merge changes the commit, so it must agree with HEAD in the
+        hashes of model, data and parameters, and in the policy; None relies on the new review alone.
+    version : str or None
+        As in v2.0.0, greater than the last; by default the next one.
+    force_reason : str or None
+        Registers without ACCEPT, for this reason, which is recorded.
+    review : callable or None
+        From base (None where nothing is registered) and head to a review; `crashcast.review.review` by default. The
+        hashes being those of the pull request, it mostly finds what it computed then.
+    **options
+        Handed to `review`.
+
+    Raises
+    ------
+    UserError
+        Where the tree is dirty, the model is not on DVC's remote or already registered, the record is of another
+        model, or the verdict is not ACCEPT and no reason is given.
+    """
+    if changes := git("status", "--porcelain", "--untracked-files=no"):
+        raise UserError(f"the model of a commit is registered, and these changes are not committed:\n{changes}")
+    shared = shared_remote()
+    _fetch(shared)
+    model, registered = _model_at("HEAD"), models()
+    if model is None:
+        raise UserError(f"HEAD has no model: its dvc.lock names no output {MODELS}")
+    if same := next((known for known in registered if known.model == model), None):
+        raise UserError(f"this model is registered already, as {same.tag}")
+    champion = registered[-1] if registered else None
+    if version is not None:
+        wanted = _order(version)
+        if champion and wanted <= _order(champion.version):
+            raise UserError(f"{version} does not follow {champion.version}, the last registered version")
+    _require_pushed(model)
+    decision = _decide(record, champion, model, force_reason, review or crashcast.review.review, options)
+    version = version or _next(champion, decision)
+    _push(shared, _gto("register", NAME, "HEAD", version=version, message=_message(version, decision)).tag)
+    return models()[-1]
+
+
+def models() -> list[Model]:
+    """Return the registered versions that this clone knows, the last one last. No network is used."""
+    from gto.exceptions import ArtifactNotFound
+
+    try:
+        versions = _gto("show", NAME, registered_only=True)
+    except ArtifactNotFound:
+        return []
+    return [_read(version) for version in sorted(versions, key=lambda version: _order(version["version"]))]
+
+
+def anchor() -> Model | None:
+    """Return the last version that was accepted as an improvement, or as the first model; None where none was."""
+    accepted = [known for known in models() if known.verdict == "ACCEPT" and known.form in ("improvement", "first")]
+    return accepted[-1] if accepted else None
+
+
+def stage(version: str, stage: str) -> str:
+    """Put a registered version into a stage, such as prod, and return the tag that says so.
+
+    Raises
+    ------
+    UserError
+        Where there is no such version, it is in that stage already, or the remote takes no push.
+    """
+    shared = shared_remote()
+    _fetch(shared)
+    known = [model.version for model in models()]
+    if version not in known:
+        raise UserError(f"{version} is not registered: {', '.join(known) or 'no version is'}")
+    tag = str(_gto("assign", NAME, stage, version=version).tag)
+    _push(shared, tag)
+    return tag
+
+
+def show(models: Sequence[Model], console: Console) -> None:
+    """Print versions, verdicts and stages as a table."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("version", "verdict", "stage", "model", "commit", "why", box=None, padding=(0, 2, 0, 0))
+    for known in reversed(models):
+        verdict = known.verdict or "not reviewed"
+        why = f"forced: {known.forced}" if known.forced else (known.record or {}).get("headline", "")
+        table.add_row(
+            known.version,
+            f"{verdict}, {known.form}" if known.form else verdict,
+            ", ".join(known.stages),
+            (known.model or "")[:SHOWN_DIGITS],
+            known.revision[:SHOWN_DIGITS],
+            escape(_one_line(why)),
+        )
+    console.print(table if models else "No model is registered: `crashcast accept` registers that of HEAD.")
+
+
+def as_json(models: Sequence[Model]) -> str:
+    """Return versions, verdicts, stages and decision records as canonical JSON."""
+    return canonical.json_text([asdict(known) for known in models])
+
+
+def _decide(
+    given: Mapping[str, Any] | None,
+    champion: Model | None,
+    model: str,
+    force_reason: str | None,
+    review: Callable[..., Review],
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what a version's tag carries: the decision record, and why it was forced where it was."""
+    forced = force_reason.strip() if force_reason is not None else None
+    if forced == "":
+        raise UserError("forcing takes a reason, which is recorded")
+    try:
+        record: Mapping[str, Any] = review(_base(champion), "HEAD", **options).record
+    except UserError as error:
+        if forced is None:
+            raise
+        return {"record": None, "error": str(error), "forced": forced}
+    if record["challenger"]["model"] != model:
+        raise UserError(f"the review judged model {record['challenger']['model']}, and HEAD's is {model}")
+    if given is not None and (differing := _differences(given, record)):
+        raise UserError(
+            f"the decision record is not about this commit: its {', '.join(differing)} differ. "
+            "Take the record of the pull request that was merged, or none"
+        )
+    if record["verdict"] == "ACCEPT":
+        return {"record": record, "forced": None}
+    if forced is None:
+        against = f"against {champion.tag}" if champion else "without a champion"
+        raise UserError(
+            f"{record['verdict']} {against}: {record['headline']}\n{_reasons(record)}\n"
+            "Nothing was registered. To register it all the same: --force REASON"
+        )
+    return {"record": record, "forced": forced}
+
+
+def _base(champion: Model | None) -> str | None:
+    """Return the last commit before HEAD's model that had the champion: it has the policy that was in force."""
+    if champion is None:
+        return None
+    for commit in git("rev-list", "--first-parent", "HEAD", "--", LOCK, PARAMS).split():
+        with suppress(UserError):  # a commit from before there was a pipeline
+            if _model_at(commit) == champion.model:
+                return commit
+    return champion.revision
+
+
+def _differences(given: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    try:
+        pairs = {key: (given["challenger"][key], record["challenger"][key]) for key in SAME}
+        pairs["policy"] = given["policy"], record["policy"]
+    except (KeyError, TypeError):
+        raise UserError("the decision record lacks what every record has: is it the one that a review wrote?") from None
+    return [name for name, (one, other) in pairs.items() if _text(one) != _text(other)]
+
+
+def _text(value: Any) -> str:
+    return canonical.json_text(value)  # a record that was written and read is rounded
+
+
+def _reasons(record: Mapping[str, Any]) -> str:
+    return "\n".join(f"  {reason['text']}" for reason in record["reasons"] if reason["outcome"] in ("fail", "open"))
+
+
+def _next(champion: Model | None, decision: Mapping[str, Any]) -> str:
+    if champion is None:
+        return FIRST
+    last, record = _order(champion.version), decision["record"] or {}
+    return str((last.bump_patch() if record.get("form") == "renewal" else last.bump_minor()).version)
+
+
+def _order(version: str) -> Any:
+    """Return a version that can be compared, as in semantic versioning."""
+    from gto import versions
+    from gto.exceptions import InvalidVersion
+
+    parse: Any = versions.SemVer
+    try:
+        return parse(version)
+    except InvalidVersion:
+        raise UserError(f"{version} is no version: v2.0.0 would be one") from None
+
+
+def _message(version: str, decision: Mapping[str, Any]) -> str:
+    record = decision["record"] or {"verdict": "ERROR", "headline": decision["error"]}
+    why = "" if decision["forced"] is None else ", forced"
+    title = f"{NAME} {version}: {record['verdict']}{why}"
+    return f"{title}\n\n{_one_line(record['headline'])}\n\n{canonical.json_text(decision)}\n"
+
+
+def _one_line(text: str) -> str:
+    """Return `text` without line breaks: the third paragraph of a tag's message is the decision."""
+    return " ".join(text.split())
+
+
+def _read(version: Mapping[str, Any]) -> Model:
+    registration = version["registrations"][-1]
+    record: dict[str, Any] | None = None
+    verdict = form = forced = None
+    *_, written = registration["message"].split("\n\n", 2)  # as `_message` has it
+    if written.startswith("{"):
+        try:
+            decision = json.loads(written)
+            record, forced = decision["record"], decision["forced"]
+            verdict, form = (record["verdict"], record["form"]) if record else ("ERROR", None)
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"the decision record in the message of tag {registration['tag']} is corrupt: "
+                f"`git tag -d {registration['tag']}`, then `git fetch --tags`"
+            ) from None
+    return Model(
+        version["version"],
+        registration["tag"],
+        version["commit_hexsha"],
+        _model_at(version["commit_hexsha"]),
+        verdict,
+        form,
+        forced,
+        tuple(sorted(entry["stage"] for entry in version["stages"])),
+        record,
+    )
+
+
+def _model_at(revision: str) -> str | None:
+    """Return the hash of the model that a commit's dvc.lock names."""
+    return Revision.find(revision).outs.get(MODELS)
+
+
+def _require_pushed(model: str) -> None:
+    """Refuse a model of which DVC's remote lacks a file, or has another: read, not asked, for a folder's list lies."""
+    from dvc.repo import Repo
+
+    remote.check()
+    with Repo() as repo:
+        store = repo.cloud.get_remote_odb()
+        try:
+            listing = _content(store, model)
+            members = [entry["md5"] for entry in json.loads(listing)] if model.endswith(".dir") else []
+            for member in members:
+                _content(store, member)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{MODELS} is not whole on {remote.url()} ({error}): `make push` where it was made"
+            ) from None
+
+
+def _content(store: Any, oid: str) -> bytes:
+    import hashlib
+
+    content: bytes = store.fs.cat_file(store.oid_to_path(oid))
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != oid.removesuffix(".dir"):
+        raise ValueError(f"{oid} has other content there")
+    return content
+
+
+def _fetch(shared: str | None) -> None:
+    if shared:
+        git("fetch", "--quiet", "--tags", shared)
+
+
+def _push(shared: str | None, tag: str) -> None:
+    """Push a tag that was just made; where the remote refuses it, it goes again."""
+    if shared is None:
+        return
+    try:
+        git("push", "--quiet", "--no-verify", shared, f"refs/tags/{tag}")
+    except UserError as error:
+        git("tag", "--delete", tag)
+        raise UserError(f"{tag} could not be pushed to `{shared}`, and is undone: {error}") from None
+
+
+def _gto(command: str, *arguments: str, **options: Any) -> Any:
+    from gto import api
+    from gto.exceptions import ArtifactNotFound, GTOException
+
+    try:
+        return getattr(api, command)(Path.cwd(), *arguments, **options)
+    except ArtifactNotFound:
+        raise
+    except GTOException as error:
+        raise UserError(str(error)) from None

@@ -1,0 +1,70 @@
+"""A project so small that DVC runs and pushes it in a second, on real servers: git's remote and S3."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+
+ROOT = Path(__file__).parents[2]
+PIPELINE = """
+stages:
+  train:
+    cmd: mkdir models && cp recipe models/model && echo a card > models/card
+    deps: [recipe]
+    outs: [models]
+"""
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory, s3: dict[str, str]) -> Path:
+    """Return a project with one model, pushed to S3 and committed."""
+    here = tmp_path_factory.mktemp("trained")
+    (here / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc/.gitignore", here / ".dvc")
+    shutil.copytree(ROOT / "deploy/ci", here / "deploy/ci", ignore=shutil.ignore_patterns("__pycache__"))
+    remote = f"url = s3://crashcast/{here.name}\n    endpointurl = {s3['AWS_ENDPOINT_URL']}\n    verify = true"
+    (here / ".dvc/config").write_text(f"[core]\n    remote = s3\n['remote \"s3\"']\n    {remote}\n")
+    (here / ".gitignore").write_text("/models\n/.venv\n")
+    (here / "dvc.yaml").write_text(PIPELINE)
+    (here / "recipe").write_text("one")
+    command = "git init -q -b main && dvc repro -q && dvc push -q && git add . && git commit -q -m one"
+    subprocess.run(command, shell=True, cwd=here, env=s3, check=True)
+    return here
+
+
+@pytest.fixture
+def trained(
+    trained_once: Path,
+    tmp_path: Path,
+    s3: dict[str, str],
+    shell: Callable[..., subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """Return that project with a bare git remote of its own, and make it the place to work in."""
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    shutil.copytree(trained_once, tmp_path / "trained", symlinks=True)
+    shell("git clone -q --bare trained remote.git")
+    shell("git remote add origin ../remote.git && git fetch -q", cwd=tmp_path / "trained")
+    monkeypatch.chdir(tmp_path / "trained")
+    return tmp_path / "trained"
+
+
+@pytest.fixture
+def train(trained: Path, shell: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., None]:
+    """Make another model and commit it; push it unless told not to."""
+
+    def train(recipe: str, push: bool = True) -> None:
+        (trained / "recipe").write_text(recipe)
+        with Repo(str(trained)) as repo:  # as the commands do, without the second that each takes to start
+            repo.reproduce()
+            if push:
+                repo.push()
+        shell(f"git commit -q -am '{recipe}'", cwd=trained)
+
+    return train

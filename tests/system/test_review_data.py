@@ -1,0 +1,365 @@
+"""Two commits of a real project, with a real git remote and a real S3 server, and both models on the same rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crashcast.errors import UserError
+from crashcast.modeling import metrics
+from crashcast.review import changes, environments, outputs, pictures, rescoring, revisions
+from crashcast.review.history import History
+from crashcast.review.revisions import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "servers: 300": "servers: 40",
+    "months: 8": "months: 3",
+    "C: [0.01, 0.1, 1.0]": "C: [0.1]",
+    "max_iter: 150": "max_iter: 10",
+    "replicates: 1000": "replicates: 100",
+}
+EVALUATION = "metrics/evaluate.json"
+
+
+def run(command: str, cwd: Path, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command, shell=True, text=True, capture_output=True, cwd=cwd, env={**os.environ, **variables}, timeout=1800
+    )
+    assert not check or done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done
+
+
+def edit(project: Path, changed: dict[str, str]) -> None:
+    text = (project / "params.yaml").read_text()
+    for old, new in changed.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    (project / "params.yaml").write_text(text)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, s3: dict[str, str]) -> Path:
+    """Return a repository of this project with a small fleet, run, committed as main and pushed."""
+    folder = tmp_path_factory.mktemp("review") / "project"
+    files = run("git ls-files --cached --others --exclude-standard -z", ROOT).stdout.split("\0")
+    for name in filter(None, files):
+        if (ROOT / name).is_file() and not name.startswith(("data/", "metrics/", "dvc.lock")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    edit(folder, SMALL)
+    run(f"git init -q -b main && dvc remote modify s3 endpointurl {s3['AWS_ENDPOINT_URL']}", folder)
+    run(f"dvc remote modify s3 url s3://crashcast/{folder.parent.name}", folder)
+    run("git add -A && git commit -q -m code && crashcast demo && git add -A && git commit -q -m data", folder)
+    run("dvc repro -q && git add -A && git commit -q -m run", folder)
+    run("dvc push -q", folder, **s3)
+    run("git clone -q --bare . ../remote.git && git remote add origin ../remote.git && git fetch -q", folder)
+    return folder
+
+
+@pytest.fixture
+def here(project: Path, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in the project, on main, and leave it so."""
+    monkeypatch.chdir(project)
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    yield project
+    run("git reset -q --hard && git checkout -q main && dvc checkout -q", project)
+    assert run("git worktree list", project).stdout.count("\n") == 1
+
+
+def branch(project: Path, name: str, params: dict[str, str], start: str = "main", data: str = "") -> Revision:
+    """Return a branch with other parameters, and raw data where a command makes it, run and committed; once."""
+    if run(f"git rev-parse -q --verify {name}", project, check=False).returncode:
+        run(f"git checkout -q -b {name} {start} && dvc checkout -q", project)
+        edit(project, params)
+        if data:
+            run(f"{data} && git add data/raw", project)
+        run("dvc repro -q && git add -A && git commit -q -m more && git checkout -q main && dvc checkout -q", project)
+    return Revision.find(name)
+
+
+@pytest.fixture(scope="module")
+def month(project: Path) -> str:
+    """Return a branch with a month more of data, and nothing else."""
+    monkeypatch = pytest.MonkeyPatch()
+    with monkeypatch.context() as patch:
+        patch.chdir(project)
+        return branch(project, "month", {"months: 3": "months: 4"}, data="crashcast demo").sha
+
+
+def pr_auc(rescored: rescoring.Rescored, model: str) -> float:
+    return metrics.pr_auc(rescored.rows["label"].to_numpy(), rescored.rows[model].to_numpy())
+
+
+def told(revision: Revision, figure: str) -> float:
+    return revision.metrics[EVALUATION][figure]
+
+
+def test_other_training_on_the_same_features_gives_both_models_own_figures(here: Path) -> None:
+    base, head = Revision.find("main"), branch(here, "training", {"C: [0.1]": "C: [0.001]"})
+    assert base.outs["models"] != head.outs["models"]
+    for revision in (base, head):
+        revisions.check(revision)
+    found = rescoring.rescore(base, head)
+    for model, revision in (("champion", base), ("challenger", head)):
+        assert pr_auc(found.forward, model) == pytest.approx(told(revision, "pr_auc"), rel=1e-5)
+        assert found.size_bytes[model] > 1000
+        assert found.latency_ms[model] > 0
+    assert (found.kind, found.excluded, found.definitions) == ("own", {}, {})
+    assert found.reverse == "its rows are the same"
+    assert found.denominators["crashes"] == dict.fromkeys(("expected", "found"), told(head, "crashes"))
+    assert found.denominators["server_days"]["found"] == pytest.approx(told(head, "server_days"), rel=1e-5)
+    assert not found.history.is_corrected
+    assert set(found.forward.groups) >= {"seen_servers", "unseen_servers", "group_web"}
+    assert len(found.forward.groups["seen_servers"]) == 40
+
+
+def test_a_models_own_code_gives_the_same_scores_in_a_process_of_its_own(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, head = Revision.find("main"), branch(here, "training", {"C: [0.1]": "C: [0.001]"})
+    together = rescoring.rescore(base, head).forward.rows
+    monkeypatch.setattr(rescoring, "_is_our_code", lambda revision: False)
+    assert rescoring.rescore(base, head).forward.rows.equals(together)
+
+
+def test_with_more_data_and_other_features_the_champions_own_code_computes_its_features(
+    here: Path, month: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    base, same_code = Revision.find("main"), Revision(month)
+    head = branch(here, "features", {"rolling_std: [1d]": "rolling_std: [2d]"}, start="month")
+    found = rescoring.rescore(base, head)
+    # what the challenger's commit cleaned and labelled the same way is taken from there
+    assert f"commit {base.name} computes featurize in a temporary worktree" in capfd.readouterr().err
+    assert outputs.compute(base, head.raw, ["data/features"], {}) == {"data/features": same_code.outs["data/features"]}
+    assert found.kind == "later"
+    # the champion's scores are those it gives with everything as it was: on the branch with nothing but the data
+    expected = rescoring.rescore(base, same_code).forward.rows
+    assert found.forward.rows.select("timestamp", "champion").equals(expected.select("timestamp", "champion"))
+    capfd.readouterr()
+    again = rescoring.rescore(base, head)
+    assert "computes" not in capfd.readouterr().err
+    assert again.forward.rows.equals(found.forward.rows)
+
+
+def test_other_labels_are_judged_by_the_bases_and_by_their_own(here: Path) -> None:
+    base, head = Revision.find("main"), branch(here, "labels", {"horizon: 6h ": "horizon: 12h "})
+    found = rescoring.rescore(base, head)
+    assert list(found.definitions) == ["the challenger's labels"]
+    theirs = found.definitions["the challenger's labels"]
+    assert [rescored.timing["horizon"].total_seconds() / 3600 for rescored in (found.forward, theirs)] == [6, 12]
+    assert pr_auc(theirs, "challenger") == pytest.approx(told(head, "pr_auc"), rel=1e-5)
+    assert found.forward.rows["label"].sum() < theirs.rows["label"].sum()
+    assert list(found.excluded) == ["within the embargo of the champion's validation part"]
+    # hours in which a longer horizon cannot know: before planned reboots, and at the end of the records
+    assert found.denominators["server_days"]["found"] < 0.995 * found.denominators["server_days"]["expected"]
+
+
+CORRECT = """
+import polars as pl
+from pathlib import Path
+from crashcast import tables
+from crashcast.review.revisions import INCIDENTS, TELEMETRY
+
+incidents, file = Path(INCIDENTS), Path(TELEMETRY, "month=2025-02/part-0.parquet")
+tickets, rows = tables.read(incidents), tables.read(file)
+in_february = (pl.col("kind") == "crash") & (pl.col("started_at").dt.month() == 2)
+gone = tickets.filter(in_february)["incident_id"][0]
+first = (pl.col("server_id") == rows["server_id"][0]) & (pl.col("timestamp").dt.day() == 5)
+for path, frame in (
+    (incidents, tickets.filter(pl.col("incident_id") != gone)),
+    (file, rows.with_columns(cpu_pct=pl.when(first).then(pl.col("cpu_pct") / 2).otherwise(pl.col("cpu_pct")))),
+):
+    path.unlink()
+    tables.write(path, frame)
+"""
+
+
+def test_a_rewritten_history_is_listed_and_judged_both_ways(here: Path, month: str) -> None:
+    base, honest = Revision.find("main"), Revision(month)
+    script = here.parent / "correct.py"
+    script.write_text(CORRECT)
+    head = branch(here, "corrected", {}, start="month", data=f"python {script} && dvc add -q {INCIDENTS} {TELEMETRY}")
+    history = History.of(base, head)
+    assert history.counts == {"incidents": {"removed": 1}, "telemetry": {"changed": 24}}
+    # with the base's history put back, the data is what it would have been
+    assert {path: history.head[path] for path in RAW} == honest.raw
+    found = rescoring.rescore(base, head)
+    assert list(found.definitions) == ["the corrected history"]
+    assert found.rows_hash == rescoring.rescore(base, honest).rows_hash
+    assert changes.between(base, head, history)["history"]["counts"] == history.counts
+    assert History.of(base, head) == history  # as it was kept
+
+
+def test_a_first_model_is_judged_against_what_the_evaluation_calls_baselines(here: Path) -> None:
+    head = Revision.find("main")
+    found = rescoring.rescore_first(head)
+    assert list(found) == ["dummy", "hours_since_crash", "crashes_7d"]
+    for name in ("hours_since_crash", "crashes_7d"):
+        expected = told(head, f"baselines.{name}.pr_auc")
+        assert pr_auc(found[name].forward, "champion") == pytest.approx(expected, rel=1e-5)
+        assert pr_auc(found[name].forward, "challenger") == pytest.approx(told(head, "pr_auc"), rel=1e-5)
+    assert pr_auc(found["dummy"].forward, "champion") == pytest.approx(told(head, "base_rate"), rel=1e-5)
+
+
+def test_a_fresh_clone_fetches_what_the_review_needs_and_no_more(
+    here: Path, s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = branch(here, "training", {"C: [0.1]": "C: [0.001]"})
+    run("git checkout -q training && dvc checkout -q && dvc push -q && git push -q origin training", here)
+    run(f"git clone -q {here.parent / 'remote.git'} clone && cd clone && git checkout -q training", tmp_path)
+    monkeypatch.chdir(tmp_path / "clone")
+    base = revisions.default_base()
+    assert base == Revision.find("origin/main")
+    assert rescoring.rescore(base, head).forward.rows.height == told(head, "rows")
+    cache = Path(".dvc/cache/files/md5")
+    held = {f"{file.parent.name}{file.name}" for file in cache.rglob("*") if file.is_file()}
+    features = outputs.members(head.outs["data/features"], "features")
+    assert {path.split("/")[0] for path, digest in features.items() if digest in held} == {"month=2025-03"}
+    assert head.outs["data/clean"] not in held
+    assert head.raw[TELEMETRY] not in held
+
+
+def test_what_was_not_pushed_is_refused(here: Path, s3: dict[str, str], tmp_path: Path, monkeypatch) -> None:
+    revisions.check_pushed()
+    head = branch(here, "unpushed", {"C: [0.1]": "C: [0.002]"})
+    run("git checkout -q unpushed && dvc checkout -q && git push -q origin unpushed", here)
+    with pytest.raises(UserError, match=r"^not on DVC's remote: .*models/model.skops.*`dvc push` where it was made"):
+        revisions.check_pushed()
+    run(f"git clone -q {here.parent / 'remote.git'} clone && cd clone && git checkout -q unpushed", tmp_path)
+    monkeypatch.chdir(tmp_path / "clone")
+    with pytest.raises(UserError, match=r"is neither in DVC's cache nor on its remote, s3://.*: `dvc push` where"):
+        rescoring.rescore(Revision.find("origin/main"), head)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed")
+    with pytest.raises(UserError, match=r"DVC's remote s3://.* cannot be reached"):
+        rescoring.rescore(Revision.find("origin/main"), head)
+    with pytest.raises(UserError, match="DVC's remote cannot be asked what was pushed to it: "):
+        revisions.check_pushed()
+
+
+def test_a_damaged_model_is_refused_before_it_is_loaded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = branch(here, "training", {"C: [0.1]": "C: [0.001]"})
+    digest = outputs.members(head.outs["models"], "the model")["model.skops"]
+    file = Path(".dvc/cache/files/md5", digest[:2], digest[2:])
+    whole = file.read_bytes()
+    monkeypatch.setattr(rescoring.model, "load", lambda folder: pytest.fail("it was loaded"))
+    file.unlink()  # the work tree's is the same file
+    try:
+        file.write_bytes(whole[:-1])
+        with pytest.raises(UserError, match=f"the model of commit {head.name} is damaged: .* remove it"):
+            rescoring.rescore(Revision.find("main"), head)
+    finally:
+        file.write_bytes(whole)
+
+
+def test_a_random_split_is_refused(here: Path) -> None:
+    head = branch(here, "random", {"method: time ": "method: random "})
+    with pytest.raises(UserError, match=f"commit {head.name} splits its rows at random"):
+        rescoring.rescore(Revision.find("main"), head)
+
+
+def test_a_shorter_test_part_is_told_apart_from_what_the_base_would_have_judged(here: Path) -> None:
+    shares = {"train: 0.70": "train: 0.80", "validation: 0.15": "validation: 0.13", "test: 0.15": "test: 0.07"}
+    found = rescoring.rescore(Revision.find("main"), branch(here, "shorter", shares))
+    days = found.denominators["server_days"]
+    assert days["found"] / days["expected"] == pytest.approx(7 / 15, abs=0.02)
+    assert found.denominators["crashes"]["found"] < found.denominators["crashes"]["expected"]
+    assert found.kind == "own"
+
+
+def test_figures_edited_by_hand_in_metrics_and_lock_do_not_stand_up_to_rescoring(here: Path) -> None:
+    run("git checkout -q -b forged training", here)
+    figures = json.loads(Path(EVALUATION).read_text())
+    before = revisions.hash_of(Path(EVALUATION).read_bytes())
+    Path(EVALUATION).write_text(json.dumps(figures | {"pr_auc": 0.99}))
+    lock = Path("dvc.lock").read_text()
+    Path("dvc.lock").write_text(lock.replace(before, revisions.hash_of(Path(EVALUATION).read_bytes())))
+    run("git commit -q -a -m forged", here)
+    head = Revision.find("forged")
+    revisions.check(head)
+    with pytest.raises(UserError, match=f"{EVALUATION} of commit {head.name} says pr_auc 0.99, and its model gives"):
+        rescoring.rescore(Revision.find("main"), head)
+
+
+def test_a_commit_whose_parameters_were_changed_after_the_run_is_refused(here: Path) -> None:
+    run("git checkout -q -b stale", here)
+    edit(here, {"horizon: 6h ": "horizon: 7h "})
+    run("git commit -q -a -m stale", here)
+    with pytest.raises(
+        UserError, match=r"does not match the commit:\n  label: params.yaml: label changed since it ran"
+    ):
+        revisions.check(Revision.find("stale"))
+
+
+def test_figures_are_those_of_dvc(here: Path) -> None:
+    base, head = Revision.find("main"), branch(here, "training", {"C: [0.1]": "C: [0.001]"})
+    diff = json.loads(run(f"dvc metrics diff --all --json {base.sha} {head.sha}", here).stdout)
+    theirs = {
+        (file, name): (values.get("old"), values.get("new"))
+        for file, figures in diff.items()
+        for name, values in figures.items()
+    }
+    ours = {(row["file"], row["name"]): (row["base"], row["challenger"]) for row in changes.metrics_between(base, head)}
+    numbers = {key: pair for key, pair in ours.items() if any(isinstance(value, int | float) for value in pair)}
+    assert {key: theirs.get(key) for key in numbers} == numbers
+
+
+def test_changes_name_parameters_data_candidates_and_features(here: Path, month: str) -> None:
+    base = Revision.find("main")
+    head = branch(here, "features", {"rolling_std: [1d]": "rolling_std: [2d]"}, start="month")
+    found = changes.between(base, head)
+    assert {row["name"] for row in found["parameters"]} == {"demo.months", "features.rolling_std"}
+    assert {entry["path"] for entry in found["data"]} == {TELEMETRY, INCIDENTS, COVERAGE}
+    telemetry = next(entry for entry in found["data"] if entry["path"] == TELEMETRY)
+    assert (telemetry["base"]["partitions"], telemetry["challenger"]["partitions"]) == (3, 4)
+    assert "cpu_pct_std_2d" in found["features"]["added"]
+    assert "cpu_pct_std_1d" in found["features"]["removed"]
+    assert [row["name"] for row in found["candidates"]][:2] == ["chosen", "dummy"]
+    assert (found["code"], found["policy"], found["history"]) == ([], [], {})
+
+
+def test_pictures_show_who_caught_which_crash(here: Path) -> None:
+    base, head = Revision.find("main"), branch(here, "training", {"C: [0.1]": "C: [0.001]"})
+    rescored = rescoring.rescore(base, head).forward
+    drawn = pictures.draw(rescored)
+    json.dumps(drawn, allow_nan=False)
+    caught = {name: sum(row["lead_h"][name] is not None for row in drawn["crashes"]) for name in pictures.MODELS}
+    assert caught == {"champion": told(base, "crashes_caught"), "challenger": told(head, "crashes_caught")}
+    for row in drawn["crashes"]:
+        assert ("timeline" in row) == (row["caught_by"] in pictures.MODELS)
+
+
+def test_a_locked_environment_that_differs_is_built_once_or_named(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wheel = tmp_path / "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny.py", "value = 1\n")
+        archive.writestr("tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        archive.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("tiny-1.0.dist-info/RECORD", "")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    run("git checkout -q -b environment && git rm -q requirements-build.txt", here)
+    (here / "requirements.txt").write_text(f"tiny==1.0 \\\n    --hash=sha256:{digest}\n")
+    run("git commit -q -a -m environment", here)
+    python = environments.interpreter(Revision.find("environment"), tmp_path)
+    assert run(f"{python} -c 'import tiny; print(tiny.value)'", here).stdout == "1\n"
+    assert "tiny==1.0 (here missing)" in capfd.readouterr().err
+    assert environments.interpreter(Revision.find("environment"), tmp_path) == python
+    assert "setting up" not in capfd.readouterr().err
+
+    (here / "requirements.txt").write_text(f"tiny==1.1 \\\n    --hash=sha256:{digest}\n")
+    run("git commit -q -a -m missing", here)
+    with pytest.raises(UserError, match=r"the environment of commit .* cannot be set up:\n(.|\n)*tiny==1.1"):
+        environments.interpreter(Revision.find("environment"), tmp_path)
