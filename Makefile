@@ -1,6 +1,7 @@
 # `make` alone sets up, runs the pipeline and shows the verdict; `make help` lists the rest.
 .DEFAULT_GOAL := all
-.PHONY: all env dev data pipeline verdict docs publish push pull s3 lint format test test-slow hooks lock clean help
+.PHONY: all env dev data pipeline verdict docs publish push pull s3 lint format test test-slow hooks lock clean help \
+	doctor gc review secrets audit licences sbom
 .NOTPARALLEL:  # `all` is a sequence
 
 BIN := .venv/bin/
@@ -71,8 +72,17 @@ docs: env  ## Great Expectations' Data Docs of the raw data, refused or not
 publish: env
 	@$(S3) --elsewhere=skip -- dvc push
 
-push: env  ## push data and models to DVC's remote
-	@$(S3) --elsewhere=run -- dvc push
+push: env  ## push data and models to DVC's remote, and check what it stored
+	@$(S3) --elsewhere=run -- sh -c 'dvc push && crashcast doctor --only remote --repair'
+
+doctor: env  ## look for data that is lost, damaged or not pushed; ARGS=--repair mends it
+	@$(S3) --elsewhere=run -- crashcast doctor $(ARGS)
+
+gc: env  ## delete what no commit needs: shows it first, and asks
+	@$(S3) --elsewhere=run -- crashcast gc --remote $(ARGS)
+
+review: env  ## judge HEAD's model against that of the main branch; ARGS="--base REV" names another
+	@$(S3) --elsewhere=run -- crashcast review $(ARGS)
 
 pull: env  ## pull data and models from DVC's remote
 	@$(call pull,$(TARGETS))
@@ -95,7 +105,23 @@ test: dev  ## every test but the slow ones
 test-slow: dev  ## the slow ones
 	$(BIN)pytest -m slow $(ARGS)
 
-hooks: dev  ## have git call `make lint` before each commit and `make test` before each push
+secrets: dev  ## look for credentials in every commit so far
+	$(BIN)kingfisher scan --config=.kingfisher/config.yaml --no-update-check . --branch=HEAD
+
+audit: dev  ## known vulnerabilities of what is locked, by the OSV database; needs the network
+	$(BIN)pip-audit --strict --disable-pip --progress-spinner=off --vulnerability-service=osv \
+		$(addprefix --requirement=,$(wildcard requirements*.txt)) $(ARGS)
+
+licences: dev  ## licences of what the project is installed with
+	@$(BIN)pip-licenses --from=mixed --with-system --order=license --packages $$(sed -n 's/==.*//p' requirements.txt) $(ARGS)
+
+sbom: dev  ## reports/sbom.json: the bill of materials of requirements.txt, in CycloneDX's form
+	@mkdir -p reports
+	@PYTHONWARNINGS=ignore $(BIN)cyclonedx-py requirements requirements.txt --pyproject=pyproject.toml \
+		--output-reproducible --output-file=reports/sbom.json $(ARGS)
+
+hooks: dev  ## git calls `make lint` before a commit; before a push, the check of its data and `make test`
+	install -m 755 .githooks/pre-push "$$(git rev-parse --git-path hooks)/pre-push"
 	$(BIN)pre-commit install
 
 UV_COMPILE = $(BIN)uv pip compile --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \

@@ -270,3 +270,53 @@ def docs() -> None:
     raw = Path("data/raw")
     page = build(raw / "telemetry", raw / "incidents.parquet", raw / "coverage.parquet", Path("reports/data_docs"))
     print(f"Data Docs: {page}")
+
+
+@app.command()
+def doctor(
+    revs: Annotated[list[str] | None, typer.Option(help="A commit whose data must be there; may be repeated.")] = None,
+    all_commits: Annotated[bool, typer.Option("--all-commits", help="Every branch and tag, instead of HEAD.")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Look at this alone: environment, project, bucket, remote or cache; may be repeated."),
+    ] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read and hash every byte, on the remote too.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what has a good copy; nothing is deleted.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Find data that is lost, damaged or not pushed, and what else is wrong: 0 nothing is, 1 something, 2 not known."""
+    from rich.console import Console
+
+    from crashcast.canonical import json_text
+    from crashcast.doctor import PARTS, examine, findings
+
+    found = examine(revs or ["HEAD"], all_commits, only or PARTS, deep, repair)
+    if as_json:
+        print(json_text(findings.as_json(found)))
+    else:
+        findings.show(found, Console())
+    raise typer.Exit(findings.exit_status(found))
+
+
+@app.command(hidden=True)
+def pushed(
+    name: Annotated[str, typer.Argument(help="The git remote.")],
+    url: Annotated[str, typer.Argument(help="Its URL.")] = "",
+) -> None:
+    """Be git's pre-push hook: refuse commits whose data is not on DVC's remote."""
+    from crashcast.doctor.pushed import main as check
+
+    raise typer.Exit(check(name))
+
+
+@app.command()
+def gc(
+    on_remote: Annotated[bool, typer.Option("--remote", help="From DVC's remote too, which all clones share.")] = False,
+    min_age_days: Annotated[float, typer.Option(help="What is younger stays.")] = 14,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show, and delete nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete data that no commit of any branch, tag, stash or work tree needs; shows it first, and asks."""
+    from crashcast.doctor.garbage import collect
+
+    collect(on_remote, min_age_days, dry_run, yes)

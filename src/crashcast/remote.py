@@ -15,13 +15,13 @@ TIMEOUT_S = 10
 
 def endpoint() -> str | None:
     """Return the server that DVC's default remote names; None where it names none, as on AWS."""
-    _, remote = _default()
+    _, remote = default()
     return remote.get("endpointurl", "").rstrip("/") or None
 
 
 def url() -> str:
     """Return DVC's default remote as a person would name it."""
-    _, remote = _default()
+    _, remote = default()
     return f"{remote['url']} at {remote['endpointurl']}" if remote.get("endpointurl") else str(remote["url"])
 
 
@@ -37,7 +37,7 @@ def check() -> None:
     from botocore.exceptions import BotoCoreError, ClientError
     from dvc.fs import get_cloud_fs
 
-    config, _ = _default()
+    config, _ = default()
     cls, settings, path = get_cloud_fs(config, name=config["core"]["remote"])
     if cls.protocol != "s3":
         return
@@ -51,7 +51,8 @@ def check() -> None:
         raise UserError(f"DVC's remote {url()} cannot be reached: {error}") from None
 
 
-def _default() -> tuple[dict[str, Any], dict[str, Any]]:
+def default() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return DVC's configuration, and its default remote in it."""
     from dvc.config import Config, ConfigError
 
     try:

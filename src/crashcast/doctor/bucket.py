@@ -1,0 +1,343 @@
+"""DVC's remote as an S3 bucket: what it holds, byte for byte, and what it lets this user do.
+
+Requests go through DVC's own S3 file system, so that every setting of the remote counts: keys, endpoint, encryption.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from crashcast import canonical, remote
+from crashcast.doctor.findings import Finding, Severity
+from crashcast.doctor.reading import side_by_side
+from crashcast.errors import UserError
+
+OBJECTS = "files/md5"  # where DVC 3 puts them, in the cache as in a remote
+SCRATCH, ASIDE = "crashcast-doctor", "crashcast-damaged"
+REQUESTS = 16  # at once
+STREAMS = 4
+READ_TIMEOUT_S = 30
+ATTEMPTS = 4
+BLOCK_BYTES = 8 << 20
+MAX_SKEW_S = 60.0  # S3 refuses requests that are 15 minutes off
+PLAIN_MD5 = re.compile(r"[0-9a-f]{32}")  # in pieces: a dash and their number follow
+LOOPBACK = re.compile(r"https?://(127\.|localhost|\[::1\])")
+
+
+class Stored(NamedTuple):
+    """What the server says of an object without sending it."""
+
+    size_bytes: int
+    etag: str
+    age_s: float
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """The place in a bucket that DVC's default remote names.
+
+    Attributes
+    ----------
+    fs : s3fs.S3FileSystem
+        DVC's, with the remote's settings.
+    name, prefix : str
+        The bucket, and the remote's folder in it.
+    settings : dict
+        The remote's section of DVC's configuration.
+    """
+
+    fs: Any
+    name: str
+    prefix: str
+    settings: dict[str, Any]
+
+    def key(self, *parts: str) -> str:
+        """Return the key of something below the remote's folder."""
+        return "/".join(filter(None, (self.prefix, *parts)))
+
+    def object_key(self, md5: str) -> str:
+        """Return the key of an object."""
+        return self.key(OBJECTS, md5[:2], md5[2:])
+
+    def call(self, method: str, **arguments: Any) -> dict[str, Any]:
+        """Ask the server for something.
+
+        Raises
+        ------
+        UserError
+            Where it does not answer, or refuses.
+        """
+        with _telling(method):
+            answer: dict[str, Any] = self.fs.call_s3(method, Bucket=self.name, **arguments)
+            return answer
+
+    def stored(self, hashes: Iterable[str] | None = None) -> dict[str, Stored]:
+        """Return what the server lists of these objects; of all objects where none are named."""
+        wanted = None if hashes is None else set(hashes)
+        prefixes = sorted({md5[:2] for md5 in wanted}) if wanted is not None else [f"{i:02x}" for i in range(256)]
+        found: dict[str, Stored] = {}
+        for listed in side_by_side(self._listed, prefixes, REQUESTS):
+            found.update((md5, told) for md5, told in listed if wanted is None or md5 in wanted)
+        return found
+
+    def _listed(self, folder: str) -> list[tuple[str, Stored]]:
+        prefix, listed = self.key(OBJECTS, folder) + "/", []
+        token: dict[str, str] = {}
+        while True:
+            page = self.call("list_objects_v2", Prefix=prefix, **token)
+            for entry in page.get("Contents", ()):
+                rest = entry["Key"].removeprefix(prefix)
+                told = Stored(entry["Size"], entry["ETag"].strip('"'), time.time() - entry["LastModified"].timestamp())
+                listed.append((folder + rest, told))
+            if not page.get("IsTruncated"):
+                return listed
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def vouches(self, md5: str, told: Stored, copy: Path) -> bool | None:
+        """Return whether the server's own checksums show that an object is what its name says; None: they do not tell.
+
+        The ETag of what was sent in one piece is the MD5 of the content, unless a key of KMS or the client encrypts
+        it. Then a CRC-32 of the whole, which S3 keeps where the client sent one, is compared with that of a copy.
+        Source: Amazon S3 API reference, "Object" and "HeadObject".
+
+        Parameters
+        ----------
+        copy : Path
+            Where the cache holds the object, or would.
+        """
+        digest = md5.removesuffix(".dir")
+        if told.etag == digest:
+            return True
+        head = self.call("head_object", Key=self.object_key(md5), ChecksumMode="ENABLED")
+        is_encrypted = "kms" in head.get("ServerSideEncryption", "") or "SSECustomerAlgorithm" in head
+        if is_encrypted or not PLAIN_MD5.fullmatch(told.etag):
+            is_of_all = "ChecksumCRC32" in head and head.get("ChecksumType") == "FULL_OBJECT"
+            if not (is_of_all and copy.exists() and canonical.md5(copy) == digest):
+                return None
+            if head["ChecksumCRC32"] == _crc32(copy):
+                return True
+        return self.hash_of(md5) == digest  # damaged, says the server: believe only one's own eyes
+
+    def hash_of(self, md5: str) -> str:
+        """Read an object and return the MD5 of its content."""
+        with (
+            _telling(f"get_object {md5}"),
+            self.fs.open(f"{self.name}/{self.object_key(md5)}", "rb", block_size=BLOCK_BYTES) as file,
+        ):
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+    def hashes_of(self, objects: dict[str, int]) -> dict[str, str]:
+        """Read many objects, a few at a time, and return their MD5s.
+
+        Parameters
+        ----------
+        objects : dict of str to int
+            Their names and sizes in bytes.
+        """
+        names = sorted(objects)
+        return dict(zip(names, side_by_side(self.hash_of, names, STREAMS, "remote", objects.get), strict=True))
+
+    def content(self, key: str) -> bytes:
+        """Return what lies at a key."""
+        with _telling(f"get_object {key}"):
+            content: bytes = self.fs.cat_file(f"{self.name}/{key}")
+            return content
+
+    def read(self, md5: str) -> bytes | None:
+        """Return a small object, such as the list of a folder's files; None where it is not there, or damaged."""
+        if md5 not in self.stored([md5]):
+            return None
+        content = self.content(self.object_key(md5))
+        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        return content if digest == md5.removesuffix(".dir") else None
+
+    def download(self, md5: str, path: Path) -> bool:
+        """Bring an object to `path`; return whether it is whole."""
+        if md5 not in self.stored([md5]):
+            return False
+        with _telling(f"get_object {md5}"):
+            self.fs.get_file(f"{self.name}/{self.object_key(md5)}", str(path))
+        return canonical.md5(path) == md5.removesuffix(".dir")
+
+    def upload(self, md5: str, path: Path) -> None:
+        """Put a file whose hash was checked in an object's place, and read it back; what lay there is kept aside.
+
+        Raises
+        ------
+        UserError
+            Where the server does not keep what was sent.
+        """
+        target = f"{self.name}/{self.object_key(md5)}"
+        if before := self.stored([md5]).get(md5):
+            with _telling(f"copy_object {md5}"):
+                self.fs.copy(target, f"{self.name}/{self.key(ASIDE, f'{md5}.{before.etag}')}")
+        with _telling(f"put_object {md5}"):
+            self.fs.put_file(str(path), target)
+        self._check_kept(md5)
+
+    def restore_version(self, md5: str) -> bool:
+        """Make an older version of an object the current one, where the bucket keeps versions and one is whole."""
+        key = self.object_key(md5)
+        versions = self.call("list_object_versions", Prefix=key).get("Versions", ())
+        for version in sorted(versions, key=lambda version: version["LastModified"], reverse=True):
+            number = version["VersionId"]
+            if version["Key"] == key and self._is_whole_version(md5, number):
+                self.call("copy_object", Key=key, CopySource={"Bucket": self.name, "Key": key, "VersionId": number})
+                self._check_kept(md5)
+                return True
+        return False
+
+    def _is_whole_version(self, md5: str, number: str) -> bool:
+        with TemporaryDirectory(prefix="crashcast-") as folder, _telling(f"get_object {md5}"):
+            path = Path(folder, "version")
+            self.fs.get_file(f"{self.name}/{self.object_key(md5)}", str(path), version_id=number, max_concurrency=1)
+            return canonical.md5(path) == md5.removesuffix(".dir")
+
+    def _check_kept(self, md5: str) -> None:
+        if self.hash_of(md5) != md5.removesuffix(".dir"):
+            raise UserError(f"the server did not keep {md5} as it was sent: run this again")
+
+    def delete(self, hashes: Iterable[str]) -> None:
+        """Delete objects; a bucket that keeps versions keeps them as older versions."""
+        for md5 in side_by_side(self._delete, list(hashes), REQUESTS, "deleting"):
+            assert md5
+
+    def _delete(self, md5: str) -> str:
+        self.call("delete_object", Key=self.object_key(md5))
+        return md5
+
+
+def _crc32(path: Path) -> str:
+    """Return a file's CRC-32 as S3 writes it."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            value = zlib.crc32(block, value)
+    return base64.b64encode(value.to_bytes(4, "big")).decode()
+
+
+def connect() -> Bucket:
+    """Return DVC's default remote.
+
+    Raises
+    ------
+    UserError
+        Where DVC has none, or it is not S3.
+    """
+    from dvc.fs import get_cloud_fs
+
+    config, settings = remote.default()
+    cls, resolved, path = get_cloud_fs(config, name=config["core"]["remote"])
+    if cls.protocol != "s3":
+        raise UserError(f"DVC's remote {remote.url()} is not S3: what it holds cannot be checked")
+    filesystem = cls(**{"connect_timeout": remote.TIMEOUT_S, "read_timeout": READ_TIMEOUT_S} | resolved)
+    filesystem.fs_args["config_kwargs"]["retries"] = {"total_max_attempts": ATTEMPTS}
+    name, _, prefix = path.partition("/")
+    return Bucket(filesystem.fs, name, prefix.strip("/"), settings)
+
+
+def check(bucket: Bucket) -> Iterator[Finding]:
+    """Try everything that pulling and pushing need, in a scratch folder, and ask how the bucket is protected."""
+    where = remote.url()
+    try:
+        answer = bucket.call("list_objects_v2", Prefix=bucket.key(SCRATCH), MaxKeys=1)
+    except UserError as error:
+        yield Finding("unknown", where, f"its objects cannot be listed: {error}", "check the address and your keys")
+        return
+    yield from _skew(where, answer)
+    yield from _operations(bucket, where)
+    if not bucket.settings.get("verify"):
+        what = "without verify, DVC takes a truncated object for the data"
+        yield Finding("warning", ".dvc/config", what, "dvc remote modify s3 verify true")
+    yield from _protection(bucket, where)
+
+
+def _skew(where: str, answer: dict[str, Any]) -> Iterator[Finding]:
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    if date and abs(skew_s := time.time() - parsedate_to_datetime(date).timestamp()) > MAX_SKEW_S:
+        ahead = "ahead of" if skew_s > 0 else "behind"
+        yield Finding(
+            "warning",
+            "this machine's clock",
+            f"{abs(skew_s):.0f} s {ahead} the server's: S3 refuses requests that are 15 minutes off",
+            "timedatectl set-ntp true",
+        )
+
+
+def _operations(bucket: Bucket, where: str) -> Iterator[Finding]:
+    key, content = bucket.key(SCRATCH, secrets.token_hex(8)), b"doctor"
+    try:
+        version = bucket.call("put_object", Key=key, Body=content).get("VersionId")
+    except UserError as error:
+        yield Finding("warning", where, f"put fails, so you cannot push: {error}", "to push, ask for the writer role")
+        return
+    steps: list[tuple[Severity, str, Callable[[], bool]]] = [
+        ("error", "head", lambda: bool(bucket.call("head_object", Key=key)["ContentLength"] == len(content))),
+        ("error", "get", lambda: bucket.content(key) == content),
+        ("warning", "delete", lambda: bool(bucket.call("delete_object", Key=key))),  # who pushes need not delete
+    ]
+    for severity, step, works in steps:
+        try:
+            reason = "" if works() else "it answers with other bytes than it was sent"
+        except UserError as error:
+            reason = str(error)
+        if reason:
+            yield Finding(
+                severity, where, f"{step} of what was just put there fails: {reason}", "see the bucket's policy"
+            )
+    if version and version != "null":  # a bucket that keeps versions need not keep this one
+        with suppress(UserError):
+            bucket.call("delete_object", Key=key, VersionId=version)
+
+
+def _protection(bucket: Bucket, where: str) -> Iterator[Finding]:
+    is_local = bool(LOOPBACK.match(bucket.settings.get("endpointurl") or ""))
+
+    def ask(method: str) -> dict[str, Any] | None:
+        """Return the answer, {} where there is no such setting, None where the server does not say."""
+        try:
+            return bucket.call(method)
+        except UserError as error:
+            return {} if re.search(r"NotFound|NoSuch|not found", str(error)) else None
+
+    versioning, encryption = ask("get_bucket_versioning"), ask("get_bucket_encryption")
+    blocked = ask("get_public_access_block")
+    switches = (blocked or {}).get("PublicAccessBlockConfiguration", {})
+    settings = {
+        "versioning": (versioning, (versioning or {}).get("Status") == "Enabled"),  # else what is deleted is gone
+        "encryption": (encryption, bool(encryption)),
+        "public access block": (blocked, len(switches) == 4 and all(switches.values())),
+    }
+    if unknown := [name for name, (answer, _) in settings.items() if answer is None]:
+        yield Finding("note", where, f"the server does not say whether it has {', '.join(unknown)}")
+    if off := [name for name, (answer, is_on) in settings.items() if answer is not None and not is_on]:
+        what = f"the bucket has no {', no '.join(off)}"
+        if is_local:
+            yield Finding("note", where, what)
+        else:
+            yield Finding("warning", where, what, "deploy the bucket's template, or ask its owner")
+
+
+@contextmanager
+def _telling(what: str) -> Iterator[None]:
+    """Turn what S3 clients raise into a message."""
+    from aiohttp import ClientError as ConnectionFailed
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    try:
+        yield
+    except (OSError, BotoCoreError, ClientError, ConnectionFailed, ResponseParserError) as error:
+        raise UserError(f"{what}: {error or type(error).__name__}") from None

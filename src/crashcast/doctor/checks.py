@@ -1,0 +1,287 @@
+"""The clone itself: its environment against the lock, its git and DVC files, what killed commands left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from crashcast import alone, canonical, lineage
+from crashcast.doctor import repair
+from crashcast.doctor.findings import Finding
+from crashcast.doctor.needs import FILES_THAT_POINT, parse
+from crashcast.errors import UserError
+from crashcast.review.environments import RUN, differences
+from crashcast.review.revisions import LOCK, PARAMS, PIPELINE, RAW, Revision, git
+from crashcast.review.revisions import check as check_lock
+
+SHOWN = 5
+NOTES = repair.TEMPORARY / "crashcast"
+RWLOCK = repair.TEMPORARY / "rwlock"
+OURS, BASE, THEIRS, END = "<<<<<<<", "|||||||", "=======", ">>>>>>>"
+
+
+def environment() -> Iterator[Finding]:
+    """Compare this Python and its packages with what the project is locked to."""
+    from packaging.specifiers import SpecifierSet
+
+    with suppress(FileNotFoundError):
+        wanted = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
+        here = ".".join(map(str, sys.version_info[:3]))
+        if here not in SpecifierSet(wanted):
+            yield Finding(
+                "error", "Python", f"{here} runs, the project wants {wanted}", "make clean env PYTHON=python3.11"
+            )
+    with suppress(FileNotFoundError):
+        if found := list(differences(Path(RUN).read_text(encoding="utf-8"))):
+            shown = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+            yield Finding(
+                "error", RUN, f"what is installed differs, and may write other bytes: {shown}", "make clean env"
+            )
+
+
+def files() -> Iterator[Finding]:
+    """Look for conflicts in the files that DVC reads, and for changes of them that are not committed."""
+    readable = True
+    for path in _listed("ls-files", "-z", "--", *FILES_THAT_POINT, PIPELINE, PARAMS):
+        try:
+            parse(Path(path).read_bytes(), path)
+        except FileNotFoundError:
+            continue  # git says so below
+        except UserError as error:
+            readable = False
+            is_lock = Path(path).name == LOCK
+            again = "dvc checkout && dvc repro" if is_lock else f"dvc checkout {path.removesuffix('.dvc')}"
+            yield Finding(
+                "error",
+                path,
+                str(error),
+                f"git checkout --ours {path} && {again}  (or --theirs)",
+                partial(_take_ours, Path(path)) if is_lock else None,
+            )
+    prefix = git("rev-parse", "--show-prefix").stdout.decode().strip()
+    told = _listed("status", "--porcelain", "--no-renames", "-z", "--", *FILES_THAT_POINT, PIPELINE, PARAMS)
+    if readable and (changed := " ".join(sorted(line[3:].removeprefix(prefix) for line in told))):
+        yield Finding("warning", changed, "not committed, so nobody else gets it", f"git add {changed} && git commit")
+
+
+def leftovers() -> Iterator[Finding]:
+    """Look for locks and processes that a killed `dvc` left behind."""
+    yield from _locks()
+    for note in sorted(alone.NOTES.glob("*.json")):
+        process = alone._noted(note)
+        if process and not _is_below_dvc(process):
+            yield Finding(
+                "error",
+                f"stage {note.stem}",
+                f"process {process.pid} still runs it, though no dvc runs above it: it may write over later output",
+                f"kill {process.pid}",
+                partial(_stop, process),
+            )
+
+
+def commit(revision: Revision) -> Iterator[Finding]:
+    """Look whether a commit's dvc.lock belongs to its code, parameters and data."""
+    if revision.find_file(PIPELINE) is None or any(revision.find_file(f"{path}.dvc") is None for path in RAW):
+        return
+    try:
+        check_lock(revision)
+    except UserError as error:
+        first, *rest = str(error).splitlines()
+        told = "; ".join(line.strip() for line in rest[:SHOWN] if line.startswith(" "))
+        todo = "dvc repro && git add dvc.lock metrics && git commit"
+        yield Finding("warning", f"commit {revision.name}", f"{first} {told}".strip(), todo)
+
+
+def work_tree() -> Iterator[Finding]:
+    """Ask DVC what differs between the work tree and its files: edited data, stages that are to run again."""
+    try:
+        status = _status()
+    except UserError as error:
+        yield Finding("unknown", "dvc status", str(error))
+        return
+    outputs = {
+        path: state
+        for item in status.values()
+        for change in item
+        if isinstance(change, dict)
+        for path, state in change.get("changed outs", {}).items()
+    }
+    if absent := [path for path in outputs if not Path(path).exists()]:
+        yield Finding("warning", ", ".join(absent), "not in the work tree", "make pull")
+    for name, changes in status.items():
+        if name.endswith(".dvc"):
+            yield from _edited(name, [path for change in changes for path in change.get("changed outs", {})])
+        elif causes := [told for change in changes for told in _causes(change, absent)]:
+            yield Finding(
+                "warning",
+                LOCK,
+                f"stage {name} is not what it records: {', '.join(causes)}",
+                f"dvc repro  (or, where it was edited by hand: git restore {LOCK})",
+                _take_committed,
+            )
+
+
+def _edited(pointer: str, paths: list[str]) -> Iterator[Finding]:
+    for path in filter(os.path.exists, paths):
+        try:
+            lineage.check_tracked([Path(path)])
+        except UserError as error:
+            yield Finding(
+                "warning",
+                path,
+                str(error).splitlines()[0].removeprefix(f"{path} ").removeprefix(f"{path}: "),
+                f"git restore {pointer} && dvc checkout {path}  (to accept it: dvc add {path} && git add {pointer})",
+            )
+        else:
+            yield Finding("warning", path, "as committed, but not in the cache", f"dvc add {path}")
+
+
+def _causes(change: dict[str, dict[str, str]] | str, absent: list[str]) -> Iterator[str]:
+    if isinstance(change, str):
+        yield change
+        return
+    for kind, items in change.items():
+        yield from (f"{path} {told}" for path, told in items.items() if not (kind == "changed outs" and path in absent))
+
+
+def _status() -> dict[str, Any]:
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        status: dict[str, Any] = json.loads(asked.stdout)
+    except ValueError:
+        reason = (asked.stderr.strip().splitlines() or ["it says nothing"])[0]
+        raise UserError(f"DVC cannot say what differs: {reason.removeprefix('ERROR: ')}") from None
+    return status
+
+
+def _take_committed() -> str:
+    """Put HEAD's dvc.lock in place of an edited one, where the work tree is what HEAD's says."""
+    edited, committed = Path(LOCK).read_bytes(), git("show", f"HEAD:./{LOCK}")
+    if committed.returncode or committed.stdout == edited:
+        raise UserError("it is as committed: `dvc repro` brings it up to date")
+    kept = _keep(Path(LOCK))
+    _write(Path(LOCK), committed.stdout)
+    if any(not name.endswith(".dvc") for name in _status()):
+        _write(Path(LOCK), edited)
+        kept.unlink()
+        raise UserError("HEAD's does not fit the work tree either: `dvc repro` brings it up to date")
+    return f"HEAD's fits the work tree and is back; the edited one is {kept}"
+
+
+def _take_ours(path: Path) -> str:
+    """Put our side in place of a file in conflict."""
+    lines: list[str] = []
+    side = ""
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        mark = line[:7]
+        if mark in (OURS, BASE, THEIRS, END):
+            side = "" if mark == END else mark
+        elif side in ("", OURS):
+            lines.append(line)
+    text = "".join(lines).encode()
+    parse(text, f"our side of {path}")
+    kept = _keep(path)
+    _write(path, text)
+    return f"our side taken, `dvc checkout && dvc repro` does the rest; the file in conflict is {kept}"
+
+
+def _keep(path: Path) -> Path:
+    number = 1
+    while (kept := NOTES / f"{path.name}.{number}").exists():
+        number += 1
+    NOTES.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(path.read_bytes())
+    return kept
+
+
+def _write(path: Path, content: bytes) -> None:
+    with canonical.replacing(path) as aside:
+        aside.write_bytes(content)
+
+
+def _locks() -> Iterator[Finding]:
+    try:
+        held = _holders()
+    except FileNotFoundError:
+        return
+    except ValueError:
+        yield Finding(
+            "error", str(RWLOCK), "empty or cut short by a kill, so DVC refuses to run", f"rm {RWLOCK}", _remove_lock
+        )
+        return
+    for pid, command in held.items():
+        state = _state(pid)
+        if state == "another":
+            what = f"`{command}` was killed as process {pid}, which is another program now, and DVC would wait for it"
+            yield Finding("error", str(RWLOCK), what, f"rm {RWLOCK}", _remove_lock)
+        elif state == "dead":
+            what = f"`{command}` was killed as process {pid}: the next dvc command sees that"
+            yield Finding("note", str(RWLOCK), what, "", _remove_lock)
+        else:
+            yield Finding("note", str(RWLOCK), f"`{command}` runs as process {pid}")
+
+
+def _holders() -> dict[int, str]:
+    """Return the processes that DVC's file of path locks names."""
+    content = json.loads(RWLOCK.read_text(encoding="utf-8"))
+    try:
+        readers = [info for infos in content.get("read", {}).values() for info in infos]
+        return {int(info["pid"]): str(info["cmd"]) for info in [*readers, *content.get("write", {}).values()]}
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError from None
+
+
+def _state(pid: int) -> str:
+    try:
+        return "runs" if _is_dvc(psutil.Process(pid)) else "another"
+    except psutil.NoSuchProcess:
+        return "dead"
+    except psutil.Error:
+        return "runs"  # somebody else's: DVC waits for it
+
+
+def _remove_lock() -> str:
+    with repair.alone(), suppress(FileNotFoundError):
+        with suppress(ValueError):
+            if any(_state(pid) == "runs" for pid in _holders()):
+                raise UserError("a dvc command runs: wait until it ends")
+        RWLOCK.unlink()
+    return "removed"
+
+
+def _is_dvc(process: psutil.Process) -> bool:
+    return "dvc" in {Path(word).name for word in process.cmdline()[:4]}
+
+
+def _is_below_dvc(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return any(_is_dvc(parent) for parent in process.parents())
+    return False
+
+
+def _stop(process: psutil.Process) -> str:
+    family = [process, *process.children(recursive=True)]
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    if psutil.wait_procs(family, timeout=alone.PATIENCE_S)[1]:
+        raise UserError(f"process {process.pid} does not end")
+    return "stopped"
+
+
+def _listed(*arguments: str) -> list[str]:
+    asked = git(*arguments)
+    if asked.returncode:
+        raise UserError(f"git {arguments[0]}: {asked.stderr.decode().strip()}")
+    return sorted({*filter(None, asked.stdout.decode(errors="surrogateescape").split("\0"))})

@@ -1,0 +1,214 @@
+"""What commits need: the objects behind every dvc.lock and .dvc file, as git has them."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import yaml
+
+from crashcast.doctor.findings import Finding
+from crashcast.errors import UserError
+from crashcast.review.revisions import CONFLICT, Revision, git
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
+FILES_THAT_POINT = ("*.dvc", "*dvc.lock")  # git's pathspecs
+
+
+class Object(NamedTuple):
+    """A file in DVC's cache and remote, named by its hash; of a folder's list the hash ends in `.dir`."""
+
+    md5: str
+    path: str
+    size_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file or folder that a commit has DVC keep.
+
+    Attributes
+    ----------
+    path : str
+        Relative to the project's root.
+    md5 : str
+        As DVC records it.
+    size_bytes : int or None
+        Of the file, or of all files of the folder.
+    revision : str
+        The commit, for people.
+    is_pushed : bool
+        Whether DVC's default remote should hold it.
+    """
+
+    path: str
+    md5: str
+    size_bytes: int | None
+    revision: str
+    is_pushed: bool = True
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the hash is that of a list of files."""
+        return self.md5.endswith(".dir")
+
+
+def find_revisions(names: Sequence[str] = ("HEAD",), all_commits: bool = False) -> list[Revision]:
+    """Return the commits that are named, or those of every branch and tag.
+
+    Raises
+    ------
+    UserError
+        Where git knows one of them not, or there is no commit.
+    """
+    if git("rev-parse", "--git-dir").returncode:
+        raise UserError("there is no git repository here: commits say which data must be there")
+    if not all_commits:
+        return [Revision.find(name) for name in names]
+    listed = git("rev-list", "HEAD", "--branches", "--tags", "--remotes")
+    if listed.returncode:
+        raise UserError(f"git cannot list the commits: {listed.stderr.decode().strip()}")
+    return [Revision(sha) for sha in listed.stdout.decode().split()]
+
+
+def outputs_of(revisions: Iterable[Revision]) -> tuple[list[Output], list[Finding]]:
+    """Return what commits have DVC keep, each output with the first of the commits that needs it.
+
+    Returns
+    -------
+    list of Output
+        One of each path and hash.
+    list of Finding
+        What could not be read: what those files need is not known.
+    """
+    outputs: dict[tuple[str, str], Output] = {}
+    problems: dict[tuple[str, str], Finding] = {}
+    trees: set[str] = set()
+    for revision in revisions:
+        tree = git("rev-parse", f"{revision.sha}:./").stdout.decode().strip()
+        if tree in trees:
+            continue
+        trees.add(tree)
+        for found in _outputs(revision):
+            if isinstance(found, Output):
+                outputs.setdefault((found.path, found.md5), found)
+            else:
+                problems.setdefault((found.where.partition(" of ")[0], found.what), found)
+    return list(outputs.values()), list(problems.values())
+
+
+def parse(content: bytes, where: str) -> dict[str, Any]:
+    """Return what a dvc.lock, dvc.yaml or .dvc file holds.
+
+    Raises
+    ------
+    UserError
+        Where it is in conflict or no YAML.
+    """
+    if CONFLICT.search(content):
+        raise UserError(f"{where} holds a merge conflict")
+    try:
+        held = yaml.load(content, LOADER)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(held, dict):
+        raise UserError(f"{where} holds nothing that DVC writes")
+    return held
+
+
+def members(listing: bytes) -> dict[str, str]:
+    """Return the files of a folder's list, its hash checked: paths and hashes."""
+    return {entry["relpath"]: entry["md5"] for entry in json.loads(listing)}
+
+
+def _outputs(revision: Revision) -> Iterator[Output | Finding]:
+    tree = _tree(revision.sha)
+    in_git = {*tree, *(folder for path in tree for folder in _parents(path))}
+    for path, blob in tree.items():
+        name = posixpath.basename(path)
+        if name != "dvc.lock" and not (name.endswith(".dvc") and name != ".dvc"):
+            continue
+        folder, where = posixpath.dirname(path), f"{path} of {revision.name}"
+        try:
+            held = parse(_blob(blob), path)
+            if name == "dvc.lock":
+                pipeline = tree.get(posixpath.join(folder, "dvc.yaml"))
+                options = _options(pipeline, posixpath.join(folder, "dvc.yaml")) if pipeline else {}
+                stages = [(stage, options.get(key, {})) for key, stage in held.get("stages", {}).items()]
+                if "schema" not in held:
+                    raise UserError(f"{path} holds nothing that DVC writes")
+            else:
+                stages = [(held, {"": {"push": not any("repo" in dep for dep in held.get("deps", ()))}})]
+            for stage, declared in stages:
+                yield from _outs(stage, declared, folder, where, in_git, revision.name)
+        except (UserError, KeyError, TypeError, AttributeError) as error:
+            reason = str(error) if isinstance(error, UserError) else "it is not as DVC writes it"
+            yield Finding(
+                "error",
+                where,
+                f"unreadable, so what it needs is not known: {reason}",
+                f"git show {revision.name}:{path}; in the newest commit, take one side, `dvc checkout`, `dvc repro`",
+            )
+
+
+def _outs(
+    stage: dict[str, Any],
+    declared: dict[str, dict[str, Any]],
+    folder: str,
+    where: str,
+    in_git: set[str],
+    revision: str,
+) -> Iterator[Output | Finding]:
+    for out in stage.get("outs", ()):
+        options = declared.get("", {}) | declared.get(out["path"], {}) | out
+        path = posixpath.normpath(posixpath.join(folder, options.get("wdir") or stage.get("wdir", ""), out["path"]))
+        if path in in_git or options.get("cache") is False:
+            continue
+        md5 = str(out.get("md5"))
+        if not HASH.fullmatch(md5) or out.get("hash") != "md5":
+            yield Finding("unknown", where, f"{path}: no MD5 as DVC 3 records it, so not checked", f"dvc commit {path}")
+            continue
+        is_pushed = options.get("push", True) is not False and "remote" not in options
+        yield Output(path, md5, out.get("size"), revision, is_pushed)
+
+
+@cache
+def _options(blob: str, where: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return, by stage and output, what dvc.yaml says of it beside its path; '' is the stage itself."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, stage in (parse(_blob(blob), where).get("stages") or {}).items():
+        if not isinstance(stage, dict):
+            continue
+        found[name] = {"": {"wdir": stage["wdir"]} if "wdir" in stage else {}}
+        for out in [item for kind in ("outs", "metrics", "plots") for item in stage.get(kind) or ()]:
+            if isinstance(out, dict):
+                found[name] |= {path: options or {} for path, options in out.items()}
+    return found
+
+
+def _tree(sha: str) -> dict[str, str]:
+    """Return the files of a commit below the project's root, and their blobs."""
+    listed = git("ls-tree", "-r", "-z", sha)
+    if listed.returncode:
+        raise UserError(f"git cannot read commit {sha}: {listed.stderr.decode().strip()}")
+    entries = (line.split("\t", 1) for line in listed.stdout.decode(errors="surrogateescape").split("\0") if line)
+    return {path: told.split()[2] for told, path in entries if told.split()[1] == "blob"}
+
+
+@cache
+def _blob(sha: str) -> bytes:
+    shown = git("cat-file", "blob", sha)
+    if shown.returncode:
+        raise UserError(f"git lacks the file's content: {shown.stderr.decode().strip()}")
+    return shown.stdout
+
+
+def _parents(path: str) -> Iterator[str]:
+    while path := posixpath.dirname(path):
+        yield path

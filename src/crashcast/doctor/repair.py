@@ -1,0 +1,205 @@
+"""Repairs from a good copy: nothing is replaced before the bytes that replace it were hashed, and nothing is deleted.
+
+What is replaced goes to `crashcast-damaged`, beside DVC's objects in the cache or on the remote.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from crashcast import canonical, memo
+from crashcast.doctor.bucket import ASIDE, Bucket
+from crashcast.doctor.cache import Cache, is_same_file, is_whole
+from crashcast.doctor.needs import Output
+from crashcast.errors import UserError
+
+PROTECTED = 0o444  # what DVC's cache files have
+TEMPORARY = Path(".dvc", "tmp")
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where copies of objects may lie.
+
+    Attributes
+    ----------
+    cache : Cache
+    bucket : Bucket or None
+    files : dict
+        By object, the files of the work tree that may hold it.
+    """
+
+    cache: Cache
+    bucket: Bucket | None
+    files: dict[str, list[Path]]
+
+    def linked(self, md5: str) -> list[Path]:
+        """Return the files of the work tree that are the cache's own file."""
+        return [path for path in self.files.get(md5, ()) if is_same_file(path, self.cache.path(md5))]
+
+
+def mend_cache(hashes: list[str], stores: Stores) -> str:
+    """Replace damaged objects in the cache, and in the work tree the links to them.
+
+    Returns
+    -------
+    str
+        What was done.
+
+    Raises
+    ------
+    UserError
+        Where some have no good copy; the others are repaired.
+    """
+    kept: list[Path] = []
+    _each(hashes, lambda md5: _mend_cached(md5, stores, kept))
+    shown = ", ".join(os.path.relpath(path) for path in kept[:SHOWN])
+    return f"brought back from a good copy; what lay there is kept: {shown}{' ...' * (len(kept) > SHOWN)}"
+
+
+def _mend_cached(md5: str, stores: Stores, kept: list[Path]) -> None:
+    target, linked = stores.cache.path(md5), stores.linked(md5)
+    if is_whole(target, md5):  # another output holds it too
+        return
+    with canonical.replacing(target) as aside:
+        _bring(md5, stores, aside)
+        if not is_whole(aside, md5):
+            raise UserError(f"{md5} did not come over whole: run this again")
+        aside.chmod(PROTECTED)
+        if target.exists():
+            kept.append(_keep(target, stores.cache))
+    for path in linked:
+        with canonical.replacing(path) as aside:
+            memo.link(target, aside)
+
+
+def _bring(md5: str, stores: Stores, aside: Path) -> None:
+    for path in stores.files.get(md5, ()):
+        if not is_same_file(path, stores.cache.path(md5)) and is_whole(path, md5):
+            shutil.copyfile(path, aside)
+            return
+    bucket = stores.bucket
+    if bucket is None:
+        raise UserError(f"{md5}: no whole copy in the work tree, and the remote was not looked at")
+    if not (bucket.download(md5, aside) or (bucket.restore_version(md5) and bucket.download(md5, aside))):
+        raise UserError(f"{md5}: no whole copy in the work tree or on the remote; a clone that has it can `dvc push`")
+
+
+def _keep(damaged: Path, cache: Cache) -> Path:
+    """Give a file that is about to be replaced a second name."""
+    folder, name = cache.folder / ASIDE, damaged.parent.name + damaged.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        try:
+            memo.link(damaged, path := folder / f"{name}.{number}")
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError
+
+
+def mend_remote(hashes: list[str], stores: Stores) -> str:
+    """Put objects on the remote that are missing or damaged there, from the cache, the work tree or an older version.
+
+    Returns
+    -------
+    str
+        What was done.
+
+    Raises
+    ------
+    UserError
+        Where some have no good copy, or the server does not keep them; the others are repaired.
+    """
+    # a folder's list last: where it is, DVC believes that the files are
+    _each(sorted(hashes, key=lambda md5: md5.endswith(".dir")), lambda md5: _mend_stored(md5, stores))
+    return "put there from a good copy, and read back"
+
+
+def _mend_stored(md5: str, stores: Stores) -> None:
+    assert stores.bucket is not None
+    if md5 in stores.bucket.stored([md5]) and stores.bucket.hash_of(md5) == md5.removesuffix(".dir"):
+        return  # another output holds it too
+    copies = [stores.cache.path(md5), *stores.files.get(md5, ())]
+    whole = next((path for path in copies if is_whole(path, md5)), None)
+    if whole:
+        stores.bucket.upload(md5, whole)
+    elif not stores.bucket.restore_version(md5):
+        raise UserError(
+            f"{md5}: no whole copy in the cache or the work tree, nor an older version on the remote; a clone that has "
+            "it can run this, or `dvc repro --force` its stage"
+        )
+
+
+def rebuild_list(output: Output, cache: Cache, bucket: Bucket | None) -> str:
+    """Write the list of a folder's files anew from the folder in the work tree, or bring back an older version.
+
+    Raises
+    ------
+    UserError
+        Where neither has the hash that the commit names.
+    """
+    if bucket and bucket.restore_version(output.md5):
+        return "an older version on the remote is current again"
+    folder, target = Path(output.path), cache.path(output.md5)
+    files = (path for path in folder.rglob("*") if path.is_file())
+    names = sorted(path.relative_to(folder) for path in files)
+    entries = [
+        {"md5": canonical.md5(folder / name), "relpath": name.as_posix()}
+        for name in names
+        if not canonical._is_ignored(name)
+    ]
+    listing = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
+    with canonical.replacing(target) as aside:
+        aside.write_text(listing, encoding="utf-8")
+        if not is_whole(aside, output.md5):
+            raise UserError("the folder in the work tree is another version")
+        aside.chmod(PROTECTED)
+        if target.exists():
+            _keep(target, cache)
+    return "written anew from the folder in the work tree"
+
+
+def _each(hashes: list[str], mend: Callable[[str], None]) -> None:
+    problems: list[str] = []
+    for md5 in hashes:
+        try:
+            mend(md5)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        rest = f" (and {len(problems) - SHOWN} more)" if len(problems) > SHOWN else ""
+        raise UserError("; ".join(problems[:SHOWN]) + rest)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep DVC's commands out while something is repaired or deleted.
+
+    Raises
+    ------
+    UserError
+        Where one runs.
+    """
+    from dvc.config import Config
+    from dvc.lock import LockError, make_lock
+
+    TEMPORARY.mkdir(parents=True, exist_ok=True)
+    uses_links = Config.from_cwd()["core"].get("hardlink_lock", False)
+    lock = make_lock(str(TEMPORARY / "lock"), tmp_dir=str(TEMPORARY), hardlink_lock=uses_links)
+    try:
+        lock.lock()
+    except LockError:
+        raise UserError("a dvc command is running: wait until it ends, then run this again") from None
+    try:
+        yield
+    finally:
+        lock.unlock()
