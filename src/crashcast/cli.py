@@ -19,6 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train a predictor of server crashes: bring in data, then `dvc repro`. Run from the root of the project.",
 )
+NEXT = """Next:
+  git add params.yaml data/raw/*.dvc data/raw/.gitignore && git commit -m "{}"
+  dvc repro"""
 
 
 def main() -> None:
@@ -61,9 +64,7 @@ def import_(
     from crashcast.sources.files import import_files
 
     print("\n".join(import_files(telemetry, incidents, coverage, replace, interval)))
-    print("Next:")
-    print('  git add params.yaml data/raw/*.dvc data/raw/.gitignore && git commit -m "Import telemetry and incidents"')
-    print("  dvc repro")
+    print(NEXT.format("Import telemetry and incidents"))
 
 
 @app.command()
@@ -90,6 +91,34 @@ def incidents(
     print("Next:")
     print('  git add data/raw/*.dvc data/raw/.gitignore && git commit -m "Collect incidents"')
     print("  dvc repro")
+
+
+@app.command()
+def collect(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="Samples: files, folders, s3://bucket/prefix; by default, the server in params.yaml."),
+    ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Where to begin, UTC; by default, where the last collection ended."),
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Where to end, UTC; by default, now.")
+    ] = None,
+    is_open: Annotated[bool, typer.Option("--open", help="Also the partition that is not over yet.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also partitions that are there.")] = False,
+    incidents: Annotated[Path | None, typer.Option(help="Incidents: a Parquet or CSV file; see import.")] = None,
+    coverage: Annotated[Path | None, typer.Option(help="When incidents were recorded, by server; see import.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Start over, instead of merging.")] = False,
+) -> None:
+    """Bring in telemetry from a Prometheus-compatible server, S3 or files; run again, it goes on (docs/collect.md)."""
+    from crashcast.sources.collect import collect as bring_in
+
+    done = bring_in(sources or (), since, until, is_open, again, incidents, coverage, replace)
+    print("\n".join(done) or f"Nothing to collect: no partition has ended since{'' if is_open else '; see --open'}")
+    if done:
+        print(NEXT.format("Collect telemetry"))
 
 
 @app.command(context_settings={"allow_interspersed_args": False})

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from dvc.repo import Repo
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from crashcast import cli
+from crashcast import cli, tables
 from crashcast.errors import UserError
 from crashcast.sources import files
 
@@ -442,11 +443,55 @@ def test_a_killed_import_is_cleared_away(imported: Path, crashcast: Run) -> None
     files.import_files([TELEMETRY], INCIDENTS)
     assert not left.exists()
 
-    (left / "before").mkdir(parents=True)
-    status, printed = crashcast("import", *FLAGS)
-    assert status == 2
-    assert "`dvc checkout`" in printed
-    assert str(left) in printed
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from crashcast.sources import files
+
+number = int(sys.argv[1])
+
+
+def counted(function):
+    def call(*arguments, **options):
+        global number
+        number -= any(".import." in str(argument) for argument in arguments)
+        if number < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+
+    return call
+
+
+os.replace, shutil.rmtree = counted(os.replace), counted(shutil.rmtree)
+files.import_files([Path("in/new.csv")], Path("in/incidents.csv"), replace=True, interval="30m")
+"""
+WRITES, MOVES = 4, 2 * 4 + 1  # of coverage, incidents, telemetry and params.yaml: aside, and into place
+
+
+def killed_import(number: int) -> None:
+    """Kill an import at its so many-th move of a file."""
+    Path("in/new.csv").write_text("time,host,cpu_pct,latency_ms\n2026-03-01,007,1,2\n2026-03-01 01:00,007,1,2\n")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(number)], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    Path("in/new.csv").unlink()
+
+
+@pytest.mark.parametrize("number", range(WRITES - 1, WRITES + MOVES))
+def test_what_a_killed_import_had_moved_is_put_back(imported: Path, number: int) -> None:
+    before = state()
+    killed_import(number)
+    assert state() != before
+    files.recover()
+    assert state() == before
+
+
+def test_an_import_that_was_killed_when_it_was_done_stays(imported: Path) -> None:
+    killed_import(WRITES + MOVES)
+    assert list(Path("data").glob(".import.*"))
+    files.recover()
+    assert not list(Path("data").glob(".import.*"))
+    assert tables.read(Path("data/raw/telemetry/month=2026-03/part-0.parquet")).height == 2
 
 
 def test_a_second_import_at_the_same_time_is_refused(imported: Path, crashcast: Run) -> None:

@@ -168,7 +168,7 @@ def gather(rescored: Rescored, acceptance: Acceptance, budget: float) -> Evidenc
     differences = comparison.ranked(rankings)
     differences["brier"] = comparison.brier(scores)
     kinds = _kinds(crashes, rescored.crashes)
-    curves = {name: _Curve.of(rescored, name, crashes, budget) for name in ("champion", "challenger")}
+    curves = {name: _AlarmCurve.of(rescored, name, crashes, budget) for name in ("champion", "challenger")}
     recalls, lead = comparison.alarms(curves, crashes, kinds, budget, timing["interval"])
     differences |= {"event_recall": recalls.pop(ALL), LEAD: lead}
 
@@ -232,7 +232,7 @@ def _false(alarms: pl.DataFrame, rescored: Rescored) -> pl.DataFrame:
     return events.judge_alarms(alarms, rescored.crashes, lead, horizon).filter(outcome=events.FALSE)
 
 
-class _Curve(NamedTuple):
+class _AlarmCurve(NamedTuple):
     """Alarms at falling thresholds: what each false one and each caught crash belongs to.
 
     Attributes
@@ -250,7 +250,7 @@ class _Curve(NamedTuple):
     caught: pl.DataFrame
 
     @classmethod
-    def of(cls, rescored: Rescored, model: str, crashes: pl.DataFrame, budget: float) -> _Curve:
+    def of(cls, rescored: Rescored, model: str, crashes: pl.DataFrame, budget: float) -> _AlarmCurve:
         """Try thresholds until false alarms exceed the budget several times over."""
         timing, rows = rescored.timing, _scored(rescored, model)
         lead, horizon = timing["lead"], timing["horizon"]
@@ -451,7 +451,7 @@ class _Comparison:
 
     def alarms(
         self,
-        curves: dict[str, _Curve],
+        curves: dict[str, _AlarmCurve],
         crashes: pl.DataFrame,
         kinds: dict[str, NDArray[np.bool_]],
         budget: float,
@@ -480,7 +480,7 @@ class _Comparison:
         return recalls, self.difference(MEAN_LEAD, *(_ratio(model[LEAD], model[ALL]) for model in caught))
 
     def _at_budget(
-        self, curve: _Curve, of_crash: Ints, kinds: dict[str, NDArray[np.bool_]], allowed: Floats
+        self, curve: _AlarmCurve, of_crash: Ints, kinds: dict[str, NDArray[np.bool_]], allowed: Floats
     ) -> dict[str, _Total]:
         """Return what a model catches of each kind of crash, and the sum of leads, where it spends what is allowed."""
         point, crash = curve.caught["point"].to_numpy(), curve.caught["crash"].to_numpy()

@@ -332,14 +332,23 @@ def _vetoes(found: Evidence, acceptance: Acceptance, facts: Facts, where: str) -
 
 
 def _told(difference: Difference, margin: float) -> str:
-    unit = f" {difference.unit}" if difference.unit not in ("", "share") else ""
     if difference.difference is None or difference.gain is None:
         return f"{difference.title} could not be measured for both models"
-    certain = "more than chance explains" if difference.gain < -difference.reach(ERROR) else "chance may explain it"
-    text = f"{difference.title} {difference.champion:.4g} before, {difference.challenger:.4g} now{unit}"
+    figures = [_written(value, difference.unit) for value in (difference.champion, difference.challenger)]
+    text = f"{difference.title} {figures[0]} with the champion, {figures[1]} with the challenger"
     if difference.gain >= 0:
         return f"{text}: no loss"
-    return f"{text}: a loss of {-difference.gain:.4g}{unit}, {certain}; up to {margin:.4g} is tolerated"
+    certain = "more than chance explains" if difference.gain < -difference.reach(ERROR) else "chance may explain it"
+    loss, most = (_written(value, difference.unit, is_change=True) for value in (-difference.gain, margin))
+    return f"{text}: a loss of {loss}, {certain}; up to {most} is tolerated"
+
+
+def _written(value: float | None, unit: str, is_change: bool = False) -> str:
+    if value is None:
+        return "unknown"
+    if unit == "share":
+        return f"{100 * value:.1f} points" if is_change else f"{value:.1%}"
+    return f"{value:.3g} {unit}".rstrip()
 
 
 def _sample_size(found: Evidence, acceptance: Acceptance, where: str) -> list[Reason]:

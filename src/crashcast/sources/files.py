@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -42,7 +43,9 @@ from crashcast.sources.records import Records, Samples, read_coverage, read_inci
 from crashcast.sources.tracking import forget, track
 from crashcast.tables import CRASH, KEYS, Partition
 
-BEFORE = "before"  # where what an import replaces waits until it is done
+Unit = Literal["month", "week", "day"]
+# of an import: where what it replaces waits until it is done, what says that nothing was there, and the .dvc files
+BEFORE, NOTHING, TRACKING = "before", ".nothing", "tracking"
 SHOWN = 3  # servers in a message
 MAX_CONFLICTING_SHARE = 0.1  # above it, a file holds something finer than servers
 SILENT_GAPS = 10  # so many usual gaps between incidents without one: did the records stop?
@@ -70,10 +73,11 @@ class Report:
 
 def import_files(
     telemetry: list[Path],
-    incidents: Path,
+    incidents: Path | None,
     coverage: Path | None = None,
     replace: bool = False,
     interval: str | None = None,
+    partition: Unit | None = None,
 ) -> list[str]:
     """Merge files into data/raw, describe them in params.yaml and track them with DVC.
 
@@ -81,12 +85,15 @@ def import_files(
     ----------
     telemetry : list of Path
         Parquet or CSV files of samples, or folders of them; a later row replaces an earlier one with the same key.
-    incidents, coverage : Path
-        One file each; without coverage, every server is taken as covered while it has telemetry.
+    incidents, coverage : Path, optional
+        One file each; without incidents, those that are there stay as they are; without coverage, every server is
+        taken as covered while it has telemetry.
     replace : bool
         Start over, instead of merging into what was imported before.
     interval : str, optional
         The cadence; inferred by default.
+    partition : {"month", "week", "day"}, optional
+        The length of a file where the import starts over; inferred by default.
 
     Returns
     -------
@@ -98,13 +105,14 @@ def import_files(
     UserError
         Where a file is bad: data/raw and params.yaml are then as they were.
     """
+    recover()
     now = datetime.now(UTC)
     report = Report()
     wanted = None if interval is None else _parse_interval(interval)
-    known = _described(replace, report)
-    records = read_incidents(incidents, now)
+    known = known_telemetry(replace, report)
+    records = None if incidents is None else read_incidents(incidents, now)
     cover = None if coverage is None else read_coverage(coverage, now)
-    if records.frame.is_empty() and known is None:
+    if records is not None and records.frame.is_empty() and known is None:
         raise records.sheet.error("no incidents: there is nothing to learn from")
     with _aside() as aside:
         files = _stage(_telemetry_files(telemetry, {incidents, coverage}), aside, known, now)
@@ -115,22 +123,25 @@ def import_files(
             .sort("server_id")
             .collect()
         )
-        described = _describe(rows, spans, known, wanted, report)
+        described = _describe(rows, spans, known, wanted, partition, report)
         old_coverage = None if known is None else tables.read(COVERAGE)
         covered = set() if old_coverage is None else set(old_coverage["server_id"])
         _check_servers(records, cover, set(spans["server_id"]), covered, report)
 
         touched = _merge_telemetry(files, described, aside, known is not None, report)
-        _merge_incidents(records, aside, known is not None, report)
+        places = {aside / COVERAGE.name: COVERAGE}
+        if records is not None or known is None:
+            _merge_incidents(records, aside, known is not None, report)
+            places[aside / INCIDENTS.name] = INCIDENTS
         _merge_coverage(cover, old_coverage, files, spans, described.interval, aside, report)
-        _assume_records(records, cover, spans, report)
-        places = {aside / COVERAGE.name: COVERAGE, aside / INCIDENTS.name: INCIDENTS}
+        if records is not None:
+            _assume_records(records, cover, spans, report)
         if touched:
             places[aside / TELEMETRY.name] = TELEMETRY
         if described != known:
             places[aside / PATH.name] = PATH
             _write_settings(aside / PATH.name, described, report)
-        with _exchanged(places, aside / BEFORE):
+        with _exchanged(places, aside):
             track([TELEMETRY, INCIDENTS, COVERAGE])
     forget(DEMO_TRUTH)  # nobody could pull what only the demo's own clone has
     return report.lines()
@@ -146,8 +157,14 @@ def _parse_interval(text: str) -> timedelta:
     return interval
 
 
-def _described(replace: bool, report: Report) -> Telemetry | None:
-    # the telemetry section that new rows must fit, or None where the import starts over
+def known_telemetry(replace: bool, report: Report) -> Telemetry | None:
+    """Return the telemetry section that new rows must fit; None where the import starts over.
+
+    Raises
+    ------
+    UserError
+        Where data/raw is not what was imported before.
+    """
     if Data.read().source == "demo":
         if TELEMETRY.exists():
             report.written.append("the demo fleet in data/raw is replaced")
@@ -235,7 +252,12 @@ def _all_rows(files: list[Samples], metrics: list[str]) -> pl.LazyFrame:
 
 
 def _describe(
-    rows: pl.LazyFrame, spans: pl.DataFrame, known: Telemetry | None, wanted: timedelta | None, report: Report
+    rows: pl.LazyFrame,
+    spans: pl.DataFrame,
+    known: Telemetry | None,
+    wanted: timedelta | None,
+    unit: Unit | None,
+    report: Report,
 ) -> Telemetry:
     chosen = inference.choose_servers(spans)
     sample = rows.filter(pl.col("server_id").is_in(chosen)) if len(chosen) < spans.height else rows
@@ -254,7 +276,7 @@ def _describe(
         raise UserError("no server has two samples: say the cadence with --interval, such as --interval 5m")
     months = rows.group_by(pl.col("timestamp").dt.truncate("1mo")).len().select(pl.col("len").max())
     densest = months.collect().item()
-    partition = inference.infer_partition(densest)
+    partition = unit or inference.infer_partition(densest)
     report.inferred.append(f"interval {format_duration(interval)}: {why}")
     report.inferred.append(f"a file per {partition}: at most {densest:,} rows a month")
     stuck_after, tolerated = Clean.read().stuck_after, Validate.read().max_missing_share
@@ -316,18 +338,20 @@ def _advise(interval: timedelta, report: Report) -> None:
 
 
 def _check_servers(
-    records: Records, cover: Records | None, sampled: set[str], covered: set[str], report: Report
+    records: Records | None, cover: Records | None, sampled: set[str], covered: set[str], report: Report
 ) -> None:
     # sampled: with telemetry in this import; covered: known from earlier ones
-    known, named = sampled | covered, records.frame["server_id"]
-    strange = set(named) - known
-    example = f"incidents name {_some(strange)}; telemetry has {_some(known)}"
-    if named.len() and len(strange) == named.n_unique():
-        raise records.sheet.error(f"no incident is on a server that has telemetry: {example}")
-    report.read += records.notes
-    if strange:
-        count = named.is_in(strange).sum()
-        report.assumed.append(f"{count:,} incidents on servers without telemetry are kept: {example}")
+    known = sampled | covered
+    if records is not None:
+        named = records.frame["server_id"]
+        strange = set(named) - known
+        example = f"incidents name {_some(strange)}; telemetry has {_some(known)}"
+        if named.len() and len(strange) == named.n_unique():
+            raise records.sheet.error(f"no incident is on a server that has telemetry: {example}")
+        report.read += records.notes
+        if strange:
+            count = named.is_in(strange).sum()
+            report.assumed.append(f"{count:,} incidents on servers without telemetry are kept: {example}")
     if cover is None:
         return
     report.read += cover.notes
@@ -412,10 +436,14 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def _merge_incidents(records: Records, aside: Path, merging_in: bool, report: Report) -> None:
-    new = records.frame
+def _merge_incidents(records: Records | None, aside: Path, merging_in: bool, report: Report) -> None:
+    if records is None:
+        report.assumed.append(
+            "there are no incidents yet, and nothing to learn from: `crashcast incidents` brings them"
+        )
+    new = pl.DataFrame(schema=tables.INCIDENTS) if records is None else records.frame  # type: ignore[arg-type]
     old = tables.read(INCIDENTS, tables.INCIDENTS) if merging_in else new.clear()
-    if not records.has_ids:
+    if records is not None and not records.has_ids:
         new = merging.adopt_ids(old, new)
     merged, counts = merging.merge(old, new, ["incident_id"])
     tables.write(aside / INCIDENTS.name, merged.sort("started_at", "server_id", "incident_id"))
@@ -473,16 +501,26 @@ def _write_settings(path: Path, described: Telemetry, report: Report) -> None:
     report.written += [f"{PATH}: {change}" for change in changes]
 
 
-@contextmanager
-def _aside() -> Iterator[Path]:
-    folder = RAW.parent / f".import.{os.getpid()}"
-    for other in folder.parent.glob(".import.*"):
+def recover() -> None:
+    """Put back what an import had moved when it was killed.
+
+    Raises
+    ------
+    UserError
+        Where another import is running.
+    """
+    for other in RAW.parent.glob(".import.*"):
         if _is_running(int(other.suffix[1:])):
             raise UserError(f"another import is running (process {other.suffix[1:]}): wait until it is done")
         if (other / BEFORE).exists():
-            message = f"an import was killed while it moved files; {other / BEFORE} holds what was there"
-            raise UserError(f"{message}: `dvc checkout` and `git checkout params.yaml`, then remove {other}")
+            print("import: putting back what a killed import had moved", file=sys.stderr)
+            _put_back(other)
         shutil.rmtree(other)
+
+
+@contextmanager
+def _aside() -> Iterator[Path]:
+    folder = RAW.parent / f".import.{os.getpid()}"
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -501,35 +539,51 @@ def _is_running(process: int) -> bool:
 
 
 @contextmanager
-def _exchanged(places: dict[Path, Path], before: Path) -> Iterator[None]:
-    """Move new files and folders into place; put the old ones back where that, or the body, fails."""
-    before.mkdir()
+def _exchanged(places: dict[Path, Path], aside: Path) -> Iterator[None]:
+    """Move new files and folders into place; put the old ones back where that, or the body, fails or is killed."""
+    (aside / TRACKING).mkdir()
+    for path in _tracking_files():
+        shutil.copy2(path, aside / TRACKING)
+    (aside / BEFORE).mkdir()  # from here on there is something to put back
     with ExitStack() as undo:
-        undo.callback(_restore, _tracking_files())
+        undo.callback(_put_back, aside)
         for new, place in places.items():
             place.parent.mkdir(parents=True, exist_ok=True)
             if place.exists():
-                os.replace(place, before / place.name)
-                undo.callback(os.replace, before / place.name, place)
+                os.replace(place, aside / BEFORE / place.name)
+            else:
+                (aside / BEFORE / f"{place.name}{NOTHING}").touch()
             os.replace(new, place)
-            undo.callback(_remove, place)
         yield
         undo.pop_all()
+    _settle(aside)
 
 
-def _tracking_files() -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in (*RAW.glob("*.dvc"), *RAW.glob(".gitignore"))}
+def _tracking_files() -> list[Path]:
+    return [*RAW.glob("*.dvc"), *RAW.glob(".gitignore")]
 
 
-def _restore(contents: dict[Path, bytes]) -> None:
-    for path in _tracking_files().keys() - contents:
+def _put_back(aside: Path) -> None:
+    # killed in the middle, it can be done again
+    for place in (TELEMETRY, INCIDENTS, COVERAGE, PATH):
+        old = aside / BEFORE / place.name
+        if old.exists() or (aside / BEFORE / f"{place.name}{NOTHING}").exists():
+            _remove(place)
+        if old.exists():
+            os.replace(old, place)
+    for path in _tracking_files():
         path.unlink()
-    for path, content in contents.items():
-        path.write_bytes(content)
+    for path in (aside / TRACKING).iterdir():
+        shutil.copy2(path, RAW)
+    _settle(aside)
+
+
+def _settle(aside: Path) -> None:
+    os.replace(aside / BEFORE, aside / f"{BEFORE}.done")  # in one step: from here on nothing is to be put back
 
 
 def _remove(place: Path) -> None:
     if place.is_dir():
         shutil.rmtree(place)
     else:
-        place.unlink()
+        place.unlink(missing_ok=True)

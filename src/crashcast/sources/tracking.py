@@ -6,6 +6,8 @@ from pathlib import Path
 
 from crashcast.errors import UserError
 
+LOCKS = Path(".dvc", "tmp", "rwlock")
+
 
 def track(paths: list[Path]) -> None:
     """Have DVC track files and folders, as `dvc add` does, and stage their .dvc files: this data is meant.
@@ -21,6 +23,8 @@ def track(paths: list[Path]) -> None:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    if LOCKS.is_file() and LOCKS.stat().st_size == 0:  # a `dvc` killed while it wrote this left it empty
+        LOCKS.unlink()
     try:
         with Repo() as repo:
             repo.add([str(path) for path in paths])
