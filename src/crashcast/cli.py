@@ -219,6 +219,11 @@ def _review(base: str | None, first: bool, head: str, reserve: bool, folder: Pat
     if base is None and not first:
         base = reviewing.default_base().sha
     found = reviewing.review(base, head, reserve=reserve)
+    if found is None:
+        told = "Both commits have the same model: there is nothing to judge."
+        write_text(folder / "comment.md", f"{record.MARKER}\n{told}")
+        print(told)
+        return 0
     record.write(folder / "record.json", found.record)
     write_text(folder / "comment.md", record.as_markdown(found.record))
     page.write(folder / "review.html", found.record, found.pictures)

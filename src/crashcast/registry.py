@@ -73,7 +73,7 @@ def accept(
     *,
     version: str | None = None,
     force_reason: str | None = None,
-    review: Callable[..., Review] | None = None,
+    review: Callable[..., Review | None] | None = None,
     **options: Any,
 ) -> Model:
     """Register the model of HEAD, if the review accepts it against the last registered one.
@@ -185,7 +185,7 @@ def _decide(
     champion: Model | None,
     model: str,
     force_reason: str | None,
-    review: Callable[..., Review],
+    review: Callable[..., Review | None],
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what a version's tag carries: the decision record, and why it was forced where it was."""
@@ -193,7 +193,10 @@ def _decide(
     if forced == "":
         raise UserError("forcing takes a reason, which is recorded")
     try:
-        record: Mapping[str, Any] = review(_base(champion), "HEAD", **options).record
+        found = review(_base(champion), "HEAD", **options)
+        if found is None:
+            raise UserError("HEAD's model is that of the last registered version")
+        record: Mapping[str, Any] = found.record
     except UserError as error:
         if forced is None:
             raise

@@ -33,8 +33,8 @@ POLICY = Acceptance.model_validate(
         "min_groups": 40,
         "min_servers": 20,
         "max_denominator_loss": 0.005,
-        "max_latency_ratio": 3,
-        "max_size_ratio": 10,
+        "max_latency_ms": 100,
+        "max_size_mb": 50,
         "guardrails": {"event_recall": 0.05, "lead_h": 0.5, "brier": 0.05, "false_alarms_over_budget": 2},
         "slices": {"pr_auc": 0.05, "event_recall": 0.1, "min_crashes": 30},
     }

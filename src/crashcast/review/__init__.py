@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ __all__ = ["EXIT_STATUS", "Review", "default_base", "review"]
 EXIT_STATUS = {"ACCEPT": 0, "REJECT": 1, "INCONCLUSIVE": 3}  # 2: an error
 THE_BASES = "the base's rules"
 VALIDATION = "metrics/validate.json"
+MODELS = "models"
+MB = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Review:
     pictures: dict[str, Any]
 
 
-def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed: bool = True) -> Review:
+def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed: bool = True) -> Review | None:
     """Decide whether the model of one commit may replace that of another, by the latter's policy.
 
     Parameters
@@ -57,6 +60,11 @@ def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed
         Whether to write the look down in the ledger: False for who may not push, as in a fork.
     pushed : bool
         Whether everything of the work tree's commit must be on DVC's remote.
+
+    Returns
+    -------
+    Review or None
+        None where both commits have the same model, so that there is nothing to judge.
 
     Raises
     ------
@@ -73,7 +81,11 @@ def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed
         check(champion)
     if pushed:
         check_pushed()
-    return _first(challenger, reserve) if champion is None else _against(champion, challenger, reserve)
+    if champion is None:
+        return _first(challenger, reserve)
+    if champion.outs[MODELS] == challenger.outs[MODELS]:
+        return None
+    return _against(champion, challenger, reserve)
 
 
 def _against(base: Revision, head: Revision, reserve: bool) -> Review:
@@ -96,7 +108,7 @@ def _against(base: Revision, head: Revision, reserve: bool) -> Review:
             is_stale=ends[CHALLENGER] - ends[CHAMPION] > acceptance.stale_after,
             has_anchor=anchor is not None,
             latency=Both(rescoring.latency_ms[CHAMPION], rescoring.latency_ms[CHALLENGER]),
-            size=Both(rescoring.size_bytes[CHAMPION], rescoring.size_bytes[CHALLENGER]),
+            size=Both(rescoring.size_bytes[CHAMPION] / MB, rescoring.size_bytes[CHALLENGER] / MB),
             denominators={
                 name: Both(sides["expected"], sides["found"]) for name, sides in rescoring.denominators.items()
             },
@@ -149,7 +161,7 @@ def _anchor(base: Revision) -> Revision | None:
     from crashcast import registry
 
     found = registry.anchor()
-    if found is None or found.model == base.outs["models"]:
+    if found is None or found.model == base.outs[MODELS]:
         return None
     revision = Revision.find(found.revision)
     check(revision)
@@ -250,6 +262,8 @@ def _conclude(
         found["look"] = looks[-1].number
         found = _keep(key, found)
     look = looks[-1]
+    if look.note:
+        print(f"review: {look.note}", file=sys.stderr)
     if reserve:
         ledger.record(found["rows_hash"], challenger, found["decision"]["verdict"])
     record = {
@@ -275,13 +289,13 @@ def _conclude(
 def _side(revision: Revision) -> dict[str, Any]:
     """Return what a commit's model was made of."""
     from crashcast.canonical import json_text
-    from crashcast.review.rescoring import _described as describe_model
+    from crashcast.review import outputs
 
-    described = describe_model(revision)
+    described = outputs.describe_model(revision)
     return {
         "revision": revision.sha,
         "dvc_lock": hashlib.sha256(revision.file("dvc.lock")).hexdigest(),
-        "model": revision.outs["models"],
+        "model": revision.outs[MODELS],
         "data": revision.raw,
         "params": hashlib.sha256(json_text(revision.params).encode()).hexdigest(),
         "algorithm": described["algorithm"],

@@ -6,7 +6,6 @@ one that comes and goes with the fleet or the parameters.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -48,7 +47,7 @@ def between(base: Revision, head: Revision, history: History | None = None) -> d
     """
     parameters = _differing(*(dict(flatten(revision.params)) for revision in (base, head)))
     of_policy = [row for row in parameters if row["name"].startswith(f"{POLICY}.")]
-    before, now = (_features(revision) for revision in (base, head))
+    before, now = (outputs.describe_model(revision)["features"] for revision in (base, head))
     return {
         "parameters": [row for row in parameters if row not in of_policy],
         "policy": of_policy,
@@ -132,13 +131,6 @@ def _described(revision: Revision, path: str) -> dict[str, Any]:
         "servers": rows["server_id"].n_unique(),
         "server_days": rows.select((pl.col("covered_to") - pl.col("covered_from")).sum().dt.total_hours()).item() / 24,
     }
-
-
-def _features(revision: Revision) -> list[str]:
-    what = f"the model of commit {revision.name}"
-    file = outputs.locate(outputs.members(revision.outs["models"], what)["model.json"], what)
-    features: list[str] = json.loads(file.read_bytes())["features"]
-    return features
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from crashcast.errors import UserError
 from crashcast.modeling import events
@@ -68,7 +68,7 @@ class Difference:
 
     def reach(self, error: float) -> float:
         """Return how far a one-sided bound of this error lies from the difference."""
-        return float(student.isf(error, self.degrees_of_freedom)) * self.standard_error
+        return -float(stdtrit(self.degrees_of_freedom, error)) * self.standard_error  # Student's t
 
     @property
     def gain(self) -> float | None:

@@ -30,6 +30,7 @@ from crashcast.review import environments
 from crashcast.review.revisions import LOCK, RAW, Locked, Revision, git
 
 FOLDER = "crashcast-review"  # in DVC's cache folder, beside the memo
+MODELS = "models"
 TAIL_LINES = 30  # of what a failed run said
 READ_ONLY = 0o444  # as DVC keeps its cache
 
@@ -63,6 +64,18 @@ def locate(digest: str, what: str) -> Path:
     if _md5(path, tasks.signature(path)) != digest.removesuffix(".dir"):
         raise UserError(f"{what} is damaged: {path} is not what its name says; remove it and `dvc fetch`")
     return path
+
+
+def model_files(revision: Revision) -> dict[str, str]:
+    """Return the hash of each file of a commit's model."""
+    return members(revision.outs[MODELS], f"the model of commit {revision.name}")
+
+
+def describe_model(revision: Revision) -> dict[str, Any]:
+    """Return what model.json says of a commit's model."""
+    file = locate(model_files(revision)["model.json"], f"the model of commit {revision.name}")
+    described: dict[str, Any] = json.loads(file.read_bytes())
+    return described
 
 
 def fetch(digests: Iterable[str], what: str) -> None:

@@ -59,8 +59,8 @@ class Acceptance(Section):
     min_groups: Annotated[int, Field(ge=2)]
     min_servers: Annotated[int, Field(ge=2)]
     max_denominator_loss: Annotated[float, Field(ge=0, lt=1)]
-    max_latency_ratio: Annotated[float, Field(ge=1)]
-    max_size_ratio: Annotated[float, Field(ge=1)]
+    max_latency_ms: Positive  # of scoring 1,000 rows
+    max_size_mb: Positive  # of the model file
     guardrails: Guardrails
     slices: Slices
 
@@ -89,7 +89,7 @@ class Facts:
     is_first : bool
         Whether there is no champion; each of the evidence is then against one baseline.
     latency, size : Both or None
-        Of the models; None in a first review.
+        Of the models, in ms and MB; None in a first review.
     denominators : mapping of str to Both
         Crashes and server-days as the base's and the challenger's commit count them.
     policy_changes : sequence of (name, base, challenger)
@@ -371,14 +371,13 @@ def _sample_size(found: Evidence, acceptance: Acceptance, where: str) -> list[Re
 
 def _limits(acceptance: Acceptance, facts: Facts) -> list[Reason]:
     reasons = []
-    for what, both, most in (
-        ("latency", facts.latency, acceptance.max_latency_ratio),
-        ("size", facts.size, acceptance.max_size_ratio),
+    for what, both, most, unit in (
+        ("latency", facts.latency, acceptance.max_latency_ms, "ms for 1,000 rows"),
+        ("size", facts.size, acceptance.max_size_mb, "MB"),
     ):
         if both is not None:
-            ratio = both.challenger / both.champion if both.champion > 0 else float("inf")
-            text = f"the model's {what} is {ratio:.2f} times the champion's; {most:g} times is the limit"
-            reasons.append(Reason(what, "pass" if ratio <= most else "fail", text))
+            text = f"{what} {both.champion:.3g} before, {both.challenger:.3g} now; {most:g} {unit} is the limit"
+            reasons.append(Reason(what, "pass" if both.challenger <= most else "fail", text))
         elif not facts.is_first:
             reasons.append(Reason(what, "open", f"the models' {what} was not measured"))
     for what, both in (facts.denominators or {}).items():

@@ -35,7 +35,7 @@ from crashcast.review.history import History, partition_of
 from crashcast.review.revisions import COVERAGE, INCIDENTS, Revision
 from crashcast.tables import Partition
 
-LABELS, FEATURES, SPLIT, MODELS = "data/labels", "data/features", "data/split.json", "models"
+LABELS, FEATURES, SPLIT = "data/labels", "data/features", "data/split.json"
 EVALUATION = "metrics/evaluate.json"
 CHAMPION, CHALLENGER, ANCHOR = "champion", "challenger", "anchor"
 OWN, LATER, OWN_AND_LATER, OTHER = "own", "later", "own and later", "other"
@@ -338,7 +338,7 @@ def rescore_first(head: Revision) -> dict[str, Rescoring]:
         raise UserError(f"there is nothing to judge the first model on: {scored}")
     _confirm(head, CHALLENGER, scored)
     mine, amount = scored.rescored, _amount(exam, rule)
-    rules, seed = one_rules(describe_model(head)["features"]), head.section(Evaluate).seed
+    rules, seed = one_rules(outputs.describe_model(head)["features"]), head.section(Evaluate).seed
     rows: dict[str, pl.DataFrame] = {}
     with outputs.temporary() as place:
         for part in ("validation", "test"):
@@ -432,7 +432,7 @@ def _rescored(
         region.crashes(exam.crashes()),
         region.period,
         exam.timing,
-        {name: describe_model(contestant.revision)["threshold"] for name, contestant in contestants.items()},
+        {name: outputs.describe_model(contestant.revision)["threshold"] for name, contestant in contestants.items()},
         _seen(challenger.revision, challenger.rule, _names(rows["server_id"])) | exam.groups(),
     )
     return _Scored(rescored, region, exam, dict(excluded), latency_ms)
@@ -473,7 +473,7 @@ def _score(contestant: Contestant, rows: Path, place: Path) -> tuple[NDArray[np.
     features = outputs.lay_out(
         contestant.features, place / "features", f"{FEATURES} {commit}", lambda path: Path(path).parts[0] in names
     )
-    model_folder = outputs.lay_out(revision.outs[MODELS], place / "model", f"the model {commit}")
+    model_folder = outputs.lay_out(revision.outs[outputs.MODELS], place / "model", f"the model {commit}")
     (place / "scores").mkdir()
     arguments = (model_folder, features, rows, place / "scores")
     python = environments.interpreter(revision, outputs.folder())
@@ -586,19 +586,8 @@ def _rule(revision: Revision) -> Rule:
     return rule
 
 
-def _model_files(revision: Revision) -> dict[str, str]:
-    return outputs.members(revision.outs[MODELS], f"the model of commit {revision.name}")
-
-
-def describe_model(revision: Revision) -> dict[str, Any]:
-    """Return what model.json says of a commit's model."""
-    file = outputs.locate(_model_files(revision)["model.json"], f"the model of commit {revision.name}")
-    described: dict[str, Any] = json.loads(file.read_bytes())
-    return described
-
-
 def _model_size(revision: Revision) -> int:
-    file = outputs.locate(_model_files(revision)["model.skops"], f"the model of commit {revision.name}")
+    file = outputs.locate(outputs.model_files(revision)["model.skops"], f"the model of commit {revision.name}")
     return file.stat().st_size
 
 
@@ -618,6 +607,3 @@ def _names(servers: pl.Series) -> frozenset[str]:
 def _rows_hash(exam: Exam, rule: Rule) -> str:
     content = [exam.labels, rule["periods"]["test"], rule.get("servers", {}).get("test")]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-_described = describe_model  # until its callers know the public name

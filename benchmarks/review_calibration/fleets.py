@@ -1,0 +1,153 @@
+"""Simulated fleets and their features: small ones to train and judge on, a large one for the truth."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import polars as pl
+from ruamel.yaml import YAML
+
+from crashcast import tables
+from crashcast.canonical import write_json
+from crashcast.modeling.model import matrix
+from crashcast.params import Incidents, Train
+from crashcast.parts import HASH_RANGE, assign, period, read_part, read_rule, row_hash
+from crashcast.sources import demo, demo_mechanisms
+from stages import clean, featurize, label, split, train
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVERS, MONTHS = 300, 6
+SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
+CHAIN_MONTHS, CHAIN_SHARES = 20, {"train": 0.21, "validation": 0.03, "test": 0.76}
+TIMES_LARGER, TRUTH_MONTHS, TRUTH_SEED = 20, 4, 999_999
+TRUTH_SHARES, TRUTH_NEGATIVES = {"train": 0.6, "validation": 0.1, "test": 0.3}, 0.1
+WAVES_PER_DAY, WAVE_HIT_SHARE, WAVE_H = 1 / 4, 0.15, 8
+CHRONIC = {"CHRONIC_SHARE": 0.06, "CHRONIC_FACTOR": 12.0}
+RAW, INCIDENTS, COVERAGE = (Path(f"data/raw/{name}") for name in ("telemetry", "incidents.parquet", "coverage.parquet"))
+FEATURES, LABELS, SPLIT = Path("data/features"), Path("data/labels"), Path("data/split.json")
+
+
+class Rows(NamedTuple):
+    """Keys with their labels, and features of shape (n, k)."""
+
+    keys: pl.DataFrame
+    values: np.ndarray
+
+
+class Fleet(NamedTuple):
+    """What a pair is trained and judged on."""
+
+    columns: list[str]
+    train: Rows
+    share: float  # of negatives among the training rows
+    validation: Rows
+    test: Rows
+    crashes: pl.DataFrame
+    periods: dict[str, Any]
+    groups: dict[str, frozenset[str]]
+
+
+@contextmanager
+def simulated(condition: str, seed: int, servers: int, months: int, shares: dict[str, float]) -> Iterator[None]:
+    """Simulate a fleet in a temporary folder, run the stages up to the split, and work there."""
+    before = Path.cwd()
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    params["demo"].update(seed=seed, servers=servers, months=months)
+    params["split"].update(shares)
+    params["execution"].update(workers=1, memo_gb=0)
+    with tempfile.TemporaryDirectory() as folder, conditions(condition):
+        os.chdir(folder)
+        try:
+            yaml.dump(params, Path("params.yaml"))
+            demo.write()
+            write_json(Path("data/validated.json"), {"success": True})
+            clean.main(RAW, Path("data/validated.json"), Path("data/clean"), Path("metrics/clean.json"))
+            label.main(Path("data/clean"), INCIDENTS, COVERAGE, LABELS, Path("metrics/label.json"))
+            featurize.main(Path("data/clean"), INCIDENTS, COVERAGE, FEATURES)
+            split.main(LABELS, SPLIT, Path("metrics/split.json"))
+            yield
+        finally:
+            os.chdir(before)
+
+
+@contextmanager
+def conditions(condition: str) -> Iterator[None]:
+    """Make crashes come from few servers, or from many at once."""
+    if condition == "chronic":
+        with patch.multiple(demo_mechanisms, **CHRONIC):
+            yield
+    elif condition == "outages":
+        usual = demo_mechanisms._candidates
+        with patch.object(demo_mechanisms, "_candidates", lambda *day: [*wave(*day), *usual(*day)]):
+            yield
+    else:
+        yield
+
+
+def wave(fleet: demo_mechanisms.Fleet, day: int, last_up: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the servers that a day's surge of load hits, if there is one: all at the same hour."""
+    draw = demo_mechanisms.generator(fleet.seed, "waves", day)
+    if draw.random() < WAVES_PER_DAY:
+        midnight = (day - demo_mechanisms.EPOCH.toordinal()) * demo_mechanisms.DAY_MINUTES
+        server = np.flatnonzero(draw.random(len(fleet)) < WAVE_HIT_SHARE)
+        onset = np.full(len(server), midnight + int(draw.integers(demo_mechanisms.DAY_MINUTES)))
+        planned = onset + 60 * WAVE_H
+        slip = draw.integers(-demo_mechanisms.JITTER_MINUTES, demo_mechanisms.JITTER_MINUTES, len(server))
+        crashed = draw.random(len(server)) < demo_mechanisms.TROUBLES["overload"].crash_probability
+        yield np.full(len(server), "overload"), server, onset, planned, planned + slip, crashed, 90 + 0 * onset
+
+
+def read_fleet(condition: str, seed: int, months: int = MONTHS, shares: dict[str, float] = SHARES) -> Fleet:
+    """Simulate a small fleet and read what is needed of it."""
+    with simulated(condition, seed, SERVERS, months, shares):
+        rule, rules, columns = read_rule(SPLIT), Train.read(), train.feature_names(FEATURES)
+        known = np.zeros(2)
+        for partition in tables.partitions(LABELS):
+            rows = tables.read(partition.path(LABELS), ["timestamp", "server_id", "label"])
+            known += np.bincount(rows["label"].filter(assign(rows, rule) == "train"), minlength=2)
+        share = min(1.0, rules.negatives_per_positive * known[1] / known[0])
+
+        def draw(rows: pl.DataFrame) -> pl.Series:
+            drawn = pl.Series(row_hash(rows, rules.seed, "training sample"))
+            return (rows["label"] == 1).fill_null(False) | (drawn < int(share * (HASH_RANGE - 1)))
+
+        covered = tables.read(COVERAGE, ["server_id", "group"])
+        return Fleet(
+            columns,
+            read(rule, "train", columns, draw),
+            share,
+            read(rule, "validation", columns),
+            read(rule, "test", columns),
+            tables.read_covered_crashes(INCIDENTS, COVERAGE, Incidents.read()),
+            {part: period(rule, part) for part in SHARES},
+            {f"group_{name[0]}": frozenset(some["server_id"]) for name, some in covered.group_by("group")},
+        )
+
+
+def read(rule: dict[str, Any], part: str, columns: list[str], draw: Any = None) -> Rows:
+    """Read a part's rows."""
+    pieces = [rows for _, rows in read_part(FEATURES, LABELS, rule, part, columns, draw)]
+    keys = pl.concat(rows.select("timestamp", "server_id", "label") for rows in pieces)
+    return Rows(keys, np.concatenate([matrix(rows, columns) for rows in pieces]))
+
+
+def read_truth(condition: str) -> dict[str, np.ndarray]:
+    """Simulate the large fleet: all rows before a crash, and some of the others with their weight."""
+    with simulated(condition, TRUTH_SEED, TIMES_LARGER * SERVERS, TRUTH_MONTHS, TRUTH_SHARES):
+        rule, columns = read_rule(SPLIT), train.feature_names(FEATURES)
+
+        def draw(rows: pl.DataFrame) -> pl.Series:
+            drawn = pl.Series(row_hash(rows, TRUTH_SEED, "truth"))
+            return (rows["label"] == 1).fill_null(False) | (drawn < int(TRUTH_NEGATIVES * HASH_RANGE))
+
+        rows = read(rule, "test", columns, draw)
+    labels = rows.keys["label"].to_numpy()
+    return {"values": rows.values, "labels": labels, "weights": np.where(labels == 1, 1, 1 / TRUTH_NEGATIVES)}

@@ -1,0 +1,103 @@
+"""Post a review under its pull request on GitHub, or merge request on GitLab; the next review replaces it.
+
+    python3 deploy/ci/comment.py reports/review/comment.md
+
+Needs nothing but Python, so that the job that may write comments runs no other code. A review that left no file ended
+in an error, and the comment says so: an old ACCEPT must not stay under new commits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MARKER = "<!-- crashcast review -->"  # by which the comment is found again
+LONGEST = 60_000  # characters; GitHub takes 65,536
+PER_PAGE = 100  # the most that either takes
+TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where comments are: how to list, add and replace them."""
+
+    comments: str  # URL
+    one: str  # URL, less the comment's id
+    replace: str  # HTTP method
+    headers: dict[str, str]
+    log: str  # URL of this run
+
+
+def main(markdown: Path) -> None:
+    """Post the comment, or replace the one that is there."""
+    site = _github() if "GITHUB_ACTIONS" in os.environ else _gitlab()
+    text = {"body": _body(markdown, site.log)}
+    earlier = next((comment["id"] for comment in _comments(site) if comment["body"].startswith(MARKER)), None)
+    if earlier is None:
+        _call(site, "POST", site.comments, text)
+    else:
+        _call(site, site.replace, f"{site.one}/{earlier}", text)
+
+
+def _github() -> Site:
+    api, repository = os.environ["GITHUB_API_URL"], os.environ["GITHUB_REPOSITORY"]
+    return Site(
+        f"{api}/repos/{repository}/issues/{os.environ['PULL_REQUEST']}/comments",
+        f"{api}/repos/{repository}/issues/comments",
+        "PATCH",
+        {"Authorization": f"Bearer {os.environ['GITHUB_TOKEN']}", "Accept": "application/vnd.github+json"},
+        f"{os.environ['GITHUB_SERVER_URL']}/{repository}/actions/runs/{os.environ['GITHUB_RUN_ID']}",
+    )
+
+
+def _gitlab() -> Site:
+    if not os.environ.get("REVIEW_TOKEN"):
+        sys.exit("REVIEW_TOKEN is not set: a project access token with the scope `api` (docs/review-in-ci.md)")
+    project = f"{os.environ['CI_API_V4_URL']}/projects/{os.environ['CI_PROJECT_ID']}"
+    notes = f"{project}/merge_requests/{os.environ['CI_MERGE_REQUEST_IID']}/notes"
+    return Site(notes, notes, "PUT", {"PRIVATE-TOKEN": os.environ["REVIEW_TOKEN"]}, os.environ["CI_PIPELINE_URL"])
+
+
+def _body(markdown: Path, log: str) -> str:
+    if markdown.exists():
+        text = markdown.read_text(encoding="utf-8")
+    else:
+        text = "**ERROR**: this review came to no verdict. The log says why."
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}\n\n(The rest is on the page.)"
+    page = os.environ.get("PAGE")
+    links = f"[page]({page}) · [log]({log})" if page else f"[log and page]({log})"
+    return f"{MARKER}\n{text.replace(MARKER, '').strip()}\n\n{os.environ['HEAD'][:10]} · {links}\n"
+
+
+def _comments(site: Site) -> Iterator[dict[str, Any]]:
+    page, found = 0, PER_PAGE
+    while found == PER_PAGE:
+        page += 1
+        comments = _call(site, "GET", f"{site.comments}?per_page={PER_PAGE}&page={page}")
+        found = len(comments)
+        yield from comments
+
+
+def _call(site: Site, method: str, url: str, content: dict[str, str] | None = None) -> Any:
+    data = json.dumps(content).encode() if content else None
+    headers = site.headers | {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        sys.exit(f"{method} {url}: {error.code} {error.read().decode(errors='replace')}")
+    except OSError as error:
+        sys.exit(f"{method} {url}: {error}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
