@@ -23,8 +23,8 @@ from project import ROOT
 
 from crashcast.canonical import write_json
 from crashcast.params import Alarms
+from crashcast.review.acceptance import Acceptance
 from crashcast.review.evidence import gather
-from crashcast.review.policy import Acceptance
 
 SERVERS, DAYS, GROUPS = 10_000, 122, 5
 CRASHES_PER_SERVER_DAY = 0.024

@@ -242,9 +242,11 @@ def accept(
 ) -> None:
     """Register HEAD's model as a version (a git tag that carries the evidence), if the review accepts it."""
     from crashcast import registry
+    from crashcast.review import review
     from crashcast.review.record import read
 
-    model = registry.accept(record and read(record), version=version, force_reason=force)  # type: ignore[arg-type]
+    evidence = None if record is None else read(record)
+    model = registry.accept(evidence, review=review, version=version, force_reason=force)
     print(f"Registered {model.tag}: {model.verdict}")
 
 

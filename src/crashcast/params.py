@@ -61,7 +61,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 # Sections that no stage reads are defined where they are used: a change there must not make every output stale.
 ELSEWHERE = {
-    "acceptance": "crashcast.review.policy",
+    "acceptance": "crashcast.review.acceptance",
     "collect": "crashcast.sources.collect",
     "tickets": "crashcast.sources.incidents.settings",
 }

@@ -14,9 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import crashcast.review
 from crashcast import canonical, remote
 from crashcast.errors import UserError
 from crashcast.review.ledger import git, shared_remote
@@ -24,8 +23,6 @@ from crashcast.review.revisions import LOCK, PARAMS, Revision
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from crashcast.review import Review
 
 NAME = "crash-model"
 MODELS = "models"  # the output of `train`
@@ -68,12 +65,20 @@ class Model:
     record: dict[str, Any] | None
 
 
+class Reviewed(Protocol):
+    """What a review returns, as far as it matters here."""
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """The decision record."""
+
+
 def accept(
     record: Mapping[str, Any] | None = None,
     *,
+    review: Callable[..., Reviewed | None],
     version: str | None = None,
     force_reason: str | None = None,
-    review: Callable[..., Review | None] | None = None,
     **options: Any,
 ) -> Model:
     """Register the model of HEAD, if the review accepts it against the last registered one.
@@ -87,9 +92,9 @@ def accept(
         As in v2.0.0, greater than the last; by default the next one.
     force_reason : str or None
         Registers without ACCEPT, for this reason, which is recorded.
-    review : callable or None
-        From base (None where nothing is registered) and head to a review; `crashcast.review.review` by default. The
-        hashes being those of the pull request, it mostly finds what it computed then.
+    review : callable
+        `crashcast.review.review`: from base (None where nothing is registered) and head to a review. The hashes being
+        those of the pull request, it mostly finds what it computed then.
     **options
         Handed to `review`.
 
@@ -114,7 +119,7 @@ def accept(
         if champion and wanted <= _order(champion.version):
             raise UserError(f"{version} does not follow {champion.version}, the last registered version")
     _require_pushed(model)
-    decision = _decide(record, champion, model, force_reason, review or crashcast.review.review, options)
+    decision = _decide(record, champion, model, force_reason, review, options)
     version = version or _next(champion, decision)
     _push(shared, _gto("register", NAME, "HEAD", version=version, message=_message(version, decision)).tag)
     return models()[-1]
@@ -185,7 +190,7 @@ def _decide(
     champion: Model | None,
     model: str,
     force_reason: str | None,
-    review: Callable[..., Review | None],
+    review: Callable[..., Reviewed | None],
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what a version's tag carries: the decision record, and why it was forced where it was."""

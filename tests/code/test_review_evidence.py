@@ -14,7 +14,7 @@ from crashcast.errors import UserError
 from crashcast.modeling import events
 from crashcast.modeling.resampling import TwoWayDraws, pr_auc_replicates
 from crashcast.review import evidence
-from crashcast.review.policy import Acceptance
+from crashcast.review.acceptance import Acceptance
 from crashcast.review.two_way import Replicator, pr_auc_influence, spread, steps_of, total_influence
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

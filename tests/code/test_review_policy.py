@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from crashcast.review import policy
+from crashcast.review.acceptance import Acceptance
 from crashcast.review.evidence import ANCHOR, Difference, Evidence, Slice
-from crashcast.review.policy import Acceptance, Both, Facts, decide
+from crashcast.review.policy import Both, Facts, decide
 
 VALUES = {
     "metric": "pr_auc",

@@ -26,7 +26,8 @@ from crashcast.review.revisions import (
 )
 
 if TYPE_CHECKING:
-    from crashcast.review.policy import Acceptance, Facts
+    from crashcast.review.acceptance import Acceptance
+    from crashcast.review.policy import Facts
     from crashcast.review.rescoring import Rescored, Rescoring
     from crashcast.review.schema import Record
 
@@ -90,7 +91,7 @@ def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed
 
 def _against(base: Revision, head: Revision, reserve: bool) -> Review:
     from crashcast.review import changes
-    from crashcast.review.policy import Acceptance
+    from crashcast.review.acceptance import Acceptance
 
     acceptance, anchor = base.section(Acceptance), _anchor(base)
     changed = changes.between(base, head)
@@ -130,7 +131,7 @@ def _against(base: Revision, head: Revision, reserve: bool) -> Review:
 
 def _first(head: Revision, reserve: bool) -> Review:
     from crashcast.review import changes
-    from crashcast.review.policy import Acceptance
+    from crashcast.review.acceptance import Acceptance
 
     acceptance = head.section(Acceptance)
     changed = changes.between(head, head)

@@ -25,7 +25,7 @@ from crashcast.params import DAY, format_duration
 from crashcast.review.two_way import Replicator, chunks, pr_auc_influence, spread, steps_of, total_influence
 
 if TYPE_CHECKING:
-    from crashcast.review.policy import Acceptance
+    from crashcast.review.acceptance import Acceptance
     from crashcast.review.rescoring import Rescored
 
 Ints = NDArray[np.integer]

@@ -10,59 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field
 
-from crashcast.params import Part, PositiveDuration, Section
+from crashcast.review.acceptance import Acceptance
 from crashcast.review.evidence import ANCHOR, Difference, Evidence, Slice
 
 Verdict = Literal["ACCEPT", "REJECT", "INCONCLUSIVE"]
 Form = Literal["improvement", "renewal", "first"]
 Outcome = Literal["pass", "fail", "open", "shown"]
-Positive = Annotated[float, Field(gt=0)]
 
 ERROR = 0.05  # of accepting wrongly, over all looks at one set of test rows; and of every bound that is unadjusted
 POWER = 0.8
 MIN_BLOCKS = 8
 JUDGED_ROWS = ("own", "later", "own and later")  # the base's own test rows, or later than all that it has seen
-
-
-class Guardrails(Part):
-    """Losses that are tolerated; more is a veto where chance does not explain it."""
-
-    event_recall: Positive  # at the alarm budget, absolute
-    lead_h: Positive
-    brier: Positive  # relative to the champion's
-    false_alarms_over_budget: Annotated[float, Field(ge=1)]  # at the challenger's stored threshold
-
-
-class Slices(Part):
-    """Losses that are tolerated in a part of the fleet or a kind of crash."""
-
-    pr_auc: Positive  # of some servers
-    event_recall: Positive  # of a kind of crash
-    min_crashes: Annotated[int, Field(ge=1)]  # with fewer a slice is shown, not judged
-
-
-class Acceptance(Section):
-    """When a retrained model replaces the last one (docs: review/policy.py)."""
-
-    metric: Literal["pr_auc"]
-    min_gain: Annotated[float, Field(ge=0, lt=1)]
-    margin: Annotated[float, Field(gt=0, lt=1)]
-    stale_after: PositiveDuration
-    block: PositiveDuration
-    replicates: Annotated[int, Field(ge=100)]
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    min_groups: Annotated[int, Field(ge=2)]
-    min_servers: Annotated[int, Field(ge=2)]
-    max_denominator_loss: Annotated[float, Field(ge=0, lt=1)]
-    max_latency_ms: Positive  # of scoring 1,000 rows
-    max_size_mb: Positive  # of the model file
-    guardrails: Guardrails
-    slices: Slices
 
 
 class Both(NamedTuple):
