@@ -15,13 +15,13 @@ import pytest
 
 from crashcast.errors import UserError
 from crashcast.modeling import metrics
-from crashcast.review import changes, environments, outputs, pictures, rescoring, revisions
+from crashcast.review import EXIT_STATUS, changes, environments, outputs, pictures, rescoring, revisions
 from crashcast.review.history import History
 from crashcast.review.revisions import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
-    "servers: 300": "servers: 40",
+    "servers: 300": "servers: 60",
     "months: 8": "months: 3",
     "C: [0.01, 0.1, 1.0]": "C: [0.1]",
     "max_iter: 150": "max_iter: 10",
@@ -72,7 +72,7 @@ def here(project: Path, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
     for name, value in s3.items():
         monkeypatch.setenv(name, value)
     yield project
-    run("git reset -q --hard && git checkout -q main && dvc checkout -q", project)
+    run("git reset -q --hard && git checkout -q -f main && dvc checkout -q --force", project)
     assert run("git worktree list", project).stdout.count("\n") == 1
 
 
@@ -105,7 +105,7 @@ def told(revision: Revision, figure: str) -> float:
 
 
 def test_other_training_on_the_same_features_gives_both_models_own_figures(here: Path) -> None:
-    base, head = Revision.find("main"), branch(here, "training", {"C: [0.1]": "C: [0.001]"})
+    base, head = Revision.find("main"), branch(here, "training", {"max_iter: 10": "max_iter: 30"})
     assert base.outs["models"] != head.outs["models"]
     for revision in (base, head):
         revisions.check(revision)
@@ -120,13 +120,13 @@ def test_other_training_on_the_same_features_gives_both_models_own_figures(here:
     assert found.denominators["server_days"]["found"] == pytest.approx(told(head, "server_days"), rel=1e-5)
     assert not found.history.is_corrected
     assert set(found.forward.groups) >= {"seen_servers", "unseen_servers", "group_web"}
-    assert len(found.forward.groups["seen_servers"]) == 40
+    assert len(found.forward.groups["seen_servers"]) == 60
 
 
 def test_a_models_own_code_gives_the_same_scores_in_a_process_of_its_own(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base, head = Revision.find("main"), branch(here, "training", {"C: [0.1]": "C: [0.001]"})
+    base, head = Revision.find("main"), branch(here, "training", {"max_iter: 10": "max_iter: 30"})
     together = rescoring.rescore(base, head).forward.rows
     monkeypatch.setattr(rescoring, "_is_our_code", lambda revision: False)
     assert rescoring.rescore(base, head).forward.rows.equals(together)
@@ -215,7 +215,7 @@ def test_a_first_model_is_judged_against_what_the_evaluation_calls_baselines(her
 def test_a_fresh_clone_fetches_what_the_review_needs_and_no_more(
     here: Path, s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    head = branch(here, "training", {"C: [0.1]": "C: [0.001]"})
+    head = branch(here, "training", {"max_iter: 10": "max_iter: 30"})
     run("git checkout -q training && dvc checkout -q && dvc push -q && git push -q origin training", here)
     run(f"git clone -q {here.parent / 'remote.git'} clone && cd clone && git checkout -q training", tmp_path)
     monkeypatch.chdir(tmp_path / "clone")
@@ -234,7 +234,7 @@ def test_what_was_not_pushed_is_refused(here: Path, s3: dict[str, str], tmp_path
     revisions.check_pushed()
     head = branch(here, "unpushed", {"C: [0.1]": "C: [0.002]"})
     run("git checkout -q unpushed && dvc checkout -q && git push -q origin unpushed", here)
-    with pytest.raises(UserError, match=r"^not on DVC's remote: .*models/model.skops.*`dvc push` where it was made"):
+    with pytest.raises(UserError, match=r"^not on DVC's remote: .*models/.*`dvc push` where it was made"):
         revisions.check_pushed()
     run(f"git clone -q {here.parent / 'remote.git'} clone && cd clone && git checkout -q unpushed", tmp_path)
     monkeypatch.chdir(tmp_path / "clone")
@@ -248,15 +248,15 @@ def test_what_was_not_pushed_is_refused(here: Path, s3: dict[str, str], tmp_path
 
 
 def test_a_damaged_model_is_refused_before_it_is_loaded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    head = branch(here, "training", {"C: [0.1]": "C: [0.001]"})
-    digest = outputs.members(head.outs["models"], "the model")["model.skops"]
+    head = branch(here, "training", {"max_iter: 10": "max_iter: 30"})
+    digest = outputs.members(Revision.find("main").outs["models"], "the model")["model.skops"]  # the first to be used
     file = Path(".dvc/cache/files/md5", digest[:2], digest[2:])
     whole = file.read_bytes()
     monkeypatch.setattr(rescoring.model, "load", lambda folder: pytest.fail("it was loaded"))
     file.unlink()  # the work tree's is the same file
     try:
         file.write_bytes(whole[:-1])
-        with pytest.raises(UserError, match=f"the model of commit {head.name} is damaged: .* remove it"):
+        with pytest.raises(UserError, match=r"the model of commit \w+ is damaged: .* remove it"):
             rescoring.rescore(Revision.find("main"), head)
     finally:
         file.write_bytes(whole)
@@ -277,10 +277,10 @@ def failed(record: dict) -> set[str]:
 
 
 def test_the_command_judges_writes_it_down_and_counts_the_look(here: Path) -> None:
-    branch(here, "training", {"C: [0.1]": "C: [0.001]"})
+    branch(here, "training", {"max_iter: 10": "max_iter: 30"})
     status, _, record = review(here, "training")
-    assert record["verdict"] == "INCONCLUSIVE"  # so few crashes never accept anything
-    assert status == 3
+    assert record["verdict"] in ("REJECT", "INCONCLUSIVE")  # so few crashes never accept anything
+    assert status == EXIT_STATUS[record["verdict"]]
     assert {reason["check"] for reason in record["reasons"] if reason["outcome"] == "open"} >= {"sample size"}
     page = (here / "reports" / "review" / "review.html").read_text()
     assert record["headline"].split(":")[0] in page
@@ -307,19 +307,22 @@ def test_a_first_model_is_judged_against_baselines(here: Path) -> None:
 
 WITHDRAW = """
 import polars as pl
+from datetime import datetime, UTC
 from pathlib import Path
 from crashcast import tables
 from crashcast.review.revisions import COVERAGE
 
-coverage = Path(COVERAGE)
+coverage, end = Path(COVERAGE), datetime(2025, 3, 18, tzinfo=UTC)
 rows = tables.read(coverage)
 coverage.unlink()
-tables.write(coverage, rows.filter(pl.col("server_id").is_in(rows["server_id"].unique().sort()[:8].implode()).not_()))
+some = pl.col("server_id").is_in(rows["server_id"].unique().sort()[:15].implode())
+ended = pl.when(some).then(pl.min_horizontal("covered_to", end)).otherwise("covered_to")
+tables.write(coverage, rows.with_columns(covered_to=ended))
 """
 
 
 def test_an_eased_test_set_is_rejected(here: Path) -> None:
-    """The servers that crash most are said not to be covered by incident records."""
+    """Of half the servers, incidents are said not to have been recorded in the test period."""
     script = here.parent / "withdraw.py"
     script.write_text(WITHDRAW)
     branch(here, "eased", {}, data=f"python {script} && dvc add -q {COVERAGE}")
@@ -377,7 +380,7 @@ def test_a_metric_that_is_no_number_is_refused(here: Path) -> None:
 
 @pytest.mark.parametrize("base", ["main~2", "no-such-branch"])
 def test_a_missing_baseline_is_refused(here: Path, base: str) -> None:
-    branch(here, "training", {"C: [0.1]": "C: [0.001]"})
+    branch(here, "training", {"max_iter: 10": "max_iter: 30"})
     status, told, record = review(here, "training", base)
     assert (status, record) == (2, None)
     assert "has no dvc.lock" in told or "git knows no commit" in told
@@ -392,7 +395,7 @@ def test_a_model_that_was_not_pushed_is_refused(here: Path) -> None:
 
 def test_a_lock_that_does_not_match_is_refused(here: Path) -> None:
     run("git checkout -q -b unrun training", here)
-    edit(here, {"C: [0.001]": "C: [0.004]"})
+    edit(here, {"C: [0.1]": "C: [0.004]"})
     run("git commit -q -a -m unrun", here)
     status, told, record = review(here, "unrun")
     assert (status, record) == (2, None)
@@ -400,20 +403,20 @@ def test_a_lock_that_does_not_match_is_refused(here: Path) -> None:
 
 
 def test_a_policy_that_is_loosened_in_the_same_change_does_not_apply(here: Path) -> None:
-    """The challenger knows nothing but how full disks are, and asks to be accepted all the same."""
+    """So few crashes accept nothing; asked for nothing, they would."""
     loosened = {
-        "columns: all ": "columns: [disk_used_pct] ",
-        "cpu_latency_combo: [cpu_pct, latency_ms]": "{}",
+        "max_iter: 10": "max_iter: 31",
         "min_gain: 0.01 ": "min_gain: 0.0 ",
         "min_groups: 40 ": "min_groups: 2 ",
-        "event_recall: 0.1 ": "event_recall: 1.0 ",
     }
     branch(here, "loosened", loosened)
     status, _, record = review(here, "loosened")
-    assert (status, record["verdict"]) == (1, "REJECT")
+    assert record["verdict"] in ("REJECT", "INCONCLUSIVE")
+    assert status == EXIT_STATUS[record["verdict"]]
     assert record["policy"]["min_groups"] == 40
+    assert any(reason["check"] == "sample size" and reason["outcome"] == "open" for reason in record["reasons"])
     shown = [reason["text"] for reason in record["reasons"] if reason["check"] == "policy"]
-    assert any("acceptance.min_groups changes from 40 to 2" in text for text in shown)
+    assert any("min_groups changes from 40 to 2" in text for text in shown)
 
 
 def test_a_random_split_is_refused(here: Path) -> None:
@@ -456,7 +459,7 @@ def test_a_commit_whose_parameters_were_changed_after_the_run_is_refused(here: P
 
 
 def test_figures_are_those_of_dvc(here: Path) -> None:
-    base, head = Revision.find("main"), branch(here, "training", {"C: [0.1]": "C: [0.001]"})
+    base, head = Revision.find("main"), branch(here, "training", {"max_iter: 10": "max_iter: 30"})
     diff = json.loads(run(f"dvc metrics diff --all --json {base.sha} {head.sha}", here).stdout)
     theirs = {
         (file, name): (values.get("old"), values.get("new"))
@@ -483,7 +486,7 @@ def test_changes_name_parameters_data_candidates_and_features(here: Path, month:
 
 
 def test_pictures_show_who_caught_which_crash(here: Path) -> None:
-    base, head = Revision.find("main"), branch(here, "training", {"C: [0.1]": "C: [0.001]"})
+    base, head = Revision.find("main"), branch(here, "training", {"max_iter: 10": "max_iter: 30"})
     rescored = rescoring.rescore(base, head).forward
     drawn = pictures.draw(rescored)
     json.dumps(drawn, allow_nan=False)

@@ -10,6 +10,7 @@ from crashcast.parts import row_hash
 
 ONE_RULES = {"hours_since_crash": -1, "crashes_7d": 1}  # a feature, and whether more of it is worse
 RANDOM = "random"
+UNKNOWN = -1e9  # where a rule knows nothing, before the records begin, it raises no alarm
 
 
 def one_rules(features: Iterable[str]) -> dict[str, int]:
@@ -35,7 +36,7 @@ def with_baselines(rows: pl.DataFrame, rules: dict[str, int], seed: int) -> pl.D
     DataFrame
         `by_random` and `by_<rule>` beside the rows: the higher, the sooner an alarm.
     """
-    said = {f"by_{name}": sign * pl.col(name) for name, sign in rules.items()}
+    said = {f"by_{name}": (sign * pl.col(name).cast(pl.Float64)).fill_null(UNKNOWN) for name, sign in rules.items()}
     lots = pl.Series(row_hash(rows, seed, "random baseline") / 2.0**64)
     server = pl.col("server_id").cast(pl.Categorical)
     return rows.select("timestamp", server, "label", pl.col("^score$"), by_random=lots, **said)

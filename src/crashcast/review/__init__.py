@@ -84,7 +84,9 @@ def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed
         check_pushed()
     if champion is None:
         return _first(challenger, reserve)
-    if champion.outs[MODELS] == challenger.outs[MODELS]:
+    from crashcast.review.outputs import is_same_model
+
+    if is_same_model(champion, challenger):
         return None
     return _against(champion, challenger, reserve)
 

@@ -30,7 +30,7 @@ from crashcast.review import environments
 from crashcast.review.revisions import LOCK, RAW, Locked, Revision, git
 
 FOLDER = "crashcast-review"  # in DVC's cache folder, beside the memo
-MODELS = "models"
+MODELS, CARD = "models", "card.md"
 TAIL_LINES = 30  # of what a failed run said
 READ_ONLY = 0o444  # as DVC keeps its cache
 
@@ -69,6 +69,12 @@ def locate(digest: str, what: str) -> Path:
 def model_files(revision: Revision) -> dict[str, str]:
     """Return the hash of each file of a commit's model."""
     return members(revision.outs[MODELS], f"the model of commit {revision.name}")
+
+
+def is_same_model(one: Revision, other: Revision) -> bool:
+    """Tell whether two commits have the same model, whatever its card says of how it was chosen."""
+    files, others = ({name: digest for name, digest in model_files(r).items() if name != CARD} for r in (one, other))
+    return files == others
 
 
 def describe_model(revision: Revision) -> dict[str, Any]:
