@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from crashcast import canonical, remote
 from crashcast.errors import UserError
 from crashcast.review.ledger import git, shared_remote
-from crashcast.review.revisions import LOCK, PARAMS, Revision
+from crashcast.review.revisions import LOCK, MODELS, PARAMS, Revision
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 NAME = "crash-model"
-MODELS = "models"  # the output of `train`
 FIRST = "v1.0.0"
 SHOWN_DIGITS = 8
 SAME = ("model", "data", "params")  # what makes two commits the same challenger

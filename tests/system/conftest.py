@@ -1,4 +1,4 @@
-"""A project so small that DVC runs and pushes it in a second, on real servers: git's remote and S3."""
+"""Small projects: without data, and one that DVC runs and pushes in a second, to a real git remote and S3."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ stages:
     deps: [recipe]
     outs: [models]
 """
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a project without data, under git and DVC."""
+    folder = tmp_path_factory.mktemp("template")
+    for name in ("params.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, folder)
+    subprocess.run(["git", "init", "--quiet", "--template=", folder], check=True)
+    Repo.init(folder).close()
+    subprocess.run(["git", "add", "."], cwd=folder, check=True)
+    subprocess.run(["git", "commit", "--quiet", "-m", "begin"], cwd=folder, check=True)
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,6 @@ from cryptography.hazmat.primitives import hashes as hashes_of
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from dvc.repo import Repo
 
 from crashcast import cli, local_s3, tables
 
@@ -224,19 +223,6 @@ def world(new_server: Callable[[], Prometheus]) -> tuple[Prometheus, Series]:
     server.fill(series, KINDS)
     server.start()
     return server, series
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a project without data, under git and DVC."""
-    folder = tmp_path_factory.mktemp("template")
-    for name in ("params.yaml", ".dvcignore"):
-        shutil.copy(ROOT / name, folder)
-    subprocess.run(["git", "init", "--quiet", "--template=", folder], check=True)
-    Repo.init(folder).close()
-    subprocess.run(["git", "add", "."], cwd=folder, check=True)
-    subprocess.run(["git", "commit", "--quiet", "-m", "begin"], cwd=folder, check=True)
-    return folder
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from pathlib import Path
 import hypothesis
 import polars as pl
 import pytest
-from dvc.repo import Repo
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
@@ -47,19 +46,6 @@ db-1,2026-01-31,2026-02-01,db
 }
 
 Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a project without data, under git and DVC."""
-    folder = tmp_path_factory.mktemp("template")
-    for name in ("params.yaml", ".dvcignore"):
-        shutil.copy(ROOT / name, folder)
-    subprocess.run(["git", "init", "--quiet", "--template=", folder], check=True)
-    Repo.init(folder).close()
-    subprocess.run(["git", "add", "."], cwd=folder, check=True)
-    subprocess.run(["git", "commit", "--quiet", "-m", "begin"], cwd=folder, check=True)
-    return folder
 
 
 @pytest.fixture

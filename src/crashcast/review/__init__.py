@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from crashcast.errors import UserError
 from crashcast.review.revisions import (
+    MODELS,
     Revision,
     check,
     check_pushed,
@@ -36,7 +37,6 @@ __all__ = ["EXIT_STATUS", "Review", "default_base", "review"]
 EXIT_STATUS = {"ACCEPT": 0, "REJECT": 1, "INCONCLUSIVE": 3}  # 2: an error
 THE_BASES = "the base's rules"
 VALIDATION = "metrics/validate.json"
-MODELS = "models"
 MB = 1_000_000
 
 

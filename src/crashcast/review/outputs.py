@@ -27,10 +27,10 @@ import yaml
 from crashcast import canonical, memo, remote, tasks
 from crashcast.errors import UserError
 from crashcast.review import environments
-from crashcast.review.revisions import LOCK, RAW, Locked, Revision, git
+from crashcast.review.revisions import LOCK, MODELS, RAW, Locked, Revision, git
 
 FOLDER = "crashcast-review"  # in DVC's cache folder, beside the memo
-MODELS, CARD = "models", "card.md"
+CARD = "card.md"
 TAIL_LINES = 30  # of what a failed run said
 READ_ONLY = 0o444  # as DVC keeps its cache
 

@@ -32,7 +32,7 @@ from crashcast.params import DAY, Alarms, Evaluate, Incidents, Label, Telemetry
 from crashcast.reproduced import TOLERANCE
 from crashcast.review import environments, outputs, scoring
 from crashcast.review.history import History, partition_of
-from crashcast.review.revisions import COVERAGE, INCIDENTS, Revision
+from crashcast.review.revisions import COVERAGE, INCIDENTS, MODELS, Revision
 from crashcast.tables import Partition
 
 LABELS, FEATURES, SPLIT = "data/labels", "data/features", "data/split.json"
@@ -473,7 +473,7 @@ def _score(contestant: Contestant, rows: Path, place: Path) -> tuple[NDArray[np.
     features = outputs.lay_out(
         contestant.features, place / "features", f"{FEATURES} {commit}", lambda path: Path(path).parts[0] in names
     )
-    model_folder = outputs.lay_out(revision.outs[outputs.MODELS], place / "model", f"the model {commit}")
+    model_folder = outputs.lay_out(revision.outs[MODELS], place / "model", f"the model {commit}")
     (place / "scores").mkdir()
     arguments = (model_folder, features, rows, place / "scores")
     python = environments.interpreter(revision, outputs.folder())

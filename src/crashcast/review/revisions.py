@@ -26,6 +26,7 @@ from crashcast.params import Section
 PIPELINE, LOCK, PARAMS = "dvc.yaml", "dvc.lock", "params.yaml"
 TELEMETRY, INCIDENTS, COVERAGE = "data/raw/telemetry", "data/raw/incidents.parquet", "data/raw/coverage.parquet"
 RAW = (TELEMETRY, INCIDENTS, COVERAGE)
+MODELS = "models"  # the output of `train`
 CONFLICT = re.compile(rb"^(<<<<<<<|=======|>>>>>>>)", re.MULTILINE)
 OPTIONAL_FIGURE = re.compile(r"slices\..+")  # of too few crashes to say anything
 SHOWN_DIGITS = 8
