@@ -93,6 +93,8 @@ def main() -> None:
         if name == "size":
             command.add_argument("--raw", type=Path, help="raw data that is there already, instead of demo fleets")
     arguments = parser.parse_args()
+    if arguments.folder:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         if arguments.command == "size":
             figures = size(Path(folder), arguments.servers, arguments.months, arguments.raw)

@@ -16,9 +16,9 @@ from crashcast.modeling import events
 from crashcast.modeling.estimators import Candidate, candidates, fit, log_odds
 from crashcast.modeling.model import Model, calibration
 from crashcast.params import Alarms, Label, Telemetry, Train
-from crashcast.review.acceptance import Acceptance
+from crashcast.review.acceptance import Acceptance, look_error
 from crashcast.review.evidence import Evidence, gather
-from crashcast.review.policy import Both, Facts, Reason, decide, look_error
+from crashcast.review.policy import Both, Facts, Reason, decide
 from crashcast.review.rescoring import Rescored
 from crashcast.review.two_way import pr_auc_influence, steps_of
 

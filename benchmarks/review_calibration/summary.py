@@ -12,8 +12,8 @@ from scipy.stats import beta, t
 from sklearn.linear_model import LogisticRegression
 
 from crashcast.canonical import write_json
-from crashcast.review.acceptance import Acceptance
-from crashcast.review.policy import ERROR, POWER, look_error
+from crashcast.review.acceptance import ERROR, Acceptance, look_error
+from crashcast.review.policy import POWER
 
 Pair = dict[str, Any]
 

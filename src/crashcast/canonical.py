@@ -11,9 +11,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 SIGNIFICANT_DIGITS = 6  # what a reader can use; later ones differ between CPU types
+
+
+class Signature(NamedTuple):
+    """What changes when a file is changed."""
+
+    device: int
+    inode: int
+    changed_ns: int
+    size_bytes: int
 
 
 @contextmanager
@@ -102,6 +111,12 @@ def _canonical(value: Any, digits: int, where: str) -> Any:
             raise ValueError(f"{where} is {value}: only finite numbers can be compared between commits")
         return float(f"{value:.{digits}g}")
     return value
+
+
+def signature(path: Path) -> Signature:
+    """Return what changes when a file is changed; its bytes are not read."""
+    status = path.stat()
+    return Signature(status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 def md5(path: Path) -> str:

@@ -23,7 +23,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
@@ -33,7 +33,7 @@ from uuid import uuid4
 import polars as pl
 
 from crashcast import closure, memo
-from crashcast.canonical import sha256
+from crashcast.canonical import Signature, sha256, signature
 from crashcast.errors import UserError
 from crashcast.params import Section
 from crashcast.tables import Partition, partition_at
@@ -45,7 +45,6 @@ from crashcast.tasks import (
     Results,
     Task,
     execute,
-    file_digest,
     frame_bytes,
     frame_digest,
 )
@@ -342,6 +341,16 @@ class _Crew:
             raise UserError(
                 f"the scheduler {self.scheduler} went away: start it and run again; what was done is not done again"
             ) from None
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of an input file."""
+    return _sha256(path, signature(path))
+
+
+@cache
+def _sha256(path: Path, _: Signature) -> str:  # a file is a task's own and the next one's tail
+    return sha256(path)
 
 
 def pack(stage: str, compute: Compute, task: Task, key: str, shared: str) -> tuple[str, dict[str, Path | pl.DataFrame]]:

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from crashcast.canonical import replacing, sha256
+from crashcast.canonical import replacing, sha256, signature
 
 MAX_REMEMBERED = 50_000  # of some 130 bytes
 SETTLED_NS = 50_000_000  # a file hashed sooner after its last change could change again without another time
@@ -36,10 +36,10 @@ class Digests:
 
     def of(self, path: Path) -> str:
         """Return the SHA-256 of a file."""
-        before, began_ns = path.stat(), time.time_ns()
-        key = f"{before.st_dev} {before.st_ino} {before.st_mtime_ns} {before.st_size}"
+        before, began_ns = signature(path), time.time_ns()
+        key = " ".join(map(str, before))
         digest = self._known.pop(key, None) or sha256(path)
-        if began_ns - before.st_mtime_ns > SETTLED_NS:
+        if began_ns - before.changed_ns > SETTLED_NS:
             self._known[key] = digest  # the last used at the end
         return digest
 

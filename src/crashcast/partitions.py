@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from crashcast import memo, tables
-from crashcast.canonical import replacing_folder
+from crashcast.canonical import replacing_folder, signature
 from crashcast.errors import UserError
 from crashcast.memo import Memo
 from crashcast.params import Execution
 from crashcast.tables import Partition
-from crashcast.tasks import Compute, Counts, Results, Task, execute, signature
+from crashcast.tasks import Compute, Counts, Results, Task, execute
 
 if TYPE_CHECKING:
     from crashcast.cluster import Cluster
@@ -77,7 +77,7 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
         if cluster and missing:
             results = cluster.compute_all(stage, compute, waiting, [keys[index] for index in missing], aside)
         else:
-            size = sum(signatures[path][-1] for path in {path for task in waiting for path in task.files})
+            size = sum(signatures[path].size_bytes for path in {path for task in waiting for path in task.files})
             results = _compute_all(compute, waiting, aside, min(_workers(rules, size), len(missing)))
         with _progress(stage, len(missing)) as advance, closing(results):
             for position, counts in results:

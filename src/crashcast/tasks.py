@@ -11,14 +11,12 @@ import json
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from crashcast import closure, tables
-from crashcast.canonical import sha256
 from crashcast.memo import Memo
 from crashcast.params import Section
 from crashcast.tables import Partition
@@ -26,7 +24,6 @@ from crashcast.tables import Partition
 Counts = dict[str, Any]
 Compute = Callable[..., tuple[pl.DataFrame, Counts]]
 Results = Generator[tuple[int, Counts], None, None]  # the position of a task and its counts, as they are done
-Signature = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -118,22 +115,6 @@ class Task:
             "inputs": {name: fingerprint(item, self.partition, store) for name, item in self.inputs.items()},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def signature(path: Path) -> Signature:
-    """Return what changes when a file is changed: its inode, time and size."""
-    status = path.stat()
-    return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of an input file."""
-    return _sha256(path, signature(path))
-
-
-@cache
-def _sha256(path: Path, _: Signature) -> str:  # a file is a task's own and the next one's tail
-    return sha256(path)
 
 
 def fingerprint(item: Any, own: Partition, store: Memo) -> Any:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import yaml
 
+from crashcast.canonical import Signature, signature
 from crashcast.errors import UserError
 
 PIPELINE, PARAMS = Path("dvc.yaml"), Path("params.yaml")
-Signatures = dict[Path, tuple[int, int, int]]
+Signatures = dict[Path, Signature]
 
 
 @contextmanager
@@ -50,6 +51,5 @@ def _signatures(declared: list[Path]) -> Signatures:
     for path in declared:
         for file in path.rglob("*") if path.is_dir() else [path]:
             if file.is_file():
-                status = file.stat()
-                found[file] = status.st_ino, status.st_mtime_ns, status.st_size
+                found[file] = signature(file)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import pytest
 
 from crashcast.errors import UserError
 from crashcast.review import ledger
+from crashcast.review.acceptance import look_error
 from crashcast.review.ledger import Look, look, record
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
@@ -60,12 +60,6 @@ def write(repository: Path, text: str, shell: Shell) -> None:
     shell(command, cwd=repository, input=text)
 
 
-def test_the_errors_add_up_to_five_percent() -> None:
-    assert ledger.error(1) == pytest.approx(0.05 * 6 / math.pi**2)
-    assert ledger.error(3) == pytest.approx(ledger.error(1) / 9)
-    assert 0.0499 < sum(map(ledger.error, range(1, 1000))) < 0.05
-
-
 def test_each_distinct_challenger_takes_the_next_number_on_its_rows() -> None:
     assert numbers("rows", "a", "b", "a", "c") == [1, 2, 1, 3]
     assert numbers("other rows", "c", "a") == [1, 2]
@@ -79,7 +73,7 @@ def test_a_look_knows_the_verdicts_on_those_before_it() -> None:
     record("rows", "c", "ACCEPT")
 
     assert (seen.number, seen.previous) == (3, ("REJECT", "no verdict"))
-    assert seen.error == ledger.error(3)
+    assert seen.error == look_error(3)
     assert look("rows", "c") == seen
     assert look("rows", "a").previous == ()
 
@@ -103,7 +97,7 @@ def test_without_a_remote_it_says_that_the_ledger_is_this_clones_alone(alone: Pa
 
     assert taken == Look(
         1,
-        ledger.error(1),
+        look_error(1),
         (),
         True,
         "No git remote: the ledger of looks (refs/crashcast/looks) is kept in this clone alone.",

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from crashcast.review import policy
-from crashcast.review.acceptance import Acceptance
+from crashcast.review.acceptance import Acceptance, look_error
 from crashcast.review.evidence import ANCHOR, Difference, Evidence, Slice
 from crashcast.review.policy import Both, Facts, decide
 
@@ -94,8 +94,9 @@ def test_the_primary_metric_must_gain_enough_for_certain(gain, error, expected):
 
 
 def test_later_looks_are_held_to_less_error():
-    assert sum(map(policy.look_error, range(1, 100_000))) < policy.ERROR
-    assert all(sooner > later for sooner, later in pairwise(map(policy.look_error, range(1, 30))))
+    assert look_error(1) == pytest.approx(0.05 * 6 / math.pi**2)
+    assert look_error(3) == pytest.approx(look_error(1) / 9)
+    assert 0.0499 < sum(map(look_error, range(1, 1000))) < 0.05
     assert verdict(evidence(0.035)) == "ACCEPT"
     assert verdict(evidence(0.035), replace(FACTS, look=20)) == "INCONCLUSIVE"
 
@@ -308,10 +309,10 @@ def test_where_vetoes_come_too_often_no_gain_is_detectable():
 def test_rows_of_the_record():
     found = evidence(0.05, anchor=0.02, slices=[part("group_a", -0.2), part("group_b", 0.0, crashes=3)])
     decision = decide({"base": found}, POLICY, FACTS)
-    primary, anchor, recall, *_ = rows = policy.difference_rows(found, POLICY, decision)
+    primary, anchor, recall, *_ = rows = policy.difference_rows(found, POLICY, decision.form, decision.error)
     assert [row["role"] for row in rows] == ["primary", "shown", "guardrail", "guardrail", "guardrail"]
     assert primary["low"] == pytest.approx(0.05 - 1.9 * 0.01, abs=1e-3)
-    assert primary["confidence"] == pytest.approx(1 - 2 * policy.look_error(1))
+    assert primary["confidence"] == pytest.approx(1 - 2 * look_error(1))
     assert (primary["margin"], anchor["margin"], recall["margin"]) == (0.01, 0.02, 0.05)
     assert [row["vetoed"] for row in policy.slice_rows(found, POLICY, FACTS)] == [True, False]
     assert [row["judged"] for row in policy.slice_rows(found, POLICY, FACTS)] == [True, False]

@@ -27,7 +27,7 @@ from crashcast.canonical import md5
 from crashcast.errors import UserError
 from crashcast.params import Clean
 from crashcast.tables import partition_at
-from crashcast.tasks import File, Period, Task, file_digest
+from crashcast.tasks import File, Period, Task
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 import dask  # noqa: E402
@@ -337,13 +337,13 @@ def test_errors_are_those_of_one_process(project):
 def test_a_damaged_input_is_uploaded_again(project):
     february = MONTHS[1].path(Path("in"))
     tables.write(february, tables.read(february).with_columns(pl.col("value") + 1))  # which no worker has yet
-    digest = file_digest(february)
+    digest = cluster.file_digest(february)
     (damaged := Path("..", "shared", "inputs", digest)).parent.mkdir()
     damaged.write_bytes(b"damaged")
     with pytest.raises(UserError, match=rf"inputs/{digest} is missing or damaged: run `dvc repro` again"):
         run("one_missing")
     run("one_missing")
-    assert file_digest(damaged) == digest
+    assert cluster.file_digest(damaged) == digest
 
 
 def test_the_stages_share_a_bucket(project, machines, s3, monkeypatch, capsys):

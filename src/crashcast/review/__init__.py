@@ -185,7 +185,7 @@ def _judged(rescored: dict[str, Rescored], acceptance: Acceptance, facts: Facts,
 
     evidence = {name: gather(one, acceptance, budget) for name, one in rescored.items()}
     decision = decide(evidence, acceptance, facts)
-    rows = {name: difference_rows(found, acceptance, decision) for name, found in evidence.items()}
+    rows = {name: difference_rows(found, acceptance, decision.form, decision.error) for name, found in evidence.items()}
     # of several baselines, the hardest to beat
     shown = min(rows, key=lambda name: rows[name][0]["difference"]) if facts.is_first else next(iter(rows))
     found, one = evidence[shown], rescored[shown]
@@ -217,8 +217,9 @@ def _judged(rescored: dict[str, Rescored], acceptance: Acceptance, facts: Facts,
 
 def _reversed(rescoring: Rescoring, acceptance: Acceptance, budget: float) -> dict[str, Any]:
     """Compare on what remains of the champion's test period: told, and never decides."""
+    from crashcast.review.acceptance import ERROR
     from crashcast.review.evidence import gather
-    from crashcast.review.policy import ERROR, Decision, difference_rows
+    from crashcast.review.policy import difference_rows
 
     if isinstance(rescoring.reverse, str):
         return {"not_judged": rescoring.reverse}
@@ -228,8 +229,7 @@ def _reversed(rescoring: Rescoring, acceptance: Acceptance, budget: float) -> di
         return {"not_judged": str(error)}
     if found.groups < acceptance.min_groups or found.servers_with_crashes < acceptance.min_servers:
         return {"not_judged": f"{found.groups} groups of crashes on {found.servers_with_crashes} servers are too few"}
-    nothing = Decision("INCONCLUSIVE", None, "", (), ERROR, None)
-    rows = difference_rows(found, acceptance, nothing)
+    rows = difference_rows(found, acceptance, None, ERROR)
     return {"differences": [row | {"role": "shown", "margin": None} for row in rows]}
 
 

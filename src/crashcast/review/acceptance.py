@@ -1,13 +1,15 @@
-"""The section `acceptance` of params.yaml: when a retrained model replaces the last one."""
+"""The section `acceptance` of params.yaml: when a retrained model replaces the last one; and how sure that must be."""
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from crashcast.params import Part, PositiveDuration, Section
 
+ERROR = 0.05  # of accepting wrongly, over all looks at one set of test rows; and of every bound that is unadjusted
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -45,3 +47,11 @@ class Acceptance(Section):
     max_size_mb: Positive  # of the model file
     guardrails: Guardrails
     slices: Slices
+
+
+def look_error(look: int) -> float:
+    """Return the one-sided error to which the k-th look, from 1, is held; those of all looks add up to `ERROR`.
+
+    Source: Bonferroni's inequality with unequal shares; the sum of 1/k^2 is pi^2/6 (Euler).
+    """
+    return ERROR * 6 / (math.pi * look) ** 2

@@ -15,7 +15,7 @@ import polars as pl
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.review import outputs
-from crashcast.review.history import History, partition_of
+from crashcast.review.history import partition_of
 from crashcast.review.revisions import COVERAGE, INCIDENTS, PIPELINE, TELEMETRY, Revision, flatten, git
 
 CODE = ("src", PIPELINE, "requirements.txt")
@@ -29,7 +29,7 @@ COMES_AND_GOES = {
 }
 
 
-def between(base: Revision, head: Revision, history: History | None = None) -> dict[str, Any]:
+def between(base: Revision, head: Revision) -> dict[str, Any]:
     """Return what changed, as the decision record has it.
 
     Returns
@@ -38,7 +38,7 @@ def between(base: Revision, head: Revision, history: History | None = None) -> d
         `parameters` and `policy` (the section `acceptance`): what differs, with its value at either commit, null where
         there is none. `code`: paths. `data`: what each piece of raw data holds at either commit, of those that differ.
         `features`: `added` and `removed`. `candidates`: the PR-AUC of each on validation, and the chosen one.
-        `metrics`: every figure of either commit, differing or not. `history`: corrections of what the base had.
+        `metrics`: every figure of either commit, differing or not.
 
     Raises
     ------
@@ -63,7 +63,6 @@ def between(base: Revision, head: Revision, history: History | None = None) -> d
         },
         "candidates": candidates_between(base, head),
         "metrics": metrics_between(base, head),
-        "history": {"counts": history.counts, "listed": history.listed} if history and history.is_corrected else {},
     }
 
 

@@ -13,7 +13,6 @@ commit that it replaces, and whoever comes second reads again and takes the next
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import random
 import subprocess
@@ -27,10 +26,10 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from crashcast import canonical
 from crashcast.errors import UserError
+from crashcast.review.acceptance import look_error
 
 REF = "refs/crashcast/looks"
 FILE = "looks.json"
-ERROR = 0.05  # of all looks at one set of rows together
 REFUSALS = 4  # pushes that fail though nobody else pushed: the remote says no, and not because of a lock
 RACES = 100  # lost to other reviews
 WAIT_S = 0.2  # at most, after the first failure; then twice that, and so on up to LONGEST_WAIT_S
@@ -79,14 +78,6 @@ Ledger = dict[Name, list[Entry]]  # rows: looks, in their order
 _FORMAT = TypeAdapter(Ledger)
 
 
-def error(number: int) -> float:
-    """Return the error to which the k-th look is held: 0.05 x 6 / (pi^2 k^2), which add up to 0.05.
-
-    Source: Bonferroni's inequality with unequal shares; the sum of 1/k^2 is pi^2/6 (Euler).
-    """
-    return ERROR * 6 / (math.pi * number) ** 2
-
-
 def identity(model: str, data: Mapping[str, str], params: str) -> str:
     """Return what makes a challenger distinct, from its hashes: of the model, of each input, of the parameters.
 
@@ -124,7 +115,7 @@ def look(rows: str, challenger: str, policy: str | None = None, reserve: bool = 
         note = "This look was not written down: another challenger may be judged under the same number."
     number = 1 + _index(looks, challenger)
     previous = tuple(entry.verdict or NO_VERDICT for entry in looks[: number - 1])
-    return Look(number, error(number), previous, reserve, note)
+    return Look(number, look_error(number), previous, reserve, note)
 
 
 def record(rows: str, challenger: str, verdict: Verdict) -> None:

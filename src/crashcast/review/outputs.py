@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 import yaml
 
-from crashcast import canonical, memo, remote, tasks
+from crashcast import canonical, memo, remote
 from crashcast.errors import UserError
 from crashcast.review import environments
 from crashcast.review.revisions import LOCK, MODELS, RAW, Locked, Revision, git
@@ -61,7 +61,7 @@ def locate(digest: str, what: str) -> Path:
     """
     fetch([digest], what)
     path = _cached(digest)
-    if _md5(path, tasks.signature(path)) != digest.removesuffix(".dir"):
+    if _md5(path, canonical.signature(path)) != digest.removesuffix(".dir"):
         raise UserError(f"{what} is damaged: {path} is not what its name says; remove it and `dvc fetch`")
     return path
 
@@ -365,5 +365,5 @@ def _cache_folder(_: Path) -> Path:
 
 
 @cache
-def _md5(path: Path, _: tasks.Signature) -> str:
+def _md5(path: Path, _: canonical.Signature) -> str:
     return canonical.md5(path)

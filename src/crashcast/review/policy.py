@@ -14,14 +14,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from crashcast.review.acceptance import Acceptance
+from crashcast.review.acceptance import ERROR, Acceptance, look_error
 from crashcast.review.evidence import ANCHOR, Difference, Evidence, Slice
 
 Verdict = Literal["ACCEPT", "REJECT", "INCONCLUSIVE"]
 Form = Literal["improvement", "renewal", "first"]
 Outcome = Literal["pass", "fail", "open", "shown"]
 
-ERROR = 0.05  # of accepting wrongly, over all looks at one set of test rows; and of every bound that is unadjusted
 POWER = 0.8
 MIN_BLOCKS = 8
 JUDGED_ROWS = ("own", "later", "own and later")  # the base's own test rows, or later than all that it has seen
@@ -99,11 +98,6 @@ class Decision:
     reasons: tuple[Reason, ...]
     error: float
     detectable: float | None
-
-
-def look_error(look: int) -> float:
-    """Return the one-sided error of the k-th look; those of all looks add up to `ERROR` (Euler: 1 + 1/4 + ... )."""
-    return ERROR * 6 / (np.pi**2 * look**2)
 
 
 def decide(evidence: Mapping[str, Evidence], acceptance: Acceptance, facts: Facts) -> Decision:
@@ -424,10 +418,10 @@ def _headline(verdict: Verdict, form: Form, reasons: list[Reason]) -> str:
     return f"{opening}: {first}."
 
 
-def difference_rows(found: Evidence, acceptance: Acceptance, decision: Decision) -> list[dict[str, Any]]:
+def difference_rows(found: Evidence, acceptance: Acceptance, form: Form | None, error: float) -> list[dict[str, Any]]:
     """Return the differences as the decision record lists them.
 
-    The primary metric's interval leaves out the look's error on either side, so that its limit is the bound that
+    The primary metric's interval leaves out the look's `error` on either side, so that its limit is the bound that
     decides; the others' leave out 5 %.
     """
     margins = guardrail_margins(found, acceptance)
@@ -444,15 +438,15 @@ def difference_rows(found: Evidence, acceptance: Acceptance, decision: Decision)
                 "unit": one.unit,
                 "better": one.better,
                 "role": "primary" if name == "pr_auc" else "guardrail" if name in margins else "shown",
-                "margin": _primary_margin(name, acceptance, decision) if is_primary else margins[name],
-                **_interval(one, decision.error if is_primary else ERROR),
+                "margin": _primary_margin(name, acceptance, form) if is_primary else margins[name],
+                **_interval(one, error if is_primary else ERROR),
             }
         )
     return rows
 
 
-def _primary_margin(name: str, acceptance: Acceptance, decision: Decision) -> float:
-    return acceptance.margin if name == ANCHOR or decision.form == "renewal" else acceptance.min_gain
+def _primary_margin(name: str, acceptance: Acceptance, form: Form | None) -> float:
+    return acceptance.margin if name == ANCHOR or form == "renewal" else acceptance.min_gain
 
 
 def slice_rows(found: Evidence, acceptance: Acceptance, facts: Facts) -> list[dict[str, Any]]:
