@@ -23,6 +23,7 @@ from dvc.repo import Repo
 from crashcast import tables
 from crashcast.canonical import md5
 from crashcast.errors import UserError
+from crashcast.sources import files
 from crashcast.sources.incidents import api as apis
 from crashcast.sources.incidents.collect import collect
 from crashcast.sources.incidents.settings import TicketSource
@@ -428,6 +429,18 @@ def test_what_was_imported_before_stays(configure: Callable[..., None]) -> None:
     before = hashes()
     run()
     assert hashes() == before
+
+
+def test_an_import_that_starts_over_forgets_what_was_collected(configure: Callable[..., None]) -> None:
+    configure("opsgenie")
+    assert run().returncode == 0
+    hours = pl.datetime_range(datetime(2026, 3, 1), datetime(2026, 3, 4), "1h", time_zone="UTC", eager=True)
+    pl.DataFrame({"time": hours, "host": "db-9", "cpu_pct": range(len(hours))}).write_csv("samples.csv")
+    Path("incidents.csv").write_text("host,start\ndb-9,2026-03-02 08:50:00\n")
+    files.import_files([Path("samples.csv")], Path("incidents.csv"), replace=True)
+    assert not [path for path in FILES[1:] if path.exists() or path.with_name(f"{path.name}.dvc").exists()]
+    assert run().returncode == 0
+    assert ("db-9", "import") in rows("data/raw/incidents.parquet", "server_id", "source")
 
 
 MARCH = ("2026-03-01T00:00:00Z", "2026-03-31T00:00:00Z")

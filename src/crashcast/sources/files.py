@@ -38,7 +38,7 @@ from crashcast.params import (
 )
 from crashcast.sources import inference, merging, settings
 from crashcast.sources.columns import SUFFIXES, show
-from crashcast.sources.places import COVERAGE, DEMO_TRUTH, INCIDENTS, RAW, TELEMETRY
+from crashcast.sources.places import COVERAGE, DEMO_TRUTH, INCIDENTS, RAW, SOURCES_FILE, TELEMETRY, TICKETS_FILE
 from crashcast.sources.records import Records, Samples, read_coverage, read_incidents, read_samples
 from crashcast.sources.tracking import forget, track
 from crashcast.tables import CRASH, KEYS, Partition
@@ -144,6 +144,12 @@ def import_files(
         with _exchanged(places, aside):
             track([TELEMETRY, INCIDENTS, COVERAGE])
     forget(DEMO_TRUTH)  # nobody could pull what only the demo's own clone has
+    if known is None:
+        for collected in (
+            TICKETS_FILE,
+            SOURCES_FILE,
+        ):  # of what was replaced: the next `crashcast incidents` would merge it
+            forget(collected)
     return report.lines()
 
 

@@ -1,7 +1,9 @@
-"""Where raw data lies: what the demo and the import write."""
+"""Where raw data lies: what the demo, the import and the collectors write."""
 
 from pathlib import Path
 
 RAW = Path("data/raw")
 TELEMETRY, INCIDENTS, COVERAGE = RAW / "telemetry", RAW / "incidents.parquet", RAW / "coverage.parquet"
+TICKETS_FILE = RAW / "tickets.parquet"  # who said so and when, and the incident_id that each ticket is part of
+SOURCES_FILE = RAW / "ticket_sources.parquet"  # when each source was recorded
 DEMO_TRUTH = Path("data/demo")  # for an oracle, never for a model

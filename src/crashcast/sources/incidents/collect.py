@@ -22,12 +22,10 @@ from crashcast.sources.incidents import api, exports
 from crashcast.sources.incidents.outages import merge, starts_after_report
 from crashcast.sources.incidents.settings import Tickets, TicketSource
 from crashcast.sources.incidents.tickets import TICKETS, LeftOut, Understood, understand
-from crashcast.sources.places import COVERAGE, INCIDENTS, RAW
+from crashcast.sources.places import COVERAGE, INCIDENTS, RAW, SOURCES_FILE, TICKETS_FILE
 from crashcast.sources.tracking import track
 from crashcast.tables import CRASH, TIMESTAMP
 
-TICKETS_FILE = RAW / "tickets.parquet"  # who said so and when: `TICKETS` and the incident_id that each is part of
-SOURCES_FILE = RAW / "ticket_sources.parquet"  # when each source was recorded
 SOURCES: dict[str, Any] = {"source": pl.String, "covered_from": TIMESTAMP, "covered_to": TIMESTAMP}
 LEFT_OUT_FILE = Path("reports/tickets_left_out.csv")
 IMPORTED = "import"  # the source of incidents that `crashcast import` wrote
