@@ -11,10 +11,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from crashcast.canonical import replacing, sha256, signature
+from crashcast.canonical import Signature, replacing, sha256, signature
 
 MAX_REMEMBERED = 50_000  # of some 130 bytes
 SETTLED_NS = 50_000_000  # a file hashed sooner after its last change could change again without another time
+WORTH_WAITING_BYTES = 50_000_000  # reading more than this once more costs more than to wait until it has settled
 
 
 class Digests:
@@ -36,10 +37,16 @@ class Digests:
 
     def of(self, path: Path) -> str:
         """Return the SHA-256 of a file."""
-        before, began_ns = signature(path), time.time_ns()
+        before = signature(path)
         key = " ".join(map(str, before))
-        digest = self._known.pop(key, None) or sha256(path)
-        if began_ns - before.changed_ns > SETTLED_NS:
+        digest = self._known.pop(key, None)
+        settled = _has_settled(before)
+        if digest is None:
+            if not settled and before.size_bytes > WORTH_WAITING_BYTES:
+                time.sleep(SETTLED_NS / 1e9)
+                settled = _has_settled(before)
+            digest = sha256(path)
+        if settled:
             self._known[key] = digest  # the last used at the end
         return digest
 
@@ -51,3 +58,7 @@ class Digests:
     def forget(self) -> None:
         """Read every file again from now on."""
         self._known.clear()
+
+
+def _has_settled(before: Signature) -> bool:
+    return time.time_ns() - before.changed_ns > SETTLED_NS

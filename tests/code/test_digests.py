@@ -62,6 +62,16 @@ def test_what_was_written_a_moment_ago_is_read_again(file: Path, tmp_path: Path)
     assert digests.of(file) == sha256(b"two")
 
 
+def test_a_large_file_is_remembered_as_soon_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crashcast.digests.WORTH_WAITING_BYTES", 2)
+    digests = Digests(tmp_path / "digests.json")
+    now = time.time_ns()
+    write(tmp_path / "file", b"one", now)
+    digests.of(tmp_path / "file")
+    write(tmp_path / "file", b"two", now)  # nobody could see it
+    assert digests.of(tmp_path / "file") == sha256(b"one")
+
+
 @pytest.mark.parametrize("content", ["", "[1]", '{"a": '])
 def test_a_damaged_memory_is_as_if_empty(file: Path, tmp_path: Path, content: str) -> None:
     (tmp_path / "digests.json").write_text(content)
