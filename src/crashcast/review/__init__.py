@@ -12,6 +12,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,18 +75,22 @@ def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed
     """
     challenger = Revision.find(head)
     check_work_tree(challenger)
-    check(challenger)
-    champion = Revision.find(base) if base is not None else None
-    if champion:
-        if champion == challenger:
-            raise UserError(f"{head} is {base}: there is nothing to compare; name the champion's commit: --base REV")
-        check(champion)
-    if pushed:
-        check_pushed()
+    with ThreadPoolExecutor(1) as beside:  # DVC's answer takes seconds
+        answer = beside.submit(check_pushed) if pushed else None
+        check(challenger)
+        champion = Revision.find(base) if base is not None else None
+        if champion:
+            if champion == challenger:
+                raise UserError(
+                    f"{head} is {base}: there is nothing to compare; name the champion's commit: --base REV"
+                )
+            check(champion)
+        from crashcast.review.outputs import is_same_model
+
+        if answer:
+            answer.result()
     if champion is None:
         return _first(challenger, reserve)
-    from crashcast.review.outputs import is_same_model
-
     if is_same_model(champion, challenger):
         return None
     return _against(champion, challenger, reserve)
