@@ -22,9 +22,10 @@ from crashcast import remote
 from crashcast.doctor import repair
 from crashcast.doctor.bucket import OBJECTS, REQUESTS, Bucket, connect
 from crashcast.doctor.cache import Cache, is_whole
-from crashcast.doctor.needs import FILES_THAT_POINT, members
+from crashcast.doctor.needs import FILES_THAT_POINT
 from crashcast.doctor.reading import MB, side_by_side
 from crashcast.errors import UserError
+from crashcast.listing import members
 from crashcast.review.revisions import git
 
 HASH = re.compile(rb"\b[0-9a-f]{32}(?:\.dir\b|\b)")
@@ -165,7 +166,7 @@ def _needed(trees: list[Path], cache: Cache, bucket: Bucket, stored: Iterable[st
         path = cache.path(md5)
         listing = path.read_bytes() if is_whole(path, md5) else bucket.read(md5)
         if listing is not None:
-            return {*members(listing).values()}
+            return {*members(listing, md5).values()}
         if path.exists() or md5 in stored:
             raise UserError(
                 f"{md5}, a list of files that a commit names, is damaged: crashcast doctor --all-commits --repair"

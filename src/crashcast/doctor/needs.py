@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -120,11 +119,6 @@ def parse(content: bytes, where: str) -> dict[str, Any]:
     if not isinstance(held, dict):
         raise UserError(f"{where} holds nothing that DVC writes")
     return held
-
-
-def members(listing: bytes) -> dict[str, str]:
-    """Return the files of a folder's list, its hash checked: paths and hashes."""
-    return {entry["relpath"]: entry["md5"] for entry in json.loads(listing)}
 
 
 def _outputs(revision: Revision) -> Iterator[Output | Finding]:

@@ -16,8 +16,9 @@ from crashcast.doctor import repair
 from crashcast.doctor.bucket import REQUESTS, Bucket
 from crashcast.doctor.cache import Cache, State, is_whole
 from crashcast.doctor.findings import Finding
-from crashcast.doctor.needs import Object, Output, members
+from crashcast.doctor.needs import Object, Output
 from crashcast.doctor.reading import side_by_side
+from crashcast.listing import RefusedListError, members
 
 SHOWN = 3
 REPAIR = "crashcast doctor --repair"
@@ -48,7 +49,11 @@ def check(
     """
     inside: dict[Output, list[Object]] = {}
     for output in outputs:
-        things = _objects(output, cache, bucket)
+        try:
+            things = _objects(output, cache, bucket)
+        except RefusedListError as error:
+            yield Finding("error", _where(output), str(error), f"find out who committed it; dvc add {output.path}")
+            continue
         if things is None:
             yield Finding(
                 "error",
@@ -83,7 +88,7 @@ def _objects(output: Output, cache: Cache, bucket: Bucket | None) -> list[Object
     listing = path.read_bytes() if is_whole(path, output.md5) else bucket.read(output.md5) if bucket else None
     if listing is None:
         return None
-    files = members(listing).items()
+    files = members(listing, _where(output)).items()
     return [
         Object(output.md5, output.path, len(listing)),
         *(Object(md5, f"{output.path}/{name}", None) for name, md5 in files),

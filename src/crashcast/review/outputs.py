@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 import yaml
 
-from crashcast import canonical, memo, remote
+from crashcast import canonical, listing, memo, remote
 from crashcast.errors import UserError
 from crashcast.review import environments
 from crashcast.review.revisions import LOCK, MODELS, RAW, Locked, Revision, git
@@ -47,8 +47,7 @@ def members(digest: str, what: str) -> dict[str, str]:
     what : str
         What it is, for an error.
     """
-    listing = json.loads(locate(digest, what).read_text(encoding="utf-8"))
-    return {entry["relpath"]: entry["md5"] for entry in listing}
+    return listing.members(locate(digest, what).read_bytes(), what)
 
 
 def locate(digest: str, what: str) -> Path:
@@ -60,7 +59,7 @@ def locate(digest: str, what: str) -> Path:
         Where neither the cache nor the remote has it, or it is damaged.
     """
     fetch([digest], what)
-    path = _cached(digest)
+    path = cached(digest)
     if _md5(path, canonical.signature(path)) != digest.removesuffix(".dir"):
         raise UserError(f"{what} is damaged: {path} is not what its name says; remove it and `dvc fetch`")
     return path
@@ -92,7 +91,7 @@ def fetch(digests: Iterable[str], what: str) -> None:
     UserError
         Where the remote does not answer, or lacks something.
     """
-    missing = {digest for digest in digests if not _cached(digest).exists()}
+    missing = {digest for digest in digests if not cached(digest).exists()}
     if not missing:
         return
     from dvc.exceptions import DvcException
@@ -105,7 +104,7 @@ def fetch(digests: Iterable[str], what: str) -> None:
             repo.cloud.pull({HashInfo("md5", digest) for digest in missing})
     except (DvcException, OSError) as error:
         raise UserError(f"{what} cannot be fetched from DVC's remote: {error}") from None
-    if any(not _cached(digest).exists() for digest in missing):
+    if any(not cached(digest).exists() for digest in missing):
         raise UserError(
             f"{what} is neither in DVC's cache nor on its remote, {remote.url()}: `dvc push` where it was made"
         )
@@ -130,21 +129,21 @@ def lay_out(digest: str, target: Path, what: str, wanted: Callable[[str], bool] 
 def hold(path: Path) -> str:
     """Put a file into DVC's cache, and return its hash."""
     digest = canonical.md5(path)
-    if not _cached(digest).exists():
-        with canonical.replacing(_cached(digest)) as aside:
+    if not cached(digest).exists():
+        with canonical.replacing(cached(digest)) as aside:
             shutil.copyfile(path, aside)
             aside.chmod(READ_ONLY)
     return digest
 
 
-def hold_folder(listing: Mapping[str, str]) -> str:
+def hold_folder(files: Mapping[str, str]) -> str:
     """Put a folder of files that DVC's cache holds into it, and return the folder's hash."""
-    entries = [{"md5": listing[path], "relpath": path} for path in sorted(listing)]
+    entries = [{"md5": files[path], "relpath": path} for path in sorted(files)]
     with temporary() as folder:
         (folder / "listing").write_text(json.dumps(entries, sort_keys=True), encoding="utf-8")
         digest = canonical.md5(folder / "listing")
-        if not _cached(f"{digest}.dir").exists():
-            with canonical.replacing(_cached(f"{digest}.dir")) as aside:
+        if not cached(f"{digest}.dir").exists():
+            with canonical.replacing(cached(f"{digest}.dir")) as aside:
                 shutil.copyfile(folder / "listing", aside)
                 aside.chmod(READ_ONLY)
     return f"{digest}.dir"
@@ -183,7 +182,7 @@ def compute(revision: Revision, raw: Mapping[str, str], wanted: Collection[str],
     UserError
         Where the commit's environment cannot be set up, or a stage of it fails or refuses the data.
     """
-    stages, known = _upstream(revision, wanted), {**known, **runs_of(revision)}
+    stages, known = upstream(revision, wanted), {**known, **runs_of(revision)}
     found, missing = _recall(revision, stages, raw, known)
     if missing:
         _run(revision, missing, found)
@@ -196,14 +195,14 @@ def compute(revision: Revision, raw: Mapping[str, str], wanted: Collection[str],
 def recipe(revision: Revision, path: str) -> list[tuple[str, dict[str, Any], dict[str, str]]]:
     """Return by which commands, parameters and code a commit makes an output, whatever the data."""
     made = {*RAW, *revision.outs}
-    entries = [revision.lock[name] for name in _upstream(revision, [path])]
+    entries = [revision.lock[name] for name in upstream(revision, [path])]
     return [
         (entry.command, entry.params, {name: digest for name, digest in entry.deps.items() if name not in made})
         for entry in entries
     ]
 
 
-def _upstream(revision: Revision, wanted: Collection[str]) -> list[str]:
+def upstream(revision: Revision, wanted: Collection[str]) -> list[str]:
     """Return the stages that make `wanted`, each after those that it needs."""
     maker = {path: name for name, stage in revision.stages.items() for path in stage.outs}
     if unknown := sorted(path for path in wanted if path not in maker):
@@ -256,10 +255,10 @@ def _kept(key: str) -> dict[str, str] | None:
 
 def is_held(digest: str) -> bool:
     """Tell whether DVC's cache has all of a file or folder."""
-    path = _cached(digest)
+    path = cached(digest)
     if not digest.endswith(".dir"):
         return path.exists()
-    return path.exists() and all(_cached(entry["md5"]).exists() for entry in json.loads(path.read_bytes()))
+    return path.exists() and all(cached(entry["md5"]).exists() for entry in json.loads(path.read_bytes()))
 
 
 def _run(revision: Revision, stages: list[str], inputs: Mapping[str, str]) -> None:
@@ -355,7 +354,8 @@ def _link(source: Path, target: Path) -> None:
     target.symlink_to(source)
 
 
-def _cached(digest: str) -> Path:
+def cached(digest: str) -> Path:
+    """Return where DVC's cache has an object, or would have it."""
     return _cache_folder(Path.cwd()) / "files" / "md5" / digest[:2] / digest[2:]
 
 
