@@ -19,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train a predictor of server crashes: bring in data, then `dvc repro`. Run from the root of the project.",
 )
+data_app = typer.Typer(no_args_is_help=True, help="What versions of the data hold, and how they differ.")
+app.add_typer(data_app, name="data")
 NEXT = """Next:
   git add params.yaml data/raw/*.dvc data/raw/.gitignore && git commit -m "{}"
   dvc repro"""
@@ -176,6 +178,56 @@ def reproduced(
     from crashcast.reproduced import compare
 
     print("\n".join(compare(revision)) or f"Every output has the bytes of {revision}.")
+
+
+@data_app.command("log")
+def data_log(
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="Such as data/raw or data/labels.", show_default="all that DVC keeps")
+    ] = None,
+    revision: Annotated[str, typer.Option("--rev", help="The commit to begin with.")] = "HEAD",
+    number: Annotated[int | None, typer.Option("--max-count", "-n", min=1, help="How many commits to show.")] = None,
+    on_remote: Annotated[
+        bool, typer.Option("--remote", help="Read footers on DVC's remote too, by ranges; nothing is kept.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show which commits changed which dataset: rows, servers, partitions, incidents, size (docs/data-versions.md)."""
+    from rich.console import Console
+
+    from crashcast.canonical import json_text
+    from crashcast.versions import log
+
+    commits = log.history(paths or (), revision, number, on_remote)
+    if as_json:
+        print(json_text(log.as_json(commits)))
+    else:
+        log.show(commits, Console())
+
+
+@data_app.command("diff")
+def data_diff(
+    base: Annotated[str, typer.Argument(metavar="REV", help="The earlier commit.")],
+    head: Annotated[str, typer.Argument(metavar="[REV]", help="The later one.")] = "HEAD",
+    paths: Annotated[
+        list[str] | None,
+        typer.Option("--path", help="Such as data/raw; may be repeated.", show_default="all that DVC keeps"),
+    ] = None,
+    pull: Annotated[bool, typer.Option("--pull", help="Fetch the files that differ from DVC's remote.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare the data of two commits, by partition and column: 0 the same, 1 it differs, 2 not all could be read."""
+    from rich.console import Console
+
+    from crashcast.canonical import json_text
+    from crashcast.versions import diff
+
+    found = diff.diff(base, head, paths or (), pull)
+    if as_json:
+        print(json_text(diff.as_json(found)))
+    else:
+        diff.show(found, Console())
+    raise typer.Exit(diff.exit_status(found))
 
 
 @app.command()

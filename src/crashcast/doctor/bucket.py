@@ -130,12 +130,18 @@ class Bucket:
                 return True
         return self.hash_of(md5) == digest  # damaged, says the server: believe only one's own eyes
 
-    def hash_of(self, md5: str) -> str:
-        """Read an object and return the MD5 of its content."""
+    @contextmanager
+    def open(self, md5: str, block_bytes: int = BLOCK_BYTES) -> Iterator[Any]:
+        """Give an object as a file that asks the server for the ranges that are read, in blocks of at least so much."""
         with (
             _telling(f"get_object {md5}"),
-            self.fs.open(f"{self.name}/{self.object_key(md5)}", "rb", block_size=BLOCK_BYTES) as file,
+            self.fs.open(f"{self.name}/{self.object_key(md5)}", "rb", block_size=block_bytes) as file,
         ):
+            yield file
+
+    def hash_of(self, md5: str) -> str:
+        """Read an object and return the MD5 of its content."""
+        with self.open(md5) as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
     def hashes_of(self, objects: dict[str, int]) -> dict[str, str]:
