@@ -1,7 +1,7 @@
 # `make` alone sets up, runs the pipeline and shows the verdict; `make help` lists the rest.
 .DEFAULT_GOAL := all
 .PHONY: all env dev data pipeline verdict docs publish push pull s3 lint format test test-slow hooks lock clean help \
-	doctor gc review secrets audit licences sbom
+	doctor gc reproduce review secrets audit licences sbom
 .NOTPARALLEL:  # `all` is a sequence
 
 BIN := .venv/bin/
@@ -80,6 +80,9 @@ doctor: env  ## look for data that is lost, damaged or not pushed; ARGS=--repair
 
 gc: env  ## delete what no commit needs: shows it first, and asks
 	@$(S3) --elsewhere=run -- crashcast gc --remote $(ARGS)
+
+reproduce: env  ## rebuild a commit from its raw data alone, and compare every hash with its dvc.lock; REV=v1.0.0
+	@$(S3) --elsewhere=run -- crashcast reproduce $(or $(REV),HEAD) $(ARGS)
 
 review: env  ## judge HEAD's model against that of the main branch; ARGS="--base REV" names another
 	@$(S3) --elsewhere=run -- crashcast review $(ARGS)

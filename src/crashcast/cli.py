@@ -180,6 +180,28 @@ def reproduced(
     print("\n".join(compare(revision)) or f"Every output has the bytes of {revision}.")
 
 
+@app.command()
+def reproduce(
+    revision: Annotated[str, typer.Argument(metavar="REV", help="The commit to rebuild.")] = "HEAD",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Rebuild a commit from its raw data alone, in a worktree, and compare every output with its dvc.lock.
+
+    Exit status: 0 the same bytes, 3 other bytes whose figures agree, 1 it differs, 2 it could not be rebuilt.
+    """
+    from rich.console import Console
+
+    from crashcast.canonical import json_text
+    from crashcast.versions import rebuild
+
+    found = rebuild.rebuild(revision)
+    if as_json:
+        print(json_text(rebuild.as_json(found)))
+    else:
+        rebuild.show(found, Console())
+    raise typer.Exit(rebuild.EXIT_STATUS[found.verdict])
+
+
 @data_app.command("log")
 def data_log(
     paths: Annotated[

@@ -83,11 +83,12 @@ def _far_apart(path: Path, revision: str) -> Iterator[str]:
     now = dict(_figures(json.loads(path.read_text(encoding="utf-8") if path.exists() else "{}")))
     for name in sorted(before | now):
         old, new = before.get(name), now.get(name)
-        if old != new and not _close(old, new):
+        if old != new and not is_close(old, new):
             yield f"  {path}: {name} was {old}, is {new}"
 
 
-def _close(old: Any, new: Any) -> bool:
+def is_close(old: Any, new: Any) -> bool:
+    """Tell whether two figures agree as far as types of CPU let them."""
     numbers = isinstance(old, int | float) and isinstance(new, int | float)
     return numbers and bool(abs(new - old) <= TOLERANCE * max(abs(old), abs(new)))
 

@@ -32,6 +32,7 @@ from crashcast.review.revisions import LOCK, MODELS, RAW, Locked, Revision, git
 FOLDER = "crashcast-review"  # in DVC's cache folder, beside the memo
 CARD = "card.md"
 TAIL_LINES = 30  # of what a failed run said
+SAME_DATA = ", on the data that both models are to be judged on"
 READ_ONLY = 0o444  # as DVC keeps its cache
 
 Runs = Mapping[str, Mapping[str, str]]  # what stages wrote, by the key of all that they depend on
@@ -270,12 +271,12 @@ def _run(revision: Revision, stages: list[str], inputs: Mapping[str, str]) -> No
         local = project / ".dvc" / "config.local"
         local.write_text(f"[cache]\n    dir = {memo.cache_folder().resolve()}\n", encoding="utf-8")
         for path in sorted(needed & inputs.keys()):
-            _place(inputs[path], project / path, f"{path} of the review")
+            put(inputs[path], project / path, f"{path} of the review")
         if raw := [path for path in RAW if path in needed]:
-            _call(python, project, "dvc", "add", "--quiet", *raw)
+            call(python, project, "dvc", "add", "--quiet", *raw)
             # `validate` takes for accepted what git's index, here the worktree's own, holds
-            _call(python, project, "git", "add", *(f"{path}.dvc" for path in raw))
-        _call(python, project, "dvc", "repro", "--quiet", "--single-item", *stages)
+            call(python, project, "git", "add", *(f"{path}.dvc" for path in raw))
+        call(python, project, "dvc", "repro", "--quiet", "--single-item", *stages)
         written = yaml.safe_load((project / LOCK).read_text(encoding="utf-8"))["stages"]
         for name in stages:
             entry = Locked.of(written[name])
@@ -283,11 +284,29 @@ def _run(revision: Revision, stages: list[str], inputs: Mapping[str, str]) -> No
             canonical.write_json(_record(_key(entry.command, entry.params, entry.deps)), outs)
 
 
-def _call(python: Path, project: Path, program: str, *arguments: str) -> None:
+def call(python: Path, project: Path, program: str, *arguments: str, why: str = SAME_DATA, **variables: str) -> None:
+    """Run a program with the code and environment of another commit, and pass on what it says.
+
+    Parameters
+    ----------
+    python : Path
+        The environment's.
+    project : Path
+        That commit's worktree.
+    why : str
+        Ends the sentence that its failure is told in.
+    **variables
+        Of its environment.
+
+    Raises
+    ------
+    UserError
+        Where it fails.
+    """
     command = [*([python, "-m", program] if program == "dvc" else [program]), *arguments]
     said: deque[str] = deque(maxlen=TAIL_LINES)
     with subprocess.Popen(
-        command, cwd=project, env=environments.variables(python), text=True,
+        command, cwd=project, env=environments.variables(python) | variables, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as process:  # fmt: skip
         assert process.stdout is not None
@@ -296,8 +315,8 @@ def _call(python: Path, project: Path, program: str, *arguments: str) -> None:
             print(f"  {line.rstrip()}", file=sys.stderr)
     if process.returncode:
         raise UserError(
-            f"`{' '.join(map(str, [program, *arguments]))}` failed with the code of another commit, on the data that "
-            f"both models are to be judged on:\n{''.join(said).rstrip()}"
+            f"`{' '.join([program, *arguments])}` failed with the code of another commit{why}:\n"
+            f"{''.join(said).rstrip()}"
         )
 
 
@@ -339,14 +358,14 @@ def _record(key: str) -> Path:
     return folder() / "runs" / key[:2] / f"{key}.json"
 
 
-def _place(digest: str, target: Path, what: str) -> None:
+def put(digest: str, target: Path, what: str) -> None:
     """Put a file or folder where stages can work with it: hard links, as DVC's own."""
     files = members(digest, what) if digest.endswith(".dir") else {"": digest}
     fetch(files.values(), what)
     for path, member in files.items():
-        place = target / path if path else target
-        place.parent.mkdir(parents=True, exist_ok=True)
-        memo.link(locate(member, what), place)
+        file = target / path if path else target
+        file.parent.mkdir(parents=True, exist_ok=True)
+        memo.link(locate(member, what), file)
 
 
 def _link(source: Path, target: Path) -> None:

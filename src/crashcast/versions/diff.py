@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import textwrap
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -24,6 +27,7 @@ from crashcast.versions.rows import KOLMOGOROV_SMIRNOV, Column, Difference, comp
 
 SHOWN = 12  # columns of a partition, or figures of a file
 TEXT_WIDTH = 60
+MODEL = ".skops"
 LEGEND = (
     "largest: the largest change of a value. shift: how far apart the distributions are, 0 the same, 1 nothing in "
     "common; KS: the Kolmogorov-Smirnov distance, TV: the total variation distance."
@@ -45,7 +49,7 @@ class File:
     difference : Difference or None
         Of a table in both.
     figures : dict or None
-        Of JSON in both: what differs, by name, before and after.
+        Of JSON or a model's file in both: what differs, by name, before and after.
     unread : str or None
         Why it could not be read.
     """
@@ -129,7 +133,7 @@ def exit_status(found: Sequence[Dataset]) -> int:
 
 
 def read_difference(before: Path, after: Path, name: str) -> tuple[Difference | None, dict[str, Any] | None]:
-    """Return what differs between two versions of a file: rows and columns of a table, figures of JSON.
+    """Return what differs between two versions of a file: rows and columns of a table, figures of JSON or a model.
 
     Parameters
     ----------
@@ -143,18 +147,34 @@ def read_difference(before: Path, after: Path, name: str) -> tuple[Difference | 
     """
     if name.endswith(TABLE):
         return compare(before, after), None
-    if not name.endswith(".json"):
+    if not name.endswith((".json", MODEL)):
         return None, None
-    old, new = (_figures(path) for path in (before, after))
+    old, new = (_figures(path, name) for path in (before, after))
     names = dict.fromkeys([*old, *new])
     return None, {key: (old.get(key), new.get(key)) for key in names if old.get(key) != new.get(key)}
 
 
-def _figures(path: Path) -> dict[str, Any]:
+def _figures(path: Path, name: str) -> dict[str, Any]:
     try:
-        return dict(_leaves(json.loads(path.read_bytes())))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"no JSON: {error}") from None
+        content = _members(path) if name.endswith(MODEL) else json.loads(path.read_bytes())
+        return dict(_leaves(content))
+    except (ValueError, RecursionError, zipfile.BadZipFile) as error:
+        raise UserError(f"unreadable: {error}") from None
+
+
+def _members(path: Path) -> dict[str, Any]:
+    """Return the numbers in a model's file, by its members; nothing of it is loaded as an object."""
+    found: dict[str, Any] = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name.endswith(".json"):
+                found[name] = json.loads(content)
+                continue
+            array = np.load(io.BytesIO(content), allow_pickle=False)
+            fields = array.dtype.names
+            found[name] = {field: array[field].tolist() for field in fields} if fields else array.tolist()
+    return found
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -166,7 +186,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         for number, item in enumerate(value):
             yield from _leaves(item, f"{name}[{number}]")
     else:
-        yield name, value
+        yield name, None if value != value else value  # NaN would differ from itself
 
 
 def _datasets(name: str) -> dict[str, Output]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.stats import ks_2samp
 
 from crashcast import tables
 from crashcast.tables import KEYS
@@ -154,6 +153,8 @@ def _column(
 
 
 def _kolmogorov_smirnov(old: pl.Series, new: pl.Series) -> float:
+    from scipy.stats import ks_2samp
+
     if old.is_empty() or new.is_empty():
         return float(old.len() != new.len())
     with np.errstate(divide="ignore"):  # of the p-value of a handful of rows, which is not used
