@@ -1,9 +1,11 @@
-"""Small projects: without data, and one that DVC runs and pushes in a second, to a real git remote and S3."""
+"""Small projects: without data, with data and this project's Makefile, and one that DVC runs and pushes in a second."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +33,34 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(["git", "add", "."], cwd=folder, check=True)
     subprocess.run(["git", "commit", "--quiet", "-m", "begin"], cwd=folder, check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def data_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a project with two files of data and this one's Makefile, not committed yet."""
+    here = tmp_path_factory.mktemp("data-project")
+    (here / ".dvc").mkdir()
+    for name in ("Makefile", "params.yaml", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
+        shutil.copy(ROOT / name, here / name)
+    (here / ".venv").symlink_to(sys.prefix)
+    (here / ".gitignore").write_text("/.venv\n")
+    data = here / "data/raw/telemetry"
+    data.mkdir(parents=True)
+    (data / "one").write_text("1")
+    (data / "two").write_text("2")
+    subprocess.run("git init -q -b main && dvc add -q data/raw/telemetry", shell=True, cwd=here, check=True)
+    return here
+
+
+@pytest.fixture(scope="session")
+def make() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a target of a project's Makefile in the environment that runs the tests."""
+
+    def make(project: Path, target: str, port: int, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = ["make", "--old-file=env", f"S3_PORT={port}", target, *more]
+        return subprocess.run(command, cwd=project, env=os.environ | environment, text=True, capture_output=True)
+
+    return make
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import shutil
 import socket
@@ -19,12 +18,7 @@ from crashcast import cli, local_s3
 ROOT = Path(__file__).parents[2]
 DATA = "data/raw/telemetry"
 NOT_REACHED, NOT_PUSHED = "cannot be reached", "never pushed"
-
-
-def make(project: Path, target: str, port: int, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a target in the environment that runs the tests."""
-    command = ["make", "--old-file=env", f"S3_PORT={port}", target]
-    return subprocess.run(command, cwd=project, env=os.environ | environment, text=True, capture_output=True)
+Make = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def remote_of(project: Path, url: str, endpoint: str) -> None:
@@ -32,26 +26,11 @@ def remote_of(project: Path, url: str, endpoint: str) -> None:
     (project / ".dvc/config.local").write_text(f"['remote \"s3\"']\nurl = {url}\nendpointurl = {endpoint}\n")
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a project with two files of data."""
-    here = tmp_path_factory.mktemp("template")
-    (here / ".dvc").mkdir()
-    for name in ("Makefile", "params.yaml", ".dvc/config", ".dvc/.gitignore"):
-        shutil.copy(ROOT / name, here / name)
-    (here / ".venv").symlink_to(sys.prefix)
-    (here / DATA).mkdir(parents=True)
-    (here / DATA / "one").write_text("1")
-    (here / DATA / "two").write_text("2")
-    subprocess.run(f"git init -q && dvc add -q {DATA}", shell=True, cwd=here, check=True)
-    return here
-
-
 @pytest.fixture
-def project(template: Path, tmp_path: Path, port: int, shell: Callable[..., object]) -> Path:
+def project(data_project: Path, tmp_path: Path, port: int, shell: Callable[..., object]) -> Path:
     """Return that project, committed; its remote is a local S3 server of its own."""
     here = tmp_path / "project"
-    shutil.copytree(template, here, symlinks=True)
+    shutil.copytree(data_project, here, symlinks=True)
     config = here / ".dvc/config"
     config.write_text(config.read_text().replace(local_s3.endpoint(), local_s3.endpoint(port)))
     shell("git add Makefile params.yaml .dvc data && git commit -q -m one", cwd=here)
@@ -73,7 +52,7 @@ def clone(project: Path, tmp_path: Path, shell: Callable[..., object]) -> Path:
     return tmp_path / "clone"
 
 
-def test_a_second_clone_pulls_what_the_first_pushed(project: Path, clone: Path, port: int) -> None:
+def test_a_second_clone_pulls_what_the_first_pushed(make: Make, project: Path, clone: Path, port: int) -> None:
     pushed = make(project, "push", port)
     pulled = make(clone, "pull", port)
 
@@ -84,7 +63,7 @@ def test_a_second_clone_pulls_what_the_first_pushed(project: Path, clone: Path, 
     assert status.stdout == "Data and pipelines are up to date.\n"
 
 
-def test_data_that_was_not_pushed_is_called_that(clone: Path, port: int) -> None:
+def test_data_that_was_not_pushed_is_called_that(make: Make, clone: Path, port: int) -> None:
     done = make(clone, "pull", port)
 
     assert done.returncode != 0
@@ -92,7 +71,9 @@ def test_data_that_was_not_pushed_is_called_that(clone: Path, port: int) -> None
     assert NOT_REACHED not in done.stderr
 
 
-def test_imported_data_is_pulled_once_and_never_simulated(project: Path, clone: Path, home: Path, port: int) -> None:
+def test_imported_data_is_pulled_once_and_never_simulated(
+    make: Make, project: Path, clone: Path, home: Path, port: int
+) -> None:
     params = (clone / "params.yaml").read_text()
     (clone / "params.yaml").write_text(re.sub(r"source: \w+", "source: import", params))
     assert make(project, "push", port).returncode == 0
@@ -107,7 +88,9 @@ def test_imported_data_is_pulled_once_and_never_simulated(project: Path, clone: 
 
 
 @pytest.mark.parametrize("target", ["pull", "push"])
-def test_a_server_that_does_not_answer_is_called_that(clone: Path, port: int, s3: dict[str, str], target: str) -> None:
+def test_a_server_that_does_not_answer_is_called_that(
+    make: Make, clone: Path, port: int, s3: dict[str, str], target: str
+) -> None:
     remote_of(clone, "s3://ours/dvc", "http://127.0.0.1:1")
 
     done = make(clone, target, port, **s3)
@@ -125,7 +108,7 @@ def test_a_server_that_does_not_answer_is_called_that(clone: Path, port: int, s3
     ],
 )
 def test_a_missing_bucket_and_wrong_keys_are_not_mistaken_for_data_that_was_not_pushed(
-    clone: Path, port: int, s3: dict[str, str], url: str, environment: dict[str, str], reason: str
+    make: Make, clone: Path, port: int, s3: dict[str, str], url: str, environment: dict[str, str], reason: str
 ) -> None:
     remote_of(clone, url, s3["AWS_ENDPOINT_URL"])
 
@@ -138,7 +121,7 @@ def test_a_missing_bucket_and_wrong_keys_are_not_mistaken_for_data_that_was_not_
 
 
 def test_a_bucket_of_ones_own_gets_ones_own_keys_and_no_local_server(
-    project: Path, clone: Path, home: Path, port: int, s3: dict[str, str]
+    make: Make, project: Path, clone: Path, home: Path, port: int, s3: dict[str, str]
 ) -> None:
     for folder in (project, clone):
         remote_of(folder, "s3://crashcast/ours", s3["AWS_ENDPOINT_URL"])
@@ -151,7 +134,7 @@ def test_a_bucket_of_ones_own_gets_ones_own_keys_and_no_local_server(
     assert not home.exists()
 
 
-def test_make_itself_pushes_to_the_local_server_alone(project: Path, port: int) -> None:
+def test_make_itself_pushes_to_the_local_server_alone(make: Make, project: Path, port: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
         remote_of(project, "s3://ours/dvc", f"http://127.0.0.1:{elsewhere.getsockname()[1]}")
         done = make(project, "publish", port)
