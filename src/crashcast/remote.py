@@ -34,7 +34,6 @@ def check() -> None:
         Where the server does not answer, refuses the credentials or has no such bucket. Kinds of remote other than S3
         are not checked.
     """
-    from botocore.exceptions import BotoCoreError, ClientError
     from dvc.fs import get_cloud_fs
 
     config, _ = default()
@@ -47,8 +46,17 @@ def check() -> None:
     bucket, _, prefix = path.partition("/")
     try:
         filesystem.fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
-    except (OSError, BotoCoreError, ClientError) as error:
-        raise UserError(f"DVC's remote {url()} cannot be reached: {error}") from None
+    except failures() as error:
+        raise UserError(f"DVC's remote {url()} cannot be reached: {error or type(error).__name__}") from None
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return what S3 clients raise where the network or the server fails, or answers what cannot be read."""
+    from aiohttp import ClientError as ConnectionFailed
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    return OSError, BotoCoreError, ClientError, ConnectionFailed, ResponseParserError
 
 
 def default() -> tuple[dict[str, Any], dict[str, Any]]:

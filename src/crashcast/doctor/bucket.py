@@ -339,11 +339,7 @@ def _protection(bucket: Bucket, where: str) -> Iterator[Finding]:
 @contextmanager
 def _telling(what: str) -> Iterator[None]:
     """Turn what S3 clients raise into a message."""
-    from aiohttp import ClientError as ConnectionFailed
-    from botocore.exceptions import BotoCoreError, ClientError
-    from botocore.parsers import ResponseParserError
-
     try:
         yield
-    except (OSError, BotoCoreError, ClientError, ConnectionFailed, ResponseParserError) as error:
+    except remote.failures() as error:
         raise UserError(f"{what}: {error or type(error).__name__}") from None
