@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -194,3 +195,45 @@ def test_a_folders_list_whose_names_lead_elsewhere_makes_no_link(here: Path, can
     with pytest.raises(UserError, match=r"the model of commit 1 is refused: .* names '../canary'"):
         outputs.lay_out(digest, here / "laid", "the model of commit 1")
     assert not canary.is_symlink()
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        zipfile.ZipFile("models/model.skops", "w", zipfile.ZIP_DEFLATED) as bomb,
+        bomb.open("schema.json", "w") as file,
+    ):
+        for _ in range(200):
+            file.write(bytes(1 << 20))
+    assert Path("models/model.skops").stat().st_size < 1 << 20
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_, **__: pytest.fail("it was unpacked"))
+
+    refused(r"would unpack to 209,715,200 bytes")
+
+
+def test_members_that_share_their_bytes_are_refused_before_they_are_read(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many names for one stretch of the file: no member is compressed, and all together are a bomb."""
+    content = bytes(1 << 20)
+    with zipfile.ZipFile("models/model.skops", "w", zipfile.ZIP_STORED) as bomb:
+        bomb.writestr("schema.json", content)
+        first = bomb.infolist()[0]
+        for number in range(100):
+            twin = copy.copy(first)
+            twin.filename = f"{number}.npy"
+            bomb.filelist.append(twin)
+        bomb._didModify = True
+    with zipfile.ZipFile("models/model.skops") as bomb:
+        assert len(bomb.infolist()) == 101
+    assert Path("models/model.skops").stat().st_size < 2 << 20
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_, **__: pytest.fail("it was read"))
+
+    refused("would unpack to 105,906,176 bytes")
+
+
+def test_an_array_that_claims_to_be_vast_fills_no_memory(here: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**15,)})
+    rewrite({array_in(): header.getvalue()})
+
+    refused("holds no readable model")

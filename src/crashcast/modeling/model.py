@@ -128,6 +128,7 @@ def load(folder: Path) -> Model:
         described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         if absent := sorted({field.name for field in fields(Model)} - {"estimator", *described}):
             raise ValueError(f"model.json lacks {', '.join(absent)}")
+        _check_size(archive)
         unknown = sorted(set(skops.io.get_untrusted_types(file=archive)) - set(TRUSTED))
         if unknown:
             raise UserError(f"{archive} is refused: it holds {', '.join(unknown)}, which no model of crashcast does")
@@ -138,6 +139,16 @@ def load(folder: Path) -> Model:
         raise
     except Exception as error:  # a damaged archive may provoke any
         raise UserError(f"{folder} holds no readable model ({error}): `dvc pull` or `dvc repro train`") from None
+
+
+def _check_size(archive: Path) -> None:
+    """Refuse what would unpack to more than the file holds, and fill the memory; `save` compresses nothing."""
+    with zipfile.ZipFile(archive) as packed:
+        members = packed.infolist()
+    unpacked_bytes = sum(member.file_size for member in members)
+    is_stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    if not is_stored or unpacked_bytes > archive.stat().st_size:
+        raise ValueError(f"model.skops would unpack to {unpacked_bytes:,} bytes, and is not packed as `train` packs it")
 
 
 def _check(model: Model) -> None:
