@@ -56,7 +56,8 @@ def failures() -> tuple[type[Exception], ...]:
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
 
-    return OSError, BotoCoreError, ClientError, ConnectionFailed, ResponseParserError
+    # the last two: a number or a name in an answer that came over damaged
+    return OSError, BotoCoreError, ClientError, ConnectionFailed, ResponseParserError, ValueError, KeyError
 
 
 def default() -> tuple[dict[str, Any], dict[str, Any]]:

@@ -95,15 +95,15 @@ class Bucket:
     def _listed(self, folder: str) -> list[tuple[str, Stored]]:
         prefix, listed = self.key(OBJECTS, folder) + "/", []
         token: dict[str, str] = {}
-        while True:
-            page = self.call("list_objects_v2", Prefix=prefix, **token)
-            for entry in page.get("Contents", ()):
-                rest = entry["Key"].removeprefix(prefix)
-                told = Stored(entry["Size"], entry["ETag"].strip('"'), time.time() - entry["LastModified"].timestamp())
-                listed.append((folder + rest, told))
-            if not page.get("IsTruncated"):
-                return listed
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+        with _telling("list_objects_v2"):
+            while True:
+                page = self.call("list_objects_v2", Prefix=prefix, **token)
+                for entry in page.get("Contents", ()):
+                    rest, age_s = entry["Key"].removeprefix(prefix), time.time() - entry["LastModified"].timestamp()
+                    listed.append((folder + rest, Stored(entry["Size"], entry["ETag"].strip('"'), age_s)))
+                if not page.get("IsTruncated"):
+                    return listed
+                token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def vouches(self, md5: str, told: Stored, copy: Path) -> bool | None:
         """Return whether the server's own checksums show that an object is what its name says; None: they do not tell.
@@ -197,9 +197,11 @@ class Bucket:
         """Make an older version of an object the current one, where the bucket keeps versions and one is whole."""
         key = self.object_key(md5)
         versions = self.call("list_object_versions", Prefix=key).get("Versions", ())
-        for version in sorted(versions, key=lambda version: version["LastModified"], reverse=True):
-            number = version["VersionId"]
-            if version["Key"] == key and self._is_whole_version(md5, number):
+        with _telling("list_object_versions"):
+            newest_first = sorted(versions, key=lambda version: version["LastModified"], reverse=True)
+            numbers = [version["VersionId"] for version in newest_first if version["Key"] == key]
+        for number in numbers:
+            if self._is_whole_version(md5, number):
                 self.call("copy_object", Key=key, CopySource={"Bucket": self.name, "Key": key, "VersionId": number})
                 self._check_kept(md5)
                 return True
