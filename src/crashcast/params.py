@@ -269,12 +269,21 @@ class Incidents(Section):
     unresolved_outage: PositiveDuration
 
 
+Evidence = Literal["tickets", "restarts", "gaps", "storms", "annotations"]
+
+
 class Label(Section):
-    """What a crash label means (docs: label.py)."""
+    """What a crash label means, and who is believed about crashes (docs/labels.md)."""
 
     lead: Duration
     horizon: PositiveDuration
     recovery: Duration
+    aggregate: Literal["dawid_skene", "majority", "tickets"] = "tickets"
+    evidence: list[Evidence] = ["tickets"]
+    same_event: Duration = timedelta(hours=3)
+    uptime_metric: str | None = None  # hours since the last boot
+    error_metric: str | None = None
+    error_storm: float = 20
 
     @property
     def reach(self) -> timedelta:

@@ -202,13 +202,15 @@ def read_incidents(path: Path, rules: Incidents) -> pl.DataFrame:
         closed) and `reported_at` (when the team could know; started_at + reporting_delay where the source has none),
         sorted by (started_at, server_id, kind).
     """
-    return (
-        read(path, ["server_id", "kind", "started_at", "resolved_at", "reported_at"])
-        .with_columns(
-            pl.col("resolved_at").fill_null(pl.col("started_at") + rules.unresolved_outage),
-            pl.col("reported_at").fill_null(pl.col("started_at") + rules.reporting_delay),
-        )
-        .sort("started_at", "server_id", "kind", "resolved_at", "reported_at")
+    records = read(path, ["server_id", "kind", "started_at", "resolved_at", "reported_at"])
+    return complete_incidents(records, rules).sort("started_at", "server_id", "kind", "resolved_at", "reported_at")
+
+
+def complete_incidents(records: pl.DataFrame, rules: Incidents) -> pl.DataFrame:
+    """Return incidents with what the records leave open filled in: see `read_incidents`."""
+    return records.with_columns(
+        pl.col("resolved_at").fill_null(pl.col("started_at") + rules.unresolved_outage),
+        pl.col("reported_at").fill_null(pl.col("started_at") + rules.reporting_delay),
     )
 
 

@@ -1,7 +1,9 @@
-"""Say for every row whether its server is about to crash: 1, 0, or unknown.
+"""Say which crashes happened, and for every row whether its server is about to crash: 1, 0, or unknown.
 
-In: the clean rows' keys, the incidents, the coverage. Out: keys, `label` (null is unknown) and `reason` (why it is
-unknown), and `metrics/label.json` with the counts of each.
+In: the clean rows' keys; and what is known of crashes: incident records and their coverage, raw telemetry, people's
+annotations. Out: the labels, that is keys, `label` (null is unknown) and `reason` (why it is unknown); the incidents
+that are believed and the votes that say why (docs/labels.md); `metrics/label.json` with counts and what each source
+is worth.
 
 A row at t is 1 where a crash of its server starts in (t + lead, t + lead + horizon]. It is unknown, never 0, where the
 records cannot tell: see `Reason`. Unknown wins over 1: nobody can act on a warning during an outage.
@@ -12,6 +14,7 @@ from __future__ import annotations
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
@@ -19,6 +22,7 @@ import polars as pl
 from crashcast import partitions, tables
 from crashcast.canonical import write_json
 from crashcast.grid import Bools, Grid, encode, microseconds
+from crashcast.labelling import events, heard, weigh
 from crashcast.params import Incidents, Label, Telemetry
 from crashcast.tables import CRASH, MAINTENANCE, Partition
 from crashcast.tasks import Period, Task
@@ -34,13 +38,34 @@ class Reason(StrEnum):
     UNCOVERED = "uncovered"  # no incidents were recorded for this server at this time
 
 
-def main(clean: Path, incidents: Path, coverage: Path, out: Path, metrics: Path) -> None:
-    """Label every partition of `clean`."""
+def main(
+    clean: Path,
+    telemetry: Path,
+    incidents: Path,
+    coverage: Path,
+    annotations: Path,
+    out: Path,
+    believed: Path,
+    votes: Path,
+    metrics: Path,
+) -> None:
+    """Say which incidents are believed, and label every partition of `clean` by them."""
     settings, rules, recording = Telemetry.read(), Label.read(), Incidents.read()
-    records = tables.read_incidents(incidents, recording)
+    covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"])
+    account = weigh.weigh(
+        listen(telemetry, settings, rules),
+        tables.read(incidents, tables.INCIDENTS),
+        tables.read(annotations, events.ANNOTATIONS),
+        covered,
+        settings,
+        rules,
+        recording,
+    )
+    tables.write(believed, account.incidents)
+    tables.write(votes, account.votes)
+    records = tables.read_incidents(believed, recording)
     # a crash may lie that far ahead, and be recorded that much later
     blind = rules.lead + rules.horizon + recording.reporting_delay
-    covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"])
     tasks = [
         Task(
             partition,
@@ -56,7 +81,33 @@ def main(clean: Path, incidents: Path, coverage: Path, out: Path, metrics: Path)
         for partition in tables.partitions(clean)
     ]
     counts = partitions.run("label", label_partition, tasks, out)
-    write_json(metrics, summarise(partitions.total(counts)))
+    write_json(metrics, {**summarise(partitions.total(counts)), "evidence": account.figures})
+
+
+def listen(telemetry: Path, settings: Telemetry, rules: Label) -> pl.DataFrame:
+    """Return when each server was heard (heard.STRETCHES), from every partition of raw telemetry; none if not asked."""
+    nothing = pl.DataFrame(schema=heard.STRETCHES)
+    if rules.aggregate == weigh.RECORDED:
+        return nothing
+    columns = heard.columns(settings, rules.uptime_metric, rules.error_metric)
+    tasks = [
+        Task(
+            partition,
+            {
+                "samples": Period(telemetry, partition.start, partition.end, columns),
+                "settings": settings,
+                "uptime_metric": rules.uptime_metric,
+                "error_metric": rules.error_metric,
+                "error_storm": rules.error_storm,
+            },
+        )
+        for partition in tables.partitions(telemetry)
+    ]
+    with TemporaryDirectory() as folder:
+        found = Path(folder, "heard")
+        partitions.run("evidence", heard.stretches, tasks, found)
+        files = [path for task in tasks if (path := task.partition.path(found)).exists()]
+        return pl.concat([nothing, *map(tables.read, files)])
 
 
 def incidents_that_reach(partition: Partition, incidents: pl.DataFrame, rules: Label) -> pl.DataFrame:

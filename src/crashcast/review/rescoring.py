@@ -36,6 +36,7 @@ from crashcast.review.revisions import COVERAGE, INCIDENTS, MODELS, Revision
 from crashcast.tables import Partition
 
 LABELS, FEATURES, SPLIT = "data/labels", "data/features", "data/split.json"
+BELIEVED = "data/incidents.parquet"  # what labels take for crashes; before labels weighed evidence, the records
 EVALUATION = "metrics/evaluate.json"
 CHAMPION, CHALLENGER, ANCHOR = "champion", "challenger", "anchor"
 OWN, LATER, OWN_AND_LATER, OTHER = "own", "later", "own and later", "other"
@@ -140,7 +141,7 @@ class Exam:
 
     def crashes(self) -> pl.DataFrame:
         """Return the covered crashes."""
-        incidents, coverage = (outputs.locate(digest, "raw data") for digest in (self.incidents, self.coverage))
+        incidents, coverage = (outputs.locate(digest, "records") for digest in (self.incidents, self.coverage))
         return tables.read_covered_crashes(incidents, coverage, self.rules.section(Incidents))
 
     def groups(self) -> dict[str, frozenset[str]]:
@@ -269,8 +270,8 @@ def rescore(base: Revision, head: Revision, anchor: Revision | None = None) -> R
         is_like_base = revision.section(Telemetry).metrics.keys() == metrics_of_base
         return outputs.compute(revision, history.base if is_like_base else history.head, paths, known)
 
-    judged = made_from(base, LABELS, SPLIT, FEATURES)
-    exam = Exam(base, judged[LABELS], history.base[INCIDENTS], history.base[COVERAGE])
+    judged = made_from(base, LABELS, SPLIT, FEATURES, *({BELIEVED} & base.outs.keys()))
+    exam = Exam(base, judged[LABELS], judged.get(BELIEVED, history.base[INCIDENTS]), history.base[COVERAGE])
     contestants = {
         name: Contestant(revision, made_from(revision, FEATURES)[FEATURES], rules[name])
         for name, revision in revisions.items()
@@ -280,7 +281,7 @@ def rescore(base: Revision, head: Revision, anchor: Revision | None = None) -> R
         raise UserError(f"there is nothing to judge the challenger on: {forward}")
     reverse = _rescored(exam, rules[CHAMPION], contestants, unlike=forward)
 
-    own = Exam(head, head.outs[LABELS], head.raw[INCIDENTS], head.raw[COVERAGE])
+    own = _own_exam(head)
     has_other_labels = own.labels != exam.labels or own.rules_of_crashes != exam.rules_of_crashes
     differing = {
         "the challenger's labels": has_other_labels
@@ -331,7 +332,7 @@ def rescore_first(head: Revision) -> dict[str, Rescoring]:
     only rankings and alarms compare; their thresholds spend the alarm budget on validation.
     """
     rule = _rule(head)
-    exam = Exam(head, head.outs[LABELS], head.raw[INCIDENTS], head.raw[COVERAGE])
+    exam = _own_exam(head)
     contestant = Contestant(head, head.outs[FEATURES], rule)
     scored = _rescored(exam, rule, {CHALLENGER: contestant})
     if isinstance(scored, str):
@@ -374,6 +375,11 @@ def rescore_first(head: Revision) -> dict[str, Rescoring]:
             rows_hash=_rows_hash(exam, rule),
         )
     return found
+
+
+def _own_exam(revision: Revision) -> Exam:
+    incidents = revision.outs.get(BELIEVED, revision.raw[INCIDENTS])
+    return Exam(revision, revision.outs[LABELS], incidents, revision.raw[COVERAGE])
 
 
 def kind_of(rows: pl.DataFrame, rule: Rule) -> str:

@@ -1,0 +1,96 @@
+"""What each source is worth: how much it covers, how often it is alone or contradicted, how late its tickets are."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from crashcast.labelling.aggregate import ABSTAINS, CRASH, Estimate, Votes
+from crashcast.labelling.believed import THRESHOLD
+from crashcast.labelling.events import UNNAMED
+from crashcast.labelling.functions import BETWEEN
+
+HOUR = timedelta(hours=1)
+
+
+def of_sources(
+    sources: list[str], votes: Votes, confidence: np.ndarray, estimate: Estimate | None
+) -> dict[str, dict[str, Any]]:
+    """Describe the votes of each source.
+
+    Parameters
+    ----------
+    sources : list of str
+        The m sources.
+    votes : int8 array of shape (n, m)
+        See `aggregate.matrix`.
+    confidence : float array of shape (n,)
+        Of each event.
+    estimate : Estimate or None
+        Of sensitivity and specificity, where there is one.
+
+    Returns
+    -------
+    dict
+        By source: `coverage` (share of events it votes on), `crashes` (its yes votes), `conflicts` (share of its votes
+        that go against what is believed), `alone` (believed crashes that no other source saw), and the estimates.
+    """
+    believed = confidence >= THRESHOLD
+    yes = (votes == CRASH).sum(axis=1)
+    found = {}
+    for position, source in enumerate(sources):
+        own = votes[:, position]
+        cast = own != ABSTAINS
+        against = ((own == CRASH) != believed)[cast]
+        found[source] = {
+            "coverage": cast.mean() if cast.size else 0.0,
+            "crashes": int((own == CRASH).sum()),
+            "conflicts": against.mean() if against.size else 0.0,
+            "alone": int(((own == CRASH) & (yes == 1) & believed).sum()),
+        }
+        if estimate is not None:
+            found[source] |= {
+                "sensitivity": estimate.sensitivity[position],
+                "specificity": estimate.specificity[position],
+            }
+    return found
+
+
+def lateness(tickets: pl.DataFrame, events: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """Say how late each system's tickets of believed crashes are.
+
+    Parameters
+    ----------
+    tickets : DataFrame
+        Crash tickets with their `event`; `reported_at` filled.
+    events : DataFrame
+        With `confidence` and the believed `started_at`.
+
+    Returns
+    -------
+    dict
+        By source: `late` (share of its tickets that begin after telemetry shows the crash), `median_late_h` (by how
+        much, of those) and `median_reported_after_h` (from the believed start to the report).
+    """
+    begun = events.filter(pl.col("confidence") >= THRESHOLD).select("event", believed="started_at")
+    rows = (
+        tickets.select(
+            "event", "started_at", "reported_at", source=pl.col("source").fill_null(UNNAMED).str.split(BETWEEN)
+        )
+        .explode("source")
+        .join(begun, on="event")
+        .with_columns(
+            late_h=(pl.col("started_at") - pl.col("believed")) / HOUR,
+            after_h=(pl.col("reported_at") - pl.col("believed")) / HOUR,
+        )
+    )
+    is_late = pl.col("late_h") > 0
+    per_source = rows.group_by("source").agg(
+        late=is_late.mean(),
+        median_late_h=pl.col("late_h").filter(is_late).median().fill_null(0.0),
+        median_reported_after_h=pl.col("after_h").median(),
+    )
+    return {row.pop("source"): row for row in per_source.sort("source").to_dicts()}

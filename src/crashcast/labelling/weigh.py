@@ -1,0 +1,120 @@
+"""From everything that is known of a fleet's crashes to the incidents that are believed, and how sure that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from crashcast import tables
+from crashcast.labelling import aggregate, believed, events, functions, report
+from crashcast.labelling.believed import DIGITS, THRESHOLD, VOTED
+from crashcast.params import Incidents, Label, Telemetry
+from crashcast.tables import CRASH
+
+PRIOR = 1.0  # a vote of each kind that every source is taken to have cast: see aggregate.dawid_skene
+DAWID_SKENE, MAJORITY, RECORDED = "dawid_skene", "majority", "tickets"
+
+
+@dataclass(frozen=True)
+class Account:
+    """What is believed.
+
+    Attributes
+    ----------
+    incidents : DataFrame
+        believed.BELIEVED.
+    votes : DataFrame
+        believed.VOTED: who said what of every candidate event, believed or not.
+    figures : dict
+        What `metrics/label.json` says of the sources.
+    """
+
+    incidents: pl.DataFrame
+    votes: pl.DataFrame
+    figures: dict[str, Any]
+
+
+def weigh(
+    stretches: pl.DataFrame,
+    records: pl.DataFrame,
+    annotations: pl.DataFrame,
+    coverage: pl.DataFrame,
+    settings: Telemetry,
+    rules: Label,
+    recording: Incidents,
+) -> Account:
+    """Let the sources vote on every candidate event and say what is believed.
+
+    Parameters
+    ----------
+    stretches : DataFrame
+        heard.STRETCHES of all partitions; none where `rules` name no evidence of telemetry.
+    records : DataFrame
+        tables.INCIDENTS.
+    annotations : DataFrame
+        events.ANNOTATIONS.
+    coverage : DataFrame
+        `server_id`, `covered_from`, `covered_to`.
+    settings, rules, recording : Telemetry, Label, Incidents
+        The parameters.
+    """
+    crashes = records.filter(kind=CRASH).height
+    if rules.aggregate == RECORDED:
+        return as_recorded(records, crashes)
+    known = tables.complete_incidents(records, recording)
+    found, tickets, verdicts = events.candidates(stretches, known, annotations, settings.interval, rules.same_event)
+    votes = functions.collect(rules.evidence, found, tickets, verdicts, coverage)
+    sources = votes["source"].unique().sort().to_list()
+    table = aggregate.matrix(votes, found.height, sources)
+
+    estimate = None
+    if rules.aggregate == MAJORITY:
+        confidence = aggregate.majority(table)
+    elif aggregate.is_identifiable(table):
+        estimate = aggregate.dawid_skene(table, PRIOR)
+        confidence = estimate.probability
+    else:
+        return as_recorded(records, crashes)
+    confidence = np.round(confidence, DIGITS)
+    found = believed.started(found.with_columns(confidence=pl.Series(confidence)), tickets, verdicts)
+    incidents = believed.incidents(records, found, tickets, votes)
+    voted = (
+        votes.join(found.select("event", "server_id", "started_at", "confidence"), on="event")
+        .with_columns(vote=pl.when(vote=1).then(pl.lit(CRASH)).otherwise(pl.lit(events.NO_CRASH)))
+        .sort("started_at", "server_id", "event", "source")
+        .select(*VOTED)
+    )
+    is_believed = found.filter(pl.col("confidence") >= THRESHOLD)
+    of_sources, late = report.of_sources(sources, table, confidence, estimate), report.lateness(tickets, found)
+    pairs = aggregate.dependence(table) if estimate else []
+    sharing = [item for item in pairs if item.correlation > 0]
+    figures = {
+        "aggregate": rules.aggregate,
+        "events": found.height,
+        "believed": is_believed.height,
+        "believed_without_ticket": is_believed.join(tickets, on="event", how="anti").height,
+        "tickets": crashes,
+        "tickets_not_believed": tickets.join(is_believed, on="event", how="anti").height,
+        "starts_corrected": is_believed["corrected_by"].count(),
+        "sharing_errors": len(sharing),
+        "estimates_reliable": not sharing,
+        "sources": {name: row | late.get(name, {}) for name, row in of_sources.items()},
+    }
+    if pairs:
+        figures["dependence"] = {
+            f"{rank}: {sources[item.pair[0]]} and {sources[item.pair[1]]}": {
+                "error_correlation": item.correlation,
+                "log_likelihood_ratio": item.log_ratio,
+            }
+            for rank, item in enumerate(pairs, start=1)
+        }
+    return Account(incidents, voted, figures)
+
+
+def as_recorded(records: pl.DataFrame, crashes: int) -> Account:
+    """Believe every ticket: where that is asked for, or too few sources vote for their errors to be told apart."""
+    figures = {"aggregate": RECORDED, "believed": crashes, "tickets": crashes, "tickets_not_believed": 0}
+    return Account(believed.in_order(records), pl.DataFrame(schema=VOTED), figures)
