@@ -3,9 +3,9 @@
     python benchmarks/demo_claims.py            # the default seed and five that nothing was developed on
     python benchmarks/demo_claims.py 7          # one seed
 
-Each fleet is simulated anew and goes through the stages as they are. Models learn from the tickets, as a team would;
-they are judged by the true crashes, which the simulator wrote aside. Every threshold is set on validation to spend the
-alarm budget. Intervals are two-way (servers, days) and paired.
+Each fleet is simulated anew and goes through the stages as they are. Models learn from what the label stage believes,
+as a team's would; they are judged by the true crashes, which the simulator wrote aside. Every threshold is set on
+validation to spend the alarm budget. Intervals are two-way (servers, days) and paired.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from project import ANNOTATIONS, edit, no_annotations
 from ruamel.yaml import YAML
 
 from crashcast import tables
@@ -47,6 +48,7 @@ RAW, INCIDENTS, COVERAGE = (
     Path("data/raw/incidents.parquet"),
     Path("data/raw/coverage.parquet"),
 )
+BELIEVED, VOTES = Path("data/incidents.parquet"), Path("data/votes.parquet")
 FEATURES, LABELS, SPLIT, MODELS = Path("data/features"), Path("data/labels"), Path("data/split.json"), Path("models")
 TRUE_INCIDENTS, TRUE_LABELS = Path("data/true_incidents.parquet"), Path("data/true_labels")
 Gains = dict[str, dict[str, np.ndarray]]
@@ -92,14 +94,12 @@ def one_fleet(seed: int) -> tuple[dict[str, Any], Gains]:
     validated = Path("data/validated.json")  # the simulated dirt is the tests' business
     write_json(validated, {"success": True})
     stage("clean", RAW, validated, "data/clean", "metrics/clean.json")
-    stage("label", "data/clean", INCIDENTS, COVERAGE, LABELS, "metrics/label.json")
+    no_annotations(Path.cwd())
+    stage("label", "data/clean", RAW, INCIDENTS, COVERAGE, ANNOTATIONS, LABELS, BELIEVED, VOTES, "metrics/label.json")
     stage("featurize", "data/clean", INCIDENTS, COVERAGE, FEATURES)
     stage("split", LABELS, SPLIT, "metrics/split.json")
-    stage(
-        "train", FEATURES, LABELS, SPLIT, INCIDENTS, COVERAGE, MODELS, "metrics/candidates.json", "metrics/train.json"
-    )
-    tables.write(TRUE_INCIDENTS, true_incidents())
-    stage("label", "data/clean", TRUE_INCIDENTS, COVERAGE, TRUE_LABELS, "metrics/true_label.json")
+    stage("train", FEATURES, LABELS, SPLIT, BELIEVED, COVERAGE, MODELS, "metrics/candidates.json", "metrics/train.json")
+    label_truth()
     return judge()
 
 
@@ -109,6 +109,14 @@ def stage(name: str, *arguments: str | Path) -> None:
     subprocess.run(list(map(str, command)), check=True, stderr=subprocess.DEVNULL)
 
 
+def label_truth() -> None:
+    """Label the rows by what really happened."""
+    tables.write(TRUE_INCIDENTS, true_incidents())
+    edit(Path.cwd(), "label", aggregate="tickets")
+    outputs = (TRUE_LABELS, "data/true_believed.parquet", "data/true_votes.parquet", "metrics/true_label.json")
+    stage("label", "data/clean", RAW, TRUE_INCIDENTS, COVERAGE, ANNOTATIONS, *outputs)
+
+
 def true_incidents() -> pl.DataFrame:
     """Return what really happened in the layout of the records: true crashes, and the planned work as recorded."""
     truth = tables.read(Path("data/demo/truth.parquet"))
@@ -116,7 +124,7 @@ def true_incidents() -> pl.DataFrame:
     crashes = truth.select("server_id", started_at="crashed_at", resolved_at="resolved_at").with_columns(
         kind=pl.lit(tables.CRASH)
     )
-    return pl.concat([planned, crashes], how="diagonal").sort("started_at", "server_id")
+    return pl.concat([planned, crashes], how="diagonal").select(*tables.INCIDENTS).sort("started_at", "server_id")
 
 
 def judge() -> tuple[dict[str, Any], Gains]:
@@ -132,7 +140,7 @@ def judge() -> tuple[dict[str, Any], Gains]:
     rules, label, budget = Evaluate.read(), Label.read(), Alarms.read().false_alarms_per_server_day
     timing = {"lead": label.lead, "horizon": label.horizon, "interval": Telemetry.read().interval}
     rule, model = read_rule(SPLIT), load(MODELS)
-    recorded = tables.read_covered_crashes(INCIDENTS, COVERAGE, Incidents.read())
+    recorded = tables.read_covered_crashes(BELIEVED, COVERAGE, Incidents.read())
     crashes = tables.read_covered_crashes(TRUE_INCIDENTS, COVERAGE, Incidents.read())
     test = pl.concat(rows for _, rows in read_part(FEATURES, TRUE_LABELS, rule, "test"))
     validation = pl.concat(rows for _, rows in read_part(FEATURES, LABELS, rule, "validation"))

@@ -18,6 +18,7 @@ from crashcast.canonical import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE = ("data/", "metrics/", "plots/", "models/", "dvc.lock")  # what the pipeline makes
+ANNOTATIONS = "data/raw/annotations.parquet"  # in git, for people make it
 DATA_STAGES = ("clean", "label", "featurize")
 
 
@@ -28,12 +29,18 @@ def copy_to(folder: Path, **demo: Any) -> Path:
         cwd=ROOT, check=True, text=True, capture_output=True,
     )  # fmt: skip
     for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file() and not name.startswith(MADE):
+        if (ROOT / name).is_file() and (name == ANNOTATIONS or not name.startswith(MADE)):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     edit(folder, "demo", **demo)
     run(folder, "git", "init", "--quiet", "--initial-branch=main")
     return folder
+
+
+def no_annotations(project: Path) -> None:
+    """Write that nobody annotated anything, as this checkout has it."""
+    (project / ANNOTATIONS).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / ANNOTATIONS, project / ANNOTATIONS)
 
 
 def simulate(project: Path) -> None:

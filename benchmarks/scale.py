@@ -47,7 +47,19 @@ import polars as pl
 import psutil
 from distributed import Client
 from measure import measure
-from project import DATA_STAGES, ROOT, accept, command_of, copy_to, count_rows, edit, environment, run, simulate
+from project import (
+    ANNOTATIONS,
+    DATA_STAGES,
+    ROOT,
+    accept,
+    command_of,
+    copy_to,
+    count_rows,
+    edit,
+    environment,
+    run,
+    simulate,
+)
 from rich.console import Console
 from rich.table import Table
 
@@ -142,6 +154,7 @@ def first_months(project: Path, source: Path, months: int) -> Iterator[None]:
         (first / "telemetry" / partition.name).symlink_to(source / "telemetry" / partition.name)
     for name in ("incidents.parquet", "coverage.parquet"):
         (first / name).symlink_to(source / name)
+    (first / "annotations.parquet").symlink_to(project / ANNOTATIONS)
     yield
     for link in [*(first / "telemetry").iterdir(), *first.glob("*.parquet")]:
         link.unlink()

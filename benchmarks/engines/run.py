@@ -44,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import polars as pl
 from measure import Usage, measure
-from project import DATA_STAGES, ROOT, accept, command_of, copy_to, count_rows, environment, simulate
+from project import ANNOTATIONS, DATA_STAGES, ROOT, accept, command_of, copy_to, count_rows, edit, environment, simulate
 from rich.console import Console
 from rich.table import Table
 
@@ -72,11 +72,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         project = copy_to(Path(folder) / "project", servers=arguments.servers, months=arguments.months)
         if arguments.raw:
-            (project / "data").mkdir()
-            (project / "data" / "raw").symlink_to(arguments.raw.resolve())
+            for source in arguments.raw.resolve().iterdir():
+                if source.name != Path(ANNOTATIONS).name:
+                    (project / "data" / "raw" / source.name).symlink_to(source)
             accept(project)
         else:
             simulate(project)
+        edit(project, "label", aggregate="tickets")  # the other engines believe every ticket
         result = benchmark(project, ["pipeline", *(set(arguments.engines) - {"pipeline"})], arguments.runs)
     write_json(arguments.out, result)
     report(result, Console())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ TRUTH_SHARES, TRUTH_NEGATIVES = {"train": 0.6, "validation": 0.1, "test": 0.3}, 
 WAVES_PER_DAY, WAVE_HIT_SHARE, WAVE_H = 1 / 4, 0.15, 8
 CHRONIC = {"CHRONIC_SHARE": 0.06, "CHRONIC_FACTOR": 12.0}
 RAW, INCIDENTS, COVERAGE = (Path(f"data/raw/{name}") for name in ("telemetry", "incidents.parquet", "coverage.parquet"))
+ANNOTATIONS = Path("data/raw/annotations.parquet")
+BELIEVED, VOTES = Path("data/incidents.parquet"), Path("data/votes.parquet")
 FEATURES, LABELS, SPLIT = Path("data/features"), Path("data/labels"), Path("data/split.json")
 
 
@@ -62,6 +65,7 @@ def simulated(condition: str, seed: int, servers: int, months: int, shares: dict
     params = yaml.load(ROOT / "params.yaml")
     params["demo"].update(seed=seed, servers=servers, months=months)
     params["split"].update(shares)
+    params["label"].update(aggregate="tickets")  # whom to believe is not the question here
     params["execution"].update(workers=1, memo_gb=0)
     with tempfile.TemporaryDirectory() as folder, conditions(condition):
         os.chdir(folder)
@@ -70,7 +74,11 @@ def simulated(condition: str, seed: int, servers: int, months: int, shares: dict
             demo.write()
             write_json(Path("data/validated.json"), {"success": True})
             clean.main(RAW, Path("data/validated.json"), Path("data/clean"), Path("metrics/clean.json"))
-            label.main(Path("data/clean"), INCIDENTS, COVERAGE, LABELS, Path("metrics/label.json"))
+            shutil.copy(ROOT / ANNOTATIONS, ANNOTATIONS)
+            label.main(
+                Path("data/clean"), RAW, INCIDENTS, COVERAGE, ANNOTATIONS, LABELS, BELIEVED, VOTES,
+                Path("metrics/label.json"),
+            )  # fmt: skip
             featurize.main(Path("data/clean"), INCIDENTS, COVERAGE, FEATURES)
             split.main(LABELS, SPLIT, Path("metrics/split.json"))
             yield
@@ -126,7 +134,7 @@ def read_fleet(condition: str, seed: int, months: int = MONTHS, shares: dict[str
             share,
             read(rule, "validation", columns),
             read(rule, "test", columns),
-            tables.read_covered_crashes(INCIDENTS, COVERAGE, Incidents.read()),
+            tables.read_covered_crashes(BELIEVED, COVERAGE, Incidents.read()),
             {part: period(rule, part) for part in SHARES},
             {f"group_{name[0]}": frozenset(some["server_id"]) for name, some in covered.group_by("group")},
         )

@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from crashcast import tables
+from crashcast.labelling.events import ANNOTATIONS
 from crashcast.params import Incidents, Label, Telemetry
 from crashcast.tables import CRASH, INCIDENTS, MAINTENANCE, TIMESTAMP, Partition
 from stages import label
@@ -367,9 +368,10 @@ def project(tmp_path, monkeypatch):
                 tables.write(partition.path(tmp_path / "clean"), own)
         tables.write(tmp_path / "incidents.parquet", incidents)
         tables.write(tmp_path / "coverage.parquet", coverage)
-        label.main(
-            *(tmp_path / name for name in ("clean", "incidents.parquet", "coverage.parquet", "labels", "out.json"))
-        )
+        tables.write(tmp_path / "annotations.parquet", pl.DataFrame(schema=ANNOTATIONS))
+        inputs = ("clean", "telemetry", "incidents.parquet", "coverage.parquet", "annotations.parquet")
+        outputs = ("labels", "believed.parquet", "votes.parquet", "out.json")
+        label.main(*(tmp_path / name for name in (*inputs, *outputs)))
         frames = [tables.read(part.path(tmp_path / "labels")) for part in tables.partitions(tmp_path / "labels")]
         return pl.concat(frames), json.loads((tmp_path / "out.json").read_text())
 

@@ -136,7 +136,7 @@ def simulate(root: Path) -> Project:
         schema=naive(INCIDENTS),
         orient="row",
     )
-    tables.write(root / "data" / "raw" / "incidents.parquet", incidents.cast(INCIDENTS))
+    tables.write(root / "data" / "incidents.parquet", incidents.cast(INCIDENTS))
     end = START + HOURS * timedelta(hours=1)
     coverage = [(name, START, end, "web" if number % 3 else "database") for number, name in enumerate(names)]
     tables.write(

@@ -31,7 +31,7 @@ def by_hand(project):
     """Recompute the figures from the predictions, server by server and row by row."""
     predictions = project.table("data/predictions")
     threshold = load(project.root / "models").threshold
-    incidents = tables.read(project.root / "data" / "raw" / "incidents.parquet")
+    incidents = tables.read(project.root / "data" / "incidents.parquet")
     start, end = period(read_rule(project.root / "data" / "split.json"), "test")
     alarms, crashes, caught, false, lead_times = 0, 0, 0, 0, []
     for (server,), rows in predictions.group_by("server_id"):

@@ -46,7 +46,7 @@ def false_alarms(rows, threshold, crashes, lead_h=1, horizon_h=6):
 
 
 def crashes_by_server(project):
-    incidents = tables.read(project.root / "data" / "raw" / "incidents.parquet", ["server_id", "started_at"])
+    incidents = tables.read(project.root / "data" / "incidents.parquet", ["server_id", "started_at"])
     return dict(incidents.group_by("server_id").agg("started_at").iter_rows())
 
 
@@ -197,7 +197,7 @@ def test_neither_the_test_part_nor_the_embargo_is_looked_at(project):
     turned = pl.when(is_seen).then("label").otherwise(1 - pl.col("label"))
     project.rewrite("data/labels", lambda rows: rows.with_columns(label=turned))
     begins, _ = tables.utc(*period(rule, "test"))
-    incidents = project.root / "data" / "raw" / "incidents.parquet"
+    incidents = project.root / "data" / "incidents.parquet"
     tables.write(incidents, tables.read(incidents).filter(pl.col("started_at") < begins))
     project.run("train")
     assert outputs(project) == before
@@ -248,7 +248,7 @@ def test_a_metric_that_was_never_sent_does_not_stop_training(project):
 
 def test_the_card_names_what_went_in_and_what_came_out(judged):
     card = (judged.root / "models" / "card.md").read_text()
-    for name in ("features", "labels", "split.json", "raw/incidents.parquet", "raw/coverage.parquet"):
+    for name in ("features", "labels", "split.json", "incidents.parquet", "raw/coverage.parquet"):
         assert f"`{md5(judged.root / 'data' / name)}`" in card
     split = judged.json("metrics/split.json")
     for part in PARTS:

@@ -52,7 +52,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, s3: dict[str, str]) -> Pat
     folder = tmp_path_factory.mktemp("review") / "project"
     files = run("git ls-files --cached --others --exclude-standard -z", ROOT).stdout.split("\0")
     for name in filter(None, files):
-        if (ROOT / name).is_file() and not name.startswith(("data/", "metrics/", "dvc.lock")):
+        is_made = name.startswith(("data/", "metrics/", "dvc.lock")) and not name.endswith("annotations.parquet")
+        if (ROOT / name).is_file() and not is_made:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     edit(folder, SMALL)

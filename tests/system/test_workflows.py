@@ -577,7 +577,8 @@ def fleet(tmp_path: Path, s3: dict[str, str], shell: Shell, monkeypatch: pytest.
         monkeypatch.setenv(name, value)
     here = tmp_path / "fleet"
     for name in shell("git ls-files --cached --others --exclude-standard", cwd=ROOT).stdout.split("\n"):
-        if (ROOT / name).is_file() and not name.startswith(("data/", "metrics/", "dvc.lock")):
+        is_made = name.startswith(("data/", "metrics/", "dvc.lock")) and not name.endswith("annotations.parquet")
+        if (ROOT / name).is_file() and not is_made:
             (here / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, here / name)
     replace(here / "params.yaml", SMALL)

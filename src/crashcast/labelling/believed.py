@@ -29,8 +29,9 @@ DIGITS = 6  # later ones differ between CPU types
 def started(events: pl.DataFrame, tickets: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
     """Say when each event began.
 
-    A ticket's start is believed unless telemetry shows that the server had gone by then: then, and without a ticket,
-    the middle of the interval in which it went. What annotators say goes before both.
+    The first ticket's start is believed, if several of one that telemetry allows. Where telemetry shows that the server
+    had gone by then, and without a ticket, it is the middle of the interval in which it went. What annotators say goes
+    before both.
 
     Parameters
     ----------
@@ -46,7 +47,13 @@ def started(events: pl.DataFrame, tickets: pl.DataFrame, verdicts: pl.DataFrame)
     DataFrame
         The events with `started_at`, `recorded_start` and `corrected_by`.
     """
-    first = tickets.group_by("event").agg(ticket=pl.col("started_at").min())
+    fits = pl.col("started_at").is_between("began_after", "began_by")
+    first = (
+        tickets.select("event", "started_at")
+        .join(events.select("event", "began_after", "began_by"), on="event")
+        .group_by("event")
+        .agg(ticket=pl.coalesce(pl.col("started_at").filter(fits).min(), pl.col("started_at").min()))
+    )
     dated = verdicts.filter(verdict=CRASH).drop_nulls("crash_at")
     seen = dated.group_by("event").agg(seen=pl.col("crash_at").sort().gather_every(1).slice(pl.len() // 2, 1).first())
     middle = (pl.col("began_after") + (pl.col("began_by") - pl.col("began_after")) / 2).dt.truncate("1s")

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from crashcast.labelling.events import UNNAMED
+from crashcast.labelling.events import NO_CRASH, UNNAMED
 from crashcast.tables import CRASH
 
 TICKETS, RESTARTS, GAPS, STORMS, ANNOTATIONS = "tickets", "restarts", "gaps", "storms", "annotations"
@@ -81,9 +81,10 @@ def people(verdicts: pl.DataFrame) -> pl.DataFrame:
         VOTES.
     """
     last = verdicts.sort("event", "annotator", "annotated_at", "verdict").unique(["event", "annotator"], keep="last")
-    lean = pl.when(verdict=CRASH).then(1).when(verdict="no crash").then(-1).otherwise(0)
+    lean = pl.when(verdict=CRASH).then(1).when(verdict=NO_CRASH).then(-1).otherwise(0)
     agreed = last.group_by("event").agg(lean=lean.sum()).filter(pl.col("lean") != 0)
-    return agreed.select("event", source=pl.lit(ANNOTATIONS), vote=pl.col("lean") > 0).cast(VOTES)  # type: ignore[arg-type]
+    votes = agreed.sort("event").select("event", source=pl.lit(ANNOTATIONS), vote=pl.col("lean") > 0)
+    return votes.cast(VOTES)  # type: ignore[arg-type]
 
 
 def collect(

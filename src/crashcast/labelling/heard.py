@@ -88,7 +88,7 @@ def stretches(
     first, last = rows.filter("begins"), rows.filter(ends)
     number = pl.col("begins").cast(pl.Int64).cum_sum()
     booted = (
-        rows.lazy().select(number.alias("stretch"), "booted_at").drop_nulls().unique("stretch", keep="last").collect()
+        rows.lazy().select(number.alias("stretch"), "booted_at").drop_nulls().unique("stretch", keep="first").collect()
     )
     frame = pl.DataFrame(
         [

@@ -1,0 +1,304 @@
+"""Are weighed labels better than tickets, and models that learn from them; and are the sources' estimates right?
+
+    python benchmarks/label_evidence.py             # ten fleets and twenty polls that nothing was developed on
+    python benchmarks/label_evidence.py --seeds 7   # other fleets
+    python benchmarks/label_evidence.py --polls     # the simulated votes alone
+
+Fleets: each is simulated anew. Its crashes, as tickets alone, the majority and Dawid and Skene tell them, are matched
+one to one with the true ones, the nearest first, if they start at most one row (an hour) apart: further off, a label
+changes on rows that could have warned. Then two models are trained, alike but for the labels: on tickets alone and on
+what Dawid and Skene believe. Each sets its threshold on validation by its own labels, as a team would; both are judged
+on the same test rows by the true crashes.
+
+Polls: simulated votes of six sources on 600 events (simulated_votes.py). Each is taken twice, with independent errors
+and with two sources that share half of theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from demo_claims import (
+    BELIEVED,
+    COVERAGE,
+    FEATURES,
+    INCIDENTS,
+    LABELS,
+    MODELS,
+    RAW,
+    SPLIT,
+    TRUE_INCIDENTS,
+    TRUE_LABELS,
+    VOTES,
+    true_incidents,
+)
+from project import ANNOTATIONS, edit, no_annotations
+from ruamel.yaml import YAML
+from scipy.stats import t as student
+from simulated_votes import poll
+
+from crashcast import tables
+from crashcast.canonical import write_json
+from crashcast.labelling import aggregate, weigh
+from crashcast.labelling.events import ANNOTATIONS as ANNOTATED
+from crashcast.labelling.weigh import PRIOR
+from crashcast.modeling import events, metrics
+from crashcast.modeling.model import load
+from crashcast.params import Incidents, Label, Telemetry
+from crashcast.parts import period, read_part, read_rule
+from crashcast.sources import demo
+from stages import clean, featurize, label, split, train
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "benchmarks" / "results" / "label_evidence.json"
+FLEETS, POLLS = tuple(range(301, 311)), tuple(range(401, 411))
+TOLERANCE = timedelta(hours=1)
+TICKETS, MAJORITY, DAWID_SKENE = WAYS = "tickets", "majority", "dawid_skene"
+SHARED = (1, 4)
+# the candidate that wins on the default fleet: which algorithm is best is not the question
+CANDIDATES = {
+    "hist_gradient_boosting": {
+        "learning_rate": [0.05], "max_iter": 150, "max_leaf_nodes": [7], "min_samples_leaf": 50,
+        "l2_regularization": 1.0,
+    }
+}  # fmt: skip
+CONFIDENCE = 0.95
+
+
+def main() -> None:
+    """Run the fleets and the polls, and write what came out."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=FLEETS)
+    parser.add_argument("--polls", action="store_true", help="no fleets")
+    parser.add_argument("--without-models", action="store_true", help="crashes and sources alone")
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    found = json.loads(options.out.read_text()) if options.out.exists() else {}
+    found["polls"] = polls()
+    write_json(options.out, found)
+    fleets: dict[str, Any] = {}
+    for seed in [] if options.polls else options.seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            fleets[str(seed)] = one_fleet(seed, not options.without_models)
+            os.chdir(ROOT)
+        print(f"seed {seed}: {json.dumps(fleets[str(seed)])}", file=sys.stderr, flush=True)
+        found |= {"fleets": fleets, "summary": summary(fleets)}
+        write_json(options.out, found)
+    report(found)
+
+
+def polls() -> dict[str, Any]:
+    """Estimate every poll's sources, with independent errors and with shared ones."""
+    errors, alarms, named, flagged = [], [], [], []
+    for seed in POLLS:
+        independent, shared = poll(seed), poll(seed, SHARED)
+        estimate = aggregate.dawid_skene(independent.votes, PRIOR)
+        off = [estimate.sensitivity - independent.sensitivity, estimate.specificity - independent.specificity]
+        errors.append(float(np.abs(off).mean()))
+        sharing = [
+            [item.pair for item in aggregate.dependence(votes) if item.correlation > 0]
+            for votes in (independent.votes, shared.votes)
+        ]
+        alarms.append(bool(sharing[0]))
+        flagged.append(bool(sharing[1]))
+        named.append(sharing[1][:1] == [SHARED])
+    return {
+        "mean_absolute_error": float(np.mean(errors)),
+        "worst_absolute_error": max(errors),
+        "polls": len(POLLS),
+        "called_unreliable_though_independent": sum(alarms),
+        "shared_pair_named": sum(named),
+        "shared_called_unreliable": sum(flagged),
+    }
+
+
+def one_fleet(seed: int, with_models: bool) -> dict[str, Any]:
+    """Simulate a fleet in the current folder, tell its crashes three ways, and train two models."""
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    params["demo"]["seed"] = seed
+    params["train"]["candidates"] = CANDIDATES
+    params["execution"]["workers"] = 1
+    yaml.dump(params, Path("params.yaml"))
+    demo.write()
+    no_annotations(Path.cwd())
+    truth = tables.read(Path("data/demo/truth.parquet")).rename({"crashed_at": "started_at"})
+    found: dict[str, Any] = {"crashes": {}}
+    for way in WAYS:
+        edit(Path.cwd(), "label", aggregate=way)
+        account = weigh_evidence()
+        tables.write(of(way, BELIEVED), account.incidents)
+        tables.write(of(way, VOTES), account.votes)
+        found["crashes"][way] = compare(account.incidents.filter(kind=tables.CRASH), truth)
+        if way == DAWID_SKENE:
+            found["sources"] = against_truth(account.figures["sources"], truth)
+            found["estimates_reliable"] = account.figures["estimates_reliable"]
+    if with_models:
+        found["models"] = two_models()
+    return found
+
+
+def weigh_evidence() -> weigh.Account:
+    """Do what the label stage does before it labels rows."""
+    settings, rules = Telemetry.read(), Label.read()
+    return weigh.weigh(
+        label.listen(RAW, settings, rules),
+        tables.read(INCIDENTS, tables.INCIDENTS),
+        tables.read(Path(ANNOTATIONS), ANNOTATED),
+        tables.read(COVERAGE, ["server_id", "covered_from", "covered_to"]),
+        settings,
+        rules,
+        Incidents.read(),
+    )
+
+
+def two_models() -> dict[str, Any]:
+    """Train a model on tickets alone and one on what is believed, and judge both by the truth."""
+    validated, cleaned = Path("data/validated.json"), Path("data/clean")
+    write_json(validated, {"success": True})
+    clean.main(RAW, validated, cleaned, Path("metrics/clean.json"))
+    featurize.main(cleaned, INCIDENTS, COVERAGE, FEATURES)
+    figures = [Path(f"metrics/{name}.json") for name in ("label", "split", "candidates", "train")]
+
+    def label_rows(way: str, incidents: Path, labels: Path, believed: Path) -> None:
+        edit(Path.cwd(), "label", aggregate=way)
+        label.main(cleaned, RAW, incidents, COVERAGE, Path(ANNOTATIONS), labels, believed, VOTES, figures[0])
+
+    for way in (TICKETS, DAWID_SKENE):
+        labels, believed, rule = of(way, LABELS), of(way, BELIEVED), of(way, SPLIT)
+        label_rows(way, INCIDENTS, labels, believed)
+        split.main(labels, rule, figures[1])
+        train.main(FEATURES, labels, rule, believed, COVERAGE, of(way, MODELS), figures[2], figures[3])
+    tables.write(TRUE_INCIDENTS, true_incidents())
+    label_rows(TICKETS, TRUE_INCIDENTS, TRUE_LABELS, Path("data/true_believed.parquet"))
+    return {way: judge(way) for way in (TICKETS, DAWID_SKENE)}
+
+
+def of(way: str, path: Path) -> Path:
+    """Return where an output made of one way's labels lies."""
+    return path.with_name(f"{way}_{path.name}")
+
+
+def match(told: pl.DataFrame, truth: pl.DataFrame, tolerance: timedelta) -> pl.DataFrame:
+    """Pair crashes of one server that start close to each other, each at most once, the nearest first."""
+    pairs = (
+        told.select("server_id", "started_at")
+        .with_row_index("told")
+        .join(truth.select("server_id", true_start="started_at").with_row_index("true"), on="server_id")
+        .with_columns(apart=(pl.col("started_at") - pl.col("true_start")).abs())
+        .filter(pl.col("apart") <= tolerance)
+        .sort("apart", "told", "true")
+    )
+    taken: tuple[set[int], set[int]] = (set(), set())
+    kept = []
+    for row, (one, other) in enumerate(pairs.select("told", "true").iter_rows()):
+        if one not in taken[0] and other not in taken[1]:
+            taken[0].add(one)
+            taken[1].add(other)
+            kept.append(row)
+    return pairs[kept]
+
+
+def compare(told: pl.DataFrame, truth: pl.DataFrame) -> dict[str, float]:
+    """Return precision and recall of crashes as they are told."""
+    pairs = match(told, truth, TOLERANCE)
+    return {
+        "told": told.height,
+        "true": truth.height,
+        "precision": pairs.height / told.height,
+        "recall": pairs.height / truth.height,
+        "mean_error_of_start_h": float(pairs.select((pl.col("apart") / timedelta(hours=1)).mean()).item()),
+    }
+
+
+def against_truth(sources: dict[str, dict[str, float]], truth: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """Put each source's estimated reliability beside its true one over the candidate events."""
+    votes = tables.read(of(DAWID_SKENE, VOTES))
+    happened = (
+        votes.select("server_id", "started_at")
+        .unique()
+        .sort("server_id", "started_at")
+        .pipe(lambda rows: rows.join(match(rows, truth, 3 * TOLERANCE), on=["server_id", "started_at"], how="left"))
+        .select("server_id", "started_at", crash=pl.col("true").is_not_null())
+    )
+    said = votes.join(happened, on=["server_id", "started_at"]).with_columns(yes=pl.col("vote") == tables.CRASH)
+    found = {}
+    for (source,), rows in said.sort("source").group_by("source", maintain_order=True):
+        found[str(source)] = {
+            "estimated_sensitivity": sources[str(source)]["sensitivity"],
+            "true_sensitivity": float(rows.filter("crash")["yes"].cast(pl.Float64).to_numpy().mean()),
+            "estimated_specificity": sources[str(source)]["specificity"],
+            "true_specificity": 1 - float(rows.filter(~pl.col("crash"))["yes"].cast(pl.Float64).to_numpy().mean()),
+        }
+    return found
+
+
+def judge(way: str) -> dict[str, float]:
+    """Judge one model by the true crashes, on the test rows of the tickets' split."""
+    rules, rule, model = Label.read(), read_rule(of(TICKETS, SPLIT)), load(of(way, MODELS))
+    timing = rules.timing(Telemetry.read().interval)
+    crashes = tables.read_covered_crashes(TRUE_INCIDENTS, COVERAGE, Incidents.read())
+    test = pl.concat(rows for _, rows in read_part(FEATURES, TRUE_LABELS, rule, "test"))
+    score = model.predict(test)
+    rows = test.select("timestamp", "server_id", "label").with_columns(score=score)
+    found = events.judge(rows, crashes, model.threshold, period=period(rule, "test"), **timing).metrics
+    return {
+        "event_recall": found.event_recall or 0.0,
+        "false_alarms_per_server_day": found.false_alarms_per_server_day or 0.0,
+        "pr_auc": metrics.pr_auc(test["label"].to_numpy(), score),
+        "crashes": found.crashes,
+    }
+
+
+def summary(fleets: dict[str, Any]) -> dict[str, Any]:
+    """Return means over the fleets, and gains over tickets with their intervals (Student's t, paired)."""
+    told = {
+        way: {
+            name: float(np.mean([fleet["crashes"][way][name] for fleet in fleets.values()]))
+            for name in ("precision", "recall", "mean_error_of_start_h")
+        }
+        for way in WAYS
+    }
+    pairs = {f"{way}: {name}": ("crashes", way, name) for way in WAYS[1:] for name in ("precision", "recall")}
+    if all("models" in fleet for fleet in fleets.values()):
+        pairs |= {f"model: {name}": ("models", DAWID_SKENE, name) for name in ("event_recall", "pr_auc")}
+        pairs["model: false alarms per server-day"] = ("models", DAWID_SKENE, "false_alarms_per_server_day")
+    gains = {
+        name: interval([fleet[kind][way][figure] - fleet[kind][TICKETS][figure] for fleet in fleets.values()])
+        for name, (kind, way, figure) in pairs.items()
+    }
+    errors = [
+        abs(row[f"estimated_{figure}"] - row[f"true_{figure}"])
+        for fleet in fleets.values()
+        for row in fleet["sources"].values()
+        for figure in ("sensitivity", "specificity")
+    ]
+    return {"crashes": told, "gains_over_tickets": gains, "mean_absolute_error_of_estimates": float(np.mean(errors))}
+
+
+def interval(values: list[float]) -> dict[str, float]:
+    """Return the mean and its interval."""
+    mean, number = float(np.mean(values)), len(values)
+    half = 0.0
+    if number > 1:
+        half = float(student.ppf((1 + CONFIDENCE) / 2, number - 1) * np.std(values, ddof=1) / np.sqrt(number))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "fleets": number}
+
+
+def report(found: dict[str, Any]) -> None:
+    """Print what matters."""
+    print(json.dumps({"polls": found["polls"], **found.get("summary", {})}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
