@@ -355,6 +355,7 @@ class Train(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     negatives_per_positive: Annotated[float, Field(gt=0)]
     max_rows: Annotated[int, Field(ge=1000)]
+    weigh_by_confidence: bool = False
     candidates: Candidates
 
 

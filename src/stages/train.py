@@ -1,7 +1,8 @@
 """Fit the candidates, choose one on validation, and decide when it raises an alarm.
 
-In: features, labels, the split's rule, the incidents and their coverage. Out: `models/` (the model and its card),
-`metrics/candidates.json` (the evidence for the choice) and `metrics/train.json` (the chosen model on validation).
+In: features, labels, the split's rule, the incidents that are believed and their coverage. Out: `models/` (the model
+and its card), `metrics/candidates.json` (the evidence for the choice) and `metrics/train.json` (the chosen model on
+validation).
 
 Crashes are rare, so all crash rows are kept and only a share of the other training rows, and where that is still too
 much to hold, the same share of both. Logistic regression undoes that by weights; the log-odds of the others are shifted
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
@@ -48,11 +51,16 @@ def main(
     crashes = crashes_of_part(tables.read_covered_crashes(incidents, coverage, Incidents.read()), rule, "validation")
 
     values, crash, (share, share_of_crash_rows) = training_rows(features, labels, rule, columns, rules)
+    weights = None
+    if rules.weigh_by_confidence:
+        weights = training_weights(
+            labels, rule, rules, (share, share_of_crash_rows), confidences(incidents), label.lead
+        )
     kept = share / share_of_crash_rows
     fitted: list[tuple[Candidate, Any]] = []
     for candidate in candidates(rules):
         print(f"train: fitting {candidate.name} on {len(values)} rows", file=sys.stderr)
-        fitted.append((candidate, fit(candidate, values, crash, kept)))
+        fitted.append((candidate, fit(candidate, values, crash, kept, weights)))
     del values
 
     rows, scores = score_validation(features, labels, rule, columns, fitted, kept)
@@ -115,12 +123,7 @@ def training_rows(
     for _, rows in labelled(labels):
         known += np.bincount(rows["label"].filter(assign(rows, rule) == "train"), minlength=2)
     shares = shares_kept(int(known[0]), int(known[1]), rules)
-    below = pl.Series([min(int(share * HASH_RANGE), HASH_RANGE - 1) for share in shares], dtype=pl.UInt64)
-
-    def draw(rows: pl.DataFrame) -> pl.Series:
-        drawn = pl.Series(row_hash(rows, rules.seed, "training sample"))
-        return drawn <= below.gather(rows["label"].fill_null(0))
-
+    draw = partial(is_drawn, shares=shares, seed=rules.seed)
     # memory is taken as it is filled, so room for twice what is expected costs nothing
     room = min(int(known.sum()), 1000 + int(2 * known @ shares))
     values, crash, n = np.empty((room, len(columns)), dtype=np.float32), np.empty(room, dtype=bool), 0
@@ -128,6 +131,64 @@ def training_rows(
         some = slice(n, n := n + rows.height)
         values[some], crash[some] = matrix(rows, columns), rows["label"] == 1
     return values[:n], crash[:n], shares
+
+
+def is_drawn(rows: pl.DataFrame, shares: tuple[float, float], seed: int) -> pl.Series:
+    """Tell which rows are trained on, of either label so large a share."""
+    below = pl.Series([min(int(share * HASH_RANGE), HASH_RANGE - 1) for share in shares], dtype=pl.UInt64)
+    drawn = pl.Series(row_hash(rows, seed, "training sample"))
+    return drawn <= below.gather(rows["label"].fill_null(0))
+
+
+def confidences(incidents: Path) -> pl.DataFrame:
+    """Return the believed crashes with the probability of each, 1 where nobody was asked, sorted by their start."""
+    crashes = tables.read(incidents, ["server_id", "kind", "started_at", "confidence"]).filter(kind=tables.CRASH)
+    return crashes.select("server_id", "started_at", pl.col("confidence").fill_null(1.0)).sort("started_at")
+
+
+def training_weights(
+    labels: Path,
+    rule: dict[str, Any],
+    rules: Train,
+    shares: tuple[float, float],
+    believed: pl.DataFrame,
+    lead: timedelta,
+) -> NDArray[np.float64]:
+    """Return what each row of `training_rows` counts: before a crash the confidence of that crash, else 1.
+
+    Parameters
+    ----------
+    labels : Path
+        The table.
+    rule : dict
+        What `split` wrote.
+    rules : Train
+        The parameters.
+    shares : pair of float
+        As `training_rows` returned them.
+    believed : DataFrame
+        See `confidences`.
+    lead : timedelta
+        A row is labelled by the first crash that starts later than this.
+
+    Returns
+    -------
+    float array of shape (n,)
+    """
+    weights = []
+    for _, rows in labelled(labels):
+        chosen = rows.filter((assign(rows, rule) == "train") & is_drawn(rows, shares, rules.seed))
+        ahead = chosen.select("server_id", "label", after=pl.col("timestamp") + lead).join_asof(
+            believed,
+            left_on="after",
+            right_on="started_at",
+            by="server_id",
+            strategy="forward",
+            allow_exact_matches=False,
+            check_sortedness=False,
+        )
+        weights.append(ahead.select(pl.when(label=1).then("confidence").otherwise(1.0).alias("weight")).to_series())
+    return pl.concat(weights).to_numpy()
 
 
 def shares_kept(negatives: int, positives: int, rules: Train) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from crashcast.grid import encode
 from crashcast.params import Telemetry
 from crashcast.tables import KEYS, TIMESTAMP, Partition
 
@@ -63,44 +64,46 @@ def stretches(
     dict
         The number of `samples`.
     """
-    moment, server = pl.col("timestamp"), pl.col("server_id")
+    moment, server = pl.col("timestamp"), pl.col("server")
+    servers, codes = encode(samples["server_id"])
     uptime, errors = (_valid(name, samples, settings) for name in (uptime_metric, error_metric))
     up_for = pl.duration(microseconds=(pl.col("uptime") * MICROSECONDS_PER_HOUR).round().cast(pl.Int64))
-    with_uptime = pl.when(pl.col("uptime").is_not_null())
+    known = pl.when(pl.col("uptime").is_not_null()).then(moment).forward_fill().shift()  # of another server: is_first
     rows = (
         samples.lazy()
-        .select("timestamp", server.cast(pl.Categorical), uptime=uptime, storm=errors > error_storm)
-        .sort(server.cast(pl.String), moment, maintain_order=True)
-        .with_columns(
-            booted_at=moment - up_for,
-            is_first=(server != server.shift()).fill_null(True),
-        )
-        .with_columns(known=with_uptime.then(moment).forward_fill().shift())  # of another server: see is_first
+        .select("timestamp", server=pl.Series(codes, dtype=pl.UInt32), uptime=uptime, storm=errors > error_storm)
+        .sort("server", "timestamp", maintain_order=True)
+        .with_columns(booted_at=moment - up_for, is_first=(server != server.shift()).fill_null(True), known=known)
         .with_columns(
             begins=pl.col("is_first")
             | (moment - moment.shift() > SILENCE_INTERVALS * settings.interval)
             | (pl.col("booted_at") > pl.col("known") + RESOLUTION).fill_null(False),
             sudden=pl.col("storm") & ~pl.when(~pl.col("is_first")).then(pl.col("storm").shift()).fill_null(False),
         )
+        .drop("uptime", "known", "is_first")
         .collect()
     )
-    ends = rows.select(pl.col("begins").shift(-1).fill_null(True)).to_series()
-    first, last = rows.filter("begins"), rows.filter(ends)
-    number = pl.col("begins").cast(pl.Int64).cum_sum()
+    first = rows.filter("begins")
+    last = rows.filter(rows["begins"].shift(-1, fill_value=True))
     booted = (
-        rows.lazy().select(number.alias("stretch"), "booted_at").drop_nulls().unique("stretch", keep="first").collect()
+        rows.select("booted_at", stretch=pl.col("begins").cum_sum())
+        .drop_nulls()
+        .unique("stretch", keep="first", maintain_order=True)
     )
-    frame = pl.DataFrame(
-        [
-            first["server_id"].cast(pl.String),
-            first["timestamp"].alias("heard_from"),
-            last["timestamp"].alias("heard_to"),
-        ]
-    ).with_columns(
-        pl.Series("storm", last["storm"]), pl.Series("sudden", last["sudden"]), stretch=pl.int_range(1, pl.len() + 1)
+    found = (
+        first.select(
+            server_id=servers.gather(first["server"]),
+            heard_from="timestamp",
+            heard_to=last["timestamp"],
+            storm=last["storm"],
+            sudden=last["sudden"],
+            stretch=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32),
+        )
+        .join(booted.cast({"stretch": pl.UInt32}), on="stretch", how="left", maintain_order="left")
+        .select(*STRETCHES)
+        .cast(STRETCHES)  # type: ignore[arg-type]
     )
-    found = frame.join(booted, on="stretch", how="left").select(*STRETCHES).cast(STRETCHES)  # type: ignore[arg-type]
-    return found.sort("server_id", "heard_from"), {"samples": samples.height}
+    return found, {"samples": samples.height}
 
 
 def _valid(name: str | None, samples: pl.DataFrame, settings: Telemetry) -> pl.Expr:

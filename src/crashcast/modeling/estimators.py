@@ -67,7 +67,13 @@ def candidates(rules: Train) -> Iterator[Candidate]:
             yield Candidate("hist_gradient_boosting", grid, estimator)
 
 
-def fit(candidate: Candidate, features: Matrix, crash: NDArray[np.bool_], share: float = 1.0) -> Any:
+def fit(
+    candidate: Candidate,
+    features: Matrix,
+    crash: NDArray[np.bool_],
+    share: float = 1.0,
+    weight: NDArray[np.float64] | None = None,
+) -> Any:
     """Fit a candidate, with the same bytes whatever the number of threads.
 
     A logistic regression weighs each negative by 1 / share: it is never quite the right model, and unweighted it would
@@ -84,6 +90,8 @@ def fit(candidate: Candidate, features: Matrix, crash: NDArray[np.bool_], share:
         The labels.
     share : float
         Of negatives that were kept, over that of crash rows.
+    weight : float array of shape (n,), optional
+        How certain each label is; by default all alike.
 
     Returns
     -------
@@ -97,11 +105,15 @@ def fit(candidate: Candidate, features: Matrix, crash: NDArray[np.bool_], share:
             imputer.fit(_medians(features))
             wide = _in_pieces(imputer, features)
             scaler.fit(wide)
-            solver.fit(_in_pieces(scaler, wide, out=wide), crash, sample_weight=np.where(crash, 1.0, 1 / share))
+            sampled = np.where(crash, 1.0, 1 / share)
+            weights = sampled if weight is None else sampled * weight
+            solver.fit(_in_pieces(scaler, wide, out=wide), crash, sample_weight=weights)
         else:
             # trees cannot bin a feature without any value; one that never varies they leave alone
             empty = np.isnan(features).all(axis=0)
-            estimator.fit(np.where(empty, 0, features) if empty.any() else features, crash)
+            # the dummy's shares are the labels' own
+            certain = {} if weight is None or candidate.algorithm == "dummy" else {"sample_weight": weight}
+            estimator.fit(np.where(empty, 0, features) if empty.any() else features, crash, **certain)
     _round_learned(estimator)
     return estimator
 
