@@ -23,7 +23,7 @@ from crashcast.canonical import md5
 from crashcast.errors import UserError
 from crashcast.modeling import model
 from crashcast.modeling.model import Model, save
-from crashcast.review import outputs, scoring
+from crashcast.review import outputs, rescoring, scoring
 from crashcast.review.history import ADDED, CHANGED, REMOVED, History, judged_coverage, judged_incidents, partition_of
 from crashcast.review.pictures import draw
 from crashcast.review.rescoring import (
@@ -411,6 +411,20 @@ def commit(
     git("add", "--all")
     git("commit", "--quiet", "--allow-empty", "--message", md5(Path("dvc.lock")))
     return Revision.find("HEAD")
+
+
+def test_crashes_are_those_that_the_commit_believes_and_in_an_older_one_those_recorded(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded, seen = ticket(1), ticket(2, "b")
+    months = {"month=2026-01": telemetry(1, range(1, 3))}
+    older = commit(months, tickets(recorded))
+    assert rescoring._own_exam(older).crashes()["server_id"].to_list() == [recorded["server_id"]]
+    monkeypatch.setitem(STAGES, "believe", rescoring.BELIEVED)
+    newer = commit(months, tickets(recorded), made={rescoring.BELIEVED: hold_file(tickets(recorded, seen))})
+    exam = rescoring._own_exam(newer)
+    assert exam.crashes()["server_id"].to_list() == [recorded["server_id"], "b"]
+    assert exam.rules_of_crashes != rescoring._own_exam(older).rules_of_crashes
 
 
 JANUARY, FEBRUARY = "month=2026-01", "month=2026-02"

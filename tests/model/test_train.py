@@ -14,6 +14,7 @@ from crashcast import tables
 from crashcast.canonical import md5
 from crashcast.errors import UserError
 from crashcast.modeling.model import load
+from crashcast.params import Train
 from crashcast.parts import PARTS, period, read_part, read_rule
 from stages import train
 
@@ -209,6 +210,31 @@ def test_the_same_input_makes_the_same_bytes(project):
     before = md5(project.root / "models"), outputs(project)
     project.run("train")
     assert (md5(project.root / "models"), outputs(project)) == before
+
+
+def test_rows_count_as_much_as_their_crash_is_certain(project):
+    believed = tables.read(project.root / "data" / "incidents.parquet")
+    doubted = pl.when(pl.col("server_id") < "server-12").then(0.6)
+    tables.write(project.root / "data" / "incidents.parquet", believed.with_columns(confidence=doubted))
+    paths = [project.root / "data" / name for name in ("features", "labels", "split.json", "incidents.parquet")]
+    features, labels, split, incidents = paths
+    rules = Train.read(project.root / "params.yaml")
+    rule = read_rule(split)
+    _, crash, shares = train.training_rows(features, labels, rule, ["cpu_pct"], rules)
+    weights = train.training_weights(labels, rule, rules, shares, train.confidences(incidents), HOUR)
+    assert weights.shape == crash.shape
+    assert set(weights[~crash]) == {1.0}
+    drawn = part_of(project, "train").filter(pl.col("label") == 1)  # all of them are
+    expected = (drawn["server_id"] < "server-12").to_numpy()
+    assert np.array_equal(weights[crash], np.where(expected, 0.6, 1.0))
+
+    before = (project.root / "models" / "model.skops").read_bytes()
+    project.run("train")
+    assert (project.root / "models" / "model.skops").read_bytes() == before
+    project.set("train", weigh_by_confidence=True)
+    project.run("train")
+    assert (project.root / "models" / "model.skops").read_bytes() != before
+    assert project.json("metrics/train.json")["lift"] > 5
 
 
 def test_another_seed_draws_other_negatives(project):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.modeling import metrics
 from crashcast.review import EXIT_STATUS, changes, environments, outputs, pictures, rescoring, revisions
@@ -164,6 +165,19 @@ def test_other_labels_are_judged_by_the_bases_and_by_their_own(here: Path) -> No
     assert list(found.excluded) == ["within the embargo of the champion's validation part"]
     # hours in which a longer horizon cannot know: before planned reboots, and at the end of the records
     assert found.denominators["server_days"]["found"] < 0.995 * found.denominators["server_days"]["expected"]
+
+
+def test_whom_to_believe_about_crashes_is_part_of_the_labels(here: Path) -> None:
+    base, head = Revision.find("main"), branch(here, "believing", {"aggregate: dawid_skene": "aggregate: tickets"})
+    found = rescoring.rescore(base, head)
+    assert list(found.definitions) == ["the challenger's labels"]
+    believed, recorded = (tables.read(outputs.locate(r.outs["data/incidents.parquet"], "")) for r in (base, head))
+    assert believed["confidence"].drop_nulls().min() >= 0.5
+    assert recorded["confidence"].null_count() == recorded.height
+    # crashes of the test period, those without a ticket among them, are the base's to say
+    crashes = found.denominators["crashes"]
+    assert crashes == {"expected": told(base, "crashes"), "found": told(head, "crashes")}
+    assert crashes["expected"] > crashes["found"]
 
 
 CORRECT = """
