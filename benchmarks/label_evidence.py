@@ -1,8 +1,11 @@
 """Are weighed labels better than tickets, and models that learn from them; and are the sources' estimates right?
 
-    python benchmarks/label_evidence.py             # ten fleets and twenty polls that nothing was developed on
-    python benchmarks/label_evidence.py --seeds 7   # other fleets
-    python benchmarks/label_evidence.py --polls     # the simulated votes alone
+    python benchmarks/label_evidence.py polls       # simulated votes
+    python benchmarks/label_evidence.py demo        # ten fleets like the demo's
+    python benchmarks/label_evidence.py larger      # ten more, of twice as many servers and with a larger test part
+    python benchmarks/label_evidence.py demo --seeds 7 --out FILE       # other fleets
+
+Nothing was developed on the seeds that are the default.
 
 Fleets: each is simulated anew. Its crashes, as tickets alone, the majority and Dawid and Skene tell them, are matched
 one to one with the true ones, the nearest first, if they start at most one row (an hour) apart: further off, a label
@@ -23,7 +26,7 @@ import sys
 import tempfile
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -60,7 +63,7 @@ from stages import clean, featurize, label, split, train
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "label_evidence.json"
-FLEETS, POLLS = tuple(range(301, 311)), tuple(range(401, 411))
+POLLS = tuple(range(401, 411))
 TOLERANCE = timedelta(hours=1)
 TICKETS, MAJORITY, DAWID_SKENE = WAYS = "tickets", "majority", "dawid_skene"
 SHARED = (1, 4)
@@ -74,27 +77,50 @@ CANDIDATES = {
 CONFIDENCE = 0.95
 
 
+class Look(NamedTuple):
+    """Which fleets are simulated, and how their labelled period is divided."""
+
+    seeds: tuple[int, ...]
+    servers: int
+    train: float
+    validation: float
+    test: float
+
+
+LOOKS = {
+    "demo": Look(tuple(range(301, 311)), 300, 0.70, 0.15, 0.15),
+    # few hundred crashes in a test part leave a difference of a few points to chance
+    "larger": Look(tuple(range(311, 321)), 600, 0.40, 0.20, 0.40),
+}
+
+
 def main() -> None:
-    """Run the fleets and the polls, and write what came out."""
+    """Run one experiment and add what came out to the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=FLEETS)
-    parser.add_argument("--polls", action="store_true", help="no fleets")
+    parser.add_argument("experiment", choices=["polls", *LOOKS])
+    parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--without-models", action="store_true", help="crashes and sources alone")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    found = json.loads(options.out.read_text()) if options.out.exists() else {}
-    found["polls"] = polls()
-    write_json(options.out, found)
-    fleets: dict[str, Any] = {}
-    for seed in [] if options.polls else options.seeds:
+    if options.experiment == "polls":
+        add(options.out, "polls", found := polls())
+        print(json.dumps(found, indent=1))
+        return
+    look, fleets = LOOKS[options.experiment], {}
+    for seed in options.seeds or look.seeds:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
-            fleets[str(seed)] = one_fleet(seed, not options.without_models)
+            fleets[str(seed)] = one_fleet(seed, look, not options.without_models)
             os.chdir(ROOT)
         print(f"seed {seed}: {json.dumps(fleets[str(seed)])}", file=sys.stderr, flush=True)
-        found |= {"fleets": fleets, "summary": summary(fleets)}
-        write_json(options.out, found)
-    report(found)
+        add(options.out, options.experiment, {"fleets": fleets, "summary": summary(fleets)})
+    print(json.dumps(summary(fleets), indent=1))
+
+
+def add(out: Path, experiment: str, found: dict[str, Any]) -> None:
+    """Put an experiment's results beside the others'."""
+    before = json.loads(out.read_text()) if out.exists() else {}
+    write_json(out, before | {experiment: found})
 
 
 def polls() -> dict[str, Any]:
@@ -122,11 +148,12 @@ def polls() -> dict[str, Any]:
     }
 
 
-def one_fleet(seed: int, with_models: bool) -> dict[str, Any]:
+def one_fleet(seed: int, look: Look, with_models: bool) -> dict[str, Any]:
     """Simulate a fleet in the current folder, tell its crashes three ways, and train two models."""
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
-    params["demo"]["seed"] = seed
+    params["demo"].update(seed=seed, servers=look.servers)
+    params["split"].update(train=look.train, validation=look.validation, test=look.test)
     params["train"]["candidates"] = CANDIDATES
     params["execution"]["workers"] = 1
     yaml.dump(params, Path("params.yaml"))
@@ -293,11 +320,6 @@ def interval(values: list[float]) -> dict[str, float]:
     if number > 1:
         half = float(student.ppf((1 + CONFIDENCE) / 2, number - 1) * np.std(values, ddof=1) / np.sqrt(number))
     return {"mean": mean, "low": mean - half, "high": mean + half, "fleets": number}
-
-
-def report(found: dict[str, Any]) -> None:
-    """Print what matters."""
-    print(json.dumps({"polls": found["polls"], **found.get("summary", {})}, indent=1))
 
 
 if __name__ == "__main__":
