@@ -11,6 +11,7 @@ records cannot tell: see `Reason`. Unknown wins over 1: nobody can act on a warn
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -61,6 +62,7 @@ def main(
         rules,
         recording,
     )
+    print(f"label: {account}", file=sys.stderr)
     tables.write(believed, account.incidents)
     tables.write(votes, account.votes)
     records = tables.read_incidents(believed, recording)

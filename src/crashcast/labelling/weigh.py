@@ -36,6 +36,15 @@ class Account:
     votes: pl.DataFrame
     figures: dict[str, Any]
 
+    def __str__(self) -> str:
+        told = self.figures
+        if told["aggregate"] == RECORDED:
+            return f"every ticket is believed: {told['tickets']:,} of crashes"
+        return (
+            f"{told['believed']:,} crashes believed, {told['believed_without_ticket']:,} of them without a ticket; "
+            f"{told['tickets_not_believed']:,} of {told['tickets']:,} tickets not"
+        )
+
 
 def weigh(
     stretches: pl.DataFrame,
