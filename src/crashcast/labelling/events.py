@@ -34,7 +34,8 @@ EVENTS: dict[str, Any] = {
     "restarted": pl.Boolean,
     "silent": pl.Boolean,
     "storm": pl.Boolean,
-    "planned": pl.Boolean,
+    "planned": pl.Boolean,  # recorded work explains it
+    "due": pl.Boolean,  # work that is not on record was due
     "hears": pl.Boolean,  # the server was heard before and after, so telemetry could have told
     "hears_uptime": pl.Boolean,
     "hears_errors": pl.Boolean,
@@ -76,7 +77,8 @@ def candidates(
     found, fleet = heard.interruptions(stretches, interval), heard.spans(stretches)
     work = incidents.filter(kind=MAINTENANCE)
     found = found.with_columns(
-        planned=planned.is_recorded(found, work, interval) | planned.is_in_rhythm(found, work, interval),
+        planned=planned.is_recorded(found, work, interval),
+        due=planned.is_in_rhythm(found, work, interval),
         hears=pl.lit(True),
         hears_uptime="has_uptime",
         hears_errors=pl.col("storm").is_not_null(),
@@ -102,6 +104,7 @@ def candidates(
             restarted=pl.lit(False),
             silent=pl.lit(False),
             planned=pl.lit(False),
+            due=pl.lit(False),
             hears=inside,
             hears_uptime=inside & pl.col("reports_uptime").fill_null(False),
             hears_errors=inside & pl.col("reports_errors").fill_null(False),
@@ -144,24 +147,29 @@ def about(said: pl.DataFrame, found: pl.DataFrame, interval: timedelta, same_eve
     """Return which interruption a statement is about, by its row; null: none.
 
     The latest one of its server that had begun and was not over for longer than `same_event`: of restarts, if none
-    fits of silences, and last of what was planned.
+    fits of silences, and last of what was planned or due.
 
     Parameters
     ----------
     said : DataFrame
         `server_id`, `at`.
     found : DataFrame
-        See `heard.interruptions`; `planned`.
+        See `heard.interruptions`; `planned`, `due`.
     interval, same_event : timedelta
         How much earlier than the last sample a statement may lie, and how much later than the end.
     """
     rows = said.select("server_id", "at").with_row_index("row").sort("at")
     begun = found.with_row_index("place").select(
-        "server_id", "place", "over", "restarted", "planned", begun=pl.col("began_after") - interval
+        "server_id",
+        "place",
+        "over",
+        "restarted",
+        planned=pl.col("planned") | pl.col("due"),
+        begun=pl.col("began_after") - interval,
     )
     unplanned = ~pl.col("planned")
     places = []
-    for kind in (unplanned & pl.col("restarted"), unplanned & ~pl.col("restarted"), pl.col("planned")):
+    for kind in (unplanned & pl.col("restarted"), unplanned & ~pl.col("restarted"), ~unplanned):
         near = rows.join_asof(
             begun.filter(kind).sort("begun"), left_on="at", right_on="begun", by="server_id", check_sortedness=False
         )

@@ -17,22 +17,25 @@ TICKETS, RESTARTS, GAPS, STORMS, ANNOTATIONS = "tickets", "restarts", "gaps", "s
 VOTES: dict[str, Any] = {"event": pl.Int64, "source": pl.String, "vote": pl.Int8}
 BETWEEN = ", "  # an incident that several systems recorded names all of them
 
-UNPLANNED = ~pl.col("planned")
+
+def _says(sign: pl.Expr, watched: str) -> pl.Expr:
+    """Let a sign of telemetry vote; when work was due that may not be on record, it cannot tell and abstains."""
+    return pl.when(~pl.col("due")).then(pl.when(sign & ~pl.col("planned")).then(1).when(watched).then(0))
 
 
 def restarts() -> pl.Expr:
     """Take a restart that no planned reboot explains for a crash; a server whose uptime went on did not crash."""
-    return pl.when(pl.col("restarted") & UNPLANNED).then(1).when("hears_uptime").then(0)
+    return _says(pl.col("restarted"), "hears_uptime")
 
 
 def gaps() -> pl.Expr:
     """Take a silence that no planned reboot explains for a crash; a server that was heard throughout did not crash."""
-    return pl.when(pl.col("silent") & UNPLANNED).then(1).when("hears").then(0)
+    return _says(pl.col("silent"), "hears")
 
 
 def storms() -> pl.Expr:
     """Take an error storm in the last sample before an interruption for a crash; a calm end speaks against one."""
-    return pl.when(pl.col("storm") & UNPLANNED).then(1).when("hears_errors").then(0)
+    return _says(pl.col("storm"), "hears_errors")
 
 
 def tickets(events: pl.DataFrame, crash_tickets: pl.DataFrame, coverage: pl.DataFrame) -> pl.DataFrame:
