@@ -308,6 +308,18 @@ def test_every_source_votes_on_every_event_that_it_watched():
     assert uncovered[2] == {"pager": 0, "phone": 0, **telemetry}
 
 
+def test_telemetry_abstains_on_a_restart_that_was_due_and_tickets_decide():
+    down = [(3 * WEEK + 2.2, 3 * WEEK + 3.5)]
+    work = [("a", MAINTENANCE, begun, ended, "phone") for _, begun, ended in weekly("a", 8, without=[3])]
+    work += [("b", MAINTENANCE, begun, ended, "phone") for _, begun, ended in weekly("b", 8)]
+    stretches = stretches_of(samples_of(last=7 * WEEK, down=down), samples_of("b", last=7 * WEEK))
+    elsewhere = ("b", CRASH, 900, 901, "pager")
+    votes = votes_of(stretches, tickets_of(*work, elsewhere))
+    assert votes[0] == {"pager": 0}
+    votes = votes_of(stretches, tickets_of(*work, elsewhere, ("a", CRASH, 3 * WEEK + 2.2, 3 * WEEK + 3.5, "pager")))
+    assert votes[0] == {"pager": 1}
+
+
 def test_telemetry_abstains_on_a_server_that_it_did_not_hear():
     stretches = stretches_of(samples_of(last=20), samples_of("b"))
     tickets = tickets_of(("a", CRASH, 30, 31, None), ("c", CRASH, 30, 31, None))
