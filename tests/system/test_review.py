@@ -160,7 +160,7 @@ def test_other_labels_are_judged_by_the_bases_and_by_their_own(here: Path) -> No
     theirs = found.definitions["the challenger's labels"]
     assert [rescored.timing["horizon"].total_seconds() / 3600 for rescored in (found.forward, theirs)] == [6, 12]
     # nearly its own test rows: less those in the embargo around the champion's validation part
-    assert pr_auc(theirs, "challenger") == pytest.approx(told(head, "pr_auc"), rel=0.02)
+    assert pr_auc(theirs, "challenger") == pytest.approx(told(head, "pr_auc"), rel=0.05)
     assert found.forward.rows["label"].sum() < theirs.rows["label"].sum()
     assert list(found.excluded) == ["within the embargo of the champion's validation part"]
     # hours in which a longer horizon cannot know: before planned reboots, and at the end of the records
@@ -177,7 +177,8 @@ def test_whom_to_believe_about_crashes_is_part_of_the_labels(here: Path) -> None
     # crashes of the test period, those without a ticket among them, are the base's to say
     crashes = found.denominators["crashes"]
     assert crashes == {"expected": told(base, "crashes"), "found": told(head, "crashes")}
-    assert crashes["expected"] > crashes["found"]
+    whose = ["server_id", "started_at"]
+    assert not believed.select(whose).equals(recorded.select(whose))
 
 
 CORRECT = """
@@ -497,7 +498,7 @@ def test_changes_name_parameters_data_candidates_and_features(here: Path, month:
     assert "cpu_pct_std_2d" in found["features"]["added"]
     assert "cpu_pct_std_1d" in found["features"]["removed"]
     assert [row["name"] for row in found["candidates"]][:2] == ["chosen", "dummy"]
-    assert (found["code"], found["policy"], found["history"]) == ([], [], {})
+    assert (found["code"], found["policy"]) == ([], [])
 
 
 def test_pictures_show_who_caught_which_crash(here: Path) -> None:

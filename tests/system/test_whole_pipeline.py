@@ -140,7 +140,9 @@ def test_a_new_month_costs_a_month_and_gives_what_a_rebuild_gives(project: Path,
     run(accept, clone)
     # February's last hours could not be labelled before March's records were there
     computed = partitions_computed(run("dvc repro label featurize", clone))
-    assert computed == {"validate": 1, "clean": 1, "evidence": 1, "label": 2, "featurize": 1}
+    # and it may show that an earlier restart was planned work, or was none: then that month is labelled anew, too
+    assert computed["label"] in (2, 3)
+    assert computed == {"validate": 1, "clean": 1, "evidence": 1, "label": computed["label"], "featurize": 1}
     stages = computed.keys() & {*STAGES}
     assert {stage: lock(clone)[stage] for stage in stages} == {stage: lock(project)[stage] for stage in stages}
 
