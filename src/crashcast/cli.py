@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,9 +21,19 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="What versions of the data hold, and how they differ.")
 app.add_typer(data_app, name="data")
+annotate = typer.Typer(no_args_is_help=True, help="Ask people about server-windows, and take in their answers.")
+app.add_typer(annotate, name="annotate")
 NEXT = """Next:
   git add params.yaml data/raw/*.dvc data/raw/.gitignore && git commit -m "{}"
   dvc repro"""
+DAY = timedelta(days=1)
+WINDOW_HELP = "What has one label: a server for so long. Keep to one length."
+
+
+def _duration(text: str | timedelta) -> timedelta:
+    from crashcast.params import parse_duration
+
+    return parse_duration(text)
 
 
 def main() -> None:
@@ -121,6 +131,49 @@ def collect(
     print("\n".join(done) or f"Nothing to collect: no partition has ended since{'' if is_open else '; see --open'}")
     if done:
         print(NEXT.format("Collect telemetry"))
+
+
+@app.command()
+def suspects(
+    out: Annotated[Path, typer.Option(help="Where the table goes: .csv or .parquet.")] = Path("reports/suspects.csv"),
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 200,
+    window: Annotated[
+        timedelta, typer.Option(parser=_duration, metavar="DURATION", show_default="1d", help=WINDOW_HELP)
+    ] = DAY,
+    seed: Annotated[int, typer.Option(help="Of the forests that judge.")] = 1,
+) -> None:
+    """List the incident records that telemetry contradicts, the least believable first (docs/annotation.md)."""
+    from crashcast.annotation import write_suspects
+
+    print("\n".join(write_suspects(out, limit, window, seed)))
+
+
+@annotate.command("export")
+def annotate_export(
+    folder: Annotated[Path, typer.Option("--out", help="Where tasks.json and labelling.xml go.")] = Path(
+        "reports/annotation"
+    ),
+    budget: Annotated[int, typer.Option(min=1, help="How many server-windows to ask about.")] = 100,
+    window: Annotated[
+        timedelta, typer.Option(parser=_duration, metavar="DURATION", show_default="1d", help=WINDOW_HELP)
+    ] = DAY,
+    seed: Annotated[int, typer.Option(help="Of the choice.")] = 1,
+) -> None:
+    """Write the server-windows whose labels would teach most as Label Studio tasks, with their telemetry."""
+    from crashcast.annotation import export_tasks
+
+    print("\n".join(export_tasks(folder, budget, window, seed)))
+
+
+@annotate.command("import")
+def annotate_import(
+    file: Annotated[Path, typer.Argument(help="Label Studio's export of the project, as JSON.")],
+) -> None:
+    """Add people's answers to data/raw/annotations.parquet and say how far they agree."""
+    from crashcast.annotation import import_answers
+
+    print("\n".join(import_answers(file)))
+    print(NEXT.format("Add annotations"))
 
 
 @app.command(context_settings={"allow_interspersed_args": False})

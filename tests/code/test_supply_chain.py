@@ -38,6 +38,7 @@ ALLOWED = {
     *("MPL-2.0", "Mozilla Public License 2.0 (MPL 2.0)", "EPL-2.0"),
 }
 EXCEPTIONS = {
+    "cleanlab": "Apache License",  # 2.0, says its LICENSE
     "grandalf": "GNU General Public License v2 (GPLv2)",  # or the Eclipse Public License, says its LICENSE
     "pygit2": "GPLv2 with linking exception",  # the exception is for programs that link to it, as DVC does
     "skops": "UNKNOWN",  # its LICENSE file is MIT's

@@ -1,0 +1,110 @@
+"""What people said of server-windows: `data/raw/annotations.parquet`, a row for each window and annotator."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from sklearn.metrics import cohen_kappa_score
+
+from crashcast import tables
+from crashcast.tables import TIMESTAMP
+
+PATH = Path("data/raw/annotations.parquet")
+CRASH, NO_CRASH, UNSURE = VERDICTS = ("crash", "no crash", "unsure")
+ANNOTATIONS: dict[str, Any] = {
+    "server_id": pl.String,
+    "started_at": TIMESTAMP,  # of the window: was there a crash in [started_at, ended_at)?
+    "ended_at": TIMESTAMP,
+    "verdict": pl.String,
+    "crash_at": TIMESTAMP,  # null: no crash, or nobody can tell when
+    "annotator": pl.String,
+    "annotated_at": TIMESTAMP,
+}
+WINDOW = ["server_id", "started_at", "ended_at"]
+ORDER = ["started_at", "server_id", "ended_at", "annotator"]
+
+
+def read(path: Path) -> pl.DataFrame:
+    """Read the annotations; none where there is no file."""
+    return tables.read(path, ANNOTATIONS) if path.exists() else pl.DataFrame(schema=ANNOTATIONS)
+
+
+def merge(before: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+    """Add annotations; of what one annotator said of one window, the last word counts."""
+    both = pl.concat([before, new.select(*ANNOTATIONS)])
+    # of two last words of one moment the order is arbitrary, but always the same
+    latest = both.sort("annotated_at", "verdict", "crash_at").unique([*WINDOW, "annotator"], keep="last")
+    return latest.sort(ORDER)
+
+
+def consensus(annotations: pl.DataFrame) -> pl.DataFrame:
+    """Return what the annotators of each window agree on.
+
+    Returns
+    -------
+    DataFrame
+        `server_id`, `started_at`, `ended_at`; `is_crash`, by the majority of those who are sure, null where there is
+        none; `crash_at`, the median of the moments that they gave.
+    """
+    sure = pl.col("verdict").replace_strict({CRASH: 1, NO_CRASH: -1, UNSURE: 0}, return_dtype=pl.Int32).sum()
+    return (
+        annotations.group_by(WINDOW)
+        .agg(for_crash=sure, crash_at=pl.col("crash_at").median())
+        .select(
+            *WINDOW,
+            is_crash=pl.when(pl.col("for_crash") != 0).then(pl.col("for_crash") > 0),
+            crash_at=pl.when(pl.col("for_crash") > 0).then("crash_at"),
+        )
+        .sort(WINDOW)
+    )
+
+
+def agreement(annotations: pl.DataFrame) -> list[str]:
+    """Say how far annotators agree, a line each: all together by Krippendorff's alpha, each two by Cohen's kappa."""
+    wide = annotations.pivot("annotator", index=WINDOW, values="verdict", sort_columns=True).drop(WINDOW)
+    counts = np.stack([(wide == verdict).sum_horizontal().to_numpy() for verdict in VERDICTS], axis=1)
+    by_several = int(np.count_nonzero(counts.sum(axis=1) > 1))
+    if by_several == 0:
+        return ["no window was judged by two annotators: how far they agree is not known"]
+    alpha = krippendorff_alpha(counts)
+    told = "all said the same of everything" if alpha is None else f"Krippendorff's alpha {alpha:.2f}"
+    lines = [f"{by_several:,} windows were judged by several annotators: {told} (1: agreement, 0: as by chance)"]
+    for one, other in combinations(wide.columns, 2):
+        shared = wide.select(one, other).drop_nulls()
+        if shared.height:
+            same = float(np.mean(shared[one].to_numpy() == shared[other].to_numpy()))
+            if shared[one].n_unique() > 1 or shared[other].n_unique() > 1:
+                told = f"Cohen's kappa {cohen_kappa_score(shared[one].to_list(), shared[other].to_list()):.2f}"
+            else:
+                told = "one verdict only, so kappa says nothing"
+            lines.append(f"{one} and {other}: {same:.0%} of {shared.height:,} windows alike, {told}")
+    return lines
+
+
+def krippendorff_alpha(counts: np.ndarray) -> float | None:
+    """Return Krippendorff's alpha of nominal values, for any number of annotators and any values missing.
+
+    Source: Krippendorff, Computing Krippendorff's alpha-reliability, 2011.
+
+    Parameters
+    ----------
+    counts : int array of shape (units, values)
+        How many annotators gave each unit each value.
+
+    Returns
+    -------
+    float or None
+        1: agreement, 0: as by chance, below: worse; None where all values are equal, or no unit has two.
+    """
+    pairable = counts[counts.sum(axis=1) > 1].astype(np.float64)
+    of_unit, of_value = pairable.sum(axis=1), pairable.sum(axis=0)
+    n = of_value.sum()
+    expected = n * n - np.sum(of_value**2)
+    if expected == 0:
+        return None
+    observed = np.sum((of_unit**2 - np.sum(pairable**2, axis=1)) / (of_unit - 1))
+    return float(1 - (n - 1) * observed / expected)
