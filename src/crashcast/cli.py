@@ -148,6 +148,23 @@ def suspects(
     print("\n".join(write_suspects(out, limit, window, seed)))
 
 
+@app.command("learning-curve")
+def learning_curve(
+    out: Annotated[Path, typer.Option(help="Where the figures go, as CSV.")] = Path("reports/learning_curve.csv"),
+) -> None:
+    """Say what more labels, more servers or more months would buy, judged on validation; takes some minutes."""
+    from rich.console import Console
+
+    from crashcast.annotation import learning_curve as curve
+    from crashcast.canonical import replacing
+    from crashcast.params import Evaluate
+
+    found = curve.learning_curve()
+    with replacing(out) as aside:
+        found.write_csv(aside, float_precision=6)
+    curve.show(found, Evaluate.read().confidence, Console())
+
+
 @annotate.command("export")
 def annotate_export(
     folder: Annotated[Path, typer.Option("--out", help="Where tasks.json and labelling.xml go.")] = Path(
