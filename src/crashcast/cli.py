@@ -165,6 +165,23 @@ def learning_curve(
     curve.show(found, Evaluate.read().confidence, Console())
 
 
+@app.command()
+def transfer(
+    other: Annotated[Path, typer.Argument(help="Another fleet's project, after `dvc repro` or `dvc pull`.")],
+    out: Annotated[Path, typer.Option(help="Where the figures go, as CSV.")] = Path("reports/transfer.csv"),
+) -> None:
+    """Say whether another fleet's model and labels help this one, judged on validation."""
+    from rich.console import Console
+
+    from crashcast.annotation import transfer as transferring
+    from crashcast.canonical import replacing
+
+    found = transferring.transfer(other)
+    with replacing(out) as aside:
+        found.write_csv(aside, float_precision=6)
+    transferring.show(found, Console())
+
+
 @annotate.command("export")
 def annotate_export(
     folder: Annotated[Path, typer.Option("--out", help="Where tasks.json and labelling.xml go.")] = Path(

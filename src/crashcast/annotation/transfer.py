@@ -1,0 +1,146 @@
+"""Whether another fleet's model and labels help this one, with all of its labels and with a few: judged on validation.
+
+Source: Daume, Frustratingly easy domain adaptation, ACL 2007: what is learned there as it is (SrcOnly), both fleets'
+rows together (All), and the other model's score as one more feature (Pred), against this fleet alone (TgtOnly).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from crashcast.annotation.judging import (
+    FEATURES,
+    FIGURES,
+    SPLIT,
+    Sample,
+    Scorer,
+    chosen,
+    feature_names,
+    fitted,
+    judge,
+    training_sample,
+)
+from crashcast.annotation.learning_curve import LABELLED, Size, part_of
+from crashcast.errors import UserError
+from crashcast.modeling.estimators import Candidate, Matrix, log_odds
+from crashcast.modeling.model import Model, load
+from crashcast.modeling.resampling import percentile_interval
+from crashcast.params import Evaluate, Label, Train
+from crashcast.parts import read_rule
+
+SHARES = (1 / 16, 1.0)  # of this fleet's labels
+OWN, AS_IT_IS, TOGETHER, ON_TOP = (
+    "this fleet alone",
+    "their model as it is",
+    "both fleets' rows",
+    "on top of their model",
+)
+
+
+def transfer(other: Path) -> pl.DataFrame:
+    """Compare ways of using another project's model and labels with doing without.
+
+    Parameters
+    ----------
+    other : Path
+        A project with data/features, data/labels, data/split.json and models.
+
+    Returns
+    -------
+    DataFrame
+        By `share` of this fleet's labels and `way`: `pr_auc` and `event_recall` (at the alarm budget), and of each the
+        `_gain` over this fleet alone, with `_gain_low` and `_gain_high`: two-way (servers, blocks of time) and paired.
+
+    Raises
+    ------
+    UserError
+        Where labels or features mean something else there.
+    """
+    columns, rules, rule = feature_names(FEATURES), Train.read(), read_rule(SPLIT)
+    theirs = _comparable(other, columns)
+    candidate, sample, there = chosen(rules), training_sample(rules), training_sample(rules, other)
+    scorers: dict[tuple[float, str], Scorer] = {}
+    for share in SHARES:
+        rows = part_of(sample, Size(LABELLED, share, 0), rule)
+        if sample.crash[rows].sum() > 1:
+            own = Sample(sample.keys.filter(pl.Series(rows)), sample.values[rows], sample.crash[rows], sample.kept)
+            for way, scorer in _ways(candidate, own, there, theirs, rules.seed).items():
+                scorers[share, way] = scorer
+    judged = dict(zip(scorers, judge(rule, columns, list(scorers.values())), strict=True))
+    confidence = Evaluate.read().confidence
+    found: list[dict[str, Any]] = []
+    for (share, way), figures in judged.items():
+        row: dict[str, Any] = {"share": share, "way": way}
+        for figure in FIGURES:
+            (value, replicates), (before, others) = figures[figure], judged[share, OWN][figure]
+            low, high, _ = percentile_interval(replicates - others, confidence)
+            gain = {"gain": value - before, "gain_low": low, "gain_high": high}
+            row |= {figure: value, **{f"{figure}_{name}": one for name, one in gain.items()}}
+        found.append(row)
+    return pl.DataFrame(found)
+
+
+def _comparable(other: Path, columns: list[str]) -> Model:
+    """Load the other project's model; refuse one that answers another question."""
+    label, their_label = Label.read(), Label.read(other / "params.yaml")
+    if (label.lead, label.horizon) != (their_label.lead, their_label.horizon):
+        raise UserError(
+            f"{other} predicts with another lead or horizon (params.yaml: label): its labels mean another thing"
+        )
+    theirs = load(other / "models")
+    names = feature_names(other / FEATURES)
+    if names != columns or theirs.features != columns:
+        odd = sorted(set(columns) ^ set(names) | set(columns) ^ set(theirs.features)) or ["another order"]
+        raise UserError(f"{other} has other features than this project: {', '.join(odd)}; compute the same in both")
+    return theirs
+
+
+def _ways(candidate: Candidate, own: Sample, there: Sample, theirs: Model, seed: int) -> dict[str, Scorer]:
+    def on_theirs(values: Matrix) -> Matrix:
+        score = log_odds(theirs.estimator, values) + theirs.sampling_offset
+        return np.column_stack([values, score]).astype(np.float32)
+
+    # both at the share of negatives of the one that kept fewer
+    kept = min(own.kept, there.kept)
+    thinned = [_thin(sample, kept, seed) for sample in (own, there)]
+    values, crash = (np.concatenate(parts) for parts in zip(*thinned, strict=True))
+    on_top = fitted(candidate, on_theirs(own.values), own.crash, own.kept)
+    return {
+        OWN: fitted(candidate, own.values, own.crash, own.kept),
+        AS_IT_IS: lambda values: on_theirs(values)[:, -1].astype(np.float64),
+        TOGETHER: fitted(candidate, values, crash, kept),
+        ON_TOP: lambda values: on_top(on_theirs(values)),
+    }
+
+
+def _thin(sample: Sample, kept: float, seed: int) -> tuple[Matrix, np.ndarray]:
+    lot = np.random.default_rng(seed).random(len(sample.crash)) < kept / sample.kept
+    rows = sample.crash | lot
+    return sample.values[rows], sample.crash[rows]
+
+
+def show(found: pl.DataFrame, console: Console) -> None:
+    """Print the comparison for people, with what it shows."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for column in ("this fleet's labels", "learned from", "PR-AUC", "gain", "event recall", "gain", ""):
+        table.add_column(column)
+    for row in found.iter_rows(named=True):
+        low, high = row["pr_auc_gain_low"], row["pr_auc_gain_high"]
+        table.add_row(
+            "all" if row["share"] == 1 else f"{row['share']:.1%}",
+            row["way"],
+            f"{row['pr_auc']:.3f}",
+            "" if row["way"] == OWN else f"{low:+.3f} to {high:+.3f}",
+            f"{row['event_recall']:.0%}",
+            "" if row["way"] == OWN else f"{row['event_recall_gain_low']:+.2f} to {row['event_recall_gain_high']:+.2f}",
+            "" if row["way"] == OWN else "helps" if low > 0 else "harms" if high < 0 else "not shown to help",
+        )
+    console.print(table)
+    console.print("Judged on validation, by PR-AUC.", highlight=False)
