@@ -107,15 +107,13 @@ def export_tasks(folder: Path, budget: int, length: timedelta, seed: int) -> lis
 
 
 def import_answers(file: Path) -> list[str]:
-    """Add an export of Label Studio to the annotations, have DVC track them, and return what to print."""
+    """Add an export of Label Studio to the annotations, which git tracks, and return what to print."""
     from crashcast.annotation.label_studio import read_export
-    from crashcast.sources.tracking import track
 
     found = read_export(file, Telemetry.read().interval)
     before = given.read(given.PATH)
     after = given.merge(before, found.annotations)
     tables.write(given.PATH, after)
-    track([given.PATH])
     windows = found.annotations.select(given.WINDOW).n_unique()
     people = found.annotations["annotator"].n_unique()
     verdicts = [f"{found.annotations.filter(verdict=verdict).height:,} {verdict}" for verdict in given.VERDICTS]

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from sklearn.metrics import cohen_kappa_score
 
 from crashcast import tables
-from crashcast.tables import TIMESTAMP
+from crashcast.labelling.events import ANNOTATIONS, NO_CRASH
+from crashcast.tables import CRASH
 
 PATH = Path("data/raw/annotations.parquet")
-CRASH, NO_CRASH, UNSURE = VERDICTS = ("crash", "no crash", "unsure")
-ANNOTATIONS: dict[str, Any] = {
-    "server_id": pl.String,
-    "started_at": TIMESTAMP,  # of the window: was there a crash in [started_at, ended_at)?
-    "ended_at": TIMESTAMP,
-    "verdict": pl.String,
-    "crash_at": TIMESTAMP,  # null: no crash, or nobody can tell when
-    "annotator": pl.String,
-    "annotated_at": TIMESTAMP,
-}
+UNSURE = "unsure"
+VERDICTS = (CRASH, NO_CRASH, UNSURE)
 WINDOW = ["server_id", "started_at", "ended_at"]
 ORDER = ["started_at", "server_id", "ended_at", "annotator"]
 

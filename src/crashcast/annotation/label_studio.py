@@ -16,10 +16,12 @@ import polars as pl
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 
 from crashcast import tables
-from crashcast.annotation.answers import ANNOTATIONS, CRASH, NO_CRASH, VERDICTS
+from crashcast.annotation.answers import VERDICTS
 from crashcast.annotation.windows import Windows, measured
 from crashcast.errors import UserError
+from crashcast.labelling.events import ANNOTATIONS, NO_CRASH
 from crashcast.params import DAY, Telemetry
+from crashcast.tables import CRASH
 
 AROUND = DAY  # of telemetry before and after a window
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"  # d3's and Python's
