@@ -355,6 +355,7 @@ def test_the_stages_share_a_bucket(project, machines, s3, monkeypatch, capsys):
 
     execution(1)
     demo.write()
+    shutil.copy(ROOT / "data/raw/annotations.parquet", "data/raw")
     Path("data", "validated.json").write_text('{"success": true}')
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 

@@ -25,7 +25,7 @@ from crashcast.params import Alarms, Evaluate, Incidents, Label, Telemetry, Trai
 from crashcast.parts import HASH_RANGE, assign, crashes_of_part, labelled, period, read_part, read_rule, row_hash
 
 FEATURES, LABELS, SPLIT = Path("data/features"), Path("data/labels"), Path("data/split.json")
-INCIDENTS, COVERAGE = Path("data/raw/incidents.parquet"), Path("data/raw/coverage.parquet")
+INCIDENTS, COVERAGE = Path("data/incidents.parquet"), Path("data/raw/coverage.parquet")
 EVIDENCE = Path("metrics/candidates.json")
 REPLICATES = 300
 FIGURES = ("pr_auc", "event_recall")
