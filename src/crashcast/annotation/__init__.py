@@ -11,7 +11,7 @@ import polars as pl
 
 from crashcast import tables
 from crashcast.annotation import answers as given
-from crashcast.annotation.windows import Windows
+from crashcast.annotation.windows import Windows, read
 from crashcast.canonical import replacing, write_json, write_text
 from crashcast.errors import UserError
 from crashcast.params import Telemetry
@@ -31,8 +31,6 @@ def read_windows(length: timedelta) -> tuple[Windows, np.ndarray]:
     bool array of shape (n,)
         Whether an annotator was asked about each.
     """
-    from crashcast.annotation.windows import read
-
     found = read(CLEAN, INCIDENTS, COVERAGE, length)
     said = given.consensus(given.read(given.PATH)).rename({"crash_at": "marked_at"}).with_columns(asked=True)
     frame = found.frame.join(said, on=given.WINDOW, how="left", maintain_order="left")
