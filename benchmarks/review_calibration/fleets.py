@@ -14,9 +14,11 @@ from unittest.mock import patch
 import numpy as np
 import polars as pl
 from ruamel.yaml import YAML
+from scipy.special import expit
 
 from crashcast import tables
 from crashcast.canonical import write_json
+from crashcast.modeling.estimators import Candidate, candidates, fit, log_odds
 from crashcast.modeling.model import matrix
 from crashcast.params import Incidents, Train
 from crashcast.parts import HASH_RANGE, assign, period, read_part, read_rule, row_hash
@@ -28,7 +30,9 @@ SERVERS, MONTHS = 300, 6
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 CHAIN_MONTHS, CHAIN_SHARES = 20, {"train": 0.21, "validation": 0.03, "test": 0.76}
 TIMES_LARGER, TRUTH_MONTHS, TRUTH_SEED = 20, 4, 999_999
-TRUTH_SHARES, TRUTH_NEGATIVES = {"train": 0.6, "validation": 0.1, "test": 0.3}, 0.1
+TRUTH_SHARES, TRUTH_NEGATIVES = {"train": 0.6, "validation": 0.1, "test": 0.3}, 0.02
+CERTAIN_RISK, LEAST_DRAWN = 0.3, 0.005  # a negative of this risk is always drawn; of one of no risk, this share
+BOOSTING = {"learning_rate": [0.2], "max_iter": 30, "max_leaf_nodes": [7]}
 WAVES_PER_DAY, WAVE_HIT_SHARE, WAVE_H = 1 / 4, 0.15, 8
 CHRONIC = {"CHRONIC_SHARE": 0.06, "CHRONIC_FACTOR": 12.0}
 RAW, INCIDENTS, COVERAGE = (Path(f"data/raw/{name}") for name in ("telemetry", "incidents.parquet", "coverage.parquet"))
@@ -122,15 +126,10 @@ def read_fleet(condition: str, seed: int, months: int = MONTHS, shares: dict[str
             rows = tables.read(partition.path(LABELS), ["timestamp", "server_id", "label"])
             known += np.bincount(rows["label"].filter(assign(rows, rule) == "train"), minlength=2)
         share = min(1.0, rules.negatives_per_positive * known[1] / known[0])
-
-        def draw(rows: pl.DataFrame) -> pl.Series:
-            drawn = pl.Series(row_hash(rows, rules.seed, "training sample"))
-            return (rows["label"] == 1).fill_null(False) | (drawn < int(share * (HASH_RANGE - 1)))
-
         covered = tables.read(COVERAGE, ["server_id", "group"])
         return Fleet(
             columns,
-            read(rule, "train", columns, draw),
+            read(rule, "train", columns, lambda rows: drawn(rows, share)),
             share,
             read(rule, "validation", columns),
             read(rule, "test", columns),
@@ -148,14 +147,36 @@ def read(rule: dict[str, Any], part: str, columns: list[str], draw: Any = None) 
 
 
 def read_truth(condition: str) -> dict[str, np.ndarray]:
-    """Simulate the large fleet: all rows before a crash, and some of the others with their weight."""
+    """Simulate the large fleet: all rows before a crash, and of the others the more, the riskier they look.
+
+    A ranking is judged by the negatives at its top, so these are drawn with a probability in proportion to the risk
+    that a model of the large fleet's own gives them, and weighed by its inverse (Horvitz, Thompson, 1952).
+    """
     with simulated(condition, TRUTH_SEED, TIMES_LARGER * SERVERS, TRUTH_MONTHS, TRUTH_SHARES):
         rule, columns = read_rule(SPLIT), train.feature_names(FEATURES)
+        own = read(rule, "train", columns, lambda rows: drawn(rows, TRUTH_NEGATIVES))
+        candidate = boosting()
+        estimator = fit(candidate, own.values, own.keys["label"].to_numpy() == 1, TRUTH_NEGATIVES)
+        pieces: dict[str, list[np.ndarray]] = {"values": [], "labels": [], "weights": []}
+        for _, rows in read_part(FEATURES, LABELS, rule, "test", columns):
+            values, labels = matrix(rows, columns), rows["label"].to_numpy()
+            risk = expit(log_odds(estimator, values) + candidate.offset(TRUTH_NEGATIVES))
+            kept = np.where(labels == 1, 1.0, np.clip(risk / CERTAIN_RISK, LEAST_DRAWN, 1.0))
+            chosen = np.random.default_rng([TRUTH_SEED, len(pieces["labels"])]).random(len(rows)) < kept
+            for name, of in (("values", values), ("labels", labels), ("weights", 1 / kept)):
+                pieces[name].append(of[chosen])
+    return {name: np.concatenate(of) for name, of in pieces.items()}
 
-        def draw(rows: pl.DataFrame) -> pl.Series:
-            drawn = pl.Series(row_hash(rows, TRUTH_SEED, "truth"))
-            return (rows["label"] == 1).fill_null(False) | (drawn < int(TRUTH_NEGATIVES * HASH_RANGE))
 
-        rows = read(rule, "test", columns, draw)
-    labels = rows.keys["label"].to_numpy()
-    return {"values": rows.values, "labels": labels, "weights": np.where(labels == 1, 1, 1 / TRUTH_NEGATIVES)}
+def drawn(rows: pl.DataFrame, share: float) -> pl.Series:
+    """Tell which rows to train on: all before a crash, and this share of the others."""
+    draw = pl.Series(row_hash(rows, TRUTH_SEED, "training sample"))
+    return (rows["label"] == 1).fill_null(False) | (draw < int(share * (HASH_RANGE - 1)))
+
+
+def boosting() -> Candidate:
+    """Return the algorithm: trees, but few of them, for there are thousands of models to fit."""
+    rules = Train.read(ROOT / "params.yaml")
+    grid = rules.candidates.hist_gradient_boosting
+    few = rules.candidates.model_copy(update={"hist_gradient_boosting": grid.model_copy(update=BOOSTING)})
+    return list(candidates(rules.model_copy(update={"candidates": few})))[-1]

@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from fleets import CHAIN_MONTHS, CHAIN_SHARES, ROOT, Fleet, Rows, read_fleet, read_truth  # type: ignore[import-not-found]
+from fleets import CHAIN_MONTHS, CHAIN_SHARES, ROOT, Fleet, Rows, boosting, read_fleet, read_truth  # type: ignore[import-not-found]
 from scipy.special import expit, logit
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score
 
 from crashcast.modeling import events
-from crashcast.modeling.estimators import Candidate, candidates, fit, log_odds
+from crashcast.modeling.estimators import fit, log_odds
 from crashcast.modeling.model import Model, calibration
-from crashcast.params import Alarms, Label, Telemetry, Train
+from crashcast.params import Alarms, Label, Telemetry
 from crashcast.review.acceptance import Acceptance, look_error
 from crashcast.review.evidence import Evidence, gather
 from crashcast.review.policy import Both, Facts, Reason, decide
@@ -23,8 +23,7 @@ from crashcast.review.rescoring import Rescored
 from crashcast.review.two_way import pr_auc_influence, steps_of
 
 PARAMS = ROOT / "params.yaml"
-NOISE = (0.6, 1.0, 1.4)  # of each sensor's feature, in its standard deviations
-BOOSTING = {"learning_rate": [0.1], "max_iter": 60, "max_leaf_nodes": [7]}
+NOISE = (0.6, 0.9)  # of each sensor's feature, in its standard deviations
 LOOKS = 20
 RETRAININGS = 12
 FIRST_SEED, FIRST_SEED_OF_CHAINS = 1_000, 10_000
@@ -105,14 +104,6 @@ def train_on(
     area = average_precision_score(truth["labels"], raw(truth["values"]), sample_weight=truth["weights"])
     model = Model(**{**vars(model), "threshold": threshold})
     return Contender(model, model.probability(raw(fleet.test.values)), float(area))
-
-
-def boosting() -> Candidate:
-    """Return the algorithm: trees, but few of them, for there are thousands of models to fit."""
-    rules = Train.read(PARAMS)
-    grid = rules.candidates.hist_gradient_boosting
-    few = rules.candidates.model_copy(update={"hist_gradient_boosting": grid.model_copy(update=BOOSTING)})
-    return list(candidates(rules.model_copy(update={"candidates": few})))[-1]
 
 
 def of_servers(rows: Rows, servers: np.ndarray) -> Rows:
