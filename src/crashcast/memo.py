@@ -25,10 +25,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from crashcast.alone import dvc_above
 from crashcast.canonical import json_text, replacing
 from crashcast.digests import Digests
 from crashcast.errors import UserError
@@ -239,15 +241,8 @@ def link(source: Path, target: Path) -> None:
 
 
 def _is_forced() -> bool:
-    import psutil
-
-    for process in psutil.Process().parents():
-        with suppress(psutil.Error):
-            command = process.cmdline()
-            names = [Path(word).name for word in command[:3]]
-            if "dvc" in names:
-                return any(re.fullmatch(r"--force|-[a-zA-Z]*f[a-zA-Z]*", word) for word in command)
-    return False
+    dvc = dvc_above(psutil.Process())
+    return dvc is not None and any(re.fullmatch(r"--force|-[a-zA-Z]*f[a-zA-Z]*", word) for word in dvc.cmdline())
 
 
 def read(record: Path) -> dict[str, Any] | None:

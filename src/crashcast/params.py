@@ -127,7 +127,7 @@ def check(path: Path = PATH) -> None:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run from the root of the project") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -224,7 +224,7 @@ def test_a_killed_run_is_made_good_by_the_next(project: Path, kills: int) -> Non
             killed.wait(draw.uniform(1, longest_s))
             longest_s = time.monotonic() - began  # it was over before it could be killed
         except subprocess.TimeoutExpired:
-            # of every second run the stage lives on, and works on while the next run starts
+            # of every second run the stage outlives its DVC, for a moment
             (os.killpg if number % 2 else os.kill)(killed.pid, signal.SIGKILL)
             killed.wait()
             number += 1
@@ -286,6 +286,19 @@ def test_what_is_edited_while_its_stage_runs_makes_it_fail(project: Path, stage:
     run("dvc repro", project)
     assert (project / "dvc.lock").read_bytes() == before
     assert run("git status --porcelain", project).stdout == ""
+
+
+def test_a_stage_ends_with_its_dvc(project: Path) -> None:
+    before = (project / "dvc.lock").read_bytes()
+    killed = started(project, "clean")
+    family = psutil.Process(killed.pid).children(recursive=True)
+    assert any("clean" in child.cmdline() for child in family)
+    killed.kill()
+    killed.wait()
+    assert psutil.wait_procs(family, timeout=3)[1] == []
+    assert not (project / "data" / "clean").exists()
+    run("dvc repro", project)
+    assert (project / "dvc.lock").read_bytes() == before
 
 
 def test_what_a_killed_run_left_running_cannot_write_over_a_newer_one(project: Path) -> None:

@@ -78,8 +78,8 @@ def leftovers() -> Iterator[Finding]:
     """Look for locks and processes that a killed `dvc` left behind."""
     yield from _locks()
     for note in sorted(alone.NOTES.glob("*.json")):
-        process = alone._noted(note)
-        if process and not _is_below_dvc(process):
+        process = alone.noted(note)
+        if process and not alone.dvc_above(process):
             yield Finding(
                 "error",
                 f"stage {note.stem}",
@@ -244,7 +244,7 @@ def _holders() -> dict[int, str]:
 
 def _state(pid: int) -> str:
     try:
-        return "runs" if _is_dvc(psutil.Process(pid)) else "another"
+        return "runs" if alone.is_dvc(psutil.Process(pid)) else "another"
     except psutil.NoSuchProcess:
         return "dead"
     except psutil.Error:
@@ -260,23 +260,8 @@ def _remove_lock() -> str:
     return "removed"
 
 
-def _is_dvc(process: psutil.Process) -> bool:
-    return "dvc" in {Path(word).name for word in process.cmdline()[:4]}
-
-
-def _is_below_dvc(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return any(_is_dvc(parent) for parent in process.parents())
-    return False
-
-
 def _stop(process: psutil.Process) -> str:
-    family = [process, *process.children(recursive=True)]
-    for member in family:
-        with suppress(psutil.NoSuchProcess):
-            member.kill()
-    if psutil.wait_procs(family, timeout=alone.PATIENCE_S)[1]:
-        raise UserError(f"process {process.pid} does not end")
+    alone.stop(process)
     return "stopped"
 
 
