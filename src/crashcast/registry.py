@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from crashcast import canonical, remote
+from crashcast.commits.revisions import LOCK, MODELS, PARAMS, Revision
 from crashcast.errors import UserError
 from crashcast.review.ledger import git, shared_remote
-from crashcast.review.revisions import LOCK, MODELS, PARAMS, Revision
 
 if TYPE_CHECKING:
     from rich.console import Console

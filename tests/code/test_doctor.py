@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from crashcast import canonical
+from crashcast.commits.revisions import Revision
 from crashcast.doctor import checks, examine, garbage, needs, pushed
 from crashcast.doctor.bucket import Bucket, Stored
 from crashcast.doctor.cache import Cache
@@ -23,7 +24,6 @@ from crashcast.doctor.findings import SOUND, UNKNOWN, WRONG, Finding, as_json, e
 from crashcast.doctor.needs import Output
 from crashcast.doctor.reading import side_by_side
 from crashcast.errors import UserError
-from crashcast.review.revisions import Revision
 
 A, B, C, D = ("0123456789abcdef0123456789abcde" + letter for letter in "abcd")
 POINTER = f"outs:\n- md5: {A}.dir\n  size: 30\n  nfiles: 2\n  hash: md5\n  path: raw\n"

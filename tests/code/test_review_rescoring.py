@@ -20,10 +20,12 @@ from sklearn.preprocessing import StandardScaler
 
 from crashcast import closure, tables
 from crashcast.canonical import md5
+from crashcast.commits import objects
+from crashcast.commits.revisions import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision
 from crashcast.errors import UserError
 from crashcast.modeling import model
 from crashcast.modeling.model import Model, save
-from crashcast.review import outputs, rescoring, scoring
+from crashcast.review import rescoring, scoring
 from crashcast.review.history import ADDED, CHANGED, REMOVED, History, judged_coverage, judged_incidents, partition_of
 from crashcast.review.pictures import draw
 from crashcast.review.rescoring import (
@@ -34,7 +36,6 @@ from crashcast.review.rescoring import (
     longest_open,
     rescore,
 )
-from crashcast.review.revisions import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision
 
 HOUR = timedelta(hours=1)
 
@@ -349,8 +350,8 @@ def hold(frames: dict[str, pl.DataFrame]) -> str:
     listing = {}
     for name, frame in frames.items():
         tables.write(Path("made"), frame)
-        listing[f"{name}/{tables.PART}"] = outputs.hold(Path("made"))
-    return outputs.hold_folder(listing)
+        listing[f"{name}/{tables.PART}"] = objects.hold(Path("made"))
+    return objects.hold_folder(listing)
 
 
 def hold_file(content: object) -> str:
@@ -358,7 +359,7 @@ def hold_file(content: object) -> str:
         tables.write(Path("made"), content)
     else:
         Path("made").write_text(json.dumps(content))
-    return outputs.hold(Path("made"))
+    return objects.hold(Path("made"))
 
 
 def telemetry(month: int, days: range, servers: str = "ab", **changed: float) -> pl.DataFrame:
@@ -432,17 +433,17 @@ JANUARY, FEBRUARY = "month=2026-01", "month=2026-02"
 
 class TestHistory:
     def rows(self, digest: str) -> pl.DataFrame:
-        listing = outputs.members(digest, "telemetry")
-        return pl.concat(tables.read(outputs.locate(listing[path], "telemetry")) for path in sorted(listing))
+        listing = objects.members(digest, "telemetry")
+        return pl.concat(tables.read(objects.locate(listing[path], "telemetry")) for path in sorted(listing))
 
     def test_a_new_month_is_no_correction_and_no_file_of_it_is_opened(
         self, project: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         base = commit({JANUARY: telemetry(1, range(1, 29))})
         head = commit({JANUARY: telemetry(1, range(1, 29)), FEBRUARY: telemetry(2, range(1, 9))})
-        february = outputs.members(head.raw[TELEMETRY], "telemetry")[f"{FEBRUARY}/{tables.PART}"]
-        locate = outputs.locate
-        monkeypatch.setattr(outputs, "locate", lambda digest, what: locate({february: "x"}.get(digest, digest), what))
+        february = objects.members(head.raw[TELEMETRY], "telemetry")[f"{FEBRUARY}/{tables.PART}"]
+        locate = objects.locate
+        monkeypatch.setattr(objects, "locate", lambda digest, what: locate({february: "x"}.get(digest, digest), what))
         history = History.of(base, head)
         assert not history.is_corrected
         assert history.base == history.head == head.raw
@@ -525,7 +526,7 @@ def model_of(value: float) -> str:
     folder = Path("made-model")
     folder.mkdir(exist_ok=True)
     save(Model(estimator, "dummy", {}, ["x"], 0.0, threshold=value / 2), folder)
-    return outputs.hold_folder({name: outputs.hold(folder / name) for name in ("model.json", "model.skops")})
+    return objects.hold_folder({name: objects.hold(folder / name) for name in ("model.json", "model.skops")})
 
 
 def run_of(rule: dict, table: pl.DataFrame, features: pl.DataFrame, value: float) -> dict[str, str]:

@@ -18,9 +18,9 @@ from rich.console import Console
 
 from crashcast import canonical, tables
 from crashcast.cli import main as crashcast
+from crashcast.commits import objects
 from crashcast.doctor import bucket as buckets
 from crashcast.errors import UserError
-from crashcast.review import outputs
 from crashcast.versions import diff, log
 from crashcast.versions.files import DAMAGED, NOWHERE, ONLY_REMOTE
 from crashcast.versions.rows import KOLMOGOROV_SMIRNOV
@@ -220,9 +220,9 @@ def test_what_is_lost_everywhere_is_not_called_known(
 ) -> None:
     [md5] = {
         md5
-        for path, md5 in outputs.members(log._datasets(sh("git rev-parse HEAD~3"))[0][str(TELEMETRY)].md5, "x").items()
+        for path, md5 in objects.members(log._datasets(sh("git rev-parse HEAD~3"))[0][str(TELEMETRY)].md5, "x").items()
     }
-    outputs.cached(md5).unlink()
+    objects.cached(md5).unlink()
     bucket = buckets.connect()
     content = bucket.content(bucket.object_key(md5))
     bucket.delete([md5])
@@ -236,8 +236,8 @@ def test_what_is_lost_everywhere_is_not_called_known(
 
 def test_a_damaged_file_is_no_answer(project: Path) -> None:
     listing = hash_at("HEAD", TELEMETRY)
-    for md5 in (*outputs.members(listing, "x").values(), listing):
-        path = outputs.cached(md5)
+    for md5 in (*objects.members(listing, "x").values(), listing):
+        path = objects.cached(md5)
         path.chmod(0o644)
         path.write_bytes(path.read_bytes()[:-5])
 
@@ -259,7 +259,7 @@ def test_a_lock_that_cannot_be_read_is_in_the_log(project: Path) -> None:
 
 
 def test_the_diff_reads_only_partitions_whose_hashes_differ(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unchanged = outputs.cached(canonical.md5(part(2)))
+    unchanged = objects.cached(canonical.md5(part(2)))
     unchanged.chmod(0o644)
     unchanged.write_text("never read")
 
@@ -307,7 +307,7 @@ def test_what_lies_only_on_the_remote_is_named_or_pulled_but_nothing_else(clone:
 
 
 def test_damage_is_not_compared(project: Path) -> None:
-    path = outputs.cached(canonical.md5(part(1)))
+    path = objects.cached(canonical.md5(part(1)))
     path.chmod(0o644)
     path.write_bytes(path.read_bytes() + b"x")
 

@@ -16,8 +16,8 @@ from botocore.session import Session
 from rich.console import Console
 
 from crashcast import registry
+from crashcast.commits.revisions import Revision
 from crashcast.errors import UserError
-from crashcast.review.revisions import Revision
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 Train = Callable[..., None]

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from crashcast import tables
+from crashcast.commits import environments, objects, revisions, runs
+from crashcast.commits.revisions import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision
 from crashcast.errors import UserError
 from crashcast.modeling import metrics
-from crashcast.review import EXIT_STATUS, changes, environments, outputs, pictures, rescoring, revisions
+from crashcast.review import EXIT_STATUS, changes, pictures, rescoring
 from crashcast.review.history import History
-from crashcast.review.revisions import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -142,7 +143,7 @@ def test_with_more_data_and_other_features_the_champions_own_code_computes_its_f
     found = rescoring.rescore(base, head)
     # what the challenger's commit cleaned and labelled the same way is taken from there
     assert f"commit {base.name} computes featurize in a temporary worktree" in capfd.readouterr().err
-    assert outputs.compute(base, head.raw, ["data/features"], {}) == {"data/features": same_code.outs["data/features"]}
+    assert runs.compute(base, head.raw, ["data/features"], {}) == {"data/features": same_code.outs["data/features"]}
     assert found.kind == "later"
     # the champion's scores are those it gives with everything as it was: on the branch with nothing but the data
     expected = rescoring.rescore(base, same_code).forward.rows
@@ -171,7 +172,7 @@ def test_whom_to_believe_about_crashes_is_part_of_the_labels(here: Path) -> None
     base, head = Revision.find("main"), branch(here, "believing", {"aggregate: dawid_skene": "aggregate: tickets"})
     found = rescoring.rescore(base, head)
     assert list(found.definitions) == ["the challenger's labels"]
-    believed, recorded = (tables.read(outputs.locate(r.outs["data/incidents.parquet"], "")) for r in (base, head))
+    believed, recorded = (tables.read(objects.locate(r.outs["data/incidents.parquet"], "")) for r in (base, head))
     assert believed["confidence"].drop_nulls().min() >= 0.5
     assert recorded["confidence"].null_count() == recorded.height
     # crashes of the test period, those without a ticket among them, are the base's to say
@@ -185,7 +186,7 @@ CORRECT = """
 import polars as pl
 from pathlib import Path
 from crashcast import tables
-from crashcast.review.revisions import INCIDENTS, TELEMETRY
+from crashcast.commits.revisions import INCIDENTS, TELEMETRY
 
 incidents, file = Path(INCIDENTS), Path(TELEMETRY, "month=2025-02/part-0.parquet")
 tickets, rows = tables.read(incidents), tables.read(file)
@@ -239,7 +240,7 @@ def test_a_fresh_clone_fetches_what_the_review_needs_and_no_more(
     assert rescoring.rescore(base, head).forward.rows.height == told(head, "rows")
     cache = Path(".dvc/cache/files/md5")
     held = {f"{file.parent.name}{file.name}" for file in cache.rglob("*") if file.is_file()}
-    features = outputs.members(head.outs["data/features"], "features")
+    features = objects.members(head.outs["data/features"], "features")
     assert {path.split("/")[0] for path, digest in features.items() if digest in held} == {"month=2025-03"}
     assert head.outs["data/clean"] not in held
     assert head.raw[TELEMETRY] not in held
@@ -264,7 +265,7 @@ def test_what_was_not_pushed_is_refused(here: Path, s3: dict[str, str], tmp_path
 
 def test_a_damaged_model_is_refused_before_it_is_loaded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     head = branch(here, "training", {"max_iter: 10": "max_iter: 30"})
-    digest = outputs.members(Revision.find("main").outs["models"], "the model")["model.skops"]  # the first to be used
+    digest = objects.members(Revision.find("main").outs["models"], "the model")["model.skops"]  # the first to be used
     file = Path(".dvc/cache/files/md5", digest[:2], digest[2:])
     whole = file.read_bytes()
     monkeypatch.setattr(rescoring.model, "load", lambda folder: pytest.fail("it was loaded"))
@@ -325,7 +326,7 @@ import polars as pl
 from datetime import datetime, UTC
 from pathlib import Path
 from crashcast import tables
-from crashcast.review.revisions import COVERAGE
+from crashcast.commits.revisions import COVERAGE
 
 coverage, end = Path(COVERAGE), datetime(2025, 3, 18, tzinfo=UTC)
 rows = tables.read(coverage)

@@ -46,7 +46,7 @@ REVIEW = """#!{python}
 import os, sys
 from pathlib import Path
 from crashcast.review import ledger
-from crashcast.review.revisions import Revision
+from crashcast.commits.revisions import Revision
 command, _, base, *flags, _, folder = sys.argv[1:]
 status = int(os.environ["STATUS"])
 if status == 2:

@@ -12,12 +12,12 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from crashcast import local_s3, remote
+from crashcast.commits.revisions import Revision
 from crashcast.doctor import bucket as s3
 from crashcast.doctor import checks, needs, objects, repair
 from crashcast.doctor.cache import Cache
 from crashcast.doctor.findings import Finding, mended
 from crashcast.errors import UserError
-from crashcast.review.revisions import Revision
 
 PARTS = ("environment", "project", "bucket", "remote", "cache")
 ROUNDS = 2  # a list of files that was repaired shows which of its files are missing

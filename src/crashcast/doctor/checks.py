@@ -16,13 +16,13 @@ from typing import Any
 import psutil
 
 from crashcast import alone, canonical, lineage
+from crashcast.commits.environments import RUN, differences
+from crashcast.commits.revisions import LOCK, PARAMS, PIPELINE, RAW, Revision, git
+from crashcast.commits.revisions import check as check_lock
 from crashcast.doctor import repair
 from crashcast.doctor.findings import Finding
 from crashcast.doctor.needs import FILES_THAT_POINT, parse
 from crashcast.errors import UserError
-from crashcast.review.environments import RUN, differences
-from crashcast.review.revisions import LOCK, PARAMS, PIPELINE, RAW, Revision, git
-from crashcast.review.revisions import check as check_lock
 
 SHOWN = 5
 NOTES = repair.TEMPORARY / "crashcast"

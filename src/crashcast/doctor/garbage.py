@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from crashcast import remote
+from crashcast.commits.revisions import git
 from crashcast.doctor import repair
 from crashcast.doctor.bucket import OBJECTS, REQUESTS, Bucket, connect
 from crashcast.doctor.cache import Cache, is_whole
@@ -26,7 +27,6 @@ from crashcast.doctor.needs import FILES_THAT_POINT
 from crashcast.doctor.reading import MB, side_by_side
 from crashcast.errors import UserError
 from crashcast.listing import members
-from crashcast.review.revisions import git
 
 HASH = re.compile(rb"\b[0-9a-f]{32}(?:\.dir\b|\b)")
 CHANGED_BLOBS = re.compile(rb":\d{6} \d{6} ([0-9a-f]+) ([0-9a-f]+) ")  # git diff-tree --raw

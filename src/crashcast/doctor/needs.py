@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from crashcast.commits.revisions import CONFLICT, Revision, git
 from crashcast.doctor.findings import Finding
 from crashcast.errors import UserError
-from crashcast.review.revisions import CONFLICT, Revision, git
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")

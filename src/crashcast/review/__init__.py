@@ -2,8 +2,8 @@
 
 Top to bottom, what it rests on: the policy decides (policy.py) on paired differences with intervals (evidence.py,
 two_way.py) between models that scored the same rows (rescoring.py, history.py), on outputs that a commit's own code
-made (outputs.py, environments.py) of two commits that fit together (revisions.py). changes.py says what changed,
-ledger.py how often these rows were looked at, and record.py, page.py and pictures.py write it down.
+made of two commits that fit together (crashcast.commits). changes.py says what changed, ledger.py how often these rows
+were looked at, and record.py, page.py and pictures.py write it down.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crashcast.errors import UserError
-from crashcast.review.revisions import (
+from crashcast.commits.revisions import (
     MODELS,
     Revision,
     check,
@@ -26,6 +25,7 @@ from crashcast.review.revisions import (
     check_work_tree,
     default_base,
 )
+from crashcast.errors import UserError
 
 if TYPE_CHECKING:
     from crashcast.review.acceptance import Acceptance
@@ -85,13 +85,13 @@ def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed
                     f"{head} is {base}: there is nothing to compare; name the champion's commit: --base REV"
                 )
             check(champion)
-        from crashcast.review.outputs import is_same_model
+        from crashcast.commits import models
 
         if answer:
             answer.result()
     if champion is None:
         return _first(challenger, reserve)
-    if is_same_model(champion, challenger):
+    if models.is_same(champion, challenger):
         return None
     return _against(champion, challenger, reserve)
 
@@ -297,9 +297,9 @@ def _conclude(
 def _side(revision: Revision) -> dict[str, Any]:
     """Return what a commit's model was made of."""
     from crashcast.canonical import json_text
-    from crashcast.review import outputs
+    from crashcast.commits import models
 
-    described = outputs.describe_model(revision)
+    described = models.describe(revision)
     return {
         "revision": revision.sha,
         "dvc_lock": hashlib.sha256(revision.file("dvc.lock")).hexdigest(),
@@ -342,9 +342,9 @@ def _recall(key: str) -> dict[str, Any] | None:
 
 
 def _path(key: str) -> Path:
-    from crashcast.review import outputs
+    from crashcast.commits import objects
 
-    return outputs.folder() / "judged" / f"{key}.json"
+    return objects.folder() / "judged" / f"{key}.json"
 
 
 def _hash(content: Any) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 import polars as pl
 
 from crashcast import tables
+from crashcast.commits import models, objects
+from crashcast.commits.revisions import COVERAGE, INCIDENTS, PIPELINE, TELEMETRY, Revision, flatten, git
 from crashcast.errors import UserError
-from crashcast.review import outputs
 from crashcast.review.history import partition_of
-from crashcast.review.revisions import COVERAGE, INCIDENTS, PIPELINE, TELEMETRY, Revision, flatten, git
 
 CODE = ("src", PIPELINE, "requirements.txt")
 POLICY = "acceptance"
@@ -47,7 +47,7 @@ def between(base: Revision, head: Revision) -> dict[str, Any]:
     """
     parameters = _differing(*(dict(flatten(revision.params)) for revision in (base, head)))
     of_policy = [row for row in parameters if row["name"].startswith(f"{POLICY}.")]
-    before, now = (outputs.describe_model(revision)["features"] for revision in (base, head))
+    before, now = (models.describe(revision)["features"] for revision in (base, head))
     return {
         "parameters": [row for row in parameters if row not in of_policy],
         "policy": of_policy,
@@ -118,13 +118,13 @@ def _described(revision: Revision, path: str) -> dict[str, Any]:
     figures, digest = revision.metrics.get(VALIDATION, {}), revision.raw[path]
     what = f"{path} of commit {revision.name}"
     if path == TELEMETRY:
-        names = sorted(partition_of(file).name for file in outputs.members(digest, what))
+        names = sorted(partition_of(file).name for file in objects.members(digest, what))
         counts = {name: figures.get(name) for name in ("rows", "servers", "partitions")}
         return {"md5": digest, **counts, "first": names[0], "last": names[-1]}
     if path == INCIDENTS:
         return {"md5": digest, **{name: figures.get(name) for name in ("incidents", "crashes")}}
     assert path == COVERAGE
-    rows = tables.read(outputs.locate(digest, what), ["server_id", "covered_from", "covered_to"])
+    rows = tables.read(objects.locate(digest, what), ["server_id", "covered_from", "covered_to"])
     return {
         "md5": digest,
         "servers": rows["server_id"].n_unique(),

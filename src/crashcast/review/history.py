@@ -18,9 +18,9 @@ from typing import Any, Self
 import polars as pl
 
 from crashcast import canonical, tables
+from crashcast.commits import objects
+from crashcast.commits.revisions import COVERAGE, INCIDENTS, TELEMETRY, Revision
 from crashcast.params import Incidents, Telemetry
-from crashcast.review import outputs
-from crashcast.review.revisions import COVERAGE, INCIDENTS, TELEMETRY, Revision
 from crashcast.sources.merging import merge_coverage
 from crashcast.tables import KEYS, Partition
 
@@ -71,7 +71,7 @@ class History:
         if base.raw == head.raw and columns[0] == columns[1]:
             return cls(dict(base.raw), dict(head.raw))
         content = json.dumps([base.raw, head.raw, columns, str(delay)], sort_keys=True)
-        record = outputs.folder() / "histories" / f"{hashlib.sha256(content.encode()).hexdigest()}.json"
+        record = objects.folder() / "histories" / f"{hashlib.sha256(content.encode()).hexdigest()}.json"
         if (kept := cls._kept(record)) is not None:
             return kept
         found = cls._compare(base, head, columns, delay)
@@ -84,7 +84,7 @@ class History:
             found = cls(**json.loads(record.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
-        return found if all(map(outputs.is_held, [*found.base.values(), *found.head.values()])) else None
+        return found if all(map(objects.is_held, [*found.base.values(), *found.head.values()])) else None
 
     @classmethod
     def _compare(cls, base: Revision, head: Revision, columns: tuple[list[str], list[str]], delay: timedelta) -> Self:
@@ -101,11 +101,11 @@ class History:
             if rows.height
         }
         raw = dict(head.raw)
-        with outputs.temporary() as place:
+        with objects.temporary() as place:
             for table, path, frame in (("coverage", COVERAGE, coverage), ("incidents", INCIDENTS, incidents)):
                 if table in counts:
                     tables.write(place / "made", frame)
-                    raw[path] = outputs.hold(place / "made")
+                    raw[path] = objects.hold(place / "made")
         # what a commit's `validate` expects are its own columns
         for_base, for_head = (
             _compose(old, new, until, columns, wanted) if counts or wanted != columns[1] else raw[TELEMETRY]
@@ -123,7 +123,7 @@ def _read_both(
     base: Revision, head: Revision, path: str, columns: Mapping[str, Any]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     first, second = (
-        tables.read(outputs.locate(revision.raw[path], f"{path} of commit {revision.name}"), columns)
+        tables.read(objects.locate(revision.raw[path], f"{path} of commit {revision.name}"), columns)
         for revision in (base, head)
     )
     return first, second
@@ -233,19 +233,19 @@ class _Telemetry:
     @classmethod
     def of(cls, revision: Revision) -> Self:
         name = f"{TELEMETRY} of commit {revision.name}"
-        return cls(outputs.members(revision.raw[TELEMETRY], name), name)
+        return cls(objects.members(revision.raw[TELEMETRY], name), name)
 
     def rows(self, partition: Partition) -> pl.DataFrame:
         """Return the rows of a period, whatever the length of this table's own partitions."""
         inside = pl.col("timestamp").is_between(*tables.utc(partition.start, partition.end), closed="left")
         files = [self.files[path] for path in sorted(self.files) if _overlap(partition_of(path), partition)]
-        read = [tables.read(outputs.locate(digest, self.name), where=inside) for digest in files]
+        read = [tables.read(objects.locate(digest, self.name), where=inside) for digest in files]
         return pl.concat(read, how="diagonal_relaxed") if read else pl.DataFrame(schema=NO_ROWS)
 
     def last(self) -> datetime:
         """Return the moment of the last row, naive UTC."""
         path = max(self.files, key=lambda path: partition_of(path).start)
-        moments = tables.read(outputs.locate(self.files[path], self.name), ["timestamp"])["timestamp"]
+        moments = tables.read(objects.locate(self.files[path], self.name), ["timestamp"])["timestamp"]
         moment: Any = moments.max()
         return moment.replace(tzinfo=None)
 
@@ -295,7 +295,7 @@ def _compose(
     """
     known = pl.col("timestamp") <= tables.utc(until, until)[0]
     files: dict[str, str] = {}
-    with outputs.temporary() as place:
+    with objects.temporary() as place:
         for path, partition in _partitions(old, new).items():
             if path in old.files and columns[0] == wanted and partition.end <= until:
                 files[path] = old.files[path]
@@ -311,8 +311,8 @@ def _compose(
                 rows = pl.concat(parts, how="vertical_relaxed").sort(*KEYS, maintain_order=True)
                 if rows.height:
                     tables.write(place / "made", rows)
-                    files[path] = outputs.hold(place / "made")
-    return outputs.hold_folder(files)
+                    files[path] = objects.hold(place / "made")
+    return objects.hold_folder(files)
 
 
 def _is_shared(path: str, old: _Telemetry, new: _Telemetry, partition: Partition, until: datetime) -> bool:

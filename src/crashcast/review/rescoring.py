@@ -24,15 +24,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from crashcast import closure, parts, tables
+from crashcast.commits import environments, models, objects, runs
+from crashcast.commits.revisions import COVERAGE, INCIDENTS, MODELS, Revision
 from crashcast.errors import UserError
 from crashcast.modeling import metrics, model
 from crashcast.modeling.baselines import one_rules, with_baselines
 from crashcast.modeling.events import choose_threshold, crashes_of
 from crashcast.params import DAY, Alarms, Evaluate, Incidents, Label, Telemetry
 from crashcast.reproduced import TOLERANCE
-from crashcast.review import environments, outputs, scoring
+from crashcast.review import scoring
 from crashcast.review.history import History, partition_of
-from crashcast.review.revisions import COVERAGE, INCIDENTS, MODELS, Revision
 from crashcast.tables import Partition
 
 LABELS, FEATURES, SPLIT = "data/labels", "data/features", "data/split.json"
@@ -141,12 +142,12 @@ class Exam:
 
     def crashes(self) -> pl.DataFrame:
         """Return the covered crashes."""
-        incidents, coverage = (outputs.locate(digest, "records") for digest in (self.incidents, self.coverage))
+        incidents, coverage = (objects.locate(digest, "records") for digest in (self.incidents, self.coverage))
         return tables.read_covered_crashes(incidents, coverage, self.rules.section(Incidents))
 
     def groups(self) -> dict[str, frozenset[str]]:
         """Return the servers of each group."""
-        rows = tables.read(outputs.locate(self.coverage, "raw data"), ["server_id", "group"]).drop_nulls()
+        rows = tables.read(objects.locate(self.coverage, "raw data"), ["server_id", "group"]).drop_nulls()
         last = rows.sort("server_id", "group").unique("server_id", keep="last")
         return {
             f"group_{group}": frozenset(members["server_id"]) for (group,), members in sorted(last.group_by("group"))
@@ -263,12 +264,12 @@ def rescore(base: Revision, head: Revision, anchor: Revision | None = None) -> R
     """
     revisions = {CHAMPION: base, CHALLENGER: head} | ({ANCHOR: anchor} if anchor and anchor != base else {})
     rules = {name: _rule(revision) for name, revision in revisions.items()}
-    known, history = outputs.runs_of(*revisions.values()), History.of(base, head)
+    known, history = runs.recorded(*revisions.values()), History.of(base, head)
     metrics_of_base = base.section(Telemetry).metrics.keys()
 
     def made_from(revision: Revision, *paths: str) -> dict[str, str]:
         is_like_base = revision.section(Telemetry).metrics.keys() == metrics_of_base
-        return outputs.compute(revision, history.base if is_like_base else history.head, paths, known)
+        return runs.compute(revision, history.base if is_like_base else history.head, paths, known)
 
     judged = made_from(base, LABELS, SPLIT, FEATURES, *({BELIEVED} & base.outs.keys()))
     exam = Exam(base, judged[LABELS], judged.get(BELIEVED, history.base[INCIDENTS]), history.base[COVERAGE])
@@ -285,7 +286,7 @@ def rescore(base: Revision, head: Revision, anchor: Revision | None = None) -> R
     has_other_labels = own.labels != exam.labels or own.rules_of_crashes != exam.rules_of_crashes
     differing = {
         "the challenger's labels": has_other_labels
-        and not (history.is_corrected and outputs.recipe(base, LABELS) == outputs.recipe(head, LABELS)),
+        and not (history.is_corrected and runs.recipe(base, LABELS) == runs.recipe(head, LABELS)),
         "the corrected history": history.is_corrected,
     }
     definitions, under_own = {}, forward
@@ -296,7 +297,7 @@ def rescore(base: Revision, head: Revision, anchor: Revision | None = None) -> R
                 contestant.revision,
                 head.outs[FEATURES]
                 if name == CHALLENGER
-                else outputs.compute(contestant.revision, raw, [FEATURES], known)[FEATURES],
+                else runs.compute(contestant.revision, raw, [FEATURES], known)[FEATURES],
                 contestant.rule,
             )
             for name, contestant in contestants.items()
@@ -308,7 +309,7 @@ def rescore(base: Revision, head: Revision, anchor: Revision | None = None) -> R
         definitions[name], under_own = found.rescored, found
     _confirm(head, CHALLENGER, under_own)
 
-    expected = parts.read_rule(outputs.locate(judged[SPLIT], SPLIT))
+    expected = parts.read_rule(objects.locate(judged[SPLIT], SPLIT))
     denominators = {"expected": _amount(exam, expected), "found": _amount(own, rules[CHALLENGER])}
     return Rescoring(
         forward.rescored,
@@ -339,9 +340,9 @@ def rescore_first(head: Revision) -> dict[str, Rescoring]:
         raise UserError(f"there is nothing to judge the first model on: {scored}")
     _confirm(head, CHALLENGER, scored)
     mine, amount = scored.rescored, _amount(exam, rule)
-    rules, seed = one_rules(outputs.describe_model(head)["features"]), head.section(Evaluate).seed
+    rules, seed = one_rules(models.describe(head)["features"]), head.section(Evaluate).seed
     rows: dict[str, pl.DataFrame] = {}
-    with outputs.temporary() as place:
+    with objects.temporary() as place:
         for part in ("validation", "test"):
             period = parts.period(rule, part)
             labels = exam.labels_of(period, place / part / "labels")
@@ -414,7 +415,7 @@ def _rescored(
         return "every row of its test period lies in a train or validation part, or in the embargo around one"
     if unlike and region.rule == unlike.region.rule:
         return "its rows are the same"
-    with outputs.temporary() as place:
+    with objects.temporary() as place:
         labels = exam.labels_of(parts.period(rule, "test"), place / "labels")
         rows, excluded = _select(labels, region, place / "rows")
         if rows.is_empty():
@@ -438,7 +439,7 @@ def _rescored(
         region.crashes(exam.crashes()),
         region.period,
         exam.timing,
-        {name: outputs.describe_model(contestant.revision)["threshold"] for name, contestant in contestants.items()},
+        {name: models.describe(contestant.revision)["threshold"] for name, contestant in contestants.items()},
         _seen(challenger.revision, challenger.rule, _names(rows["server_id"])) | exam.groups(),
     )
     return _Scored(rescored, region, exam, dict(excluded), latency_ms)
@@ -473,16 +474,16 @@ def _select(labels: Path, region: Region, out: Path) -> tuple[pl.DataFrame, Coun
 def _score(contestant: Contestant, rows: Path, place: Path) -> tuple[NDArray[np.float64], float]:
     """Return a model's scores of the wanted rows, NaN where its features have none, and the latency in ms."""
     revision, commit = contestant.revision, f"of commit {contestant.revision.name}"
-    unit = partition_of(next(iter(outputs.members(contestant.features, f"{FEATURES} {commit}")))).unit
+    unit = partition_of(next(iter(objects.members(contestant.features, f"{FEATURES} {commit}")))).unit
     rows = _repartitioned(rows, unit, place / "rows")
     names = {partition.name for partition in tables.partitions(rows)}
-    features = outputs.lay_out(
+    features = objects.lay_out(
         contestant.features, place / "features", f"{FEATURES} {commit}", lambda path: Path(path).parts[0] in names
     )
-    model_folder = outputs.lay_out(revision.outs[MODELS], place / "model", f"the model {commit}")
+    model_folder = objects.lay_out(revision.outs[MODELS], place / "model", f"the model {commit}")
     (place / "scores").mkdir()
     arguments = (model_folder, features, rows, place / "scores")
-    python = environments.interpreter(revision, outputs.folder())
+    python = environments.interpreter(revision, objects.folder())
     if python == Path(sys.executable) and _is_our_code(revision):
         latency_ms = scoring.score(*arguments)["latency_ms"]
     else:
@@ -517,7 +518,7 @@ def _is_our_code(revision: Revision) -> bool:
 
 def _score_elsewhere(revision: Revision, python: Path, arguments: tuple[Path, ...]) -> float:
     """Score with a commit's own code, in its own environment."""
-    with outputs.worktree(revision) as project:
+    with runs.worktree(revision) as project:
         variables = {"PYTHONPATH": str(project / "src"), "OMP_WAIT_POLICY": "PASSIVE"}
         done = subprocess.run(
             # -P: the script's folder is part of another version of the project
@@ -537,12 +538,12 @@ def _seen(revision: Revision, rule: Rule, servers: frozenset[str]) -> dict[str, 
         unseen = servers - frozenset(rule["servers"]["train"])
     else:
         what, period, unseen = f"{LABELS} of commit {revision.name}", parts.period(rule, "train"), servers
-        listing = outputs.members(revision.outs[LABELS], what)
+        listing = objects.members(revision.outs[LABELS], what)
         in_train = pl.col("label").is_not_null() & pl.col("timestamp").is_between(*tables.utc(*period), closed="left")
         for path in sorted(listing, key=lambda path: partition_of(path).start, reverse=True):
             if unseen and _touches(partition_of(path), period):
                 where = in_train & pl.col("server_id").is_in(sorted(unseen))
-                rows = tables.read(outputs.locate(listing[path], what), parts.KEYS_AND_LABEL, where)
+                rows = tables.read(objects.locate(listing[path], what), parts.KEYS_AND_LABEL, where)
                 unseen = unseen - _names(rows["server_id"])
     return {"seen_servers": servers - unseen, "unseen_servers": unseen}
 
@@ -550,7 +551,7 @@ def _seen(revision: Revision, rule: Rule, servers: frozenset[str]) -> dict[str, 
 def _amount(exam: Exam, rule: Rule) -> dict[str, float]:
     """Return the covered crashes and the server-days of known rows that the test part of a split holds."""
     known, period = 0, parts.period(rule, "test")
-    with outputs.temporary() as place:
+    with objects.temporary() as place:
         labels = exam.labels_of(period, place / "labels")
         for partition in tables.partitions(labels):
             rows = tables.read(partition.path(labels), parts.KEYS_AND_LABEL)
@@ -583,7 +584,7 @@ def _rule(revision: Revision) -> Rule:
     what = f"{SPLIT} of commit {revision.name}"
     if SPLIT not in revision.outs:
         raise UserError(f"no stage of commit {revision.name} writes {SPLIT}: it cannot be compared")
-    rule = parts.read_rule(outputs.locate(revision.outs[SPLIT], what))
+    rule = parts.read_rule(objects.locate(revision.outs[SPLIT], what))
     if rule["method"] == "random":
         raise UserError(
             f"commit {revision.name} splits its rows at random: rows of one crash are in train and in test, so nothing "
@@ -593,13 +594,13 @@ def _rule(revision: Revision) -> Rule:
 
 
 def _model_size(revision: Revision) -> int:
-    file = outputs.locate(outputs.model_files(revision)["model.skops"], f"the model of commit {revision.name}")
+    file = objects.locate(models.files_of(revision)["model.skops"], f"the model of commit {revision.name}")
     return file.stat().st_size
 
 
 def _lay_out(table: str, period: Period, folder: Path, what: str) -> Path:
     """Lay out the partitions of a table that a period touches."""
-    return outputs.lay_out(table, folder, what, lambda path: _touches(partition_of(path), period))
+    return objects.lay_out(table, folder, what, lambda path: _touches(partition_of(path), period))
 
 
 def _touches(partition: Partition, period: Period) -> bool:

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from crashcast import canonical, memo
+from crashcast.commits import environments, objects, runs
+from crashcast.commits.revisions import LOCK, SHOWN_DIGITS, Locked, Revision, check
 from crashcast.doctor.needs import outputs_of
 from crashcast.errors import UserError
 from crashcast.reproduced import TOLERANCE, is_close
-from crashcast.review import environments, outputs
-from crashcast.review.revisions import LOCK, SHOWN_DIGITS, Locked, Revision, check
 from crashcast.versions.diff import File, read_difference, show_files
 from crashcast.versions.log import changed_files
 
@@ -106,13 +106,13 @@ def rebuild(name: str) -> Rebuilt:
         check(revision)
     except UserError as error:
         notes.append(str(error))
-    python = environments.interpreter(revision, outputs.folder())
-    stages = tuple(outputs.upstream(revision, {path for stage in revision.stages.values() for path in stage.outs}))
-    with outputs.worktree(revision) as project:
+    python = environments.interpreter(revision, objects.folder())
+    stages = tuple(runs.upstream(revision, {path for stage in revision.stages.values() for path in stage.outs}))
+    with runs.worktree(revision) as project:
         cache = project / ".dvc" / "cache"
         (project / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
         _link_raw_data(revision, project, cache)
-        outputs.call(python, project, "dvc", "repro", "--force", why=f", {revision.name}", **{memo.SWITCH: "off"})
+        runs.call(python, project, "dvc", "repro", "--force", why=f", {revision.name}", **{memo.SWITCH: "off"})
         written = yaml.safe_load((project / LOCK).read_text(encoding="utf-8"))["stages"]
         differing = {}
         for stage in stages:
@@ -137,18 +137,18 @@ def _link_raw_data(revision: Revision, project: Path, cache: Path) -> None:
         if output.path not in needed - made:
             continue
         what = f"{output.path} of commit {revision.name}"
-        outputs.put(output.md5, project / output.path, what)
-        for md5 in {output.md5, *(outputs.members(output.md5, what).values() if output.is_folder else ())}:
+        objects.put(output.md5, project / output.path, what)
+        for md5 in {output.md5, *(objects.members(output.md5, what).values() if output.is_folder else ())}:
             target = cache / "files" / "md5" / md5[:2] / md5[2:]
             target.parent.mkdir(parents=True, exist_ok=True)
-            memo.link(outputs.locate(md5, what), target)
+            memo.link(objects.locate(md5, what), target)
 
 
 def _output(revision: Revision, project: Path, path: str, committed: str | None, rebuilt: str | None) -> Output:
     """Say how an output differs."""
     if committed is None or rebuilt is None:
         return Output(path, committed, rebuilt, unread="only one of the two runs has it")
-    with outputs.temporary() as place:
+    with objects.temporary() as place:
         try:
             before = _committed_files(revision, path, committed, place)
         except UserError as error:
@@ -182,10 +182,10 @@ def _committed_files(revision: Revision, path: str, md5: str, place: Path) -> di
         return {path: place / "metrics"}
     what = f"{path} of commit {revision.name}"
     if not md5.endswith(".dir"):
-        return {path: outputs.locate(md5, what)}
-    members = outputs.members(md5, what)
-    outputs.fetch(members.values(), what)
-    return {f"{path}/{name}": outputs.locate(member, what) for name, member in members.items()}
+        return {path: objects.locate(md5, what)}
+    members = objects.members(md5, what)
+    objects.fetch(members.values(), what)
+    return {f"{path}/{name}": objects.locate(member, what) for name, member in members.items()}
 
 
 def _files(project: Path, path: Path) -> Iterator[Path]:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from crashcast.commits.revisions import RAW, Revision, check, check_work_tree, default_base, flatten, hash_of
 from crashcast.errors import UserError
 from crashcast.params import Label
 from crashcast.review.changes import code_between, metrics_between
-from crashcast.review.revisions import RAW, Revision, check, check_work_tree, default_base, flatten, hash_of
 
 METRICS = "metrics/evaluate.json"
 PIPELINE = {

@@ -1,8 +1,7 @@
 """What a commit's code makes of given raw data, by hash: as some dvc.lock records it, else computed, once.
 
-Tables and models are named by their hash and read from DVC's cache, to which DVC's remote brings what is missing; every
-file is checked against its hash before it is used. What no dvc.lock records, the commit's own stages compute in a
-temporary worktree, and DVC's cache keeps it: the second time it is only looked up.
+What no dvc.lock records, the commit's own stages compute in a temporary worktree, and DVC's cache keeps it: the second
+time it is only looked up.
 """
 
 from __future__ import annotations
@@ -10,147 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import psutil
 import yaml
 
-from crashcast import canonical, listing, memo, remote
+from crashcast import canonical, memo
+from crashcast.commits import environments
+from crashcast.commits.objects import folder, is_held, put, temporary
+from crashcast.commits.revisions import LOCK, RAW, Locked, Revision, git
 from crashcast.errors import UserError
-from crashcast.review import environments
-from crashcast.review.revisions import LOCK, MODELS, RAW, Locked, Revision, git
 
-FOLDER = "crashcast-review"  # in DVC's cache folder, beside the memo
-CARD = "card.md"
 TAIL_LINES = 30  # of what a failed run said
 SAME_DATA = ", on the data that both models are to be judged on"
-READ_ONLY = 0o444  # as DVC keeps its cache
 
 Runs = Mapping[str, Mapping[str, str]]  # what stages wrote, by the key of all that they depend on
 
 
-def members(digest: str, what: str) -> dict[str, str]:
-    """Return the hash of each file of a folder.
-
-    Parameters
-    ----------
-    digest : str
-        DVC's hash of the folder; it ends with `.dir`.
-    what : str
-        What it is, for an error.
-    """
-    return listing.members(locate(digest, what).read_bytes(), what)
-
-
-def locate(digest: str, what: str) -> Path:
-    """Return a file of DVC's cache, fetched where need be, that has the bytes its hash says.
-
-    Raises
-    ------
-    UserError
-        Where neither the cache nor the remote has it, or it is damaged.
-    """
-    fetch([digest], what)
-    path = cached(digest)
-    if _md5(path, canonical.signature(path)) != digest.removesuffix(".dir"):
-        raise UserError(f"{what} is damaged: {path} is not what its name says; remove it and `dvc fetch`")
-    return path
-
-
-def model_files(revision: Revision) -> dict[str, str]:
-    """Return the hash of each file of a commit's model."""
-    return members(revision.outs[MODELS], f"the model of commit {revision.name}")
-
-
-def is_same_model(one: Revision, other: Revision) -> bool:
-    """Tell whether two commits have the same model, whatever its card says of how it was chosen."""
-    files, others = ({name: digest for name, digest in model_files(r).items() if name != CARD} for r in (one, other))
-    return files == others
-
-
-def describe_model(revision: Revision) -> dict[str, Any]:
-    """Return what model.json says of a commit's model."""
-    file = locate(model_files(revision)["model.json"], f"the model of commit {revision.name}")
-    described: dict[str, Any] = json.loads(file.read_bytes())
-    return described
-
-
-def fetch(digests: Iterable[str], what: str) -> None:
-    """Bring what DVC's cache lacks from DVC's remote.
-
-    Raises
-    ------
-    UserError
-        Where the remote does not answer, or lacks something.
-    """
-    missing = {digest for digest in digests if not cached(digest).exists()}
-    if not missing:
-        return
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-    from dvc_data.hashfile.hash_info import HashInfo
-
-    remote.check()  # DVC would try for minutes
-    try:
-        with Repo() as repo:
-            repo.cloud.pull({HashInfo("md5", digest) for digest in missing})
-    except (DvcException, OSError) as error:
-        raise UserError(f"{what} cannot be fetched from DVC's remote: {error}") from None
-    if any(not cached(digest).exists() for digest in missing):
-        raise UserError(
-            f"{what} is neither in DVC's cache nor on its remote, {remote.url()}: `dvc push` where it was made"
-        )
-
-
-def lay_out(digest: str, target: Path, what: str, wanted: Callable[[str], bool] = lambda _: True) -> Path:
-    """Make `target` a folder of links to the files of a folder that `wanted` picks by name, or a link to a file.
-
-    They are DVC's cache itself: to be read only.
-    """
-    if not digest.endswith(".dir"):
-        _link(locate(digest, what), target)
-        return target
-    picked = {path: member for path, member in members(digest, what).items() if wanted(path)}
-    fetch(picked.values(), what)
-    target.mkdir(parents=True, exist_ok=True)
-    for path, member in picked.items():
-        _link(locate(member, what), target / path)
-    return target
-
-
-def hold(path: Path) -> str:
-    """Put a file into DVC's cache, and return its hash."""
-    digest = canonical.md5(path)
-    if not cached(digest).exists():
-        with canonical.replacing(cached(digest)) as aside:
-            shutil.copyfile(path, aside)
-            aside.chmod(READ_ONLY)
-    return digest
-
-
-def hold_folder(files: Mapping[str, str]) -> str:
-    """Put a folder of files that DVC's cache holds into it, and return the folder's hash."""
-    entries = [{"md5": files[path], "relpath": path} for path in sorted(files)]
-    with temporary() as folder:
-        (folder / "listing").write_text(json.dumps(entries, sort_keys=True), encoding="utf-8")
-        digest = canonical.md5(folder / "listing")
-        if not cached(f"{digest}.dir").exists():
-            with canonical.replacing(cached(f"{digest}.dir")) as aside:
-                shutil.copyfile(folder / "listing", aside)
-                aside.chmod(READ_ONLY)
-    return f"{digest}.dir"
-
-
-def runs_of(*revisions: Revision) -> dict[str, dict[str, str]]:
+def recorded(*revisions: Revision) -> dict[str, dict[str, str]]:
     """Return every run that the dvc.lock of these commits records; where two differ, as the first has it."""
     return {
         _key(entry.command, entry.params, entry.deps): entry.outs
@@ -171,7 +52,7 @@ def compute(revision: Revision, raw: Mapping[str, str], wanted: Collection[str],
     wanted : collection of str
         Which outputs, such as data/labels.
     known : mapping
-        Runs that other commits record (`runs_of`); what its own dvc.lock says goes first.
+        Runs that other commits record (`recorded`); what its own dvc.lock says goes first.
 
     Returns
     -------
@@ -183,7 +64,7 @@ def compute(revision: Revision, raw: Mapping[str, str], wanted: Collection[str],
     UserError
         Where the commit's environment cannot be set up, or a stage of it fails or refuses the data.
     """
-    stages, known = upstream(revision, wanted), {**known, **runs_of(revision)}
+    stages, known = upstream(revision, wanted), {**known, **recorded(revision)}
     found, missing = _recall(revision, stages, raw, known)
     if missing:
         _run(revision, missing, found)
@@ -254,18 +135,10 @@ def _kept(key: str) -> dict[str, str] | None:
         return None
 
 
-def is_held(digest: str) -> bool:
-    """Tell whether DVC's cache has all of a file or folder."""
-    path = cached(digest)
-    if not digest.endswith(".dir"):
-        return path.exists()
-    return path.exists() and all(cached(entry["md5"]).exists() for entry in json.loads(path.read_bytes()))
-
-
 def _run(revision: Revision, stages: list[str], inputs: Mapping[str, str]) -> None:
     """Run stages of a commit on raw data and what came of it, in a worktree of its own, and keep what they write."""
     python = environments.interpreter(revision, folder())
-    print(f"review: commit {revision.name} computes {', '.join(stages)} in a temporary worktree", file=sys.stderr)
+    print(f"commit {revision.name} computes {', '.join(stages)} in a temporary worktree", file=sys.stderr)
     needed = {path for name in stages for path in revision.lock[name].deps}
     with worktree(revision) as project:
         local = project / ".dvc" / "config.local"
@@ -337,52 +210,5 @@ def worktree(revision: Revision) -> Iterator[Path]:
             git("worktree", "remove", "--force", "--force", str(place))
 
 
-@contextmanager
-def temporary() -> Iterator[Path]:
-    """Give an empty folder on the file system of DVC's cache, for as long as needed."""
-    place = folder() / "temporary"
-    place.mkdir(parents=True, exist_ok=True)
-    for left in place.iterdir():  # by killed reviews
-        if not psutil.pid_exists(int(left.name.partition("-")[0])):
-            shutil.rmtree(left, ignore_errors=True)
-    with TemporaryDirectory(dir=place, prefix=f"{os.getpid()}-", ignore_cleanup_errors=True) as made:
-        yield Path(made)
-
-
-def folder() -> Path:
-    """Return where the review keeps what it computed."""
-    return memo.cache_folder().resolve() / FOLDER
-
-
 def _record(key: str) -> Path:
     return folder() / "runs" / key[:2] / f"{key}.json"
-
-
-def put(digest: str, target: Path, what: str) -> None:
-    """Put a file or folder where stages can work with it: hard links, as DVC's own."""
-    files = members(digest, what) if digest.endswith(".dir") else {"": digest}
-    fetch(files.values(), what)
-    for path, member in files.items():
-        file = target / path if path else target
-        file.parent.mkdir(parents=True, exist_ok=True)
-        memo.link(locate(member, what), file)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.symlink_to(source)
-
-
-def cached(digest: str) -> Path:
-    """Return where DVC's cache has an object, or would have it."""
-    return _cache_folder(Path.cwd()) / "files" / "md5" / digest[:2] / digest[2:]
-
-
-@cache
-def _cache_folder(_: Path) -> Path:
-    return memo.cache_folder().resolve()
-
-
-@cache
-def _md5(path: Path, _: canonical.Signature) -> str:
-    return canonical.md5(path)

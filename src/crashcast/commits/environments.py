@@ -13,8 +13,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from crashcast.commits.revisions import Revision
 from crashcast.errors import UserError
-from crashcast.review.revisions import Revision
 
 BUILD, RUN = "requirements-build.txt", "requirements.txt"
 SHOWN = 5
@@ -50,7 +50,7 @@ def interpreter(revision: Revision, folder: Path) -> Path:
     python, whole = place / "bin" / "python", place / ".whole"
     if not whole.exists():
         shown = ", ".join(lacking[:SHOWN]) + (f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else "")
-        print(f"review: setting up the environment of commit {revision.name}: {shown}", file=sys.stderr)
+        print(f"setting up the environment of commit {revision.name}: {shown}", file=sys.stderr)
         _call(revision, sys.executable, "-m", "venv", "--clear", place)
         for name, text in ((BUILD, build), (RUN, locked)):
             (place / name).write_text(text, encoding="utf-8")
