@@ -9,9 +9,9 @@ Nothing was developed on the seeds that are the default.
 
 Fleets: each is simulated anew. Its crashes, as tickets alone, the majority and Dawid and Skene tell them, are matched
 one to one with the true ones, the nearest first, if they start at most one row (an hour) apart: further off, a label
-changes on rows that could have warned. Then two models are trained, alike but for the labels: on tickets alone and on
-what Dawid and Skene believe. Each sets its threshold on validation by its own labels, as a team would; both are judged
-on the same test rows by the true crashes.
+changes on rows that could have warned. Then three models are trained, alike but for the labels: on tickets alone, on
+what Dawid and Skene believe, and on the truth, which says how much better labels could help at all. Each sets its
+threshold on validation by its own labels, as a team would; all are judged on the same test rows by the true crashes.
 
 Polls: simulated votes of six sources on 600 events (simulated_votes.py). Each is taken twice, with independent errors
 and with two sources that share half of theirs.
@@ -40,7 +40,6 @@ from demo_claims import (
     RAW,
     SPLIT,
     TRUE_INCIDENTS,
-    TRUE_LABELS,
     VOTES,
     true_incidents,
 )
@@ -66,6 +65,7 @@ OUT = ROOT / "benchmarks" / "results" / "label_evidence.json"
 POLLS = tuple(range(401, 411))
 TOLERANCE = timedelta(hours=1)
 TICKETS, MAJORITY, DAWID_SKENE = WAYS = "tickets", "majority", "dawid_skene"
+TRUTH = "truth"
 SHARED = (1, 4)
 # the candidate that wins on the default fleet: which algorithm is best is not the question
 CANDIDATES = {
@@ -149,7 +149,7 @@ def polls() -> dict[str, Any]:
 
 
 def one_fleet(seed: int, look: Look, with_models: bool) -> dict[str, Any]:
-    """Simulate a fleet in the current folder, tell its crashes three ways, and train two models."""
+    """Simulate a fleet in the current folder, tell its crashes three ways, and train models."""
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
     params["demo"].update(seed=seed, servers=look.servers)
@@ -171,7 +171,7 @@ def one_fleet(seed: int, look: Look, with_models: bool) -> dict[str, Any]:
             found["sources"] = against_truth(account.figures["sources"], truth)
             found["estimates_reliable"] = account.figures["estimates_reliable"]
     if with_models:
-        found["models"] = two_models()
+        found["models"] = models()
     return found
 
 
@@ -189,26 +189,22 @@ def weigh_evidence() -> weigh.Account:
     )
 
 
-def two_models() -> dict[str, Any]:
-    """Train a model on tickets alone and one on what is believed, and judge both by the truth."""
+def models() -> dict[str, Any]:
+    """Train a model on tickets alone, one on what is believed and one on the truth, and judge all by the truth."""
     validated, cleaned = Path("data/validated.json"), Path("data/clean")
     write_json(validated, {"success": True})
     clean.main(RAW, validated, cleaned, Path("metrics/clean.json"))
     featurize.main(cleaned, INCIDENTS, COVERAGE, FEATURES)
     figures = [Path(f"metrics/{name}.json") for name in ("label", "split", "candidates", "train")]
-
-    def label_rows(way: str, incidents: Path, labels: Path, believed: Path) -> None:
-        edit(Path.cwd(), "label", aggregate=way)
-        label.main(cleaned, RAW, incidents, COVERAGE, Path(ANNOTATIONS), labels, believed, VOTES, figures[0])
-
-    for way in (TICKETS, DAWID_SKENE):
+    tables.write(TRUE_INCIDENTS, true_incidents())
+    learned = {TICKETS: INCIDENTS, DAWID_SKENE: INCIDENTS, TRUTH: TRUE_INCIDENTS}
+    for way, incidents in learned.items():
         labels, believed, rule = of(way, LABELS), of(way, BELIEVED), of(way, SPLIT)
-        label_rows(way, INCIDENTS, labels, believed)
+        edit(Path.cwd(), "label", aggregate=TICKETS if way == TRUTH else way)
+        label.main(cleaned, RAW, incidents, COVERAGE, Path(ANNOTATIONS), labels, believed, VOTES, figures[0])
         split.main(labels, rule, figures[1])
         train.main(FEATURES, labels, rule, believed, COVERAGE, of(way, MODELS), figures[2], figures[3])
-    tables.write(TRUE_INCIDENTS, true_incidents())
-    label_rows(TICKETS, TRUE_INCIDENTS, TRUE_LABELS, Path("data/true_believed.parquet"))
-    return {way: judge(way) for way in (TICKETS, DAWID_SKENE)}
+    return {way: judge(way) for way in learned}
 
 
 def of(way: str, path: Path) -> Path:
@@ -275,7 +271,7 @@ def judge(way: str) -> dict[str, float]:
     rules, rule, model = Label.read(), read_rule(of(TICKETS, SPLIT)), load(of(way, MODELS))
     timing = rules.timing(Telemetry.read().interval)
     crashes = tables.read_covered_crashes(TRUE_INCIDENTS, COVERAGE, Incidents.read())
-    test = pl.concat(rows for _, rows in read_part(FEATURES, TRUE_LABELS, rule, "test"))
+    test = pl.concat(rows for _, rows in read_part(FEATURES, of(TRUTH, LABELS), rule, "test"))
     score = model.predict(test)
     rows = test.select("timestamp", "server_id", "label").with_columns(score=score)
     found = events.judge(rows, crashes, model.threshold, period=period(rule, "test"), **timing).metrics
@@ -298,8 +294,8 @@ def summary(fleets: dict[str, Any]) -> dict[str, Any]:
     }
     pairs = {f"{way}: {name}": ("crashes", way, name) for way in WAYS[1:] for name in ("precision", "recall")}
     if all("models" in fleet for fleet in fleets.values()):
-        pairs |= {f"model: {name}": ("models", DAWID_SKENE, name) for name in ("event_recall", "pr_auc")}
-        pairs["model: false alarms per server-day"] = ("models", DAWID_SKENE, "false_alarms_per_server_day")
+        judged = ("event_recall", "pr_auc", "false_alarms_per_server_day")
+        pairs |= {f"model of {way}: {name}": ("models", way, name) for way in (DAWID_SKENE, TRUTH) for name in judged}
     gains = {
         name: interval([fleet[kind][way][figure] - fleet[kind][TICKETS][figure] for fleet in fleets.values()])
         for name, (kind, way, figure) in pairs.items()
