@@ -29,8 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVERS, MONTHS = 300, 6
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 CHAIN_MONTHS, CHAIN_SHARES = 20, {"train": 0.21, "validation": 0.03, "test": 0.76}
-TIMES_LARGER, TRUTH_MONTHS, TRUTH_SEED = 20, 4, 999_999
-TRUTH_SHARES, TRUTH_NEGATIVES = {"train": 0.6, "validation": 0.1, "test": 0.3}, 0.02
+TIMES_LARGER, TRUTH_SEED, TRUTH_NEGATIVES = 20, 999_999, 0.02
 CERTAIN_RISK, LEAST_DRAWN = 0.3, 0.005  # a negative of this risk is always drawn; of one of no risk, this share
 BOOSTING = {"learning_rate": [0.2], "max_iter": 30, "max_leaf_nodes": [7]}
 WAVES_PER_DAY, WAVE_HIT_SHARE, WAVE_H = 1 / 4, 0.15, 8
@@ -152,7 +151,7 @@ def read_truth(condition: str) -> dict[str, np.ndarray]:
     A ranking is judged by the negatives at its top, so these are drawn with a probability in proportion to the risk
     that a model of the large fleet's own gives them, and weighed by its inverse (Horvitz, Thompson, 1952).
     """
-    with simulated(condition, TRUTH_SEED, TIMES_LARGER * SERVERS, TRUTH_MONTHS, TRUTH_SHARES):
+    with simulated(condition, TRUTH_SEED, TIMES_LARGER * SERVERS, MONTHS, SHARES):
         rule, columns = read_rule(SPLIT), train.feature_names(FEATURES)
         own = read(rule, "train", columns, lambda rows: drawn(rows, TRUTH_NEGATIVES))
         candidate = boosting()
