@@ -45,8 +45,11 @@ COMPILE = -$(BIN)python -m compileall -qq -j 0 .venv/lib
 	$(COMPILE)
 	@touch $@
 
+# what a killed `dvc` had collected of the files to transfer, the next one would take for all of them
+FORGET = $(BIN)python -c 'from dvc.repo import Repo; Repo().drop_data_index()'
+
 # status 2: the remote does not answer, as crashcast said
-pull = $(S3) --elsewhere=run -- dvc pull $(1) || { status=$$?; [ $$status = 2 ] || \
+pull = $(FORGET) && $(S3) --elsewhere=run -- dvc pull $(1) || { status=$$?; [ $$status = 2 ] || \
 	echo "The remote answers; cache files that DVC calls missing were never pushed to it:" \
 		"run 'make push' where they were made." >&2; exit $$status; }
 
@@ -70,9 +73,11 @@ docs: env  ## Great Expectations' Data Docs of the raw data, refused or not
 	@$(BIN)crashcast docs
 
 publish: env
+	@$(FORGET)
 	@$(S3) --elsewhere=skip -- dvc push
 
 push: env  ## push data and models to DVC's remote, and check what it stored
+	@$(FORGET)
 	@$(S3) --elsewhere=run -- sh -c 'dvc push && crashcast doctor --only remote --repair'
 
 doctor: env  ## look for data that is lost, damaged or not pushed; ARGS=--repair mends it

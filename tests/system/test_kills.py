@@ -98,6 +98,37 @@ def check(project: Path, make: Make, port: int, done: subprocess.CompletedProces
     assert not subprocess.run(["git", "status", "--porcelain"], cwd=project, capture_output=True, text=True).stdout
 
 
+DIES_WHILE_IT_COLLECTS = """
+import os, signal, sys
+from dvc.cli import main
+from dvc_data.index import DataIndex
+
+add = DataIndex.__setitem__
+def add_some(index, key, entry):
+    if key[:1] == ("fetch",) and key[-1].endswith("7"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    add(index, key, entry)
+DataIndex.__setitem__ = add_some
+sys.exit(main(["fetch"]))
+"""
+
+
+def test_a_pull_that_is_killed_before_it_transfers_is_made_good_by_the_next(
+    project: Path, clone: Path, make: Make, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC keeps what it had collected until then, and takes it for all there is."""
+    (clone / ".venv").symlink_to(sys.prefix)
+    write(project, random.Random(1))
+    assert make(project, "push", port).returncode == 0
+    subprocess.run(["git", "pull", "-q"], cwd=clone, check=True)
+    command = ["crashcast", "s3", f"--port={port}", "--elsewhere=run", "--", sys.executable, "-c"]
+    died = subprocess.run([*command, DIES_WHILE_IT_COLLECTS], cwd=clone, capture_output=True, text=True)
+    assert died.returncode, died.stdout + died.stderr
+
+    check(clone, make, port, make(clone, "pull", port))
+    assert content(clone) == content(project)
+
+
 @pytest.mark.parametrize("kills", [4, pytest.param(66, marks=pytest.mark.slow)])
 def test_a_killed_push_or_pull_is_made_good_by_the_next(
     project: Path, clone: Path, make: Make, port: int, shell: Callable[..., object], kills: int
