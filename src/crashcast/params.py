@@ -349,6 +349,12 @@ class Candidates(Part):
     hist_gradient_boosting: HistGradientBoosting | None = None
 
 
+class SelfTraining(Part):
+    """How certain the model must be of a row that no incident records cover, to learn from its own answer."""
+
+    certainty: Share
+
+
 class Train(Section):
     """How the model is fitted and chosen."""
 
@@ -356,6 +362,7 @@ class Train(Section):
     negatives_per_positive: Annotated[float, Field(gt=0)]
     max_rows: Annotated[int, Field(ge=1000)]
     weigh_by_confidence: bool = False
+    self_training: SelfTraining | None = None
     candidates: Candidates
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -128,7 +128,7 @@ def read_part(
     columns: list[str] | None = None,
     draw: Callable[[pl.DataFrame], pl.Series] | None = None,
 ) -> Iterator[tuple[Partition, pl.DataFrame]]:
-    """Yield the rows of one part, a piece of a partition at a time, in order of (timestamp, server_id).
+    """Yield the labelled rows of one part, a piece of a partition at a time, in order of (timestamp, server_id).
 
     Parameters
     ----------
@@ -149,22 +149,55 @@ def read_part(
         `timestamp`, `server_id`, `label` and the features. A partition of more than `PIECE_ROWS` rows comes in several
         pieces, cut between moments.
     """
-    start, end = period(rule, part)
+
+    def chosen(rows: pl.DataFrame) -> pl.Series:
+        inside = assign(rows, rule) == part
+        return inside if draw is None else inside & draw(rows)
+
+    return _read(features, labels, KEYS_AND_LABEL, period(rule, part), columns, chosen)
+
+
+def read_uncovered(
+    features: Path, labels: Path, rule: dict[str, Any], columns: list[str]
+) -> Iterator[tuple[Partition, pl.DataFrame]]:
+    """Yield the rows that no incident records cover and that a model may learn from, as `read_part` does.
+
+    They end where the train part does, and of a split by server they are those of its servers.
+    """
+    span = datetime.min, period(rule, "train")[1]
+
+    def chosen(rows: pl.DataFrame) -> pl.Series:
+        uncovered = pl.col("timestamp").is_between(*tables.utc(*span), closed="left")
+        uncovered &= (pl.col("reason") == tables.UNCOVERED).fill_null(False)
+        if rule["method"] == "server":
+            uncovered &= pl.col("server_id").is_in(rule["servers"]["train"])
+        return rows.select(uncovered).to_series()
+
+    return _read(features, labels, [*KEYS_AND_LABEL, "reason"], span, columns, chosen)
+
+
+def _read(
+    features: Path,
+    labels: Path,
+    known: Iterable[str],
+    span: tuple[datetime, datetime],
+    columns: list[str] | None,
+    choose: Callable[[pl.DataFrame], pl.Series],
+) -> Iterator[tuple[Partition, pl.DataFrame]]:
+    start, end = span
     for partition in tables.partitions(labels):
         if partition.end <= start or end <= partition.start:
             continue
-        of_partition = tables.read(partition.path(labels), KEYS_AND_LABEL)
+        of_partition = tables.read(partition.path(labels), known)
         moments = of_partition["timestamp"].gather_every(PIECE_ROWS).unique().sort().dt.replace_time_zone(None)
         for cut in pairwise([partition.start, *moments[1:], partition.end]):
             inside = pl.col("timestamp").is_between(*tables.utc(*cut), closed="left")
             rows = of_partition.filter(inside)
-            chosen = assign(rows, rule) == part
-            if draw is not None:
-                chosen &= draw(rows)
+            chosen = choose(rows)
             if not chosen.any():
                 continue
             wanted = None if columns is None else ["timestamp", "server_id", *columns]
             values = tables.read(partition.path(features), wanted, inside)
             if not values.select("timestamp", "server_id").equals(rows.select("timestamp", "server_id")):
                 raise UserError(f"{features} and {labels} differ in the rows of {partition.name}: run `dvc repro`")
-            yield partition, rows.hstack(values.drop("timestamp", "server_id")).filter(chosen)
+            yield partition, rows.select(*KEYS_AND_LABEL).hstack(values.drop("timestamp", "server_id")).filter(chosen)

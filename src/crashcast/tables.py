@@ -22,6 +22,7 @@ from crashcast.params import Incidents
 TIMESTAMP = pl.Datetime("us", "UTC")
 KEYS = {"timestamp": TIMESTAMP, "server_id": pl.String}
 CRASH, MAINTENANCE = "crash", "maintenance"  # kinds of incident
+UNCOVERED = "uncovered"  # why a label is unknown: no incidents were recorded for this server at this time
 INCIDENTS = {
     "incident_id": pl.String,
     "server_id": pl.String,

@@ -36,7 +36,7 @@ class Reason(StrEnum):
     RECORDS_END = "records_end"  # too close to the end: the crash may not have been recorded yet
     LEAD = "lead"  # a crash starts before a warning could be acted on
     OUTAGE = "outage"  # down, planned or not, or recovering
-    UNCOVERED = "uncovered"  # no incidents were recorded for this server at this time
+    UNCOVERED = tables.UNCOVERED
 
 
 def main(

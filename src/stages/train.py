@@ -7,7 +7,8 @@ validation).
 Crashes are rare, so all crash rows are kept and only a share of the other training rows, and where that is still too
 much to hold, the same share of both. Logistic regression undoes that by weights; the log-odds of the others are shifted
 by the logarithm of the ratio of the two shares.
-Validation keeps every known row. The test part is not looked at here.
+Validation keeps every known row. The test part is not looked at here. With `train.self_training` the chosen one learns
+once more, from what no incident records cover, too.
 """
 
 from __future__ import annotations
@@ -31,7 +32,17 @@ from crashcast.modeling.card import model_card
 from crashcast.modeling.estimators import Candidate, Matrix, candidates, fit, log_odds
 from crashcast.modeling.model import Model, calibration, matrix, save
 from crashcast.params import Alarms, Incidents, Label, Telemetry, Train
-from crashcast.parts import HASH_RANGE, assign, crashes_of_part, labelled, period, read_part, read_rule, row_hash
+from crashcast.parts import (
+    HASH_RANGE,
+    assign,
+    crashes_of_part,
+    labelled,
+    period,
+    read_part,
+    read_rule,
+    read_uncovered,
+    row_hash,
+)
 
 
 def main(
@@ -61,7 +72,8 @@ def main(
     for candidate in candidates(rules):
         print(f"train: fitting {candidate.name} on {len(values)} rows", file=sys.stderr)
         fitted.append((candidate, fit(candidate, values, crash, kept, weights)))
-    del values
+    if not rules.self_training:
+        del values
 
     rows, scores = score_validation(features, labels, rule, columns, fitted, kept)
     target, timing = rows["label"].to_numpy(), label.timing(settings.interval)
@@ -80,9 +92,17 @@ def main(
     write_json(candidates_metrics, {"chosen": candidate.name, "candidates": evidence})
 
     raw = read_scores(scores[best])
-    slope, intercept = calibration(raw, target == 1)
     offset = candidate.offset(kept)
+    slope, intercept = calibration(raw, target == 1)
     model = Model(estimator, candidate.algorithm, candidate.hyperparameters, columns, offset, slope, intercept)
+    if rules.self_training:
+        more, guessed = guessed_rows(features, labels, rule, model, rules, crash, (share, share_of_crash_rows))
+        weights = None if weights is None else np.append(weights, np.ones(len(guessed)))
+        estimator = fit(candidate, np.concatenate([values, more]), np.append(crash, guessed), kept, weights)
+        _, [file] = score_validation(features, labels, rule, columns, [(candidate, estimator)], kept)
+        raw = read_scores(file)
+        slope, intercept = calibration(raw, target == 1)
+        model = replace(model, estimator=estimator, slope=slope, intercept=intercept)
     probability = model.probability(raw)
     threshold, at_threshold = at_budget(probability)
     model = replace(model, threshold=threshold)
@@ -189,6 +209,58 @@ def training_weights(
         )
         weights.append(ahead.select(pl.when(label=1).then("confidence").otherwise(1.0).alias("weight")).to_series())
     return pl.concat(weights).to_numpy()
+
+
+def guessed_rows(
+    features: Path,
+    labels: Path,
+    rule: dict[str, Any],
+    model: Model,
+    rules: Train,
+    learned: NDArray[np.bool_],
+    shares: tuple[float, float],
+) -> tuple[Matrix, NDArray[np.bool_]]:
+    """Read some of the rows that no incident records cover, as the model labels them where it is certain.
+
+    A row is one before a crash where the risk is at least `certainty`, and none where it is at most 1 - `certainty` of
+    the base rate; what lies between teaches nothing. They are drawn as the labelled rows are.
+
+    Parameters
+    ----------
+    model : Model
+        What was learned from the labelled rows.
+    learned, shares : array of bool, pair of float
+        The labels that it learned from, and of which share of either kind, as `training_rows` returned them.
+
+    Returns
+    -------
+    float32 array of shape (n, k)
+        The features.
+    bool array of shape (n,)
+        Whether the row is one before a crash.
+
+    References
+    ----------
+    Yarowsky, Unsupervised word sense disambiguation rivaling supervised methods, ACL 1995.
+    """
+    assert rules.self_training is not None
+    certainty = rules.self_training.certainty
+    known = np.bincount(learned, minlength=2) / shares
+    base_rate = known[1] / known.sum()
+    uncovered = sum(rows.height for _, rows in read_uncovered(features, labels, rule, []))
+    thinned = min(1.0, rules.max_rows / max(1.0, uncovered * shares[0]))
+    values, crash = [np.empty((0, len(model.features)), dtype=np.float32)], [np.empty(0, dtype=bool)]
+    for _, rows in read_uncovered(features, labels, rule, model.features):
+        risk = model.predict(rows)
+        guess = np.select([risk >= certainty, risk <= (1 - certainty) * base_rate], [1, 0], -1)
+        certain = rows.with_columns(label=guess).filter(pl.col("label") >= 0)
+        chosen = certain.filter(is_drawn(certain, (shares[0] * thinned, shares[1] * thinned), rules.seed))
+        values.append(matrix(chosen, model.features))
+        crash.append(chosen["label"].to_numpy() == 1)
+    found = np.concatenate(crash)
+    counts = f"{len(found):,} of {uncovered:,} rows that no records cover, {found.sum():,} of them before a crash"
+    print(f"train: learning again, with {counts}", file=sys.stderr)
+    return np.concatenate(values), found
 
 
 def shares_kept(negatives: int, positives: int, rules: Train) -> tuple[float, float]:

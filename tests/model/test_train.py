@@ -15,7 +15,7 @@ from crashcast.canonical import md5
 from crashcast.errors import UserError
 from crashcast.modeling.model import load
 from crashcast.params import Train
-from crashcast.parts import PARTS, period, read_part, read_rule
+from crashcast.parts import PARTS, period, read_part, read_rule, read_uncovered
 from stages import train
 
 HOUR = timedelta(hours=1)
@@ -291,3 +291,80 @@ def test_a_missing_feature_table_is_the_users_to_mend(project):
     (project.root / "data" / "features").rename(project.root / "data" / "elsewhere")
     with pytest.raises(UserError, match=r"data/features is missing: `dvc pull` or `dvc repro` brings it"):
         project.run("train")
+
+
+@pytest.fixture
+def half_covered(project):
+    """Return a project whose records begin in the middle of what they covered before, for half of the servers."""
+    end = period(read_rule(project.root / "data" / "split.json"), "train")[1]
+    all_rows = project.table("data/labels")["timestamp"].dt.replace_time_zone(None)
+    middle = all_rows.min() + (end - all_rows.min()) / 2
+    servers = project.table("data/labels")["server_id"].unique().sort().gather_every(2).implode()
+
+    def forget(rows):
+        lost = (pl.col("timestamp").dt.replace_time_zone(None) < middle) & pl.col("server_id").is_in(servers)
+        label, reason = pl.when(~lost).then("label"), pl.when(lost).then(pl.lit(tables.UNCOVERED)).otherwise("reason")
+        return rows.with_columns(label=label, reason=reason)
+
+    project.rewrite("data/labels", forget)
+    project.set("train", candidates=LOGISTIC)
+    project.run("train")
+    return project
+
+
+def read_all_uncovered(project):
+    data, rule = project.root / "data", read_rule(project.root / "data" / "split.json")
+    columns = load(project.root / "models").features
+    return pl.concat(rows for _, rows in read_uncovered(data / "features", data / "labels", rule, columns))
+
+
+def test_what_no_records_cover_is_labelled_where_the_model_is_certain(half_covered):
+    data, rule = half_covered.root / "data", read_rule(half_covered.root / "data" / "split.json")
+    half_covered.set("train", self_training={"certainty": 0.3})
+    model, rules = load(half_covered.root / "models"), Train.read(half_covered.root / "params.yaml")
+    tables_read = data / "features", data / "labels", rule
+    _, crash, shares = train.training_rows(*tables_read, model.features, rules)
+    values, guessed = train.guessed_rows(*tables_read, model, rules, crash, shares)
+
+    risk = model.predict(read_all_uncovered(half_covered))
+    base_rate = part_of(half_covered, "train")["label"].mean()
+    likely, safe = int((risk >= 0.3).sum()), int((risk <= 0.7 * base_rate).sum())
+    assert len(values) == len(guessed)
+    assert guessed.sum() == likely > 10  # of crash rows, all are drawn
+    assert (~guessed).sum() == pytest.approx(shares[0] * safe, rel=0.1)
+    assert safe < 0.95 * len(risk)  # there are some of which it is not certain
+
+
+def test_self_training_changes_the_model_and_nothing_else(half_covered):
+    before, model = outputs(half_covered), load(half_covered.root / "models")
+    half_covered.set("train", self_training={"certainty": 0.3})
+    half_covered.run("train")
+    after, taught = outputs(half_covered), load(half_covered.root / "models")
+    assert after["metrics/candidates.json"] == before["metrics/candidates.json"]
+    assert after["models/model.skops"] != before["models/model.skops"]
+    assert taught.features == model.features
+    half_covered.run("train")
+    assert outputs(half_covered) == after
+
+
+@pytest.mark.parametrize("method", ["time", "server"])
+def test_a_model_does_not_guess_at_rows_of_another_part(project, method):
+    """Unlabelled or not, what validation and test are made of stays unseen."""
+    project.set("split", method=method)
+    project.run("split")
+    project.rewrite(
+        "data/labels", lambda rows: rows.with_columns(label=pl.lit(None, pl.Int8), reason=pl.lit("uncovered"))
+    )
+    rule = read_rule(project.root / "data" / "split.json")
+    found = read_all_uncovered(project)
+    if method == "server":
+        assert set(found["server_id"].unique()) == set(rule["servers"]["train"])
+    else:
+        assert found["timestamp"].dt.replace_time_zone(None).max() < period(rule, "train")[1]
+    assert found.height > 1000
+
+
+def test_rows_that_are_unknown_for_another_reason_are_not_guessed_at(half_covered):
+    labels = half_covered.table("data/labels")
+    assert labels["label"].null_count() > labels.filter(reason=tables.UNCOVERED).height
+    assert read_all_uncovered(half_covered).height == labels.filter(reason=tables.UNCOVERED).height
