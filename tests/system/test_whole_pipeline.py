@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import random
 import re
 import shutil
@@ -17,6 +18,7 @@ import polars as pl
 import psutil
 import pytest
 import yaml
+from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 
 from crashcast import tables
 
@@ -90,6 +92,20 @@ def test_a_second_clone_computes_the_same_bytes_with_one_thread(project: Path, c
     assert partitions_computed(run("dvc repro", clone, **one, CRASHCAST_MEMO="off")) == EVERYTHING
     assert lock(clone) == lock(project)
     assert run("git status --porcelain", clone).stdout == ""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names the vector units of an x86-64 CPU")
+def test_an_older_cpu_computes_the_same_bytes(project: Path) -> None:
+    """OpenBLAS takes the kernels of 2008, NumPy those that every x86-64 CPU has; the demo is simulated anew, too."""
+    has = [unit for unit in __cpu_dispatch__ if __cpu_features__[unit]]
+    assert has, "this CPU has no unit to switch off"
+    older = {"OPENBLAS_CORETYPE": "Nehalem", "NPY_DISABLE_CPU_FEATURES": " ".join(has), "CRASHCAST_MEMO": "off"}
+    before = lock(project)
+    shutil.rmtree(project / "data" / "raw" / "telemetry")
+    run("crashcast demo", project, **older)
+    run("dvc repro --force", project, **older)
+    assert lock(project) == before
+    assert run("git status --porcelain", project).stdout == ""
 
 
 def test_a_forced_rebuild_computes_everything_and_changes_nothing(project: Path) -> None:
