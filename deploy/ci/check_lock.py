@@ -12,7 +12,7 @@ import sys
 
 from crashcast import remote
 from crashcast.errors import UserError
-from crashcast.review.revisions import check_pushed
+from crashcast.commits.revisions import check_pushed
 
 UP_TO_DATE = "Data and pipelines are up to date."
 
