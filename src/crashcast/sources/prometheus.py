@@ -262,11 +262,11 @@ class Server:
                 verify=session.verify,  # or REQUESTS_CA_BUNDLE would hold
             )
         except requests.exceptions.SSLError as error:
-            if "EOF" in str(error):  # it went away
-                raise AwayError(_shortened(error)) from None
-            message = f"{self.url}: no trusted connection: {_shortened(error)}"
             hint = "PROMETHEUS_CA names the authority of its certificate, PROMETHEUS_CERT and PROMETHEUS_KEY yours"
-            raise UserError(f"{message}; {hint}") from None
+            message = f"no trusted connection: {_shortened(error)}; {hint}"
+            if "EOF" in str(error):  # it went away, or a busy one refused without a word
+                raise AwayError(message) from None
+            raise UserError(f"{self.url}: {message}") from None
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise UserError(f"{PATH}: collect.url: {error}") from None
         except requests.RequestException as error:
