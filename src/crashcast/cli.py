@@ -27,13 +27,23 @@ NEXT = """Next:
   git add params.yaml data/raw/*.dvc data/raw/.gitignore && git commit -m "{}"
   dvc repro"""
 DAY = timedelta(days=1)
-WINDOW_HELP = "What has one label: a server for so long. Keep to one length."
 
 
 def _duration(text: str | timedelta) -> timedelta:
     from crashcast.params import parse_duration
 
     return parse_duration(text)
+
+
+Window = Annotated[
+    timedelta,
+    typer.Option(
+        parser=_duration,
+        metavar="DURATION",
+        show_default="1d",
+        help="What has one label: a server for so long. Keep to one length.",
+    ),
+]
 
 
 def main() -> None:
@@ -137,9 +147,7 @@ def collect(
 def suspects(
     out: Annotated[Path, typer.Option(help="Where the table goes: .csv or .parquet.")] = Path("reports/suspects.csv"),
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 200,
-    window: Annotated[
-        timedelta, typer.Option(parser=_duration, metavar="DURATION", show_default="1d", help=WINDOW_HELP)
-    ] = DAY,
+    window: Window = DAY,
     seed: Annotated[int, typer.Option(help="Of the forests that judge.")] = 1,
 ) -> None:
     """List the incident records that telemetry contradicts, the least believable first (docs/annotation.md)."""
@@ -188,9 +196,7 @@ def annotate_export(
         "reports/annotation"
     ),
     budget: Annotated[int, typer.Option(min=1, help="How many server-windows to ask about.")] = 100,
-    window: Annotated[
-        timedelta, typer.Option(parser=_duration, metavar="DURATION", show_default="1d", help=WINDOW_HELP)
-    ] = DAY,
+    window: Window = DAY,
     seed: Annotated[int, typer.Option(help="Of the choice.")] = 1,
 ) -> None:
     """Write the server-windows whose labels would teach most as Label Studio tasks, with their telemetry."""

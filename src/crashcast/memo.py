@@ -242,7 +242,9 @@ def link(source: Path, target: Path) -> None:
 
 def _is_forced() -> bool:
     dvc = dvc_above(psutil.Process())
-    return dvc is not None and any(re.fullmatch(r"--force|-[a-zA-Z]*f[a-zA-Z]*", word) for word in dvc.cmdline())
+    with suppress(psutil.Error):  # it was killed meanwhile, and takes this stage with it
+        return dvc is not None and any(re.fullmatch(r"--force|-[a-zA-Z]*f[a-zA-Z]*", word) for word in dvc.cmdline())
+    return False
 
 
 def read(record: Path) -> dict[str, Any] | None:

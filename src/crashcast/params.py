@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from crashcast import yaml_text
 from crashcast.errors import UserError
 
 PATH = Path("params.yaml")
@@ -127,7 +128,7 @@ def check(path: Path = PATH) -> None:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = yaml_text.parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run from the root of the project") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
+from crashcast import yaml_text
 from crashcast.canonical import Signature, signature
 from crashcast.errors import UserError
 
@@ -41,8 +40,7 @@ def unedited(stage: str) -> Iterator[None]:
 def _declared(stage: str) -> list[Path]:
     if not PIPELINE.is_file():  # run by hand, outside a project
         return []
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    stages = yaml.load(PIPELINE.read_text(encoding="utf-8"), loader)["stages"]
+    stages = yaml_text.parse(PIPELINE.read_text(encoding="utf-8"))["stages"]
     return [PARAMS, *map(Path, stages.get(stage, {}).get("deps", []))]
 
 

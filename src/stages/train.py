@@ -91,18 +91,20 @@ def main(
     candidate, estimator = fitted[best]
     write_json(candidates_metrics, {"chosen": candidate.name, "candidates": evidence})
 
+    def calibrated(estimator: Any, raw: NDArray[np.float64]) -> Model:
+        slope, intercept = calibration(raw, target == 1)
+        offset = candidate.offset(kept)
+        return Model(estimator, candidate.algorithm, candidate.hyperparameters, columns, offset, slope, intercept)
+
     raw = read_scores(scores[best])
-    offset = candidate.offset(kept)
-    slope, intercept = calibration(raw, target == 1)
-    model = Model(estimator, candidate.algorithm, candidate.hyperparameters, columns, offset, slope, intercept)
+    model = calibrated(estimator, raw)
     if rules.self_training:
         more, guessed = guessed_rows(features, labels, rule, model, rules, crash, (share, share_of_crash_rows))
         weights = None if weights is None else np.append(weights, np.ones(len(guessed)))
         estimator = fit(candidate, np.concatenate([values, more]), np.append(crash, guessed), kept, weights)
         _, [file] = score_validation(features, labels, rule, columns, [(candidate, estimator)], kept)
         raw = read_scores(file)
-        slope, intercept = calibration(raw, target == 1)
-        model = replace(model, estimator=estimator, slope=slope, intercept=intercept)
+        model = calibrated(estimator, raw)
     probability = model.probability(raw)
     threshold, at_threshold = at_budget(probability)
     model = replace(model, threshold=threshold)

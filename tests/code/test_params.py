@@ -187,7 +187,7 @@ def test_every_mistake_is_listed_at_once(refusal):
     [
         ("", "params.yaml must hold named sections, not a NoneType"),
         ("[1, 2]", "params.yaml must hold named sections, not a list"),
-        ("clean: [", "params.yaml is not valid YAML: .*line 2, column 1"),
+        ("clean: [", "params.yaml is not valid YAML: .*line 1, column 9"),
         ("clean:\n\tfill_limit: 2h", "params.yaml is not valid YAML: .*line 2"),
     ],
 )

@@ -11,7 +11,7 @@ import polars as pl
 
 from crashcast import tables
 from crashcast.annotation import answers as given
-from crashcast.annotation.windows import Windows, read
+from crashcast.annotation.windows import KEYS, Windows, read
 from crashcast.canonical import replacing, write_json, write_text
 from crashcast.errors import UserError
 from crashcast.params import Telemetry
@@ -33,11 +33,11 @@ def read_windows(length: timedelta) -> tuple[Windows, np.ndarray]:
     """
     found = read(CLEAN, INCIDENTS, COVERAGE, length)
     said = given.consensus(given.read(given.PATH)).rename({"crash_at": "marked_at"}).with_columns(asked=True)
-    frame = found.frame.join(said, on=given.WINDOW, how="left", maintain_order="left")
+    frame = found.frame.join(said, on=KEYS, how="left", maintain_order="left")
     crash_at = pl.coalesce("marked_at", "crash_at", "started_at")
     believed = pl.when("is_crash").then(crash_at).when(~pl.col("is_crash")).then(None).otherwise("crash_at")
     judged = frame["asked"].fill_null(False).to_numpy()
-    keys = frame.select(*given.WINDOW, crash_at=believed)
+    keys = frame.select(*KEYS, crash_at=believed)
     return Windows(keys, found.evidence, found.names), judged
 
 
@@ -52,8 +52,8 @@ def write_suspects(out: Path, limit: int, length: timedelta, seed: int) -> list[
         raise UserError(f"{out} must end in .csv or .parquet")
     windows, judged = read_windows(length)
     ranked = suspects(windows, seed)
-    settled = windows.take(judged).frame.select(given.WINDOW)
-    listed = _with_tickets(ranked.join(settled, on=given.WINDOW, how="anti", maintain_order="left").head(limit))
+    settled = windows.take(judged).frame.select(KEYS)
+    listed = _with_tickets(ranked.join(settled, on=KEYS, how="anti", maintain_order="left").head(limit))
     listed = listed.with_row_index("rank", offset=1)
     with replacing(out) as aside:
         if out.suffix == ".csv":
@@ -112,7 +112,7 @@ def import_answers(file: Path) -> list[str]:
     before = given.read(given.PATH)
     after = given.merge(before, found.annotations)
     tables.write(given.PATH, after)
-    windows = found.annotations.select(given.WINDOW).n_unique()
+    windows = found.annotations.select(KEYS).n_unique()
     people = found.annotations["annotator"].n_unique()
     verdicts = [f"{found.annotations.filter(verdict=verdict).height:,} {verdict}" for verdict in given.VERDICTS]
     return [

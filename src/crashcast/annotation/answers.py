@@ -10,13 +10,13 @@ import polars as pl
 from sklearn.metrics import cohen_kappa_score
 
 from crashcast import tables
+from crashcast.annotation.windows import KEYS
 from crashcast.labelling.events import ANNOTATIONS, NO_CRASH
 from crashcast.tables import CRASH
 
 PATH = Path("data/raw/annotations.parquet")
 UNSURE = "unsure"
 VERDICTS = (CRASH, NO_CRASH, UNSURE)
-WINDOW = ["server_id", "started_at", "ended_at"]
 ORDER = ["started_at", "server_id", "ended_at", "annotator"]
 
 
@@ -29,7 +29,7 @@ def merge(before: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
     """Add annotations; of what one annotator said of one window, the last word counts."""
     both = pl.concat([before, new.select(*ANNOTATIONS)])
     # of two last words of one moment the order is arbitrary, but always the same
-    latest = both.sort("annotated_at", "verdict", "crash_at").unique([*WINDOW, "annotator"], keep="last")
+    latest = both.sort("annotated_at", "verdict", "crash_at").unique([*KEYS, "annotator"], keep="last")
     return latest.sort(ORDER)
 
 
@@ -44,20 +44,20 @@ def consensus(annotations: pl.DataFrame) -> pl.DataFrame:
     """
     sure = pl.col("verdict").replace_strict({CRASH: 1, NO_CRASH: -1, UNSURE: 0}, return_dtype=pl.Int32).sum()
     return (
-        annotations.group_by(WINDOW)
+        annotations.group_by(KEYS)
         .agg(for_crash=sure, crash_at=pl.col("crash_at").median())
         .select(
-            *WINDOW,
+            *KEYS,
             is_crash=pl.when(pl.col("for_crash") != 0).then(pl.col("for_crash") > 0),
             crash_at=pl.when(pl.col("for_crash") > 0).then("crash_at"),
         )
-        .sort(WINDOW)
+        .sort(KEYS)
     )
 
 
 def agreement(annotations: pl.DataFrame) -> list[str]:
     """Say how far annotators agree, a line each: all together by Krippendorff's alpha, each two by Cohen's kappa."""
-    wide = annotations.pivot("annotator", index=WINDOW, values="verdict", sort_columns=True).drop(WINDOW)
+    wide = annotations.pivot("annotator", index=KEYS, values="verdict", sort_columns=True).drop(KEYS)
     counts = np.stack([(wide == verdict).sum_horizontal().to_numpy() for verdict in VERDICTS], axis=1)
     by_several = int(np.count_nonzero(counts.sum(axis=1) > 1))
     if by_several == 0:

@@ -96,12 +96,7 @@ def lay_out(digest: str, target: Path, what: str, wanted: Callable[[str], bool] 
 
 def hold(path: Path) -> str:
     """Put a file into DVC's cache, and return its hash."""
-    digest = canonical.md5(path)
-    if not cached(digest).exists():
-        with canonical.replacing(cached(digest)) as aside:
-            shutil.copyfile(path, aside)
-            aside.chmod(READ_ONLY)
-    return digest
+    return _copy_in(path, canonical.md5(path))
 
 
 def hold_folder(files: Mapping[str, str]) -> str:
@@ -109,12 +104,7 @@ def hold_folder(files: Mapping[str, str]) -> str:
     entries = [{"md5": files[path], "relpath": path} for path in sorted(files)]
     with temporary() as folder:
         (folder / "listing").write_text(json.dumps(entries, sort_keys=True), encoding="utf-8")
-        digest = canonical.md5(folder / "listing")
-        if not cached(f"{digest}.dir").exists():
-            with canonical.replacing(cached(f"{digest}.dir")) as aside:
-                shutil.copyfile(folder / "listing", aside)
-                aside.chmod(READ_ONLY)
-    return f"{digest}.dir"
+        return _copy_in(folder / "listing", canonical.md5(folder / "listing") + ".dir")
 
 
 def put(digest: str, target: Path, what: str) -> None:
@@ -144,7 +134,7 @@ def temporary() -> Iterator[Path]:
     """Give an empty folder on the file system of DVC's cache, for as long as needed."""
     place = folder() / "temporary"
     place.mkdir(parents=True, exist_ok=True)
-    for left in place.iterdir():  # by killed reviews
+    for left in place.iterdir():  # by killed processes
         if not psutil.pid_exists(int(left.name.partition("-")[0])):
             shutil.rmtree(left, ignore_errors=True)
     with TemporaryDirectory(dir=place, prefix=f"{os.getpid()}-", ignore_cleanup_errors=True) as made:
@@ -156,14 +146,22 @@ def folder() -> Path:
     return memo.cache_folder().resolve() / FOLDER
 
 
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.symlink_to(source)
-
-
 def cached(digest: str) -> Path:
     """Return where DVC's cache has an object, or would have it."""
     return _cache_folder(Path.cwd()) / "files" / "md5" / digest[:2] / digest[2:]
+
+
+def _copy_in(path: Path, digest: str) -> str:
+    if not cached(digest).exists():
+        with canonical.replacing(cached(digest)) as aside:
+            shutil.copyfile(path, aside)
+            aside.chmod(READ_ONLY)
+    return digest
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(source)
 
 
 @cache

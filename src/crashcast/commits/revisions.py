@@ -15,11 +15,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from crashcast import yaml_text
 from crashcast.errors import UserError
 from crashcast.params import Section
 
@@ -180,7 +182,7 @@ class Revision:
 
     def _yaml(self, path: str) -> dict[str, Any]:
         try:
-            content = yaml.load(self.file(path), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            content = yaml_text.parse(self.file(path))
         except yaml.YAMLError as error:
             raise UserError(f"{path} of commit {self.name} is no YAML: {' '.join(str(error).split())}") from None
         if not isinstance(content, dict):
@@ -221,6 +223,12 @@ class Locked:
         """Read what dvc.lock says of one stage."""
         deps, outs = ({item["path"]: str(item["md5"]) for item in content.get(key, ())} for key in ("deps", "outs"))
         return cls(_command(content["cmd"]), deps, content.get("params", {}), outs)
+
+    @classmethod
+    def all_of(cls, project: Path) -> dict[str, Self]:
+        """Read what the dvc.lock of a worktree says of each stage: DVC has just written it."""
+        stages = yaml_text.parse((project / LOCK).read_text(encoding="utf-8"))["stages"]
+        return {name: cls.of(content) for name, content in stages.items()}
 
 
 def default_base() -> Revision:

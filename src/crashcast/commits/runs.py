@@ -17,12 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from crashcast import canonical, memo
 from crashcast.commits import environments
 from crashcast.commits.objects import folder, is_held, put, temporary
-from crashcast.commits.revisions import LOCK, RAW, Locked, Revision, git
+from crashcast.commits.revisions import RAW, Locked, Revision, git
 from crashcast.errors import UserError
 
 TAIL_LINES = 30  # of what a failed run said
@@ -150,9 +148,9 @@ def _run(revision: Revision, stages: list[str], inputs: Mapping[str, str]) -> No
             # `validate` takes for accepted what git's index, here the worktree's own, holds
             call(python, project, "git", "add", *(f"{path}.dvc" for path in raw))
         call(python, project, "dvc", "repro", "--quiet", "--single-item", *stages)
-        written = yaml.safe_load((project / LOCK).read_text(encoding="utf-8"))["stages"]
+        written = Locked.all_of(project)
         for name in stages:
-            entry = Locked.of(written[name])
+            entry = written[name]
             outs = {path: digest for path, digest in entry.outs.items() if path not in revision.stages[name].metrics}
             canonical.write_json(_record(_key(entry.command, entry.params, entry.deps)), outs)
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from crashcast import yaml_text
 from crashcast.commits.revisions import CONFLICT, Revision, git
 from crashcast.doctor.findings import Finding
 from crashcast.errors import UserError
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 FILES_THAT_POINT = ("*.dvc", "*dvc.lock")  # git's pathspecs
 
@@ -113,7 +113,7 @@ def parse(content: bytes, where: str) -> dict[str, Any]:
     if CONFLICT.search(content):
         raise UserError(f"{where} holds a merge conflict")
     try:
-        held = yaml.load(content, LOADER)
+        held = yaml_text.parse(content)
     except yaml.YAMLError as error:
         raise UserError(f"{where} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(held, dict):

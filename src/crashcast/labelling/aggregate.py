@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -154,7 +154,7 @@ def dependence(votes: Votes) -> list[Dependence]:
             *_, before = _maximise(*apart, weights, start)
             probability, *_, after = _maximise(*joint, weights, start)
             ratio = 2 * (after - before)
-            gains.append((ratio - float(chi2.isf(error, max(freedom, 1))), ratio, one, other, probability))
+            gains.append((ratio - float(chdtri(max(freedom, 1), error)), ratio, one, other, probability))
         gain, ratio, one, other, probability = max(gains, key=lambda item: item[0])
         if gain <= 0:
             break

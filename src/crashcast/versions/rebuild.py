@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from rich.console import Console
 from rich.markup import escape
 
@@ -113,11 +112,11 @@ def rebuild(name: str) -> Rebuilt:
         (project / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
         _link_raw_data(revision, project, cache)
         runs.call(python, project, "dvc", "repro", "--force", why=f", {revision.name}", **{memo.SWITCH: "off"})
-        written = yaml.safe_load((project / LOCK).read_text(encoding="utf-8"))["stages"]
+        written = Locked.all_of(project)
         differing = {}
         for stage in stages:
             before = lock[stage].outs if stage in lock else {}
-            after = Locked.of(written[stage]).outs
+            after = written[stage].outs
             changed = [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
             if changed:
                 differing[stage] = tuple(
