@@ -137,7 +137,7 @@ def candidates(
     )
     verdicts = pl.concat([shown.drop_nulls("event"), in_view], how="diagonal").unique(["note", "event"])
     return (
-        events.select(*EVENTS).cast(EVENTS),  # type: ignore[arg-type]
+        events.select(*EVENTS).cast({**EVENTS, "server_id": stretches.schema["server_id"]}),  # type: ignore[dict-item]
         tickets.join(said.select("event", "ticket").drop_nulls(), on="ticket").drop("ticket"),
         verdicts.select("event", *ANNOTATIONS).sort("event", "annotator", "annotated_at", "verdict"),
     )

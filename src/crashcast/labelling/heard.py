@@ -72,7 +72,7 @@ def stretches(
     rows = (
         samples.lazy()
         .select("timestamp", server=pl.Series(codes, dtype=pl.UInt32), uptime=uptime, storm=errors > error_storm)
-        .sort("server", "timestamp", maintain_order=True)
+        .sort("server", maintain_order=True)  # in order of time already: sorting by both costs three times as much
         .with_columns(booted_at=moment - up_for, is_first=(server != server.shift()).fill_null(True), known=known)
         .with_columns(
             begins=pl.col("is_first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,7 @@ def weigh(
     crashes = records.filter(kind=CRASH).height
     if rules.aggregate == RECORDED:
         return as_recorded(records, crashes)
+    stretches, records, annotations, coverage = _coded(stretches, records, annotations, coverage)
     known = tables.complete_incidents(records, recording)
     found, tickets, verdicts = events.candidates(stretches, known, annotations, settings.interval, rules.same_event)
     votes = functions.collect(rules.evidence, found, tickets, verdicts, coverage)
@@ -91,10 +93,12 @@ def weigh(
     found = believed.started(found.with_columns(confidence=pl.Series(confidence)), tickets, verdicts)
     incidents = believed.incidents(records, found, tickets, votes)
     voted = (
-        votes.join(found.select("event", "server_id", "started_at", "confidence"), on="event")
+        found.select("event", "server_id", "started_at", "confidence")
+        .sort("started_at", "server_id", "event")
+        .join(votes, on="event", maintain_order="left_right")  # cheaper than to sort all votes
         .with_columns(vote=pl.when(vote=1).then(pl.lit(CRASH)).otherwise(pl.lit(events.NO_CRASH)))
-        .sort("started_at", "server_id", "event", "source")
         .select(*VOTED)
+        .cast(VOTED)  # type: ignore[arg-type]
     )
     is_believed = found.filter(pl.col("confidence") >= THRESHOLD)
     of_sources, late = report.of_sources(sources, table, confidence, estimate), report.lateness(tickets, found)
@@ -121,6 +125,12 @@ def weigh(
             for rank, item in enumerate(pairs, start=1)
         }
     return Account(incidents, voted, figures)
+
+
+def _coded(*frames: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Give tables whose server ids are numbers, in the order of the names: sorted and joined at half the cost."""
+    servers = pl.Enum(pl.concat([frame["server_id"] for frame in frames]).unique().sort())
+    return (frame.with_columns(pl.col("server_id").cast(servers)) for frame in frames)
 
 
 def as_recorded(records: pl.DataFrame, crashes: int) -> Account:
