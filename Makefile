@@ -128,7 +128,7 @@ sbom: dev  ## reports/sbom.json: the bill of materials of requirements.txt, in C
 	@PYTHONWARNINGS=ignore $(BIN)cyclonedx-py requirements requirements.txt --pyproject=pyproject.toml \
 		--output-reproducible --output-file=reports/sbom.json $(ARGS)
 
-hooks: dev  ## git calls `make lint` before a commit; before a push, the check of its data and `make test`
+hooks: dev  ## git calls `make lint` before a commit; before a push, it asks whether the data was pushed
 	install -m 755 .githooks/pre-push "$$(git rev-parse --git-path hooks)/pre-push"
 	$(BIN)pre-commit install
 
