@@ -702,7 +702,7 @@ def test_a_month_of_500_servers_is_exact_and_survives_ten_kills(
     subprocess.run(["git", "checkout", "--quiet", "params.yaml"], check=True)
     configure(server.url, "month")
     begun = time.monotonic()
-    killed = killed_and_done_again(10, took_s, month)
+    killed = killed_and_done_again(10, max(3, took_s / 5), month)  # what was collected stays: ten must not be enough
     print(f"collected in {took_s:.0f} s; {killed} kills and the run after them took {time.monotonic() - begun:.0f} s")
     assert killed == 10
     assert hashes() == once
