@@ -23,6 +23,25 @@ stages:
 
 
 @pytest.fixture(scope="session")
+def copy_project() -> Callable[[Path], Path]:
+    """Return what copies this project's files as they are now, less what its pipeline makes."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, check=True, text=True, capture_output=True,
+    )  # fmt: skip
+
+    def copy_to(folder: Path) -> Path:
+        for name in filter(None, listing.stdout.split("\0")):
+            is_made = name.startswith(("data/", "metrics/", "dvc.lock")) and not name.endswith("annotations.parquet")
+            if (ROOT / name).is_file() and not is_made:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        return folder
+
+    return copy_to
+
+
+@pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a project without data, under git and DVC."""
     folder = tmp_path_factory.mktemp("template")

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -245,13 +245,9 @@ def test_the_command_says_so(
 
 @pytest.mark.slow
 def test_this_project_is_reproduced_and_another_rule_of_cleaning_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, copy_project: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = tmp_path / "project"
-    for name in sh("git ls-files --cached --others --exclude-standard", ROOT).splitlines():
-        if (ROOT / name).is_file() and not name.startswith(("data/", "metrics/", "dvc.lock")):
-            (here / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, here / name)
+    here = copy_project(tmp_path / "project")
     params = (here / "params.yaml").read_text()
     for old, new in SMALL.items():
         assert params.count(old) == 1

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,15 +49,9 @@ def edit(project: Path, changed: dict[str, str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, s3: dict[str, str]) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[[Path], Path], s3: dict[str, str]) -> Path:
     """Return a repository of this project with a small fleet, run, committed as main and pushed."""
-    folder = tmp_path_factory.mktemp("review") / "project"
-    files = run("git ls-files --cached --others --exclude-standard -z", ROOT).stdout.split("\0")
-    for name in filter(None, files):
-        is_made = name.startswith(("data/", "metrics/", "dvc.lock")) and not name.endswith("annotations.parquet")
-        if (ROOT / name).is_file() and not is_made:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+    folder = copy_project(tmp_path_factory.mktemp("review") / "project")
     edit(folder, SMALL)
     run(f"git init -q -b main && dvc remote modify s3 endpointurl {s3['AWS_ENDPOINT_URL']}", folder)
     run(f"dvc remote modify s3 url s3://crashcast/{folder.parent.name}", folder)

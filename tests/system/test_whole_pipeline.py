@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -46,15 +46,9 @@ EVERYTHING = {"validate": 3, "clean": 3, "evidence": 3, "label": 3, "featurize":
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[[Path], Path]) -> Path:
     """Return a repository of this project with a small fleet, run once and committed."""
-    folder = tmp_path_factory.mktemp("pipeline") / "project"
-    files = run("git ls-files --cached --others --exclude-standard -z", ROOT).stdout.split("\0")
-    for name in filter(None, files):
-        is_made = name.startswith(("data/", "metrics/", "dvc.lock")) and not name.endswith("annotations.parquet")
-        if (ROOT / name).is_file() and not is_made:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+    folder = copy_project(tmp_path_factory.mktemp("pipeline") / "project")
     params = (folder / "params.yaml").read_text()
     for old, new in SMALL.items():
         assert old in params

@@ -569,18 +569,17 @@ STATUS = {"ACCEPT": 0, "REJECT": 1, "INCONCLUSIVE": 3}
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, s3: dict[str, str], shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Path:
+def fleet(
+    tmp_path: Path,
+    copy_project: Callable[[Path], Path],
+    s3: dict[str, str],
+    shell: Shell,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
     """Return this project with a small fleet: a model on main, another on a branch, everything pushed."""
-    if subprocess.run(["crashcast", "review", "--help"], capture_output=True).returncode:
-        pytest.skip("there is no `crashcast review` yet")
     for name, value in s3.items():
         monkeypatch.setenv(name, value)
-    here = tmp_path / "fleet"
-    for name in shell("git ls-files --cached --others --exclude-standard", cwd=ROOT).stdout.split("\n"):
-        is_made = name.startswith(("data/", "metrics/", "dvc.lock")) and not name.endswith("annotations.parquet")
-        if (ROOT / name).is_file() and not is_made:
-            (here / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, here / name)
+    here = copy_project(tmp_path / "fleet")
     replace(here / "params.yaml", SMALL)
     replace(
         here / ".dvc/config",
