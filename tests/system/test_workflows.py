@@ -611,6 +611,8 @@ def test_a_whole_review_of_a_small_fleet(fleet: Path, tmp_path: Path, api: Api) 
     statuses = [github.pull_request() for _ in range(2)]
 
     records = [json.loads((tmp_path / f"run-{run}/artifacts/review/record.json").read_text()) for run in (1, 2)]
+    for record in records:  # another runner takes another time to score
+        record["reasons"] = [reason for reason in record["reasons"] if reason["check"] != "latency"]
     assert statuses == [STATUS[record["verdict"]] for record in records], github.log
     assert records[0] == records[1]
     assert [record["look"]["number"] for record in records] == [1, 1]
