@@ -1,7 +1,7 @@
 # `make` alone sets up, runs the pipeline and shows the verdict; `make help` lists the rest.
 .DEFAULT_GOAL := all
 .PHONY: all env dev data pipeline verdict docs publish push pull s3 lint format test test-slow hooks lock clean help \
-	doctor gc reproduce review secrets audit licences sbom
+	doctor gc reproduce review accept secrets audit licences sbom
 .NOTPARALLEL:  # `all` is a sequence
 
 BIN := .venv/bin/
@@ -91,6 +91,9 @@ reproduce: env  ## rebuild a commit from its raw data alone, and compare every h
 
 review: env  ## judge HEAD's model against that of the main branch; ARGS="--base REV" names another
 	@$(S3) --elsewhere=run -- crashcast review $(ARGS)
+
+accept: env  ## register HEAD's model as a version, if the review accepts it; on main, once it is merged
+	@$(S3) --elsewhere=run -- crashcast accept $(ARGS)
 
 pull: env  ## pull data and models from DVC's remote
 	@$(call pull,$(TARGETS))

@@ -11,8 +11,8 @@ import subprocess
 import sys
 
 from crashcast import remote
-from crashcast.errors import UserError
 from crashcast.commits.revisions import check_pushed
+from crashcast.errors import UserError
 
 UP_TO_DATE = "Data and pipelines are up to date."
 

@@ -24,9 +24,14 @@ app.add_typer(data_app, name="data")
 annotate = typer.Typer(no_args_is_help=True, help="Ask people about server-windows, and take in their answers.")
 app.add_typer(annotate, name="annotate")
 NEXT = """Next:
-  git add params.yaml data/raw/*.dvc data/raw/.gitignore && git commit -m "{}"
+  git add params.yaml data/raw/*.dvc data/.gitignore data/raw/.gitignore && git commit -m "{}"
   dvc repro"""
 DAY = timedelta(days=1)
+FORMS = {
+    "first": "the first one, judged against chance and one-rule baselines alone",
+    "improvement": "an improvement on the last one",
+    "renewal": "as good as the last one, which was stale",
+}
 
 
 def _duration(text: str | timedelta) -> timedelta:
@@ -414,7 +419,7 @@ def accept(
 
     evidence = None if record is None else read(record)
     model = registry.accept(evidence, review=review, version=version, force_reason=force)
-    print(f"Registered {model.tag}: {model.verdict}")
+    print(f"Registered {model.tag}: {model.verdict}{f', {FORMS[model.form]}' if model.form in FORMS else ''}")
 
 
 @app.command()

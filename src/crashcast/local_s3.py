@@ -260,7 +260,8 @@ def _check_ports(port: int) -> None:
         if time.monotonic() > deadline:
             raise UserError(
                 f"port {taken[0]} of {HOST}, which the local S3 server needs, belongs to another program or another "
-                "user's server: stop that one, or point DVC's remote at a bucket of your own (README)"
+                "user's server: stop that one, name another port (make's S3_PORT, crashcast s3 --port, and the same in "
+                "`dvc remote modify --local s3 endpointurl`), or point DVC's remote at a bucket of your own (README)"
             )
         time.sleep(0.05)
 

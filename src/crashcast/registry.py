@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from crashcast import canonical, remote
-from crashcast.commits.revisions import LOCK, MODELS, PARAMS, Revision
+from crashcast.commits.revisions import LOCK, MODELS, PARAMS, Revision, default_base
 from crashcast.errors import UserError
 from crashcast.review.ledger import git, shared_remote
 
@@ -100,13 +100,16 @@ def accept(
     Raises
     ------
     UserError
-        Where the tree is dirty, the model is not on DVC's remote or already registered, the record is of another
-        model, or the verdict is not ACCEPT and no reason is given.
+        Where the tree is dirty, HEAD is not merged into the remote's main branch and no reason is given, the model is
+        not on DVC's remote or already registered, the record is of another model, or the verdict is not ACCEPT and no
+        reason is given.
     """
     if changes := git("status", "--porcelain", "--untracked-files=no"):
         raise UserError(f"the model of a commit is registered, and these changes are not committed:\n{changes}")
     shared = shared_remote()
     _fetch(shared)
+    if shared and not force_reason:
+        _require_merged()
     model, registered = _model_at("HEAD"), models()
     if model is None:
         raise UserError(f"HEAD has no model: its dvc.lock names no output {MODELS}")
@@ -313,6 +316,14 @@ def _read(version: Mapping[str, Any]) -> Model:
 def _model_at(revision: str) -> str | None:
     """Return the hash of the model that a commit's dvc.lock names."""
     return Revision.find(revision).outs.get(MODELS)
+
+
+def _require_merged() -> None:
+    """Refuse a commit that the remote's main branch lacks: its pull request may yet be rejected."""
+    if default_base().sha != git("rev-parse", "HEAD"):
+        raise UserError(
+            "HEAD is not on the remote's main branch: merge and push it first; --force REASON registers it all the same"
+        )
 
 
 def _require_pushed(model: str) -> None:

@@ -7,10 +7,12 @@ like data that nobody has pushed.
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from crashcast.errors import UserError
 
 TIMEOUT_S = 10
+LOCAL = ("127.0.0.1", "localhost")
 
 
 def endpoint() -> str | None:
@@ -47,7 +49,10 @@ def check() -> None:
     try:
         filesystem.fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
     except failures() as error:
-        raise UserError(f"DVC's remote {url()} cannot be reached: {error or type(error).__name__}") from None
+        reason = str(error) or type(error).__name__
+        if urlsplit(endpoint() or "").hostname in LOCAL:
+            reason += "; the local server runs beside a command: `crashcast s3 -- COMMAND`, and make's targets do so"
+        raise UserError(f"DVC's remote {url()} cannot be reached: {reason}") from None
 
 
 def failures() -> tuple[type[Exception], ...]:

@@ -119,7 +119,7 @@ def trained(
 
 @pytest.fixture
 def train(trained: Path, shell: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., None]:
-    """Make another model and commit it; push it unless told not to."""
+    """Make another model, commit it and push the commit; push the model unless told not to."""
 
     def train(recipe: str, push: bool = True) -> None:
         (trained / "recipe").write_text(recipe)
@@ -127,6 +127,6 @@ def train(trained: Path, shell: Callable[..., subprocess.CompletedProcess[str]])
             repo.reproduce()
             if push:
                 repo.push()
-        shell(f"git commit -q -am '{recipe}'", cwd=trained)
+        shell(f"git commit -q -am '{recipe}' && git push -q origin HEAD", cwd=trained)
 
     return train

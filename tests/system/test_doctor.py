@@ -429,6 +429,16 @@ def test_a_commit_whose_lock_cannot_be_read_is_no_pass(project: Path) -> None:
     only(found, "error", "dvc.lock of", "unreadable, so what it needs is not known", "merge conflict")
 
 
+def test_an_output_that_left_the_cache_is_as_committed_and_to_be_pulled(project: Path) -> None:
+    path = Path(".dvc/cache/files/md5", JOINED[:2], JOINED[2:])
+    path.unlink()
+
+    assert [finding.what for finding in examine(parts=["project"]) if finding.todo == "make pull"] == [
+        "as committed, but not in the cache"
+    ]
+    assert not any("is not what it records" in what for _, what in problems(examine(parts=["project"])))
+
+
 def test_a_lock_edited_by_hand_is_found_and_the_committed_one_taken(project: Path) -> None:
     lock = Path("dvc.lock").read_text()
     edited = lock.replace(JOINED, "a" * 32)

@@ -108,9 +108,17 @@ def test_a_clone_without_a_network_has_the_evidence(
     assert accepted.record["headline"] == record_of("HEAD")["headline"]
 
 
+def test_a_commit_that_is_not_merged_is_refused(trained: Path, judge: Judge, shell: Shell) -> None:
+    shell("git switch -q -c attempt && git commit -q --allow-empty -m attempt && git push -q origin HEAD", cwd=trained)
+    with pytest.raises(UserError, match="HEAD is not on the remote's main branch: merge and push it first"):
+        registry.accept(review=judge)
+    assert judge.asked == []
+    assert registry.accept(review=judge, force_reason="main is frozen").version == "v1.0.0"
+
+
 def test_other_tools_read_the_tags(trained: Path, judge: Judge, shell: Shell, tmp_path: Path) -> None:
     (trained / "dvc.yaml").write_text((trained / "dvc.yaml").read_text() + "artifacts: {crash-model: {path: models}}\n")
-    shell("git commit -q -am artifacts", cwd=trained)
+    shell("git commit -q -am artifacts && git push -q origin main", cwd=trained)
     registry.accept(review=judge)
     registry.stage("v1.0.0", "prod")
 
@@ -139,11 +147,11 @@ def test_the_policy_in_force_before_the_merge_counts_not_that_of_the_registratio
 ) -> None:
     registry.accept(review=judge)
     (trained / "params.yaml").write_text("acceptance: {min_gain: 0.01}")
-    shell("git add params.yaml && git commit -q -m stricter", cwd=trained)
+    shell("git add params.yaml && git commit -q -m stricter && git push -q origin main", cwd=trained)
     stricter = shell("git rev-parse HEAD", cwd=trained).stdout.strip()
     (trained / "params.yaml").write_text("acceptance: {min_gain: 0}")  # with the model, in one squashed commit
     train("two")
-    shell("git commit -q --allow-empty -m later", cwd=trained)
+    shell("git commit -q --allow-empty -m later && git push -q origin main", cwd=trained)
 
     registry.accept(review=judge)
 
@@ -250,7 +258,7 @@ def config_prefix(project: Path) -> str:
 
 def test_a_model_that_is_registered_already_is_refused_on_any_commit(trained: Path, judge: Judge, shell: Shell) -> None:
     registry.accept(review=judge)
-    shell("git commit -q --allow-empty -m another", cwd=trained)
+    shell("git commit -q --allow-empty -m another && git push -q origin main", cwd=trained)
     with pytest.raises(UserError, match=r"registered already, as crash-model@v1\.0\.0"):
         registry.accept(review=judge, force_reason="again")
 
@@ -262,7 +270,10 @@ def test_the_record_of_a_squashed_pull_request_matches_by_its_hashes(
     shell("git switch -q -c attempt", cwd=trained)
     train("two")
     reviewed = record_of(shell("git rev-parse HEAD", cwd=trained).stdout.strip())
-    shell("git switch -q main && git merge -q --squash attempt && git commit -q -m squashed", cwd=trained)
+    shell(
+        "git switch -q main && git merge -q --squash attempt && git commit -q -m squashed && git push -q origin main",
+        cwd=trained,
+    )
 
     accepted = registry.accept(json.loads(json.dumps(reviewed)), review=judge)
 

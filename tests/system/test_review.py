@@ -244,7 +244,7 @@ def test_what_was_not_pushed_is_refused(here: Path, s3: dict[str, str], tmp_path
     revisions.check_pushed()
     head = branch(here, "unpushed", {"C: [0.1]": "C: [0.002]"})
     run("git checkout -q unpushed && dvc checkout -q && git push -q origin unpushed", here)
-    with pytest.raises(UserError, match=r"^not on DVC's remote: .*models/.*`dvc push` where it was made"):
+    with pytest.raises(UserError, match=r"^not on DVC's remote: .*models/.*`make push` where it was made"):
         revisions.check_pushed()
     run(f"git clone -q {here.parent / 'remote.git'} clone && cd clone && git checkout -q unpushed", tmp_path)
     monkeypatch.chdir(tmp_path / "clone")

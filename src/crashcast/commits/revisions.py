@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from crashcast import yaml_text
+from crashcast import remote, yaml_text
 from crashcast.errors import UserError
 from crashcast.params import Section
 
@@ -347,6 +347,7 @@ def check_pushed() -> None:
     UserError
         Naming them, or saying that the remote does not answer.
     """
+    remote.check()  # DVC's own words for a server that does not answer say nothing
     command = [sys.executable, "-m", "dvc", "data", "status", "--not-in-remote", "--json"]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
@@ -355,7 +356,7 @@ def check_pushed() -> None:
         reason = (asked.stderr.strip().splitlines() or ["it says nothing"])[-1]
         raise UserError(f"DVC's remote cannot be asked what was pushed to it: {reason}") from None
     if missing := status.get("not_in_remote", []):
-        raise UserError(f"not on DVC's remote: {', '.join(missing)}: `dvc push` where it was made")
+        raise UserError(f"not on DVC's remote: {', '.join(missing)}: `make push` where it was made")
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,7 +17,7 @@ import psutil
 
 from crashcast import alone, canonical, lineage
 from crashcast.commits.environments import RUN, differences
-from crashcast.commits.revisions import LOCK, PARAMS, PIPELINE, RAW, Revision, git
+from crashcast.commits.revisions import LOCK, PARAMS, PIPELINE, RAW, Locked, Revision, git
 from crashcast.commits.revisions import check as check_lock
 from crashcast.doctor import repair
 from crashcast.doctor.findings import Finding
@@ -27,6 +27,7 @@ from crashcast.errors import UserError
 SHOWN = 5
 NOTES = repair.TEMPORARY / "crashcast"
 RWLOCK = repair.TEMPORARY / "rwlock"
+UNCACHED = "not in cache"  # as DVC says of an output that is in the work tree, unchanged
 OURS, BASE, THEIRS, END = "<<<<<<<", "|||||||", "=======", ">>>>>>>"
 
 
@@ -118,10 +119,12 @@ def work_tree() -> Iterator[Finding]:
     }
     if absent := [path for path in outputs if not Path(path).exists()]:
         yield Finding("warning", ", ".join(absent), "not in the work tree", "make pull")
+    if uncached := [path for path, state in outputs.items() if state == UNCACHED and _is_as_locked(path)]:
+        yield Finding("warning", ", ".join(uncached), "as committed, but not in the cache", "make pull")
     for name, changes in status.items():
         if name.endswith(".dvc"):
             yield from _edited(name, [path for change in changes for path in change.get("changed outs", {})])
-        elif causes := [told for change in changes for told in _causes(change, absent)]:
+        elif causes := [told for change in changes for told in _causes(change, [*absent, *uncached])]:
             yield Finding(
                 "warning",
                 LOCK,
@@ -143,15 +146,21 @@ def _edited(pointer: str, paths: list[str]) -> Iterator[Finding]:
                 f"git restore {pointer} && dvc checkout {path}  (to accept it: dvc add {path} && git add {pointer})",
             )
         else:
-            yield Finding("warning", path, "as committed, but not in the cache", f"dvc add {path}")
+            yield Finding("warning", path, "as committed, but not in the cache", "make pull")
 
 
-def _causes(change: dict[str, dict[str, str]] | str, absent: list[str]) -> Iterator[str]:
+def _is_as_locked(path: str) -> bool:
+    """Tell whether a stage's output is in the work tree as dvc.lock has it."""
+    locked = {name: digest for stage in Locked.all_of(Path()).values() for name, digest in stage.outs.items()}
+    return Path(path).exists() and canonical.md5(Path(path)) == locked.get(path)
+
+
+def _causes(change: dict[str, dict[str, str]] | str, known: list[str]) -> Iterator[str]:
     if isinstance(change, str):
         yield change
         return
     for kind, items in change.items():
-        yield from (f"{path} {told}" for path, told in items.items() if not (kind == "changed outs" and path in absent))
+        yield from (f"{path} {told}" for path, told in items.items() if not (kind == "changed outs" and path in known))
 
 
 def _status() -> dict[str, Any]:

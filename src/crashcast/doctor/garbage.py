@@ -96,6 +96,8 @@ def collect(
     if not is_sure:
         if not sys.stdin.isatty():
             raise UserError("nothing was deleted, since nobody can be asked here: --yes says that you are sure")
+        if on_remote:
+            print(f"What another project keeps at {remote.url()} looks like garbage too.")
         if input(f"Delete them? Type their number, {number}, to go on: ").strip() != str(number):
             print("Nothing was deleted.")
             return
