@@ -36,6 +36,7 @@ def check() -> None:
         Where the server does not answer, refuses the credentials or has no such bucket. Kinds of remote other than S3
         are not checked.
     """
+    from botocore.exceptions import ClientError
     from dvc.fs import get_cloud_fs
 
     config, _ = default()
@@ -50,7 +51,7 @@ def check() -> None:
         filesystem.fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
     except failures() as error:
         reason = str(error) or type(error).__name__
-        if urlsplit(endpoint() or "").hostname in LOCAL:
+        if urlsplit(endpoint() or "").hostname in LOCAL and not isinstance(error, ClientError):  # nobody answered
             reason += "; the local server runs beside a command: `crashcast s3 -- COMMAND`, and make's targets do so"
         raise UserError(f"DVC's remote {url()} cannot be reached: {reason}") from None
 
