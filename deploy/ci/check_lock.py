@@ -10,7 +10,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from crashcast import remote
 from crashcast.commits.revisions import check_pushed
 from crashcast.errors import UserError
 
@@ -34,7 +33,6 @@ def check_current() -> None:
 if __name__ == "__main__":
     try:
         check_current()
-        remote.check()  # to DVC a wrong bucket looks like data that nobody pushed
         check_pushed()
     except UserError as error:
         print(f"crashcast: {error}", file=sys.stderr)

@@ -109,7 +109,7 @@ def accept(
     shared = shared_remote()
     _fetch(shared)
     if shared and not force_reason:
-        _require_merged()
+        _require_merged(shared)
     model, registered = _model_at("HEAD"), models()
     if model is None:
         raise UserError(f"HEAD has no model: its dvc.lock names no output {MODELS}")
@@ -318,9 +318,9 @@ def _model_at(revision: str) -> str | None:
     return Revision.find(revision).outs.get(MODELS)
 
 
-def _require_merged() -> None:
+def _require_merged(shared: str) -> None:
     """Refuse a commit that the remote's main branch lacks: its pull request may yet be rejected."""
-    if default_base().sha != git("rev-parse", "HEAD"):
+    if default_base(shared).sha != git("rev-parse", "HEAD"):
         raise UserError(
             "HEAD is not on the remote's main branch: merge and push it first; --force REASON registers it all the same"
         )

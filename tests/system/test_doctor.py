@@ -439,6 +439,14 @@ def test_an_output_that_left_the_cache_is_as_committed_and_to_be_pulled(project:
     assert not any("is not what it records" in what for _, what in problems(examine(parts=["project"])))
 
 
+def test_raw_data_that_left_the_cache_before_any_stage_ran_is_to_be_pulled(project: Path) -> None:
+    Path("dvc.lock").unlink()
+    shutil.rmtree(".dvc/cache/files/md5")
+
+    (told,) = [finding for finding in examine(parts=["project"]) if finding.todo == "make pull"]
+    assert (told.where, told.what) == (str(FOLDER), "as committed, but not in the cache")
+
+
 def test_a_lock_edited_by_hand_is_found_and_the_committed_one_taken(project: Path) -> None:
     lock = Path("dvc.lock").read_text()
     edited = lock.replace(JOINED, "a" * 32)

@@ -116,6 +116,11 @@ def test_a_commit_that_is_not_merged_is_refused(trained: Path, judge: Judge, she
     assert registry.accept(review=judge, force_reason="main is frozen").version == "v1.0.0"
 
 
+def test_the_only_git_remote_may_have_any_name(trained: Path, judge: Judge, shell: Shell) -> None:
+    shell("git remote rename origin upstream", cwd=trained)
+    assert registry.accept(review=judge).version == "v1.0.0"
+
+
 def test_other_tools_read_the_tags(trained: Path, judge: Judge, shell: Shell, tmp_path: Path) -> None:
     (trained / "dvc.yaml").write_text((trained / "dvc.yaml").read_text() + "artifacts: {crash-model: {path: models}}\n")
     shell("git commit -q -am artifacts && git push -q origin main", cwd=trained)

@@ -231,16 +231,16 @@ class Locked:
         return {name: cls.of(content) for name, content in stages.items()}
 
 
-def default_base() -> Revision:
-    """Return the commit at which HEAD left the remote's main branch.
+def default_base(git_remote: str = "origin") -> Revision:
+    """Return the commit at which HEAD left the main branch of a git remote.
 
     Raises
     ------
     UserError
         Where there is no such branch, or nothing that both come from.
     """
-    named = git("symbolic-ref", "--quiet", "refs/remotes/origin/HEAD").stdout.decode().strip()
-    for branch in filter(None, (named, "refs/remotes/origin/main", "refs/remotes/origin/master")):
+    named = git("symbolic-ref", "--quiet", f"refs/remotes/{git_remote}/HEAD").stdout.decode().strip()
+    for branch in filter(None, (named, f"refs/remotes/{git_remote}/main", f"refs/remotes/{git_remote}/master")):
         if git("rev-parse", "--verify", "--quiet", f"{branch}^{{commit}}").returncode:
             continue
         found = git("merge-base", branch, "HEAD")
@@ -250,7 +250,9 @@ def default_base() -> Revision:
                 "history (`git fetch --unshallow`), or name the commit to compare with: --base REV"
             )
         return Revision(found.stdout.decode().strip())
-    raise UserError("git knows no main branch of a remote here (origin): `git fetch origin`, or name one: --base REV")
+    raise UserError(
+        f"git knows no main branch of a remote here ({git_remote}): `git fetch {git_remote}`, or name one: --base REV"
+    )
 
 
 def check(revision: Revision) -> None:
@@ -347,7 +349,7 @@ def check_pushed() -> None:
     UserError
         Naming them, or saying that the remote does not answer.
     """
-    remote.check()  # DVC's own words for a server that does not answer say nothing
+    remote.check()  # to DVC a wrong bucket looks like data that nobody pushed, and its words for no answer say nothing
     command = [sys.executable, "-m", "dvc", "data", "status", "--not-in-remote", "--json"]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)
     try:

@@ -119,7 +119,7 @@ def work_tree() -> Iterator[Finding]:
     }
     if absent := [path for path in outputs if not Path(path).exists()]:
         yield Finding("warning", ", ".join(absent), "not in the work tree", "make pull")
-    if uncached := [path for path, state in outputs.items() if state == UNCACHED and _is_as_locked(path)]:
+    if uncached := _as_locked([path for path, state in outputs.items() if state == UNCACHED]):
         yield Finding("warning", ", ".join(uncached), "as committed, but not in the cache", "make pull")
     for name, changes in status.items():
         if name.endswith(".dvc"):
@@ -149,10 +149,13 @@ def _edited(pointer: str, paths: list[str]) -> Iterator[Finding]:
             yield Finding("warning", path, "as committed, but not in the cache", "make pull")
 
 
-def _is_as_locked(path: str) -> bool:
-    """Tell whether a stage's output is in the work tree as dvc.lock has it."""
-    locked = {name: digest for stage in Locked.all_of(Path()).values() for name, digest in stage.outs.items()}
-    return Path(path).exists() and canonical.md5(Path(path)) == locked.get(path)
+def _as_locked(paths: list[str]) -> list[str]:
+    """Return the outputs of stages that are in the work tree as dvc.lock has them."""
+    if not Path(LOCK).exists():  # no stage has run: it is raw data
+        return []
+    locked = {path: digest for stage in Locked.all_of(Path()).values() for path, digest in stage.outs.items()}
+    present = [path for path in paths if path in locked and Path(path).exists()]
+    return [path for path in present if canonical.md5(Path(path)) == locked[path]]
 
 
 def _causes(change: dict[str, dict[str, str]] | str, known: list[str]) -> Iterator[str]:
