@@ -419,7 +419,8 @@ def accept(
 
     evidence = None if record is None else read(record)
     model = registry.accept(evidence, review=review, version=version, force_reason=force)
-    print(f"Registered {model.tag}: {model.verdict}{f', {FORMS[model.form]}' if model.form in FORMS else ''}")
+    told = [model.verdict, model.form and FORMS[model.form]]
+    print(f"Registered {model.tag}: {', '.join(filter(None, told))}")
 
 
 @app.command()

@@ -6,19 +6,24 @@ like data that nobody has pushed.
 
 from __future__ import annotations
 
+import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from crashcast.errors import UserError
 
 TIMEOUT_S = 10
-LOCAL = ("127.0.0.1", "localhost")
+LOOPBACK = re.compile(r"https?://(127\.|localhost|\[::1\])")
 
 
 def endpoint() -> str | None:
     """Return the server that DVC's default remote names; None where it names none, as on AWS."""
     _, remote = default()
     return remote.get("endpointurl", "").rstrip("/") or None
+
+
+def is_local() -> bool:
+    """Tell whether DVC's default remote is a server on this machine."""
+    return bool(LOOPBACK.match(endpoint() or ""))
 
 
 def url() -> str:
@@ -51,7 +56,7 @@ def check() -> None:
         filesystem.fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
     except failures() as error:
         reason = str(error) or type(error).__name__
-        if urlsplit(endpoint() or "").hostname in LOCAL and not isinstance(error, ClientError):  # nobody answered
+        if is_local() and not isinstance(error, ClientError):  # nobody answered
             reason += "; the local server runs beside a command: `crashcast s3 -- COMMAND`, and make's targets do so"
         raise UserError(f"DVC's remote {url()} cannot be reached: {reason}") from None
 

@@ -33,7 +33,6 @@ ATTEMPTS = 4
 BLOCK_BYTES = 8 << 20
 MAX_SKEW_S = 60.0  # S3 refuses requests that are 15 minutes off
 PLAIN_MD5 = re.compile(r"[0-9a-f]{32}")  # in pieces: a dash and their number follow
-LOOPBACK = re.compile(r"https?://(127\.|localhost|\[::1\])")
 
 
 class Stored(NamedTuple):
@@ -311,7 +310,7 @@ def _operations(bucket: Bucket, where: str) -> Iterator[Finding]:
 
 
 def _protection(bucket: Bucket, where: str) -> Iterator[Finding]:
-    is_local = bool(LOOPBACK.match(bucket.settings.get("endpointurl") or ""))
+    is_local = remote.is_local()
 
     def ask(method: str) -> dict[str, Any] | None:
         """Return the answer, {} where there is no such setting, None where the server does not say."""
