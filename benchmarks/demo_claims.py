@@ -48,6 +48,7 @@ RAW, INCIDENTS, COVERAGE = (
     Path("data/raw/incidents.parquet"),
     Path("data/raw/coverage.parquet"),
 )
+TICKET_SOURCES = Path("data/raw/ticket_sources.parquet")
 BELIEVED, VOTES = Path("data/incidents.parquet"), Path("data/votes.parquet")
 FEATURES, LABELS, SPLIT, MODELS = Path("data/features"), Path("data/labels"), Path("data/split.json"), Path("models")
 TRUE_INCIDENTS, TRUE_LABELS = Path("data/true_incidents.parquet"), Path("data/true_labels")
@@ -95,7 +96,8 @@ def one_fleet(seed: int) -> tuple[dict[str, Any], Gains]:
     write_json(validated, {"success": True})
     stage("clean", RAW, validated, "data/clean", "metrics/clean.json")
     no_annotations(Path.cwd())
-    stage("label", "data/clean", RAW, INCIDENTS, COVERAGE, ANNOTATIONS, LABELS, BELIEVED, VOTES, "metrics/label.json")
+    known = (COVERAGE, TICKET_SOURCES, ANNOTATIONS)
+    stage("label", "data/clean", RAW, INCIDENTS, *known, LABELS, BELIEVED, VOTES, "metrics/label.json")
     stage("featurize", "data/clean", INCIDENTS, COVERAGE, FEATURES)
     stage("split", LABELS, SPLIT, "metrics/split.json")
     stage("train", FEATURES, LABELS, SPLIT, BELIEVED, COVERAGE, MODELS, "metrics/candidates.json", "metrics/train.json")
@@ -114,7 +116,7 @@ def label_truth() -> None:
     tables.write(TRUE_INCIDENTS, true_incidents())
     edit(Path.cwd(), "label", aggregate="tickets")
     outputs = (TRUE_LABELS, "data/true_believed.parquet", "data/true_votes.parquet", "metrics/true_label.json")
-    stage("label", "data/clean", RAW, TRUE_INCIDENTS, COVERAGE, ANNOTATIONS, *outputs)
+    stage("label", "data/clean", RAW, TRUE_INCIDENTS, COVERAGE, TICKET_SOURCES, ANNOTATIONS, *outputs)
 
 
 def true_incidents() -> pl.DataFrame:

@@ -40,6 +40,7 @@ from demo_claims import (
     MODELS,
     RAW,
     SPLIT,
+    TICKET_SOURCES,
     TRUE_INCIDENTS,
     VOTES,
     true_incidents,
@@ -187,6 +188,7 @@ def weigh_evidence() -> weigh.Account:
         tables.read(INCIDENTS, tables.INCIDENTS),
         tables.read(Path(ANNOTATIONS), ANNOTATED),
         tables.read(COVERAGE, ["server_id", "covered_from", "covered_to"]),
+        tables.read(TICKET_SOURCES, tables.TICKET_SOURCES),
         settings,
         rules,
         Incidents.read(),
@@ -205,7 +207,8 @@ def models() -> dict[str, Any]:
     for way, incidents in learned.items():
         labels, believed, rule = of(way, LABELS), of(way, BELIEVED), of(way, SPLIT)
         edit(Path.cwd(), "label", aggregate=TICKETS if way == TRUTH else way)
-        label.main(cleaned, RAW, incidents, COVERAGE, Path(ANNOTATIONS), labels, believed, VOTES, figures[0])
+        known = (COVERAGE, TICKET_SOURCES, Path(ANNOTATIONS))
+        label.main(cleaned, RAW, incidents, *known, labels, believed, VOTES, figures[0])
         split.main(labels, rule, figures[1])
         train.main(FEATURES, labels, rule, believed, COVERAGE, of(way, MODELS), figures[2], figures[3])
     return {way: judge(way) for way in learned}

@@ -152,7 +152,7 @@ def first_months(project: Path, source: Path, months: int) -> Iterator[None]:
     (first / "telemetry").mkdir(parents=True)
     for partition in tables.partitions(source / "telemetry")[:months]:
         (first / "telemetry" / partition.name).symlink_to(source / "telemetry" / partition.name)
-    for name in ("incidents.parquet", "coverage.parquet"):
+    for name in ("incidents.parquet", "coverage.parquet", "ticket_sources.parquet"):
         (first / name).symlink_to(source / name)
     (first / "annotations.parquet").symlink_to(project / ANNOTATIONS)
     yield
@@ -255,8 +255,8 @@ def replace_with(source: str, target: str) -> str:
 
 def accept_raw(project: Path, message: str) -> None:
     """Track raw data as it is now, and commit that."""
-    paths = [f"{RAW}/{name}" for name in ("telemetry", "incidents.parquet", "coverage.parquet")]
-    run(project, sys.executable, "-m", "dvc", "add", "--quiet", *paths)
+    names = ("telemetry", "incidents.parquet", "coverage.parquet", "ticket_sources.parquet")
+    run(project, sys.executable, "-m", "dvc", "add", "--quiet", *(f"{RAW}/{name}" for name in names))
     commit(project, message)
 
 

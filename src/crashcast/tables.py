@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -39,6 +40,11 @@ COVERAGE = {
     "covered_from": TIMESTAMP,  # incidents were recorded in [covered_from, covered_to)
     "covered_to": TIMESTAMP,
     "group": pl.String,  # role, site or any other kind of server; null: none
+}
+TICKET_SOURCES: dict[str, Any] = {
+    "source": pl.String,  # as incidents name it; one without periods recorded wherever COVERAGE says so
+    "covered_from": TIMESTAMP,  # it recorded tickets in [covered_from, covered_to)
+    "covered_to": TIMESTAMP,
 }
 ROW_GROUP_ROWS = 1_000_000
 PART = "part-0.parquet"

@@ -1,9 +1,9 @@
 """Say which crashes happened, and for every row whether its server is about to crash: 1, 0, or unknown.
 
-In: the clean rows' keys; and what is known of crashes: incident records and their coverage, raw telemetry, people's
-annotations. Out: the labels, that is keys, `label` (null is unknown) and `reason` (why it is unknown); the incidents
-that are believed and the votes that say why (docs/labels.md); `metrics/label.json` with counts and what each source
-is worth.
+In: the clean rows' keys; and what is known of crashes: incident records, their coverage and that of the systems they
+come from, raw telemetry, people's annotations. Out: the labels, that is keys, `label` (null is unknown) and `reason`
+(why it is unknown); the incidents that are believed and the votes that say why (docs/labels.md); `metrics/label.json`
+with counts and what each source is worth.
 
 A row at t is 1 where a crash of its server starts in (t + lead, t + lead + horizon]. It is unknown, never 0, where the
 records cannot tell: see `Reason`. Unknown wins over 1: nobody can act on a warning during an outage.
@@ -44,6 +44,7 @@ def main(
     telemetry: Path,
     incidents: Path,
     coverage: Path,
+    ticket_sources: Path,
     annotations: Path,
     out: Path,
     believed: Path,
@@ -58,6 +59,7 @@ def main(
         tables.read(incidents, tables.INCIDENTS),
         tables.read(annotations, events.ANNOTATIONS),
         covered,
+        tables.read(ticket_sources, tables.TICKET_SOURCES),
         settings,
         rules,
         recording,

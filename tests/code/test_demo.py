@@ -450,9 +450,8 @@ def test_the_command_tracks_what_it_wrote_and_a_second_run_changes_nothing(repos
     assert result.exit_code == 0, result.output
     assert "20 servers" in result.stdout
     tracked = {str(path) for path in Path("data").rglob("*.dvc")}
-    assert tracked == {
-        f"data/{name}.dvc" for name in ("raw/telemetry", "raw/incidents.parquet", "raw/coverage.parquet", "demo")
-    }
+    raw = ("telemetry", "incidents.parquet", "coverage.parquet", "ticket_sources.parquet")
+    assert tracked == {"data/demo.dvc", *(f"data/raw/{name}.dvc" for name in raw)}
     repository("add", "-A")
     repository("commit", "-q", "-m", "demo")
     CliRunner().invoke(app, ["demo"])

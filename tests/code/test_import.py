@@ -594,7 +594,7 @@ def test_it_ends_with_dvc_and_the_git_line(tmp_path: Path) -> None:
         done = subprocess.run([*command, *flags], cwd=tmp_path, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "git add params.yaml data/raw/*.dvc data/.gitignore data/raw/.gitignore && git commit" in done.stdout
-        for name in ("telemetry", "incidents.parquet", "coverage.parquet"):
+        for name in ("telemetry", "incidents.parquet", "coverage.parquet", "ticket_sources.parquet"):
             tracked = yaml.safe_load((tmp_path / RAW / f"{name}.dvc").read_text())
             assert tracked["outs"][0]["md5"] == md5(tmp_path / RAW / name)
     assert "1 of 1 partitions written" in done.stdout

@@ -368,8 +368,10 @@ def project(tmp_path, monkeypatch):
                 tables.write(partition.path(tmp_path / "clean"), own)
         tables.write(tmp_path / "incidents.parquet", incidents)
         tables.write(tmp_path / "coverage.parquet", coverage)
+        tables.write(tmp_path / "ticket_sources.parquet", pl.DataFrame(schema=tables.TICKET_SOURCES))
         tables.write(tmp_path / "annotations.parquet", pl.DataFrame(schema=ANNOTATIONS))
-        inputs = ("clean", "telemetry", "incidents.parquet", "coverage.parquet", "annotations.parquet")
+        records = ("incidents", "coverage", "ticket_sources", "annotations")
+        inputs = ("clean", "telemetry", *(f"{name}.parquet" for name in records))
         outputs = ("labels", "believed.parquet", "votes.parquet", "out.json")
         label.main(*(tmp_path / name for name in (*inputs, *outputs)))
         frames = [tables.read(part.path(tmp_path / "labels")) for part in tables.partitions(tmp_path / "labels")]

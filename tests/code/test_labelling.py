@@ -105,6 +105,11 @@ def notes_of(*rows):
     return frame_of(ANNOTATIONS, [(*row, 999) for row in rows])
 
 
+def sources_of(*rows):
+    """Lay (source, from, to) out as the periods in which systems recorded tickets."""
+    return frame_of(tables.TICKET_SOURCES, rows)
+
+
 def found_in(stretches, tickets=None, notes=None):
     records = tickets_of() if tickets is None else tickets
     known = tables.complete_incidents(records, RECORDING)
@@ -277,10 +282,10 @@ def test_divided_annotators_abstain_and_the_last_verdict_of_each_counts():
 # votes
 
 
-def votes_of(stretches, tickets, coverage=ALWAYS, evidence=RULES.evidence):
+def votes_of(stretches, tickets, coverage=ALWAYS, evidence=RULES.evidence, sources=()):
     found, told, verdicts = found_in(stretches, tickets)
     covered = frame_of({"server_id": pl.String, "covered_from": TIMESTAMP, "covered_to": TIMESTAMP}, coverage)
-    votes = functions.collect(evidence, found, told, verdicts, covered)
+    votes = functions.collect(evidence, found, told, verdicts, covered, sources_of(*sources))
     return {
         event: {source: vote for number, source, vote in votes.iter_rows() if number == event}
         for event in range(found.height)
@@ -306,6 +311,23 @@ def test_every_source_votes_on_every_event_that_it_watched():
     assert uncovered[0] == {"pager": 1, "phone": 1, "restarts": 1, "gaps": 1, "storms": 1}
     assert uncovered[1] == {"pager": 1, **telemetry}
     assert uncovered[2] == {"pager": 0, "phone": 0, **telemetry}
+
+
+def test_a_system_adopted_midway_says_nothing_of_the_time_before():
+    down = [(10.2, 12.5), (20.2, 22.5), (30.2, 32.5), (40.2, 42.5)]
+    tickets = tickets_of(("a", CRASH, 10.3, 12.5, "pager"), ("a", CRASH, 30.3, 32.5, "pager, phone"))
+
+    def said(*periods, coverage=ALWAYS):
+        found = votes_of(stretches_of(samples_of(down=down)), tickets, coverage, evidence=["tickets"], sources=periods)
+        return [found[event] for event in sorted(found)]
+
+    both = [{"pager": 1, "phone": 0}, {"pager": 0, "phone": 0}, {"pager": 1, "phone": 1}, {"pager": 0, "phone": 0}]
+    assert said() == said(("phone", -99, 99)) == said(("phone", -99, 20), ("phone", 15, 99), ("fax", 0, 9)) == both
+    # the phone's tickets are kept from the 25th hour to the 40th; one that it has all the same counts
+    later = [{"pager": 1}, {"pager": 0}, {"pager": 1, "phone": 1}, {"pager": 0}]
+    assert said(("phone", 25, 40)) == later
+    assert said(("phone", -99, 15), ("phone", 35, 99)) == [both[0], later[1], both[2], both[3]]
+    assert said(("phone", 25, 99), coverage=[("a", -99, 35)])[3] == {}
 
 
 def test_telemetry_abstains_on_a_restart_that_was_due_and_tickets_decide():
@@ -363,7 +385,7 @@ def weighed(rules=RULES, notes=None):
     stretches, tickets, coverage = fleet()
     covered = frame_of({"server_id": pl.String, "covered_from": TIMESTAMP, "covered_to": TIMESTAMP}, coverage)
     annotations = notes_of() if notes is None else notes
-    return weigh.weigh(stretches, tickets, annotations, covered, SETTINGS, rules, RECORDING)
+    return weigh.weigh(stretches, tickets, annotations, covered, sources_of(), SETTINGS, rules, RECORDING)
 
 
 def test_a_fleet_whose_tickets_are_wrong_here_and_there():
@@ -456,6 +478,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / ".dvc").mkdir()
     tables.write(tmp_path / "incidents.parquet", tickets)
     tables.write(tmp_path / "coverage.parquet", coverage)
+    tables.write(tmp_path / "ticket_sources.parquet", sources_of())
     tables.write(tmp_path / "annotations.parquet", pl.DataFrame(schema=ANNOTATIONS))
 
     def run(days):
@@ -467,7 +490,8 @@ def project(tmp_path, monkeypatch):
             for name in ("clean", "telemetry"):
                 if not partition.path(tmp_path / name).exists():
                     tables.write(partition.path(tmp_path / name), own)
-        inputs = ("clean", "telemetry", "incidents.parquet", "coverage.parquet", "annotations.parquet")
+        records = ("incidents", "coverage", "ticket_sources", "annotations")
+        inputs = ("clean", "telemetry", *(f"{name}.parquet" for name in records))
         outputs = ("labels", "believed.parquet", "votes.parquet", "out.json")
         label.main(*(tmp_path / name for name in (*inputs, *outputs)))
         return json.loads((tmp_path / "out.json").read_text())

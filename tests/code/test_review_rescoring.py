@@ -21,12 +21,21 @@ from sklearn.preprocessing import StandardScaler
 from crashcast import closure, tables
 from crashcast.canonical import md5
 from crashcast.commits import objects
-from crashcast.commits.revisions import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision
+from crashcast.commits.revisions import COVERAGE, INCIDENTS, TELEMETRY, TICKET_SOURCES, Revision
 from crashcast.errors import UserError
 from crashcast.modeling import model
 from crashcast.modeling.model import Model, save
 from crashcast.review import rescoring, scoring
-from crashcast.review.history import ADDED, CHANGED, REMOVED, History, judged_coverage, judged_incidents, partition_of
+from crashcast.review.history import (
+    ADDED,
+    CHANGED,
+    REMOVED,
+    History,
+    judged_coverage,
+    judged_incidents,
+    judged_sources,
+    partition_of,
+)
 from crashcast.review.pictures import draw
 from crashcast.review.rescoring import (
     Contestant,
@@ -296,6 +305,41 @@ def covered(*spans: tuple[str, datetime, datetime, str | None]) -> pl.DataFrame:
     return pl.DataFrame(spans, schema=tables.COVERAGE, orient="row")
 
 
+def recorded(*periods: tuple) -> pl.DataFrame:
+    return pl.DataFrame(periods, schema=tables.TICKET_SOURCES, orient="row")
+
+
+class TestTicketSources:
+    OLD = recorded(("pager", at(1), at(10)), ("phone", at(5), at(10)))
+
+    @pytest.mark.parametrize(
+        "new",
+        [
+            recorded(("pager", at(1), at(10)), ("phone", at(5), at(10))),
+            recorded(("pager", at(1), at(20)), ("phone", at(5), at(10)), ("phone", at(15), at(20))),
+            recorded(("jira", at(12), at(20)), ("pager", at(1), at(10)), ("phone", at(5), at(20))),
+        ],
+        ids=["the same", "they went on", "a system was adopted"],
+    )
+    def test_records_that_go_on_are_no_correction(self, new: pl.DataFrame) -> None:
+        judged, notes = judged_sources(self.OLD, new, at(10))
+        assert judged.equals(new)
+        assert notes.is_empty()
+
+    def test_less_and_more_of_the_past_are_corrections(self) -> None:
+        new = recorded(("jira", at(8), at(20)), ("phone", at(1), at(20)))
+        judged, notes = judged_sources(self.OLD, new, at(10))
+        assert judged.equals(recorded(("pager", at(1), at(10)), ("phone", at(5), at(20))))
+        told = dict(notes.group_by("server_id").agg(pl.col("what").unique()).iter_rows())
+        assert told == {"jira": [ADDED], "pager": [REMOVED], "phone": [CHANGED]}
+
+    def test_the_first_periods_of_a_system_that_recorded_all_the_time(self) -> None:
+        new = recorded(("jira", at(10), at(20)), ("pager", at(9), at(20)))
+        judged, notes = judged_sources(recorded(), new, at(10))
+        assert judged.equals(recorded(("jira", at(10), at(20))))
+        assert notes["server_id"].to_list() == ["pager"]
+
+
 class TestCoverage:
     OLD = covered(("a", at(1), at(10), "web"), ("b", at(1), at(10), None))
 
@@ -378,15 +422,18 @@ def commit(
     coverage: pl.DataFrame | None = None,
     made: dict[str, str] | None = None,
     figures: dict | None = None,
+    sources: pl.DataFrame | None = None,
     **sections: dict,
 ) -> Revision:
-    """Commit raw data, parameters, and a dvc.lock that says what came of them."""
+    """Commit raw data, parameters, and a dvc.lock that says what came of them; in older commits without `sources`."""
     raw = {
         TELEMETRY: hold(months),
         INCIDENTS: hold_file(tickets() if incidents is None else incidents),
         COVERAGE: hold_file(covered(("a", at(1), at(28), "web"), ("b", at(1), at(28), "db")) if coverage is None
                             else coverage),
     }  # fmt: skip
+    if sources is not None:
+        raw[TICKET_SOURCES] = hold_file(sources)
     for path, digest in raw.items():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(f"{path}.dvc").write_text(yaml.safe_dump({"outs": [{"md5": digest, "path": Path(path).name}]}))
@@ -395,7 +442,7 @@ def commit(
     Path("metrics").mkdir(exist_ok=True)
     Path(EVALUATION).write_text(json.dumps(figures or {"rows": 0}))
     pipeline = {
-        name: {"cmd": name, "deps": list(RAW), "params": ["label"], "outs": [path]} for name, path in STAGES.items()
+        name: {"cmd": name, "deps": list(raw), "params": ["label"], "outs": [path]} for name, path in STAGES.items()
     }
     pipeline["evaluate"] = {"cmd": "evaluate", "metrics": [{EVALUATION: {"cache": False}}]}
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": pipeline}))
@@ -468,6 +515,22 @@ class TestHistory:
         assert self.rows(history.head[TELEMETRY]).equals(expected)
         assert history.base == history.head
         assert History.of(base, head) == history
+
+    def test_the_past_of_a_ticket_system_is_the_bases(self, project: Path) -> None:
+        months, older = {JANUARY: telemetry(1, range(1, 29))}, recorded(("pager", at(1), at(28)))
+        base, head = (commit(months, sources=rows) for rows in (older, recorded(("pager", at(9), at(9, month=2)))))
+        history = History.of(base, head)
+        assert history.counts == {"ticket sources": {CHANGED: 1}}
+        judged = tables.read(objects.locate(history.base[TICKET_SOURCES], "ticket sources"))
+        assert judged.equals(recorded(("pager", at(1), at(9, month=2))))
+        assert history.head == head.raw | {TICKET_SOURCES: history.base[TICKET_SOURCES]}
+
+    def test_a_commit_whose_stages_do_not_read_ticket_systems_has_none(self, project: Path) -> None:
+        months = {JANUARY: telemetry(1, range(1, 29))}
+        older, newer = commit(months), commit(months, sources=recorded())
+        assert TICKET_SOURCES not in older.raw
+        assert History.of(older, newer).head == newer.raw
+        assert History.of(newer, older).base == newer.raw
 
     def test_a_column_that_was_widened_is_no_correction(self, project: Path) -> None:
         narrow = telemetry(1, range(1, 15)).with_columns(pl.col("cpu_pct").cast(pl.Float32))

@@ -27,7 +27,8 @@ from crashcast.params import Section
 
 PIPELINE, LOCK, PARAMS = "dvc.yaml", "dvc.lock", "params.yaml"
 TELEMETRY, INCIDENTS, COVERAGE = "data/raw/telemetry", "data/raw/incidents.parquet", "data/raw/coverage.parquet"
-RAW = (TELEMETRY, INCIDENTS, COVERAGE)
+TICKET_SOURCES = "data/raw/ticket_sources.parquet"
+RAW = (TELEMETRY, INCIDENTS, COVERAGE, TICKET_SOURCES)
 MODELS = "models"  # the output of `train`
 CONFLICT = re.compile(rb"^(<<<<<<<|=======|>>>>>>>)", re.MULTILINE)
 OPTIONAL_FIGURE = re.compile(r"slices\..+")  # of too few crashes to say anything
@@ -138,8 +139,9 @@ class Revision:
 
     @cached_property
     def raw(self) -> dict[str, str]:
-        """The hash of each piece of raw data, from its .dvc file."""
-        return {path: self._pointer(path) for path in RAW}
+        """The hash of each piece of raw data that its stages read, from its .dvc file."""
+        read = {path for stage in self.stages.values() for path in stage.deps}
+        return {path: self._pointer(path) for path in RAW if path in read}
 
     @cached_property
     def outs(self) -> dict[str, str]:

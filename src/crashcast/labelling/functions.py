@@ -38,7 +38,9 @@ def storms() -> pl.Expr:
     return _says(pl.col("storm"), "hears_errors")
 
 
-def tickets(events: pl.DataFrame, crash_tickets: pl.DataFrame, coverage: pl.DataFrame) -> pl.DataFrame:
+def tickets(
+    events: pl.DataFrame, crash_tickets: pl.DataFrame, coverage: pl.DataFrame, ticket_sources: pl.DataFrame
+) -> pl.DataFrame:
     """Let each system that tickets come from vote: its crash ticket is a yes, its silence while it recorded a no.
 
     Parameters
@@ -49,6 +51,8 @@ def tickets(events: pl.DataFrame, crash_tickets: pl.DataFrame, coverage: pl.Data
         `event`, `source`.
     coverage : DataFrame
         `server_id`, `covered_from`, `covered_to`.
+    ticket_sources : DataFrame
+        tables.TICKET_SOURCES: a system adopted midway says nothing of the time before.
 
     Returns
     -------
@@ -59,14 +63,24 @@ def tickets(events: pl.DataFrame, crash_tickets: pl.DataFrame, coverage: pl.Data
         "source"
     )
     systems = named.select(pl.col("source").unique().sort())
+    inside = pl.col("began_by").is_between("covered_from", "covered_to", closed="left")
     covered = (
         events.select("event", "server_id", "began_by")
         .join(coverage, on="server_id")
-        .filter(pl.col("began_by").is_between("covered_from", "covered_to", closed="left"))
-        .select(pl.col("event").unique())
+        .filter(inside)
+        .select("event", "began_by")
+        .unique()
+    )
+    always = systems.join(ticket_sources, on="source", how="anti")
+    at_times = ticket_sources.join(systems, on="source", how="semi")
+    watched = pl.concat(
+        [
+            covered.join(always, how="cross").select("event", "source"),
+            covered.join(at_times, how="cross").filter(inside).select("event", "source").unique(),
+        ]
     )
     yes = named.unique().with_columns(vote=pl.lit(1))
-    no = covered.join(systems, how="cross").join(yes, on=["event", "source"], how="anti").with_columns(vote=pl.lit(0))
+    no = watched.join(yes, on=["event", "source"], how="anti").with_columns(vote=pl.lit(0))
     return pl.concat([yes, no]).cast(VOTES)  # type: ignore[arg-type]
 
 
@@ -96,6 +110,7 @@ def collect(
     crash_tickets: pl.DataFrame,
     verdicts: pl.DataFrame,
     coverage: pl.DataFrame,
+    ticket_sources: pl.DataFrame,
 ) -> pl.DataFrame:
     """Return the votes of all functions that `evidence` names, sorted by (event, source)."""
     by_telemetry = {RESTARTS: restarts(), GAPS: gaps(), STORMS: storms()}
@@ -105,7 +120,7 @@ def collect(
         if name in evidence
     ]
     if TICKETS in evidence:
-        votes.append(tickets(events, crash_tickets, coverage))
+        votes.append(tickets(events, crash_tickets, coverage, ticket_sources))
     if ANNOTATIONS in evidence:
         votes.append(people(verdicts))
     return pl.concat([pl.DataFrame(schema=VOTES), *votes]).sort("event", "source")

@@ -52,6 +52,7 @@ def weigh(
     records: pl.DataFrame,
     annotations: pl.DataFrame,
     coverage: pl.DataFrame,
+    ticket_sources: pl.DataFrame,
     settings: Telemetry,
     rules: Label,
     recording: Incidents,
@@ -68,6 +69,8 @@ def weigh(
         events.ANNOTATIONS.
     coverage : DataFrame
         `server_id`, `covered_from`, `covered_to`.
+    ticket_sources : DataFrame
+        tables.TICKET_SOURCES.
     settings, rules, recording : Telemetry, Label, Incidents
         The parameters.
     """
@@ -77,7 +80,7 @@ def weigh(
     stretches, records, annotations, coverage = _coded(stretches, records, annotations, coverage)
     known = tables.complete_incidents(records, recording)
     found, tickets, verdicts = events.candidates(stretches, known, annotations, settings.interval, rules.same_event)
-    votes = functions.collect(rules.evidence, found, tickets, verdicts, coverage)
+    votes = functions.collect(rules.evidence, found, tickets, verdicts, coverage, ticket_sources)
     sources = votes["source"].unique().sort().to_list()
     table = aggregate.matrix(votes, found.height, sources)
 

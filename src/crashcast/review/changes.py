@@ -14,7 +14,16 @@ import polars as pl
 
 from crashcast import tables
 from crashcast.commits import models, objects
-from crashcast.commits.revisions import COVERAGE, INCIDENTS, PIPELINE, TELEMETRY, Revision, flatten, git
+from crashcast.commits.revisions import (
+    COVERAGE,
+    INCIDENTS,
+    PIPELINE,
+    TELEMETRY,
+    TICKET_SOURCES,
+    Revision,
+    flatten,
+    git,
+)
 from crashcast.errors import UserError
 from crashcast.review.history import partition_of
 
@@ -54,8 +63,8 @@ def between(base: Revision, head: Revision) -> dict[str, Any]:
         "code": code_between(base, head),
         "data": [
             {"path": path, "base": _described(base, path), "challenger": _described(head, path)}
-            for path in base.raw
-            if base.raw[path] != head.raw[path]
+            for path in base.raw | head.raw
+            if base.raw.get(path) != head.raw.get(path)
         ],
         "features": {
             "added": [name for name in now if name not in before],
@@ -113,8 +122,10 @@ def candidates_between(base: Revision, head: Revision) -> list[dict[str, Any]]:
     return [{"name": "chosen", "base": figures[0].get("chosen"), "challenger": figures[1].get("chosen")}, *rows]
 
 
-def _described(revision: Revision, path: str) -> dict[str, Any]:
-    """Say what a piece of raw data holds, from the figures of `validate` where those say it."""
+def _described(revision: Revision, path: str) -> dict[str, Any] | None:
+    """Say what a piece of raw data holds, from the figures of `validate` where those say it; None where it has none."""
+    if path not in revision.raw:
+        return None
     figures, digest = revision.metrics.get(VALIDATION, {}), revision.raw[path]
     what = f"{path} of commit {revision.name}"
     if path == TELEMETRY:
@@ -123,12 +134,12 @@ def _described(revision: Revision, path: str) -> dict[str, Any]:
         return {"md5": digest, **counts, "first": names[0], "last": names[-1]}
     if path == INCIDENTS:
         return {"md5": digest, **{name: figures.get(name) for name in ("incidents", "crashes")}}
-    assert path == COVERAGE
-    rows = tables.read(objects.locate(digest, what), ["server_id", "covered_from", "covered_to"])
+    name, who = {COVERAGE: ("server_id", "server"), TICKET_SOURCES: ("source", "source")}[path]
+    rows = tables.read(objects.locate(digest, what))
     return {
         "md5": digest,
-        "servers": rows["server_id"].n_unique(),
-        "server_days": rows.select((pl.col("covered_to") - pl.col("covered_from")).sum().dt.total_hours()).item() / 24,
+        f"{who}s": rows[name].n_unique(),
+        f"{who}_days": rows.select((pl.col("covered_to") - pl.col("covered_from")).sum().dt.total_hours()).item() / 24,
     }
 
 

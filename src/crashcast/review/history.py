@@ -19,7 +19,7 @@ import polars as pl
 
 from crashcast import canonical, tables
 from crashcast.commits import objects
-from crashcast.commits.revisions import COVERAGE, INCIDENTS, TELEMETRY, Revision
+from crashcast.commits.revisions import COVERAGE, INCIDENTS, TELEMETRY, TICKET_SOURCES, Revision
 from crashcast.params import Incidents, Telemetry
 from crashcast.sources.merging import merge_coverage
 from crashcast.tables import KEYS, Partition
@@ -90,19 +90,27 @@ class History:
     def _compare(cls, base: Revision, head: Revision, columns: tuple[list[str], list[str]], delay: timedelta) -> Self:
         coverage, cover_notes, known_to = judged_coverage(*_read_both(base, head, COVERAGE, tables.COVERAGE))
         incidents, notes = judged_incidents(*_read_both(base, head, INCIDENTS, tables.INCIDENTS), known_to, delay)
+        sources, source_notes = judged_sources(
+            *_read_both(base, head, TICKET_SOURCES, tables.TICKET_SOURCES), known_to[KNOWN_TO].max()
+        )
         old, new = _Telemetry.of(base), _Telemetry.of(head)
         until = old.last()
         found = {
-            "telemetry": _telemetry(old, new, until, columns[0]), "incidents": notes, "coverage": cover_notes
+            "telemetry": _telemetry(old, new, until, columns[0]), "incidents": notes, "coverage": cover_notes,
+            "ticket sources": source_notes,
         }  # fmt: skip
         counts = {
             table: dict(rows.group_by("what").agg(pl.col("records").sum()).sort("what").iter_rows())
             for table, rows in found.items()
             if rows.height
         }
-        raw = dict(head.raw)
+        raw = base.raw | head.raw  # a commit whose stages do not read a piece has none of it
         with objects.temporary() as place:
-            for table, path, frame in (("coverage", COVERAGE, coverage), ("incidents", INCIDENTS, incidents)):
+            for table, path, frame in (
+                ("coverage", COVERAGE, coverage),
+                ("incidents", INCIDENTS, incidents),
+                ("ticket sources", TICKET_SOURCES, sources),
+            ):
                 if table in counts:
                     tables.write(place / "made", frame)
                     raw[path] = objects.hold(place / "made")
@@ -124,6 +132,8 @@ def _read_both(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     first, second = (
         tables.read(objects.locate(revision.raw[path], f"{path} of commit {revision.name}"), columns)
+        if path in revision.raw
+        else pl.DataFrame(schema=columns)
         for revision in (base, head)
     )
     return first, second
@@ -146,7 +156,7 @@ def judged_coverage(old: pl.DataFrame, new: pl.DataFrame) -> tuple[pl.DataFrame,
     A server that the base did not know is known, as having none, until the end of its last record of any.
     """
     ends = old.group_by("server_id").agg(known_to=pl.col("covered_to").max())
-    end = old["covered_to"].max()
+    end = pl.lit(old["covered_to"].max(), tables.TIMESTAMP)
     servers = pl.concat([old["server_id"], new["server_id"]]).unique().sort().to_frame()
     known_to = servers.join(ends, on="server_id", how="left").with_columns(pl.col(KNOWN_TO).fill_null(end))
     later = (
@@ -177,6 +187,27 @@ def judged_coverage(old: pl.DataFrame, new: pl.DataFrame) -> tuple[pl.DataFrame,
         _notes(rows.sort("server_id", "covered_from"), kind, "covered_from", period) for kind, rows in what.items()
     ]
     return judged, pl.concat(notes), known_to
+
+
+def judged_sources(old: pl.DataFrame, new: pl.DataFrame, end: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return when each system recorded tickets, with the base's history, and the corrections.
+
+    A system without periods recorded all the time: periods that begin before `end`, that of the base's data, would
+    take back what its silence said.
+    """
+    known_to = old.select(pl.col("covered_to").max().fill_null(end)).item()
+    new_to_base = new.join(old, on="source", how="anti")
+    limited = new_to_base.filter((pl.col("covered_from").min() < known_to).over("source"))
+    kept, before, added = (
+        rows.select(server_id="source", covered_from="covered_from", covered_to="covered_to").with_columns(
+            group=pl.lit(None, pl.String)
+        )
+        for rows in (new.join(limited, on="source", how="anti"), old, limited)
+    )
+    judged, notes, _ = judged_coverage(before, kept)
+    period = pl.format("{} to {}", "covered_from", "covered_to")
+    more = _notes(added.sort("server_id", "covered_from"), ADDED, "covered_from", period)
+    return judged.rename({"server_id": "source"}).select(*tables.TICKET_SOURCES), pl.concat([notes, more])
 
 
 def judged_incidents(

@@ -25,15 +25,15 @@ from crashcast.sources.demo_mechanisms import (
     truth,
 )
 from crashcast.sources.demo_telemetry import DECIMALS, render
-from crashcast.sources.places import COVERAGE, DEMO_TRUTH, INCIDENTS, TELEMETRY
+from crashcast.sources.places import COVERAGE, DEMO_TRUTH, INCIDENTS, TABLES, TELEMETRY, TICKET_SOURCES
 from crashcast.tasks import Task
 
-OUTPUTS = [TELEMETRY, INCIDENTS, COVERAGE, DEMO_TRUTH]
+OUTPUTS = [*TABLES, DEMO_TRUTH]
 
 UNRECORDED_REBOOT_SHARE, NO_TICKET_SHARE, WRONG_HOST_SHARE, NEVER_CLOSED_SHARE = 0.15, 0.06, 0.02, 0.015
 LATE_TICKET_SHARE, LATE_BY_MINUTES = 0.10, (15, 120)
 UNTIMED_SHARE, VAGUE_SHARE = 0.05, 0.3
-TICKET_SOURCES = {  # share, and how many minutes after its start an outage is reported
+TICKETS_COME_FROM = {  # share, and how many minutes after its start an outage is reported
     "pagerduty": (0.72, 1, 20),
     "on-call": (0.22, 10, 180),
     "post-mortem": (0.06, 12 * 60, 72 * 60),
@@ -89,6 +89,7 @@ def write() -> Summary:
     incidents = tickets(fleet, events)
     tables.write(INCIDENTS, incidents)
     tables.write(COVERAGE, coverage(fleet))
+    tables.write(TICKET_SOURCES, pl.DataFrame(schema=tables.TICKET_SOURCES))  # all recorded all the time
     crashes, episodes, servers = truth(fleet, events)
     for name, frame in (("truth", crashes), ("episodes", episodes), ("servers", servers)):
         tables.write(DEMO_TRUTH / f"{name}.parquet", frame)
@@ -175,7 +176,7 @@ def tickets(fleet: Fleet, events: pl.DataFrame) -> pl.DataFrame:
     late_minutes = (shortest + (longest - shortest) * late_by).astype(np.int64)
     started = events["ended"].to_numpy() + np.where(crashed & (late < LATE_TICKET_SHARE), late_minutes, 0)
     resolved = np.maximum(events["up_again"].to_numpy(), started + 10)
-    shares, shortest, longest = np.array(list(TICKET_SOURCES.values())).T
+    shares, shortest, longest = np.array(list(TICKETS_COME_FROM.values())).T
     kind = np.searchsorted(np.cumsum(shares)[:-1], source, side="right")
     reported = started + np.where(reboot, 0, shortest[kind] + (longest - shortest)[kind] * delay).astype(np.int64)
     server = events["server"].to_numpy()
@@ -195,7 +196,7 @@ def tickets(fleet: Fleet, events: pl.DataFrame) -> pl.DataFrame:
                 "resolved_at": resolved,
                 "reported_at": reported,
                 "severity": np.where(reboot, "planned", severity),
-                "source": np.where(reboot, "on-call", np.array(list(TICKET_SOURCES))[kind]),
+                "source": np.where(reboot, "on-call", np.array(list(TICKETS_COME_FROM))[kind]),
                 "summary": np.where(crashed & (vague < VAGUE_SHARE), "host unreachable", said),
                 "unclosed": (unclosed < NEVER_CLOSED_SHARE) | (resolved >= records_end),
                 "untimed": untimed < UNTIMED_SHARE,

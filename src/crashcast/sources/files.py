@@ -38,7 +38,16 @@ from crashcast.params import (
 )
 from crashcast.sources import inference, merging, settings
 from crashcast.sources.columns import SUFFIXES, show
-from crashcast.sources.places import COVERAGE, DEMO_TRUTH, INCIDENTS, RAW, SOURCES_FILE, TELEMETRY, TICKETS_FILE
+from crashcast.sources.places import (
+    COVERAGE,
+    DEMO_TRUTH,
+    INCIDENTS,
+    RAW,
+    TABLES,
+    TELEMETRY,
+    TICKET_SOURCES,
+    TICKETS_FILE,
+)
 from crashcast.sources.records import Records, Samples, read_coverage, read_incidents, read_samples
 from crashcast.sources.tracking import forget, track
 from crashcast.tables import CRASH, KEYS, Partition
@@ -133,6 +142,9 @@ def import_files(
         if records is not None or known is None:
             _merge_incidents(records, aside, known is not None, report)
             places[aside / INCIDENTS.name] = INCIDENTS
+        if known is None:  # who recorded what was replaced says nothing of what is new
+            tables.write(aside / TICKET_SOURCES.name, pl.DataFrame(schema=tables.TICKET_SOURCES))
+            places[aside / TICKET_SOURCES.name] = TICKET_SOURCES
         _merge_coverage(cover, old_coverage, files, spans, described.interval, aside, report)
         if records is not None:
             _assume_records(records, cover, spans, report)
@@ -142,14 +154,10 @@ def import_files(
             places[aside / PATH.name] = PATH
             _write_settings(aside / PATH.name, described, report)
         with _exchanged(places, aside):
-            track([TELEMETRY, INCIDENTS, COVERAGE])
+            track([*TABLES])
     forget(DEMO_TRUTH)  # nobody could pull what only the demo's own clone has
     if known is None:
-        for collected in (
-            TICKETS_FILE,
-            SOURCES_FILE,
-        ):  # of what was replaced: the next `crashcast incidents` would merge it
-            forget(collected)
+        forget(TICKETS_FILE)  # of what was replaced: the next `crashcast incidents` would merge it
     return report.lines()
 
 
@@ -179,10 +187,10 @@ def known_telemetry(replace: bool, report: Report) -> Telemetry | None:
         if TELEMETRY.exists():
             report.written.append("what was imported before is replaced")
         return None
-    present = [path for path in (TELEMETRY, INCIDENTS, COVERAGE) if path.exists()]
+    present = [path for path in TABLES if path.exists()]
     if not present and not list(RAW.glob("*.dvc")):
         return None
-    if len(present) < 3:
+    if len(present) < len(TABLES):
         raise UserError(f"{RAW} is incomplete: `dvc pull` the earlier import, or start over with --replace")
     known = Telemetry.read()
     if (unit := tables.partitions(TELEMETRY)[0].unit) != known.partition:
@@ -571,7 +579,7 @@ def _tracking_files() -> list[Path]:
 
 def _put_back(aside: Path) -> None:
     # killed in the middle, it can be done again
-    for place in (TELEMETRY, INCIDENTS, COVERAGE, PATH):
+    for place in (*TABLES, PATH):
         old = aside / BEFORE / place.name
         if old.exists() or (aside / BEFORE / f"{place.name}{NOTHING}").exists():
             _remove(place)

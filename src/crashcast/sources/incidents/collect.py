@@ -22,11 +22,10 @@ from crashcast.sources.incidents import api, exports
 from crashcast.sources.incidents.outages import merge, starts_after_report
 from crashcast.sources.incidents.settings import Tickets, TicketSource
 from crashcast.sources.incidents.tickets import TICKETS, LeftOut, Understood, understand
-from crashcast.sources.places import COVERAGE, INCIDENTS, RAW, SOURCES_FILE, TICKETS_FILE
+from crashcast.sources.places import COVERAGE, INCIDENTS, RAW, TICKET_SOURCES, TICKETS_FILE
 from crashcast.sources.tracking import track
 from crashcast.tables import CRASH, TIMESTAMP
 
-SOURCES: dict[str, Any] = {"source": pl.String, "covered_from": TIMESTAMP, "covered_to": TIMESTAMP}
 LEFT_OUT_FILE = Path("reports/tickets_left_out.csv")
 IMPORTED = "import"  # the source of incidents that `crashcast import` wrote
 KEY = ("source", "ticket_id", "server_id")
@@ -88,9 +87,9 @@ def collect(
     tickets, counts = update(old, new)
     incidents, tickets = merge(tickets, rules)
     tables.write(TICKETS_FILE, tickets)  # first: the incidents follow from it, should this be killed in between
-    tables.write(SOURCES_FILE, cover(periods, found))
+    tables.write(TICKET_SOURCES, cover(periods, found))
     tables.write(INCIDENTS, incidents)
-    track([TICKETS_FILE, SOURCES_FILE, INCIDENTS])
+    track([TICKETS_FILE, TICKET_SOURCES, INCIDENTS])
     return [*lines, *_summarise(tickets, incidents, counts, rules)]
 
 
@@ -132,7 +131,11 @@ def _judge(found: list[Collected], max_bad_share: float) -> list[str]:
 
 def _known() -> tuple[pl.DataFrame, pl.DataFrame]:
     # the tickets and periods of earlier collections, and what `crashcast import` has brought in since
-    files: dict[Path, dict[str, Any]] = {TICKETS_FILE: TICKETS, SOURCES_FILE: SOURCES, INCIDENTS: tables.INCIDENTS}
+    files: dict[Path, dict[str, Any]] = {
+        TICKETS_FILE: TICKETS,
+        TICKET_SOURCES: tables.TICKET_SOURCES,
+        INCIDENTS: tables.INCIDENTS,
+    }
     tickets, periods, incidents = (
         tables.read(path, schema) if _is_there(path) else pl.DataFrame(schema=schema) for path, schema in files.items()
     )
@@ -190,7 +193,7 @@ def cover(periods: pl.DataFrame, found: list[Collected]) -> pl.DataFrame:
     new = pl.DataFrame(rows, schema=schema, orient="row")
     old = periods.select("covered_from", "covered_to", server_id="source", group=pl.lit(None, pl.String))
     joined = merging.merge_coverage(pl.concat([old.select(*schema), new]))
-    return joined.select("covered_from", "covered_to", source="server_id").select(*SOURCES)
+    return joined.select("covered_from", "covered_to", source="server_id").select(*tables.TICKET_SOURCES)
 
 
 def _summarise(tickets: pl.DataFrame, incidents: pl.DataFrame, counts: Counter[str], rules: Tickets) -> list[str]:
