@@ -35,7 +35,7 @@ BOOSTING = {"learning_rate": [0.2], "max_iter": 30, "max_leaf_nodes": [7]}
 WAVES_PER_DAY, WAVE_HIT_SHARE, WAVE_H = 1 / 4, 0.15, 8
 CHRONIC = {"CHRONIC_SHARE": 0.06, "CHRONIC_FACTOR": 12.0}
 RAW, INCIDENTS, COVERAGE = (Path(f"data/raw/{name}") for name in ("telemetry", "incidents.parquet", "coverage.parquet"))
-ANNOTATIONS = Path("data/raw/annotations.parquet")
+TICKET_SOURCES, ANNOTATIONS = Path("data/raw/ticket_sources.parquet"), Path("data/raw/annotations.parquet")
 BELIEVED, VOTES = Path("data/incidents.parquet"), Path("data/votes.parquet")
 FEATURES, LABELS, SPLIT = Path("data/features"), Path("data/labels"), Path("data/split.json")
 
@@ -79,7 +79,7 @@ def simulated(condition: str, seed: int, servers: int, months: int, shares: dict
             clean.main(RAW, Path("data/validated.json"), Path("data/clean"), Path("metrics/clean.json"))
             shutil.copy(ROOT / ANNOTATIONS, ANNOTATIONS)
             label.main(
-                Path("data/clean"), RAW, INCIDENTS, COVERAGE, ANNOTATIONS, LABELS, BELIEVED, VOTES,
+                Path("data/clean"), RAW, INCIDENTS, COVERAGE, TICKET_SOURCES, ANNOTATIONS, LABELS, BELIEVED, VOTES,
                 Path("metrics/label.json"),
             )  # fmt: skip
             featurize.main(Path("data/clean"), INCIDENTS, COVERAGE, FEATURES)

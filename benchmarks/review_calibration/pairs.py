@@ -31,11 +31,21 @@ ALIKE = Both(1.0, 1.0)
 
 
 class Contender(NamedTuple):
-    """A model that sees its features through noise, with its probabilities on the test rows and its true PR-AUC."""
+    """A model that sees its features through noise, with its probabilities on the test rows and its true PR-AUC.
+
+    `blur` is noise on its log-odds instead, in the calibrated ones' unit.
+    """
 
     model: Model
     test: np.ndarray
     true_pr_auc: float
+    blur: float = 0.0
+
+    def on(self, values: np.ndarray, rng: np.random.Generator) -> Contender:
+        """Return it with its probabilities on other test rows."""
+        raw = log_odds(self.model.estimator, values) + self.model.sampling_offset
+        clear = self.model.probability(raw)
+        return self._replace(test=expit(logit(clear) + self.blur * rng.standard_normal(len(clear))))
 
 
 def truth_of(path: Path, condition: str) -> dict[str, np.ndarray]:
@@ -104,6 +114,11 @@ def train_on(
     area = average_precision_score(truth["labels"], raw(truth["values"]), sample_weight=truth["weights"])
     model = Model(**{**vars(model), "threshold": threshold})
     return Contender(model, model.probability(raw(fleet.test.values)), float(area))
+
+
+def part_of(rows: Rows, which: np.ndarray | slice) -> Rows:
+    """Return some of the rows."""
+    return Rows(rows.keys[which] if isinstance(which, slice) else rows.keys.filter(which), rows.values[which])
 
 
 def of_servers(rows: Rows, servers: np.ndarray) -> Rows:
@@ -203,7 +218,8 @@ def one_chain(number: int, truth: dict[str, np.ndarray]) -> dict[str, Any]:
     fleet = read_fleet("plain", FIRST_SEED_OF_CHAINS + number, CHAIN_MONTHS, CHAIN_SHARES)
     rng = np.random.default_rng([number, 2])
     servers = fleet.test.keys["server_id"].unique().sort().to_numpy()
-    models = [train_on(fleet, truth, rng.choice(servers, len(servers)), 0.0, rng) for _ in range(RETRAININGS + 1)]
+    untested = fleet._replace(test=part_of(fleet.test, slice(1)))  # `on` scores what each is judged on
+    models = [train_on(untested, truth, rng.choice(servers, len(servers)), 0.0, rng) for _ in range(RETRAININGS + 1)]
     best = models[0].true_pr_auc
     start, end = fleet.periods["test"]
     steps = []
@@ -214,10 +230,9 @@ def one_chain(number: int, truth: dict[str, np.ndarray]) -> dict[str, Any]:
         window = tuple(start + (end - start) * part / RETRAININGS for part in (retraining - 1, retraining))
         period = tuple(moment.replace(minute=0, second=0, microsecond=0) for moment in window)
         inside = fleet.test.keys["timestamp"].dt.replace_time_zone(None).is_between(*period, closed="left").to_numpy()
-        part = fleet._replace(
-            test=Rows(fleet.test.keys.filter(inside), fleet.test.values[:0]), periods={**fleet.periods, "test": period}
-        )
-        rivals = [one._replace(test=one.test[inside]) for one in (champion, challenger, anchor)]
+        part = fleet._replace(test=part_of(fleet.test, inside), periods={**fleet.periods, "test": period})
+        rivals = [one.on(part.test.values, rng) for one in (champion, challenger)]
+        rivals.append(rivals[0] if anchor is champion else anchor.on(part.test.values, rng))
         found = evidence_of(part, rivals[0], rivals[1], acceptance, rivals[2])
         facts = Facts(1, "later", is_stale=True, has_anchor=champion is not anchor, latency=ALIKE, size=ALIKE)
         decision = decide({"base": found}, acceptance, facts)
@@ -240,5 +255,4 @@ def blurred(one: Contender, truth: dict[str, np.ndarray], wanted: float, rng: np
     for _ in range(12):
         middle = (least + most) / 2
         least, most = (middle, most) if area(middle) > wanted else (least, middle)
-    test = expit(logit(one.test) + one.model.slope * least * rng.standard_normal(len(one.test)))
-    return one._replace(test=test, true_pr_auc=area(least))
+    return one._replace(blur=one.model.slope * least, true_pr_auc=area(least))
