@@ -1,6 +1,7 @@
 """Are weighed labels better than tickets, and models that learn from them; and are the sources' estimates right?
 
     python benchmarks/label_evidence.py polls       # simulated votes
+    python benchmarks/label_evidence.py midway      # five fleets with a ticket system adopted midway
     python benchmarks/label_evidence.py demo        # ten fleets like the demo's
     python benchmarks/label_evidence.py larger      # ten more, of twice as many servers and with a larger test part
     python benchmarks/label_evidence.py choosing    # ten more like the demo's, where all candidates compete
@@ -65,6 +66,7 @@ from stages import clean, featurize, label, split, train
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "label_evidence.json"
 POLLS = tuple(range(401, 411))
+MIDWAY, ADOPTED = tuple(range(331, 336)), "pagerduty"
 TOLERANCE = timedelta(hours=1)
 TICKETS, MAJORITY, DAWID_SKENE = WAYS = "tickets", "majority", "dawid_skene"
 TRUTH = "truth"
@@ -101,13 +103,13 @@ LOOKS = {
 def main() -> None:
     """Run one experiment and add what came out to the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("experiment", choices=["polls", *LOOKS])
+    parser.add_argument("experiment", choices=["polls", "midway", *LOOKS])
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--without-models", action="store_true", help="crashes and sources alone")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    if options.experiment == "polls":
-        add(options.out, "polls", found := polls())
+    if of_sources := {"polls": polls, "midway": midway}.get(options.experiment):
+        add(options.out, options.experiment, found := of_sources())
         print(json.dumps(found, indent=1))
         return
     look, fleets = LOOKS[options.experiment], {}
@@ -152,8 +154,33 @@ def polls() -> dict[str, Any]:
     }
 
 
-def one_fleet(seed: int, look: Look, with_models: bool) -> dict[str, Any]:
-    """Simulate a fleet in the current folder, tell its crashes three ways, and train models."""
+def midway() -> dict[str, Any]:
+    """Weigh fleets whose busiest ticket system was adopted midway, not knowing that, and knowing it."""
+    fleets: dict[str, Any] = {}
+    for seed in MIDWAY:
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            truth = simulate(seed, LOOKS["demo"])
+            covered = tables.read(COVERAGE)
+            start, end = covered["covered_from"].min(), covered["covered_to"].max()
+            began = start + (end - start) / 2
+            of_system = (pl.col("source") == ADOPTED) & (pl.col("kind") == tables.CRASH)
+            tables.write(INCIDENTS, tables.read(INCIDENTS).filter(~(of_system & (pl.col("reported_at") < began))))
+            fleets[str(seed)] = {}
+            for name, periods in (("unknown", []), ("known", [(ADOPTED, began, end)])):
+                tables.write(TICKET_SOURCES, pl.DataFrame(periods, schema=tables.TICKET_SOURCES, orient="row"))
+                account = weigh_evidence()
+                tables.write(of(DAWID_SKENE, VOTES), account.votes)
+                fleets[str(seed)][name] = {
+                    "crashes": compare(account.incidents.filter(kind=tables.CRASH), truth),
+                    "source": against_truth(account.figures["sources"], truth)[ADOPTED],
+                }
+            os.chdir(ROOT)
+    return fleets
+
+
+def simulate(seed: int, look: Look) -> pl.DataFrame:
+    """Simulate a fleet in the current folder; return its true crashes."""
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
     params["demo"].update(seed=seed, servers=look.servers)
@@ -164,7 +191,12 @@ def one_fleet(seed: int, look: Look, with_models: bool) -> dict[str, Any]:
     yaml.dump(params, Path("params.yaml"))
     demo.write()
     no_annotations(Path.cwd())
-    truth = tables.read(Path("data/demo/truth.parquet")).rename({"crashed_at": "started_at"})
+    return tables.read(Path("data/demo/truth.parquet")).rename({"crashed_at": "started_at"})
+
+
+def one_fleet(seed: int, look: Look, with_models: bool) -> dict[str, Any]:
+    """Simulate a fleet in the current folder, tell its crashes three ways, and train models."""
+    truth = simulate(seed, look)
     found: dict[str, Any] = {"crashes": {}}
     for way in WAYS:
         edit(Path.cwd(), "label", aggregate=way)
