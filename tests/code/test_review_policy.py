@@ -263,6 +263,9 @@ def test_the_first_model_must_beat_every_baseline_and_nothing_else():
     decision = decide({"random": strong}, POLICY, facts)
     assert (decision.verdict, decision.form) == ("ACCEPT", "first")
     assert decide({"random": strong, "crashes_7d": weak}, POLICY, facts).verdict == "INCONCLUSIVE"
+    # scores of a rule are no probabilities
+    assert not any("Brier" in reason.text for reason in decision.reasons)
+    assert "brier" not in [row["name"] for row in policy.difference_rows(strong, POLICY, "first", 0.05, is_first=True)]
     assert (
         decide({"random": replace(strong, false_alarms_over_budget={"challenger": 3.0})}, POLICY, facts).verdict
         == "REJECT"

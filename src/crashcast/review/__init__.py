@@ -190,7 +190,10 @@ def _judged(rescored: dict[str, Rescored], acceptance: Acceptance, facts: Facts,
 
     evidence = {name: gather(one, acceptance, budget) for name, one in rescored.items()}
     decision = decide(evidence, acceptance, facts)
-    rows = {name: difference_rows(found, acceptance, decision.form, decision.error) for name, found in evidence.items()}
+    rows = {
+        name: difference_rows(found, acceptance, decision.form, decision.error, facts.is_first)
+        for name, found in evidence.items()
+    }
     # of several baselines, the hardest to beat
     shown = min(rows, key=lambda name: rows[name][0]["difference"]) if facts.is_first else next(iter(rows))
     found, one = evidence[shown], rescored[shown]

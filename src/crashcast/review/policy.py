@@ -234,14 +234,11 @@ def is_vetoed(difference: Difference, margin: float) -> bool:
     return difference.gain is not None and difference.gain < -max(margin, difference.reach(ERROR))
 
 
-def guardrail_margins(found: Evidence, acceptance: Acceptance) -> dict[str, float]:
-    """Return the margin of each guardrail, in the figure's unit."""
+def guardrail_margins(found: Evidence, acceptance: Acceptance, is_first: bool = False) -> dict[str, float]:
+    """Return each guardrail's margin in its unit; in a first review no Brier score: rules give no probabilities."""
     rails = acceptance.guardrails
-    return {
-        "event_recall": rails.event_recall,
-        "lead_h": rails.lead_h,
-        "brier": rails.brier * (found.differences["brier"].champion or 0.0),
-    }
+    margins = {"event_recall": rails.event_recall, "lead_h": rails.lead_h}
+    return margins if is_first else margins | {"brier": rails.brier * (found.differences["brier"].champion or 0.0)}
 
 
 def slice_margin(part: Slice, acceptance: Acceptance) -> float:
@@ -256,7 +253,7 @@ def is_judged(part: Slice, acceptance: Acceptance, facts: Facts) -> bool:
 
 def _vetoes(found: Evidence, acceptance: Acceptance, facts: Facts, where: str) -> list[Reason]:
     reasons = []
-    for name, margin in guardrail_margins(found, acceptance).items():
+    for name, margin in guardrail_margins(found, acceptance, facts.is_first).items():
         difference = found.differences[name]
         if facts.is_first:
             outcome: Outcome = "shown"
@@ -418,15 +415,17 @@ def _headline(verdict: Verdict, form: Form, reasons: list[Reason]) -> str:
     return f"{opening}: {first}."
 
 
-def difference_rows(found: Evidence, acceptance: Acceptance, form: Form | None, error: float) -> list[dict[str, Any]]:
+def difference_rows(
+    found: Evidence, acceptance: Acceptance, form: Form | None, error: float, is_first: bool = False
+) -> list[dict[str, Any]]:
     """Return the differences as the decision record lists them.
 
     The primary metric's interval leaves out the look's `error` on either side, so that its limit is the bound that
     decides; the others' leave out 5 %.
     """
-    margins = guardrail_margins(found, acceptance)
+    margins = guardrail_margins(found, acceptance, is_first)
     rows = []
-    for name in ("pr_auc", ANCHOR, "event_recall", "lead_h", "brier"):
+    for name in ("pr_auc", ANCHOR, *margins):
         if name not in found.differences:
             continue
         one = found.differences[name]
