@@ -23,7 +23,7 @@ import polars as pl
 from crashcast import partitions, tables
 from crashcast.canonical import write_json
 from crashcast.grid import Bools, Grid, encode, microseconds
-from crashcast.labelling import events, heard, weigh
+from crashcast.labelling import events, functions, heard, weigh
 from crashcast.params import Incidents, Label, Telemetry
 from crashcast.tables import CRASH, MAINTENANCE, Partition
 from crashcast.tasks import Period, Task
@@ -94,6 +94,13 @@ def listen(telemetry: Path, settings: Telemetry, rules: Label) -> pl.DataFrame:
     if rules.aggregate == weigh.RECORDED:
         return nothing
     columns = heard.columns(settings, rules.uptime_metric, rules.error_metric)
+    shown_by = {functions.RESTARTS: "uptime_metric", functions.STORMS: "error_metric"}
+    for source, name in shown_by.items():
+        metric = getattr(rules, name)
+        if source in rules.evidence and metric is not None and metric not in columns:
+            print(
+                f"label: {source} do not vote: telemetry has no {metric} (params.yaml: label.{name})", file=sys.stderr
+            )
     tasks = [
         Task(
             partition,

@@ -515,6 +515,15 @@ def test_the_stage_labels_by_what_is_believed_and_remembers_what_it_heard(projec
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
+def test_a_metric_that_telemetry_lacks_is_told(project, tmp_path, capsys):
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    params["label"] |= {"uptime_metric": "boot_h", "error_metric": None}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    project(10)
+    told = [line for line in capsys.readouterr().err.splitlines() if "do not vote" in line]
+    assert told == ["label: restarts do not vote: telemetry has no boot_h (params.yaml: label.uptime_metric)"]
+
+
 def test_the_same_bytes_whatever_the_order_of_tickets(project, tmp_path):
     project(10)
     before = [(tmp_path / name).read_bytes() for name in ("believed.parquet", "votes.parquet", "out.json")]
