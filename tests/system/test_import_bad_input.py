@@ -452,7 +452,7 @@ def counted(function):
 os.replace, shutil.rmtree = counted(os.replace), counted(shutil.rmtree)
 files.import_files([Path("in/new.csv")], Path("in/incidents.csv"), replace=True, interval="30m")
 """
-WRITES, MOVES = 4, 2 * 4 + 1  # of coverage, incidents, telemetry and params.yaml: aside, and into place
+WRITES, MOVES = 5, 2 * 5 + 1  # of coverage, incidents, ticket sources, telemetry and params.yaml: aside, and into place
 
 
 def killed_import(number: int) -> None:
