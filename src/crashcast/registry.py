@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from crashcast import canonical, remote
-from crashcast.commits.revisions import LOCK, MODELS, PARAMS, Revision, default_base
+from crashcast.commits.revisions import MODELS, PARAMS, Revision, default_base
+from crashcast.dvc_lock import LOCK
 from crashcast.errors import UserError
 from crashcast.review.ledger import git, shared_remote
 

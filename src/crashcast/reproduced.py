@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
+from crashcast import dvc_lock
+from crashcast.commits.revisions import flatten
+from crashcast.dvc_lock import LOCK, Locked, outs_of
 
-from crashcast.errors import UserError
-
-LOCK = Path("dvc.lock")
 TOLERANCE = 0.01  # of a figure, between types of CPU
 
 
@@ -27,15 +26,13 @@ def compare(revision: str = "HEAD") -> list[str]:
     Raises
     ------
     UserError
-        Where there is no dvc.lock to compare.
+        Where the work tree has no dvc.lock, or one of the two cannot be read.
     """
-    committed = _committed(LOCK, revision)
+    committed = _committed(Path(LOCK), revision)
     if committed is None:
         return [f"{revision} has no {LOCK} to compare with: this is the first run"]
-    if not LOCK.exists():
-        raise UserError(f"{LOCK} is missing: `dvc repro` writes it")
-    stages = _stages(committed, revision), _stages(LOCK.read_text(encoding="utf-8"), "the work tree")
-    before, now = (_hashes(lock, "outs") for lock in stages)
+    stages = dvc_lock.parse(committed, f"{LOCK} of {revision}"), dvc_lock.read()
+    before, now = map(outs_of, stages)
     changed = [path for path in before | now if before.get(path) != now.get(path)]
     if causes := _causes(*stages):
         return [f"Not a rerun of {revision}: {', '.join(causes)} changed; `dvc metrics diff` shows what came of it."]
@@ -47,40 +44,31 @@ def compare(revision: str = "HEAD") -> list[str]:
     return lines + (far or [f"Every figure agrees within {TOLERANCE:.0%}, as it should between types of CPU."])
 
 
-def _committed(path: Path, revision: str) -> str | None:
-    shown = subprocess.run(["git", "show", f"{revision}:{path.as_posix()}"], capture_output=True, text=True)
+def _committed(path: Path, revision: str) -> bytes | None:
+    shown = subprocess.run(["git", "show", f"{revision}:{path.as_posix()}"], capture_output=True)
     return shown.stdout if shown.returncode == 0 else None
 
 
-def _stages(lock: str, where: str) -> dict[str, Any]:
-    try:
-        stages: dict[str, Any] = yaml.safe_load(lock)["stages"]
-    except (yaml.YAMLError, TypeError, KeyError):
-        raise UserError(f"{LOCK} of {where} is unreadable (a merge conflict?): `dvc repro` writes it anew") from None
-    return stages
-
-
-def _hashes(stages: dict[str, Any], kind: str) -> dict[str, str]:
-    return {entry["path"]: entry["md5"] for stage in stages.values() for entry in stage.get(kind, ())}
-
-
-def _causes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _causes(before: dict[str, Locked], now: dict[str, Locked]) -> list[str]:
     """Name what went into the run and is not what went into the committed one: raw data, code, parameters, commands."""
-    made = _hashes(before, "outs") | _hashes(now, "outs")
-    old, new = _hashes(before, "deps"), _hashes(now, "deps")
+    made = {*outs_of(before), *outs_of(now)}
+    old, new = (
+        {path: digest for stage in stages.values() for path, digest in stage.deps.items()} for stages in (before, now)
+    )
     files = [path for path in old | new if path not in made and old.get(path) != new.get(path)]
-    rules = [
-        f"{what} of {name}"
-        for name in before | now
-        for what, key in (("parameters", "params"), ("command", "cmd"))
-        if before.get(name, {}).get(key) != now.get(name, {}).get(key)
-    ]
+    rules = []
+    for name in before | now:
+        one, other = before.get(name), now.get(name)
+        if one is None or other is None or one.params != other.params:
+            rules.append(f"parameters of {name}")
+        if one is None or other is None or one.command != other.command:
+            rules.append(f"command of {name}")
     return files + rules
 
 
 def _far_apart(path: Path, revision: str) -> Iterator[str]:
-    before = dict(_figures(json.loads(_committed(path, revision) or "{}")))
-    now = dict(_figures(json.loads(path.read_text(encoding="utf-8") if path.exists() else "{}")))
+    before = dict(flatten(json.loads(_committed(path, revision) or "{}")))
+    now = dict(flatten(json.loads(path.read_text(encoding="utf-8") if path.exists() else "{}")))
     for name in sorted(before | now):
         old, new = before.get(name), now.get(name)
         if old != new and not is_close(old, new):
@@ -91,11 +79,3 @@ def is_close(old: Any, new: Any) -> bool:
     """Tell whether two figures agree as far as types of CPU let them."""
     numbers = isinstance(old, int | float) and isinstance(new, int | float)
     return numbers and bool(abs(new - old) <= TOLERANCE * max(abs(old), abs(new)))
-
-
-def _figures(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _figures(item, f"{name}.{key}" if name else key)
-    else:
-        yield name, value

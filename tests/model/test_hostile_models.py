@@ -115,10 +115,10 @@ def test_a_model_with_another_hash_is_refused_before_anything_is_read(
     ("text", "told"),
     [
         (None, "dvc.lock is missing"),
-        ("<<<<<<< HEAD\n", "dvc.lock is unreadable"),
+        ("<<<<<<< HEAD\n", "dvc.lock holds a merge conflict"),
         ("[]", "dvc.lock is unreadable"),
         ("\x00", "dvc.lock is unreadable"),
-        ("stages: {train: {outs: []}}", "dvc.lock names no models"),
+        ("stages: {train: {cmd: train, outs: []}}", "dvc.lock names no models"),
         ("!!python/object/apply:os.mkdir [canary]", "dvc.lock is unreadable"),
     ],
 )

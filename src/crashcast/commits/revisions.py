@@ -15,22 +15,21 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from crashcast import remote, yaml_text
+from crashcast import dvc_lock, remote, yaml_text
+from crashcast.dvc_lock import LOCK, Locked, one_line
 from crashcast.errors import UserError
 from crashcast.params import Section
 
-PIPELINE, LOCK, PARAMS = "dvc.yaml", "dvc.lock", "params.yaml"
+PIPELINE, PARAMS = "dvc.yaml", "params.yaml"
 TELEMETRY, INCIDENTS, COVERAGE = "data/raw/telemetry", "data/raw/incidents.parquet", "data/raw/coverage.parquet"
 TICKET_SOURCES = "data/raw/ticket_sources.parquet"
 RAW = (TELEMETRY, INCIDENTS, COVERAGE, TICKET_SOURCES)
 MODELS = "models"  # the output of `train`
-CONFLICT = re.compile(rb"^(<<<<<<<|=======|>>>>>>>)", re.MULTILINE)
 OPTIONAL_FIGURE = re.compile(r"slices\..+")  # of too few crashes to say anything
 SHOWN_DIGITS = 8
 
@@ -127,15 +126,7 @@ class Revision:
         content = self.find_file(LOCK)
         if content is None:
             raise UserError(f"commit {self.name} has no {LOCK}: run `dvc repro` there and commit what it writes")
-        if CONFLICT.search(content):
-            raise UserError(
-                f"{LOCK} of commit {self.name} holds a merge conflict: take one side, `dvc checkout`, `dvc repro`, "
-                "and commit what it writes"
-            )
-        try:
-            return {name: Locked.of(entry) for name, entry in self._yaml(LOCK)["stages"].items()}
-        except (KeyError, TypeError, AttributeError):
-            raise UserError(f"{LOCK} of commit {self.name} is unreadable: `dvc repro` writes it anew") from None
+        return dvc_lock.parse(content, f"{LOCK} of commit {self.name}")
 
     @cached_property
     def raw(self) -> dict[str, str]:
@@ -146,7 +137,7 @@ class Revision:
     @cached_property
     def outs(self) -> dict[str, str]:
         """The hash of everything that its stages wrote."""
-        return {path: digest for entry in self.lock.values() for path, digest in entry.outs.items()}
+        return dvc_lock.outs_of(self.lock)
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, Any]]:
@@ -208,29 +199,7 @@ class Stage:
         deps, params, outs, metrics, plots = (
             _names(content.get(key, ())) for key in ("deps", "params", "outs", "metrics", "plots")
         )
-        return cls(_command(content["cmd"]), deps, params, outs | metrics | plots, metrics)
-
-
-@dataclass(frozen=True)
-class Locked:
-    """A run of a stage as dvc.lock records it: hashes by path, parameters by file."""
-
-    command: str
-    deps: dict[str, str]
-    params: dict[str, dict[str, Any]]
-    outs: dict[str, str]
-
-    @classmethod
-    def of(cls, content: dict[str, Any]) -> Self:
-        """Read what dvc.lock says of one stage."""
-        deps, outs = ({item["path"]: str(item["md5"]) for item in content.get(key, ())} for key in ("deps", "outs"))
-        return cls(_command(content["cmd"]), deps, content.get("params", {}), outs)
-
-    @classmethod
-    def all_of(cls, project: Path) -> dict[str, Self]:
-        """Read what the dvc.lock of a worktree says of each stage: DVC has just written it."""
-        stages = yaml_text.parse((project / LOCK).read_text(encoding="utf-8"))["stages"]
-        return {name: cls.of(content) for name, content in stages.items()}
+        return cls(one_line(content["cmd"]), deps, params, outs | metrics | plots, metrics)
 
 
 def default_base(git_remote: str = "origin") -> Revision:
@@ -266,7 +235,7 @@ def check(revision: Revision) -> None:
         Naming everything that does not fit together.
     """
     lock = revision.lock
-    made = {path: digest for entry in lock.values() for path, digest in entry.outs.items()}
+    made = revision.outs
     stale = [
         f"{name}: {problem}"
         for name, stage in revision.stages.items()
@@ -393,7 +362,3 @@ def _blob(sha: str, path: str) -> bytes | None:
 
 def _names(items: Any) -> frozenset[str]:
     return frozenset(item if isinstance(item, str) else next(iter(item)) for item in items or ())
-
-
-def _command(command: str | list[str]) -> str:
-    return " ".join(" ".join([command] if isinstance(command, str) else command).split())

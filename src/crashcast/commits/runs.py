@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crashcast import canonical, memo
+from crashcast import canonical, dvc_lock, memo
 from crashcast.commits import environments
 from crashcast.commits.objects import folder, is_held, put, temporary
-from crashcast.commits.revisions import RAW, Locked, Revision, git
+from crashcast.commits.revisions import RAW, Revision, git
 from crashcast.errors import UserError
 
 TAIL_LINES = 30  # of what a failed run said
@@ -148,7 +148,7 @@ def _run(revision: Revision, stages: list[str], inputs: Mapping[str, str]) -> No
             # `validate` takes for accepted what git's index, here the worktree's own, holds
             call(python, project, "git", "add", *(f"{path}.dvc" for path in raw))
         call(python, project, "dvc", "repro", "--quiet", "--single-item", *stages)
-        written = Locked.all_of(project)
+        written = dvc_lock.read(project / dvc_lock.LOCK)
         for name in stages:
             entry = written[name]
             outs = {path: digest for path, digest in entry.outs.items() if path not in revision.stages[name].metrics}

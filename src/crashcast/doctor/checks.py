@@ -15,13 +15,14 @@ from typing import Any
 
 import psutil
 
-from crashcast import alone, canonical, lineage
+from crashcast import alone, canonical, dvc_lock, lineage
 from crashcast.commits.environments import RUN, differences
-from crashcast.commits.revisions import LOCK, PARAMS, PIPELINE, RAW, Locked, Revision, git
+from crashcast.commits.revisions import PARAMS, PIPELINE, RAW, Revision, git
 from crashcast.commits.revisions import check as check_lock
 from crashcast.doctor import repair
 from crashcast.doctor.findings import Finding
 from crashcast.doctor.needs import FILES_THAT_POINT, parse
+from crashcast.dvc_lock import LOCK
 from crashcast.errors import UserError
 
 SHOWN = 5
@@ -153,7 +154,7 @@ def _as_locked(paths: list[str]) -> list[str]:
     """Return the outputs of stages that are in the work tree as dvc.lock has them."""
     if not Path(LOCK).exists():  # no stage has run: it is raw data
         return []
-    locked = {path: digest for stage in Locked.all_of(Path()).values() for path, digest in stage.outs.items()}
+    locked = dvc_lock.outs_of(dvc_lock.read())
     present = [path for path in paths if path in locked and Path(path).exists()]
     return [path for path in present if canonical.md5(Path(path)) == locked[path]]
 

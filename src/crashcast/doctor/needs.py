@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from crashcast import yaml_text
-from crashcast.commits.revisions import CONFLICT, Revision, git
+from crashcast.commits.revisions import Revision, git
 from crashcast.doctor.findings import Finding
+from crashcast.dvc_lock import CONFLICT
 from crashcast.errors import UserError
 
 HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
+from crashcast import dvc_lock
 from crashcast.canonical import md5
 from crashcast.errors import UserError
 from crashcast.modeling import model
 from crashcast.modeling.model import Model
 
-LOCK = Path("dvc.lock")
 
-
-def load(folder: Path = Path("models"), lock: Path = LOCK) -> Model:
+def load(folder: Path = Path("models"), lock: Path = Path(dvc_lock.LOCK)) -> Model:
     """Read a model whose bytes are those of the last run; before that is sure, no byte of it is interpreted.
 
     Parameters
@@ -31,26 +28,15 @@ def load(folder: Path = Path("models"), lock: Path = LOCK) -> Model:
     Raises
     ------
     UserError
-        Where dvc.lock has no hash of it, or another one; or the model is refused by `crashcast.modeling.model.load`.
+        Where dvc.lock cannot be read, has no hash of it, or another one; or `crashcast.modeling.model.load` refuses it.
     """
-    locked, found = _locked(folder, lock), md5(folder) if folder.is_dir() else "nothing"
+    locked = dvc_lock.outs_of(dvc_lock.read(lock)).get(folder.as_posix())
+    if locked is None:
+        raise UserError(f"{lock} names no {folder}: only a model that the pipeline made is loaded")
+    found = md5(folder) if folder.is_dir() else "nothing"
     if found != locked:
         raise UserError(
             f"{folder} is refused: its hash is {found}, {lock} names {locked}. "
             f"`dvc checkout {folder}` brings that one, `dvc repro` makes a new one"
         )
     return model.load(folder)
-
-
-def _locked(folder: Path, lock: Path) -> str:
-    try:
-        stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"].values()
-        return next(str(out["md5"]) for stage in stages for out in stage["outs"] if out["path"] == folder.as_posix())
-    except FileNotFoundError:
-        raise UserError(
-            f"{lock} is missing, so nothing says which model belongs here: run this in the project"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{lock} is unreadable (a merge conflict?): `dvc repro` writes it anew") from None
-    except StopIteration:
-        raise UserError(f"{lock} names no {folder}: only a model that the pipeline made is loaded") from None

@@ -14,10 +14,11 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
-from crashcast import canonical, memo
+from crashcast import canonical, dvc_lock, memo
 from crashcast.commits import environments, objects, runs
-from crashcast.commits.revisions import LOCK, SHOWN_DIGITS, Locked, Revision, check
+from crashcast.commits.revisions import SHOWN_DIGITS, Revision, check
 from crashcast.doctor.needs import outputs_of
+from crashcast.dvc_lock import LOCK
 from crashcast.errors import UserError
 from crashcast.reproduced import TOLERANCE, is_close
 from crashcast.versions.diff import File, read_difference, show_files
@@ -112,7 +113,7 @@ def rebuild(name: str) -> Rebuilt:
         (project / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
         _link_raw_data(revision, project, cache)
         runs.call(python, project, "dvc", "repro", "--force", why=f", {revision.name}", **{memo.SWITCH: "off"})
-        written = Locked.all_of(project)
+        written = dvc_lock.read(project / LOCK)
         differing = {}
         for stage in stages:
             before = lock[stage].outs if stage in lock else {}
