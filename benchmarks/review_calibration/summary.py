@@ -15,6 +15,7 @@ from crashcast.canonical import write_json
 from crashcast.review.acceptance import ERROR, Acceptance, look_error
 from crashcast.review.policy import POWER
 
+STEP = 0.02  # of true gains, in PR-AUC
 Pair = dict[str, Any]
 
 
@@ -67,6 +68,7 @@ def summarise(fleets: list[dict[str, Any]]) -> dict[str, Any]:
             for key in sorted({(pair["kind"], pair["noise"]) for pair in pairs})
         ],
     }
+    result["by_true_gain"] = by_true_gain(pairs)
     losses = [pair for pair in pairs if pair["true_gain"] < 0]
     excluded = [lower(pair) > pair["true_gain"] for pair in losses]
     result["true_loss_taken_for_less"] = rate(excluded)  # a margin equal to the loss, as a renewal
@@ -77,6 +79,21 @@ def summarise(fleets: list[dict[str, Any]]) -> dict[str, Any]:
     if runs:
         result["looks"] = rate([any(look["verdict"] == "ACCEPT" for look in run) for run in runs])
     return result
+
+
+def by_true_gain(pairs: list[Pair]) -> list[dict[str, Any]]:
+    """Return how often the review and two simpler rules accept, by what the challenger truly gains."""
+    rules = {
+        "review": [pair["verdict"] == "ACCEPT" for pair in pairs],
+        "higher_pr_auc": [pair["accepted_by_higher_pr_auc"] for pair in pairs],
+        "independent_rows": [pair["accepted_by_independent_rows"] for pair in pairs],
+    }
+    cell = np.floor(np.array([pair["true_gain"] for pair in pairs]) / STEP + 0.5).astype(int)
+    return [
+        {"true_gain": round(number * STEP, 4), "pairs": int(np.sum(cell == number))}
+        | {rule: float(np.mean(np.array(accepted)[cell == number])) for rule, accepted in rules.items()}
+        for number in np.unique(cell).tolist()
+    ]
 
 
 def of_primary(pair: Pair) -> tuple[float, float, float, float]:
