@@ -165,7 +165,8 @@ def midway() -> dict[str, Any]:
             start, end = covered["covered_from"].min(), covered["covered_to"].max()
             began = start + (end - start) / 2
             of_system = (pl.col("source") == ADOPTED) & (pl.col("kind") == tables.CRASH)
-            tables.write(INCIDENTS, tables.read(INCIDENTS).filter(~(of_system & (pl.col("reported_at") < began))))
+            is_earlier = of_system & (pl.coalesce("reported_at", "started_at") < began)
+            tables.write(INCIDENTS, tables.read(INCIDENTS).filter(~is_earlier))
             fleets[str(seed)] = {}
             for name, periods in (("unknown", []), ("known", [(ADOPTED, began, end)])):
                 tables.write(TICKET_SOURCES, pl.DataFrame(periods, schema=tables.TICKET_SOURCES, orient="row"))

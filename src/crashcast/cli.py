@@ -475,9 +475,9 @@ def memo(
 def docs() -> None:
     """Build Great Expectations' Data Docs of the raw data, refused or not; the pages load their styles from CDNs."""
     from crashcast.data_docs import build
+    from crashcast.sources.places import TABLES
 
-    raw = Path("data/raw")
-    page = build(raw / "telemetry", raw / "incidents.parquet", raw / "coverage.parquet", Path("reports/data_docs"))
+    page = build(*TABLES, Path("reports/data_docs"))
     print(f"Data Docs: {page}")
 
 

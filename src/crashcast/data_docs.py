@@ -19,7 +19,7 @@ from crashcast.params import Telemetry, Validate
 from stages.validate import check
 
 
-def build(telemetry: Path, incidents: Path, coverage: Path, out: Path) -> Path:
+def build(telemetry: Path, incidents: Path, coverage: Path, ticket_sources: Path, out: Path) -> Path:
     """Validate raw data and write the pages, whether it is refused or not.
 
     Parameters
@@ -50,7 +50,7 @@ def build(telemetry: Path, incidents: Path, coverage: Path, out: Path) -> Path:
             context.data_sources.delete(batch.name)  # and with it the frame
             return outcomes_of(batch, answer.results)
 
-        check(telemetry, incidents, coverage, Telemetry.read(), Validate.read(), ask)
+        check(telemetry, incidents, coverage, ticket_sources, Telemetry.read(), Validate.read(), ask)
         context.build_data_docs()
         with replacing_folder(out) as aside:
             shutil.copytree(Path(context.root_directory, "uncommitted/data_docs/local_site"), aside, dirs_exist_ok=True)

@@ -29,8 +29,8 @@ class Locked:
     @classmethod
     def of(cls, content: dict[str, Any]) -> Self:
         """Read what dvc.lock says of one stage."""
-        deps, outs = ({item["path"]: str(item["md5"]) for item in content.get(key, ())} for key in ("deps", "outs"))
-        return cls(one_line(content["cmd"]), deps, content.get("params", {}), outs)
+        deps, outs = ({item["path"]: str(item["md5"]) for item in content.get(key) or ()} for key in ("deps", "outs"))
+        return cls(one_line(content["cmd"]), deps, content.get("params") or {}, outs)
 
 
 def parse(content: bytes, where: str) -> dict[str, Locked]:
@@ -54,8 +54,9 @@ def parse(content: bytes, where: str) -> dict[str, Locked]:
         )
     try:
         return {name: Locked.of(entry) for name, entry in yaml_text.parse(content)["stages"].items()}
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{where} is unreadable: `dvc repro` writes it anew") from None
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else "it is not as DVC writes it"
+        raise UserError(f"{where} is unreadable ({reason}): `dvc repro` writes it anew") from None
 
 
 def read(path: Path = Path(LOCK)) -> dict[str, Locked]:
@@ -69,7 +70,7 @@ def read(path: Path = Path(LOCK)) -> dict[str, Locked]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: `dvc repro` writes it, in the project's root") from None
+        raise UserError(f"{path} is missing: run this in the project's root, after `dvc repro`") from None
     return parse(content, str(path))
 
 

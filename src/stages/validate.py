@@ -34,7 +34,7 @@ from crashcast.expectations import (
     unreadable,
 )
 from crashcast.params import DAY, Metric, Telemetry, Validate, format_duration
-from crashcast.tables import COVERAGE, CRASH, INCIDENTS, KEYS, MAINTENANCE, TIMESTAMP, Partition
+from crashcast.tables import COVERAGE, CRASH, INCIDENTS, KEYS, MAINTENANCE, TICKET_SOURCES, TIMESTAMP, Partition
 from crashcast.tasks import File, Task
 
 Judge = Callable[[Batch], list[Outcome]]
@@ -73,11 +73,12 @@ class Findings:
     servers: pl.DataFrame = field(default_factory=_nobody)
 
 
-def main(telemetry: Path, incidents: Path, coverage: Path, result: Path, metrics: Path) -> None:
+def main(telemetry: Path, incidents: Path, coverage: Path, ticket_sources: Path, result: Path, metrics: Path) -> None:
     """Write what every expectation found, then refuse the data if a critical one failed."""
     cadence, limits = Telemetry.read(), Validate.read()
-    lineage.check_tracked([telemetry, incidents, coverage])
-    outcomes, figures = check(telemetry, incidents, coverage, cadence, limits)
+    raw = telemetry, incidents, coverage, ticket_sources
+    lineage.check_tracked(raw)
+    outcomes, figures = check(*raw, cadence, limits)
     critical, warnings = failures(outcomes, CRITICAL), failures(outcomes, WARNING)
     canonical.write_json(result, {"success": not critical, "figures": figures, "outcomes": outcomes})
     canonical.write_json(metrics, figures)
@@ -99,6 +100,7 @@ def check(
     telemetry: Path,
     incidents: Path,
     coverage: Path,
+    ticket_sources: Path,
     cadence: Telemetry,
     limits: Validate,
     ask: Judge = judge,
@@ -107,8 +109,8 @@ def check(
 
     Parameters
     ----------
-    telemetry, incidents, coverage : Path
-        A folder of partitions and two files.
+    telemetry, incidents, coverage, ticket_sources : Path
+        A folder of partitions and three files.
     cadence, limits : parameters
         What telemetry should hold, and how much dirt is borne.
     ask : function
@@ -144,6 +146,9 @@ def check(
 
     found, tickets = check_table("incidents", "", _read(incidents), pandas_types(INCIDENTS), batches, ask)
     outcomes += found
+    outcomes += check_table(
+        "ticket_sources", "", _read(ticket_sources), pandas_types(TICKET_SOURCES), ticket_source_batches, ask
+    )[0]
     figures = {
         "partitions": len(findings),
         "rows": sum(finding.rows for finding in findings),
@@ -461,24 +466,34 @@ def incident_batches(
 
 
 def coverage_batches(rows: pl.DataFrame) -> Iterator[Batch]:
-    """Expect periods that end after they begin and do not overlap, and one group per server."""
-    start, end = pl.col("covered_from"), pl.col("covered_to")
-    earlier_end = end.cum_max().shift().over("server_id", order_by=["covered_from", "covered_to"])
-    frame = rows.select(
-        "server_id",
-        start,
-        end,
-        (start >= earlier_end).fill_null(True).alias("is_apart"),
-        pl.col("group").n_unique().over("server_id").cast(pl.Float64).alias("groups"),
-    )
+    """Expect covered servers, periods as they should be, and one group per server."""
+    groups = pl.col("group").n_unique().over("server_id").cast(pl.Float64).alias("groups")
     expectations: list[Expectation] = [
         gxe.ExpectTableRowCountToBeBetween(min_value=1, description="there are covered servers"),
-        *(_present(column) for column in ("server_id", "covered_from", "covered_to")),
-        _ordered("covered_from", "covered_to", or_equal=False),
-        _true("is_apart", "the periods of a server do not overlap"),
+        *_periods("server_id", "server"),
         gxe.ExpectColumnValuesToBeBetween(column="groups", max_value=1, description="a server has one group"),
     ]
+    frame = _with_gaps(rows, "server_id").with_columns(rows.select(groups))
     yield Batch("coverage", "", "rows", frame, rows.select("server_id", "covered_from"), expectations)
+
+
+def ticket_source_batches(rows: pl.DataFrame) -> Iterator[Batch]:
+    """Expect periods as they should be, if there are any."""
+    keys = rows.select("source", "covered_from")
+    yield Batch("ticket_sources", "", "rows", _with_gaps(rows, "source"), keys, [*_periods("source", "source")])
+
+
+def _with_gaps(rows: pl.DataFrame, owner: str) -> pl.DataFrame:
+    earlier_end = pl.col("covered_to").cum_max().shift().over(owner, order_by=["covered_from", "covered_to"])
+    is_apart = (pl.col("covered_from") >= earlier_end).fill_null(True)
+    return rows.select(owner, "covered_from", "covered_to", is_apart=is_apart)
+
+
+def _periods(owner: str, called: str) -> Iterator[Expectation]:
+    """Expect periods that end after they begin and do not overlap."""
+    yield from (_present(column) for column in (owner, "covered_from", "covered_to"))
+    yield _ordered("covered_from", "covered_to", or_equal=False)
+    yield _true("is_apart", f"the periods of a {called} do not overlap")
 
 
 def _present(column: str) -> Expectation:

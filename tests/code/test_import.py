@@ -454,6 +454,18 @@ def test_the_demo_fleet_gives_way_to_the_first_import(project: Path) -> None:
     assert [p.name for p in tables.partitions(RAW / "telemetry")] == ["month=2026-01"]
 
 
+def test_a_merge_into_an_import_of_an_earlier_version_adds_what_that_did_not_write(project: Path) -> None:
+    bring(fleet(range(48)))
+    (RAW / "ticket_sources.parquet").unlink()
+    bring(fleet(range(48, 50)))
+    assert stored("ticket_sources.parquet").is_empty()
+    day = (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
+    kept = pl.DataFrame([("pager", *day)], schema=tables.TICKET_SOURCES, orient="row")
+    tables.write(RAW / "ticket_sources.parquet", kept)
+    bring(fleet(range(50, 52)))
+    assert stored("ticket_sources.parquet").equals(kept)
+
+
 def test_a_merge_adds_corrects_and_leaves_the_rest_alone(project: Path) -> None:
     bring(fleet(range(31 * 24 + 10)))  # January and ten hours of February
     params = Path("params.yaml").read_bytes()

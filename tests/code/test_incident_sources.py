@@ -526,11 +526,30 @@ def test_periods_of_a_source_join() -> None:
         empty = understand(name, source(), [], LATEST)
         return Collected(name, empty, at(first), at(last))
 
-    nothing = pl.DataFrame(
-        schema={"source": pl.String, "covered_from": tables.TIMESTAMP, "covered_to": tables.TIMESTAMP}
-    )
-    first = cover(nothing, [period("x", 0, 60), period("y", 0, 10)])
-    both = cover(
-        first, [period("x", 60, 90), period("y", 20, 30), Collected("z", period("z", 0, 1).understood, None, None)]
-    )
+    nothing = pl.DataFrame(schema=tables.TICKET_SOURCES)
+    tickets = tickets_at(("x", 0), ("y", -5), ("z", 0))
+    first = cover(nothing, [period("x", 0, 60), period("y", 0, 10)], tickets)
+    none = Collected("z", period("z", 0, 1).understood, None, None)
+    both = cover(first, [period("x", 60, 90), period("y", 20, 30), none], tickets)
     assert both.rows() == [("x", at(0), at(90)), ("y", at(0), at(10)), ("y", at(20), at(30))]
+
+
+def test_a_source_was_not_recorded_before_its_first_ticket() -> None:
+    def asked(name: str) -> Collected:
+        return Collected(name, understand(name, source(), [], LATEST), at(0), at(90))
+
+    nothing = pl.DataFrame(schema=tables.TICKET_SOURCES)
+    tickets = tickets_at(("x", 50), ("x", 40), ("z", 99), ("import", 10), ("import", 30))
+    periods = cover(nothing, [asked("x"), asked("y"), asked("z")], tickets)
+    # no ticket of y is known, and z's lies after what it was asked for
+    assert periods.rows() == [("import", at(10), at(30) + timedelta(microseconds=1)), ("x", at(40), at(90))]
+    assert cover(periods, [asked("x")], tickets).equals(periods)
+
+
+def tickets_at(*told: tuple[str, int]) -> pl.DataFrame:
+    """Return tickets of sources, each reported at a minute, or, every other one, started at it and not reported."""
+    rows = [
+        {"source": name, "ticket_id": str(number), ("reported_at", "started_at")[number % 2]: at(minute)}
+        for number, (name, minute) in enumerate(told)
+    ]
+    return pl.DataFrame(rows, schema=TICKETS)

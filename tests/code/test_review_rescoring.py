@@ -310,34 +310,43 @@ def recorded(*periods: tuple) -> pl.DataFrame:
 
 
 class TestTicketSources:
-    OLD = recorded(("pager", at(1), at(10)), ("phone", at(5), at(10)))
+    OLD = recorded(("pager", at(1), at(10)), ("phone", at(5), at(8)))
+
+    def judged(self, new: pl.DataFrame, old: pl.DataFrame = OLD) -> tuple[pl.DataFrame, dict[str, list[str]]]:
+        """Return the periods, and what is told of each system; the base's data ends on the 10th and names three."""
+        judged, notes = judged_sources(old, new, ["pager", "phone", "mail"], (at(1), at(10)))
+        return judged, dict(notes.group_by("server_id").agg(pl.col("what").unique()).iter_rows())
 
     @pytest.mark.parametrize(
         "new",
         [
-            recorded(("pager", at(1), at(10)), ("phone", at(5), at(10))),
-            recorded(("pager", at(1), at(20)), ("phone", at(5), at(10)), ("phone", at(15), at(20))),
+            recorded(("pager", at(1), at(10)), ("phone", at(5), at(8))),
+            recorded(("pager", at(1), at(20)), ("phone", at(5), at(8)), ("phone", at(15), at(20))),
             recorded(("jira", at(12), at(20)), ("pager", at(1), at(10)), ("phone", at(5), at(20))),
+            recorded(("mail", at(1), at(20)), ("pager", at(1), at(10)), ("phone", at(5), at(8))),
         ],
-        ids=["the same", "they went on", "a system was adopted"],
+        ids=["the same", "they went on", "a system was adopted", "one that recorded all the time went on"],
     )
     def test_records_that_go_on_are_no_correction(self, new: pl.DataFrame) -> None:
-        judged, notes = judged_sources(self.OLD, new, at(10))
+        judged, told = self.judged(new)
         assert judged.equals(new)
-        assert notes.is_empty()
+        assert told == {}
 
     def test_less_and_more_of_the_past_are_corrections(self) -> None:
-        new = recorded(("jira", at(8), at(20)), ("phone", at(1), at(20)))
-        judged, notes = judged_sources(self.OLD, new, at(10))
+        judged, told = self.judged(recorded(("phone", at(1), at(20))))
         assert judged.equals(recorded(("pager", at(1), at(10)), ("phone", at(5), at(20))))
-        told = dict(notes.group_by("server_id").agg(pl.col("what").unique()).iter_rows())
-        assert told == {"jira": [ADDED], "pager": [REMOVED], "phone": [CHANGED]}
+        assert told == {"pager": [REMOVED], "phone": [CHANGED]}
 
-    def test_the_first_periods_of_a_system_that_recorded_all_the_time(self) -> None:
-        new = recorded(("jira", at(10), at(20)), ("pager", at(9), at(20)))
-        judged, notes = judged_sources(recorded(), new, at(10))
+    def test_one_that_recorded_all_the_time_did_until_the_base_ends(self) -> None:
+        for begins, expected, what in ((9, [(1, 20)], CHANGED), (12, [(1, 10), (12, 20)], REMOVED)):
+            judged, told = self.judged(recorded(("mail", at(begins), at(20))), recorded())
+            assert judged.equals(recorded(*(("mail", at(since), at(until)) for since, until in expected)))
+            assert told == {"mail": [what]}
+
+    def test_of_one_that_the_base_did_not_know_only_what_is_new_counts(self) -> None:
+        judged, told = self.judged(recorded(("jira", at(8), at(20))), recorded())
         assert judged.equals(recorded(("jira", at(10), at(20))))
-        assert notes["server_id"].to_list() == ["pager"]
+        assert told == {"jira": [CHANGED]}
 
 
 class TestCoverage:
@@ -525,12 +534,13 @@ class TestHistory:
         assert judged.equals(recorded(("pager", at(1), at(9, month=2))))
         assert history.head == head.raw | {TICKET_SOURCES: history.base[TICKET_SOURCES]}
 
-    def test_a_commit_whose_stages_do_not_read_ticket_systems_has_none(self, project: Path) -> None:
+    def test_a_commit_whose_stages_do_not_read_ticket_systems_corrects_nothing(self, project: Path) -> None:
         months = {JANUARY: telemetry(1, range(1, 29))}
-        older, newer = commit(months), commit(months, sources=recorded())
+        older, newer = commit(months), commit(months, sources=recorded(("pager", at(5), at(20))))
         assert TICKET_SOURCES not in older.raw
-        assert History.of(older, newer).head == newer.raw
-        assert History.of(newer, older).base == newer.raw
+        for base, head in ((older, newer), (newer, older)):
+            history = History.of(base, head)
+            assert (history.counts, history.base, history.head) == ({}, newer.raw, newer.raw)
 
     def test_a_column_that_was_widened_is_no_correction(self, project: Path) -> None:
         narrow = telemetry(1, range(1, 15)).with_columns(pl.col("cpu_pct").cast(pl.Float32))

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from crashcast.commits.revisions import RAW, Revision, check, check_work_tree, default_base, flatten, hash_of
+from crashcast.doctor import checks
 from crashcast.errors import UserError
 from crashcast.params import Label
 from crashcast.review.changes import code_between, metrics_between
@@ -141,6 +142,10 @@ STALE = {
         lambda: edit("dvc.yaml", lambda pipeline: pipeline["stages"]["clean"]["deps"].pop()),
         "clean: it reads other files than when it ran",
     ),
+    "raw data that is read no more": (
+        lambda: edit("dvc.yaml", lambda pipeline: pipeline["stages"]["clean"]["deps"].remove(RAW[-1])),
+        f"clean: nothing says what {RAW[-1]} is: neither git, nor a .dvc file, nor a stage",
+    ),
     "a parameter more": (
         lambda: edit("dvc.yaml", lambda pipeline: pipeline["stages"]["clean"]["params"].append("label")),
         "clean: it reads other parameters than when it ran",
@@ -174,6 +179,19 @@ def test_a_lock_that_does_not_match_its_commit_is_refused_naming_what(project: P
     assert f"  {told}\n" in str(refusal.value)
 
 
+def test_a_commit_whose_stages_read_less_raw_data_is_checked_all_the_same(project: Path) -> None:
+    edit("dvc.yaml", lambda pipeline: pipeline["stages"]["clean"]["deps"].remove(RAW[-1]))
+    edit("dvc.lock", lambda lock: lock["stages"]["clean"]["deps"].pop(len(RAW) - 1))
+    Path(f"{RAW[-1]}.dvc").unlink()
+    older = commit()
+    check(older)
+    assert RAW[-1] not in older.raw
+    assert list(checks.commit(older)) == []
+    write("src/clean.py", "other\n")
+    (finding,) = checks.commit(commit())
+    assert "clean: src/clean.py changed since it ran" in finding.what
+
+
 def test_a_commit_without_a_lock_is_refused(project: Path) -> None:
     Path("dvc.lock").unlink()
     with pytest.raises(UserError, match=r"has no dvc.lock: run `dvc repro`"):
@@ -187,7 +205,14 @@ def test_a_lock_in_conflict_is_refused(project: Path) -> None:
         check(commit())
 
 
-@pytest.mark.parametrize(("text", "told"), [("stages: [", "is unreadable"), ("schema: '2.0'", "is unreadable")])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("stages: [", r"is unreadable \(while parsing .*line 1"),
+        ("schema: '2.0'", r"is unreadable \(it is not as DVC writes it\)"),
+        ("stages: {a: {cmd: a, d: 2001-99-99}}", "is unreadable"),
+    ],
+)
 def test_a_lock_that_is_no_lock_is_refused(project: Path, text: str, told: str) -> None:
     write("dvc.lock", text)
     with pytest.raises(UserError, match=f"dvc.lock of commit .* {told}"):

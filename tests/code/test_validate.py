@@ -404,6 +404,27 @@ def coverage(*rows):
     return pl.DataFrame(keyed, schema=COVERAGE, orient="row")
 
 
+def ticket_sources(*rows):
+    """Lay (source, day from, day to) out as the periods of ticket systems."""
+    return coverage(*((*row, None) for row in rows)).rename({"server_id": "source"}).drop("group")
+
+
+@pytest.mark.parametrize(
+    ("rows", "description"),
+    [
+        ([], None),
+        ([("a", 0, 2), ("a", 2, 3), ("b", 1, 4)], None),
+        ([(None, 0, 2)], "source is there"),
+        ([("a", 0, None)], "covered_to is there"),
+        ([("a", 2, 1)], "covered_to is after covered_from"),
+        ([("a", 0, 2), ("a", 1, 3)], "the periods of a source do not overlap"),
+    ],
+)
+def test_the_periods_of_ticket_systems(rows, description):
+    (batch,) = validate.ticket_source_batches(ticket_sources(*rows))
+    assert [outcome["description"] for outcome in failed(judge(batch))] == ([description] if description else [])
+
+
 def coverage_outcomes(rows):
     (batch,) = validate.coverage_batches(rows)
     return judge(batch)
@@ -570,7 +591,11 @@ class Project:
         }
         hours = [range(24 * day, 24 * day + 24) for day in range(3)]
         self.days = [samples(*((hour, server, 10) for hour in day for server in "ab")) for day in hours]
-        self.tables = {"incidents": incidents(*TICKETS), "coverage": coverage(("a", 0, 3, "web"), ("b", 0, 3, None))}
+        self.tables = {
+            "incidents": incidents(*TICKETS),
+            "coverage": coverage(("a", 0, 3, "web"), ("b", 0, 3, None)),
+            "ticket_sources": ticket_sources(("pager", 0, 2), ("pager", 2, 3), ("phone", 1, 3)),
+        }
         subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
         self.write()
 
@@ -595,7 +620,8 @@ class Project:
 
 
 RAW = Path("raw")
-TELEMETRY, FILES = RAW / "telemetry", [RAW / "incidents.parquet", RAW / "coverage.parquet"]
+TELEMETRY = RAW / "telemetry"
+FILES = [RAW / f"{name}.parquet" for name in ("incidents", "coverage", "ticket_sources")]
 RESULT, METRICS = Path("validated.json"), Path("metrics.json")
 
 
@@ -667,7 +693,7 @@ def cut_short(path):
     path.write_bytes(path.read_bytes()[:100])
 
 
-@pytest.mark.parametrize("name", ["telemetry/day=2026-01-06/part-0.parquet", "incidents.parquet", "coverage.parquet"])
+@pytest.mark.parametrize("name", ["telemetry/day=2026-01-06/part-0.parquet", *(path.name for path in FILES)])
 def test_a_truncated_file_is_a_canonical_refusal(project, name):
     cut_short(RAW / name)
     project.accept()

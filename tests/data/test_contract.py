@@ -12,11 +12,11 @@ from ruamel.yaml import YAML
 from crashcast.expectations import CRITICAL, WARNING, failures
 from crashcast.params import Telemetry, Validate
 from crashcast.sources import demo, files
+from crashcast.sources.places import TABLES
 from stages import validate
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
-RAW = [Path("data/raw/telemetry"), Path("data/raw/incidents.parquet"), Path("data/raw/coverage.parquet")]
 
 pytestmark = pytest.mark.filterwarnings("ignore:Series.values returning an ndarray")
 
@@ -39,7 +39,7 @@ def set_demo(**changes):
 
 
 def check():
-    return validate.check(*RAW, Telemetry.read(), Validate.read())
+    return validate.check(*TABLES, Telemetry.read(), Validate.read())
 
 
 @pytest.mark.parametrize("seed", [7, 8])

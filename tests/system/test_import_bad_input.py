@@ -379,8 +379,9 @@ def test_a_merge_must_fit_what_is_there(imported: Path, crashcast: Run, header: 
     assert state() == before
 
 
-def test_a_merge_into_data_that_was_not_pulled_is_refused(imported: Path, crashcast: Run) -> None:
-    shutil.rmtree("data/raw/telemetry")
+@pytest.mark.parametrize("name", ["telemetry", "ticket_sources.parquet"])
+def test_a_merge_into_data_that_was_not_pulled_is_refused(imported: Path, crashcast: Run, name: str) -> None:
+    Path("data/raw", name).rename("gone")
     before = state()
     status, printed = crashcast("import", *FLAGS)
     assert status == 2

@@ -13,12 +13,13 @@ import pytest
 import yaml
 
 from crashcast import tables
-from crashcast.tables import COVERAGE, INCIDENTS, TIMESTAMP
+from crashcast.tables import COVERAGE, INCIDENTS, TICKET_SOURCES, TIMESTAMP
 
 ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, str(ROOT / "src" / "run.py"), "validate"]
-PATHS = ["raw/telemetry", "raw/incidents.parquet", "raw/coverage.parquet", "validated.json", "metrics.json"]
-RAW = PATHS[:3]
+RAW = ["raw/telemetry", "raw/incidents.parquet", "raw/coverage.parquet", "raw/ticket_sources.parquet"]
+PATHS = [*RAW, "validated.json", "metrics.json"]
+RESULT = PATHS[-2]
 START, HOUR, DAY = datetime(2026, 1, 5, tzinfo=UTC), timedelta(hours=1), timedelta(days=1)
 PARAMETERS = {
     "execution": {"workers": 1, "memo_gb": 1, "shared": None},
@@ -73,6 +74,7 @@ def project(tmp_path, monkeypatch):
     tables.write(Path(RAW[1]), pl.DataFrame([crash], schema=INCIDENTS))
     period = {"server_id": "a", "covered_from": START, "covered_to": START + 2 * DAY, "group": "web"}
     tables.write(Path(RAW[2]), pl.DataFrame([period], schema=COVERAGE))
+    tables.write(Path(RAW[3]), pl.DataFrame(schema=TICKET_SOURCES))
     Path("params.yaml").write_text(yaml.safe_dump(PARAMETERS))
     git("init", "--quiet")
     dvc("init", "--quiet")
@@ -91,8 +93,8 @@ def commit():
 def write_pipeline(command, deps):
     """Write a dvc.yaml of a stage `validate` and one that depends on its result."""
     stages = {
-        "validate": {"cmd": command, "deps": deps, "params": ["validate"], "outs": [PATHS[3]]},
-        "clean": {"cmd": f"{sys.executable} -c \"open('clean', 'w')\"", "deps": [PATHS[3]], "outs": ["clean"]},
+        "validate": {"cmd": command, "deps": deps, "params": ["validate"], "outs": [RESULT]},
+        "clean": {"cmd": f"{sys.executable} -c \"open('clean', 'w')\"", "deps": [RESULT], "outs": ["clean"]},
     }
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
 
@@ -107,8 +109,8 @@ def test_bad_data_ends_in_exit_status_1_a_table_and_a_recorded_refusal(project):
     for part in ("server_id is one that coverage knows", "1 of 2", "2026-01-06T00:00:00Z stranger"):
         assert part in printed
     assert "Traceback" not in printed
-    assert json.loads(Path(PATHS[3]).read_text())["success"] is False
-    assert json.loads(Path(PATHS[4]).read_text())["critical_failures"] > 0
+    assert json.loads(Path(RESULT).read_text())["success"] is False
+    assert json.loads(Path(PATHS[-1]).read_text())["critical_failures"] > 0
 
 
 def test_repro_stops_at_edited_data_on_every_run_until_it_is_restored_or_accepted(project):
@@ -128,7 +130,7 @@ def test_repro_stops_at_edited_data_on_every_run_until_it_is_restored_or_accepte
     dvc("add", "--quiet", RAW[0])
     git("add", f"{RAW[0]}.dvc")
     dvc("repro")
-    assert json.loads(Path(PATHS[3]).read_text())["figures"]["rows"] == 47
+    assert json.loads(Path(RESULT).read_text())["figures"]["rows"] == 47
 
 
 def test_repro_keeps_the_refusal_and_runs_nothing_on_it(project):
@@ -137,7 +139,7 @@ def test_repro_keeps_the_refusal_and_runs_nothing_on_it(project):
     dvc("add", "--quiet", RAW[0])
     commit()
     assert "server_id is one that coverage knows" in dvc("repro", status=255)
-    assert json.loads(Path(PATHS[3]).read_text())["success"] is False
+    assert json.loads(Path(RESULT).read_text())["success"] is False
     assert not Path("clean").exists()
 
 
@@ -155,7 +157,7 @@ def test_experiments_run_on_committed_data_and_on_no_other(project, commands):
         "from pathlib import Path\n"
         "from crashcast.lineage import check_tracked\n"
         f"check_tracked(map(Path, {RAW}))\n"
-        f"Path('{PATHS[3]}').write_text('')\n"
+        f"Path('{RESULT}').write_text('')\n"
     )
     write_pipeline(f"{sys.executable} check.py", [*RAW, "check.py"])
     commit()

@@ -130,9 +130,14 @@ class Revision:
 
     @cached_property
     def raw(self) -> dict[str, str]:
-        """The hash of each piece of raw data that its stages read, from its .dvc file."""
+        """The hash of each of `raw_paths`, from its .dvc file."""
+        return {path: self._pointer(path) for path in self.raw_paths}
+
+    @property
+    def raw_paths(self) -> list[str]:
+        """The pieces of raw data that its stages read."""
         read = {path for stage in self.stages.values() for path in stage.deps}
-        return {path: self._pointer(path) for path in RAW if path in read}
+        return [path for path in RAW if path in read]
 
     @cached_property
     def outs(self) -> dict[str, str]:
@@ -284,7 +289,7 @@ def _current_hash(revision: Revision, path: str, made: dict[str, str]) -> str | 
     if path in made:
         return made[path]
     if path in RAW:
-        return revision.raw[path]
+        return revision.raw.get(path)
     content = revision.find_file(path)
     return None if content is None else hash_of(content)
 

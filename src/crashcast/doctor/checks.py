@@ -17,7 +17,7 @@ import psutil
 
 from crashcast import alone, canonical, dvc_lock, lineage
 from crashcast.commits.environments import RUN, differences
-from crashcast.commits.revisions import PARAMS, PIPELINE, RAW, Revision, git
+from crashcast.commits.revisions import PARAMS, PIPELINE, Revision, git
 from crashcast.commits.revisions import check as check_lock
 from crashcast.doctor import repair
 from crashcast.doctor.findings import Finding
@@ -93,9 +93,11 @@ def leftovers() -> Iterator[Finding]:
 
 def commit(revision: Revision) -> Iterator[Finding]:
     """Look whether a commit's dvc.lock belongs to its code, parameters and data."""
-    if revision.find_file(PIPELINE) is None or any(revision.find_file(f"{path}.dvc") is None for path in RAW):
+    if revision.find_file(PIPELINE) is None:
         return
     try:
+        if any(revision.find_file(f"{path}.dvc") is None for path in revision.raw_paths):
+            return  # it was never run
         check_lock(revision)
     except UserError as error:
         first, *rest = str(error).splitlines()

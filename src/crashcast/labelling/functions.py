@@ -38,6 +38,11 @@ def storms() -> pl.Expr:
     return _says(pl.col("storm"), "hears_errors")
 
 
+def systems() -> pl.Expr:
+    """Return the list of systems that an incident's `source` names."""
+    return pl.col("source").fill_null(UNNAMED).str.split(BETWEEN)
+
+
 def tickets(
     events: pl.DataFrame, crash_tickets: pl.DataFrame, coverage: pl.DataFrame, ticket_sources: pl.DataFrame
 ) -> pl.DataFrame:
@@ -59,10 +64,8 @@ def tickets(
     DataFrame
         VOTES.
     """
-    named = crash_tickets.select("event", source=pl.col("source").fill_null(UNNAMED).str.split(BETWEEN)).explode(
-        "source"
-    )
-    systems = named.select(pl.col("source").unique().sort())
+    named = crash_tickets.select("event", source=systems()).explode("source")
+    voting = named.select(pl.col("source").unique().sort())
     inside = pl.col("began_by").is_between("covered_from", "covered_to", closed="left")
     covered = (
         events.select("event", "server_id", "began_by")
@@ -71,8 +74,8 @@ def tickets(
         .select("event", "began_by")
         .unique()
     )
-    always = systems.join(ticket_sources, on="source", how="anti")
-    at_times = ticket_sources.join(systems, on="source", how="semi")
+    always = voting.join(ticket_sources, on="source", how="anti")
+    at_times = ticket_sources.join(voting, on="source", how="semi")
     watched = pl.concat(
         [
             covered.join(always, how="cross").select("event", "source"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,8 +20,9 @@ import polars as pl
 from crashcast import canonical, tables
 from crashcast.commits import objects
 from crashcast.commits.revisions import COVERAGE, INCIDENTS, TELEMETRY, TICKET_SOURCES, Revision
+from crashcast.labelling import functions
 from crashcast.params import Incidents, Telemetry
-from crashcast.sources.merging import merge_coverage
+from crashcast.sources.merging import join_periods, merge_coverage
 from crashcast.tables import KEYS, Partition
 
 CHANGED, ADDED, REMOVED = "changed", "added", "removed"
@@ -88,11 +89,18 @@ class History:
 
     @classmethod
     def _compare(cls, base: Revision, head: Revision, columns: tuple[list[str], list[str]], delay: timedelta) -> Self:
-        coverage, cover_notes, known_to = judged_coverage(*_read_both(base, head, COVERAGE, tables.COVERAGE))
-        incidents, notes = judged_incidents(*_read_both(base, head, INCIDENTS, tables.INCIDENTS), known_to, delay)
-        sources, source_notes = judged_sources(
-            *_read_both(base, head, TICKET_SOURCES, tables.TICKET_SOURCES), known_to[KNOWN_TO].max()
+        covered, recorded = (
+            _read_both(base, head, path, columns)
+            for path, columns in ((COVERAGE, tables.COVERAGE), (INCIDENTS, tables.INCIDENTS))
         )
+        coverage, cover_notes, known_to = judged_coverage(*covered)
+        incidents, notes = judged_incidents(*recorded, known_to, delay)
+        sources, source_notes = pl.DataFrame(), pl.DataFrame(schema=NOTE)
+        if TICKET_SOURCES in base.raw and TICKET_SOURCES in head.raw:
+            reach = covered[0].select(pl.col("covered_from").min(), pl.col("covered_to").max()).row(0)
+            named = recorded[0].filter(kind=tables.CRASH).select(functions.systems().explode().unique()).to_series()
+            periods = _read_both(base, head, TICKET_SOURCES, tables.TICKET_SOURCES)
+            sources, source_notes = judged_sources(*periods, named, reach)
         old, new = _Telemetry.of(base), _Telemetry.of(head)
         until = old.last()
         found = {
@@ -132,8 +140,6 @@ def _read_both(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     first, second = (
         tables.read(objects.locate(revision.raw[path], f"{path} of commit {revision.name}"), columns)
-        if path in revision.raw
-        else pl.DataFrame(schema=columns)
         for revision in (base, head)
     )
     return first, second
@@ -172,42 +178,60 @@ def judged_coverage(old: pl.DataFrame, new: pl.DataFrame) -> tuple[pl.DataFrame,
         .with_columns(group=pl.coalesce("before", "group"))
         .select(*tables.COVERAGE)
     )
-    theirs = merge_coverage(new)
-    period = pl.format("{} to {}, group {}", "covered_from", "covered_to", pl.col("group").fill_null("none"))
+    record = pl.format("{} to {}, group {}", "covered_from", "covered_to", pl.col("group").fill_null("none"))
+    return judged, _differing(judged, merge_coverage(new), "server_id", record), known_to
+
+
+def judged_sources(
+    old: pl.DataFrame, new: pl.DataFrame, named: Collection[str], covered: tuple[datetime, datetime]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return when each ticket system recorded, with the base's history, and the corrections.
+
+    Parameters
+    ----------
+    old, new : DataFrame
+        tables.TICKET_SOURCES, of the base and of the challenger.
+    named : collection of str
+        Systems that the base's incidents name: those without periods recorded all the time. The base knew the others,
+        as recording nothing, until its coverage ended.
+    covered : pair of datetime
+        From when to when the base's coverage reaches.
+    """
+    start, end = covered
+    first = new.join(old, on="source", how="anti").group_by("source").agg(pl.col("covered_from").min())
+    all_the_time = first.filter(pl.col("source").is_in(list(named))).with_columns(
+        pl.min_horizontal("covered_from", pl.lit(start, tables.TIMESTAMP)).alias("covered_from"),
+        covered_to=pl.lit(end, tables.TIMESTAMP),
+    )
+    before = pl.concat([old, all_the_time])
+    known_to = before.group_by("source").agg(known_to=pl.col("covered_to").max())
+    later = (
+        new.join(known_to, on="source", how="left")
+        .with_columns(pl.max_horizontal("covered_from", pl.col(KNOWN_TO).fill_null(end)).alias("covered_from"))
+        .filter(pl.col("covered_from") < pl.col("covered_to"))
+        .select(*tables.TICKET_SOURCES)
+    )
+    judged, theirs = (join_periods(rows, "source") for rows in (pl.concat([before, later]), new))
+    return judged, _differing(judged, theirs, "source", pl.format("{} to {}", "covered_from", "covered_to"))
+
+
+def _differing(judged: pl.DataFrame, theirs: pl.DataFrame, of: str, record: pl.Expr) -> pl.DataFrame:
+    """Describe the periods that the challenger has otherwise, by whose they are."""
+    columns = judged.columns
     here, there = (
-        frame.join(other, on=list(tables.COVERAGE), how="anti", nulls_equal=True)
+        frame.join(other, on=columns, how="anti", nulls_equal=True)
         for frame, other in ((judged, theirs), (theirs, judged))
     )
     what = {
-        CHANGED: there.join(here, on="server_id", how="semi"),
-        ADDED: there.join(here, on="server_id", how="anti"),
-        REMOVED: here.join(there, on="server_id", how="anti"),
+        CHANGED: there.join(here, on=of, how="semi"),
+        ADDED: there.join(here, on=of, how="anti"),
+        REMOVED: here.join(there, on=of, how="anti"),
     }
     notes = [
-        _notes(rows.sort("server_id", "covered_from"), kind, "covered_from", period) for kind, rows in what.items()
+        _notes(rows.sort(of, "covered_from").with_columns(server_id=of), kind, "covered_from", record)
+        for kind, rows in what.items()
     ]
-    return judged, pl.concat(notes), known_to
-
-
-def judged_sources(old: pl.DataFrame, new: pl.DataFrame, end: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return when each system recorded tickets, with the base's history, and the corrections.
-
-    A system without periods recorded all the time: periods that begin before `end`, that of the base's data, would
-    take back what its silence said.
-    """
-    known_to = old.select(pl.col("covered_to").max().fill_null(end)).item()
-    new_to_base = new.join(old, on="source", how="anti")
-    limited = new_to_base.filter((pl.col("covered_from").min() < known_to).over("source"))
-    kept, before, added = (
-        rows.select(server_id="source", covered_from="covered_from", covered_to="covered_to").with_columns(
-            group=pl.lit(None, pl.String)
-        )
-        for rows in (new.join(limited, on="source", how="anti"), old, limited)
-    )
-    judged, notes, _ = judged_coverage(before, kept)
-    period = pl.format("{} to {}", "covered_from", "covered_to")
-    more = _notes(added.sort("server_id", "covered_from"), ADDED, "covered_from", period)
-    return judged.rename({"server_id": "source"}).select(*tables.TICKET_SOURCES), pl.concat([notes, more])
+    return pl.concat(notes)
 
 
 def judged_incidents(

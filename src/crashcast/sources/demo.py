@@ -26,6 +26,7 @@ from crashcast.sources.demo_mechanisms import (
 )
 from crashcast.sources.demo_telemetry import DECIMALS, render
 from crashcast.sources.places import COVERAGE, DEMO_TRUTH, INCIDENTS, TABLES, TELEMETRY, TICKET_SOURCES
+from crashcast.sources.tracking import pointer
 from crashcast.tasks import Task
 
 OUTPUTS = [*TABLES, DEMO_TRUTH]
@@ -118,7 +119,7 @@ def _refuse_imported_data() -> None:
 
 
 def _exists(path: Path) -> bool:
-    return path.exists() or path.with_name(f"{path.name}.dvc").exists()
+    return path.exists() or pointer(path).exists()
 
 
 def _check_telemetry(demo: Demo, telemetry: Telemetry) -> None:

@@ -49,7 +49,7 @@ from crashcast.sources.places import (
     TICKETS_FILE,
 )
 from crashcast.sources.records import Records, Samples, read_coverage, read_incidents, read_samples
-from crashcast.sources.tracking import forget, track
+from crashcast.sources.tracking import forget, pointer, track
 from crashcast.tables import CRASH, KEYS, Partition
 
 Unit = Literal["month", "week", "day"]
@@ -142,7 +142,8 @@ def import_files(
         if records is not None or known is None:
             _merge_incidents(records, aside, known is not None, report)
             places[aside / INCIDENTS.name] = INCIDENTS
-        if known is None:  # who recorded what was replaced says nothing of what is new
+        # who recorded what was replaced says nothing of what is new; and imports of earlier versions wrote none
+        if known is None or not TICKET_SOURCES.exists():
             tables.write(aside / TICKET_SOURCES.name, pl.DataFrame(schema=tables.TICKET_SOURCES))
             places[aside / TICKET_SOURCES.name] = TICKET_SOURCES
         _merge_coverage(cover, old_coverage, files, spans, described.interval, aside, report)
@@ -187,10 +188,11 @@ def known_telemetry(replace: bool, report: Report) -> Telemetry | None:
         if TELEMETRY.exists():
             report.written.append("what was imported before is replaced")
         return None
-    present = [path for path in TABLES if path.exists()]
+    wanted = [path for path in TABLES if path != TICKET_SOURCES or pointer(path).exists()]
+    present = [path for path in wanted if path.exists()]
     if not present and not list(RAW.glob("*.dvc")):
         return None
-    if len(present) < len(TABLES):
+    if present != wanted:
         raise UserError(f"{RAW} is incomplete: `dvc pull` the earlier import, or start over with --replace")
     known = Telemetry.read()
     if (unit := tables.partitions(TELEMETRY)[0].unit) != known.partition:

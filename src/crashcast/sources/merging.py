@@ -93,12 +93,23 @@ def merge_coverage(coverage: pl.DataFrame) -> pl.DataFrame:
     DataFrame
         Sorted by (server_id, covered_from), a server's periods apart from each other.
     """
-    ordered = coverage.sort("server_id", "covered_from", "covered_to")
-    reached = pl.col("covered_to").cum_max().shift().over("server_id")
+    groups = coverage.drop_nulls("group").group_by("server_id", maintain_order=True).agg(pl.col("group").last())
+    merged = join_periods(coverage, "server_id").join(groups, on="server_id", how="left", maintain_order="left")
+    return merged.select(*COVERAGE)
+
+
+def join_periods(periods: pl.DataFrame, of: str) -> pl.DataFrame:
+    """Join the periods of a server, or of whatever the column `of` names, that overlap or touch.
+
+    Returns
+    -------
+    DataFrame
+        `of`, `covered_from`, `covered_to`, sorted; the periods of one apart from each other.
+    """
+    ordered = periods.sort(of, "covered_from", "covered_to")
+    reached = pl.col("covered_to").cum_max().shift().over(of)
     apart = (pl.col("covered_from") > reached).fill_null(True)
-    periods = ordered.group_by("server_id", apart.cum_sum().alias("period"), maintain_order=True).agg(
+    joined = ordered.group_by(of, apart.cum_sum().alias("period"), maintain_order=True).agg(
         pl.col("covered_from").min(), pl.col("covered_to").max()
     )
-    groups = coverage.drop_nulls("group").group_by("server_id", maintain_order=True).agg(pl.col("group").last())
-    merged = periods.join(groups, on="server_id", how="left")
-    return merged.select(*COVERAGE).sort("server_id", "covered_from")
+    return joined.select(of, "covered_from", "covered_to").sort(of, "covered_from")

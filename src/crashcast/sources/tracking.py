@@ -9,6 +9,11 @@ from crashcast.errors import UserError
 LOCKS = Path(".dvc", "tmp", "rwlock")
 
 
+def pointer(path: Path) -> Path:
+    """Return the .dvc file of a file or folder."""
+    return path.with_name(f"{path.name}.dvc")
+
+
 def track(paths: list[Path]) -> None:
     """Have DVC track files and folders, as `dvc add` does, and stage their .dvc files: this data is meant.
 
@@ -28,7 +33,7 @@ def track(paths: list[Path]) -> None:
     try:
         with Repo() as repo:
             repo.add([str(path) for path in paths])
-            repo.scm.add([f"{path}.dvc" for path in paths])
+            repo.scm.add([str(pointer(path)) for path in paths])
     except DvcException as error:
         raise UserError(f"{', '.join(map(str, paths))} could not be tracked by DVC: {error}") from None
 
@@ -37,9 +42,8 @@ def forget(path: Path) -> None:
     """Remove a file or folder that DVC tracks, and its .dvc file from the next commit; nothing where there is none."""
     from dvc.repo import Repo
 
-    pointer = path.with_name(f"{path.name}.dvc")
-    if not pointer.exists():
+    if not pointer(path).exists():
         return
     with Repo() as repo:
-        repo.remove(str(pointer), outs=True)
-        repo.scm.add([str(pointer)])
+        repo.remove(str(pointer(path)), outs=True)
+        repo.scm.add([str(pointer(path))])

@@ -23,7 +23,7 @@ from crashcast.sources.incidents.outages import merge, starts_after_report
 from crashcast.sources.incidents.settings import Tickets, TicketSource
 from crashcast.sources.incidents.tickets import TICKETS, LeftOut, Understood, understand
 from crashcast.sources.places import COVERAGE, INCIDENTS, RAW, TICKET_SOURCES, TICKETS_FILE
-from crashcast.sources.tracking import track
+from crashcast.sources.tracking import pointer, track
 from crashcast.tables import CRASH, TIMESTAMP
 
 LEFT_OUT_FILE = Path("reports/tickets_left_out.csv")
@@ -87,9 +87,9 @@ def collect(
     tickets, counts = update(old, new)
     incidents, tickets = merge(tickets, rules)
     tables.write(TICKETS_FILE, tickets)  # first: the incidents follow from it, should this be killed in between
-    tables.write(TICKET_SOURCES, cover(periods, found))
     tables.write(INCIDENTS, incidents)
-    track([TICKETS_FILE, TICKET_SOURCES, INCIDENTS])
+    tables.write(TICKET_SOURCES, cover(periods, found, tickets))  # last: no silence without the tickets it stands for
+    track([TICKETS_FILE, INCIDENTS, TICKET_SOURCES])
     return [*lines, *_summarise(tickets, incidents, counts, rules)]
 
 
@@ -103,9 +103,8 @@ def _ask(name: str, source: TicketSource, first: datetime, last: datetime, now: 
     understood = understand(name, source, records, now)
     if asked:
         return Collected(name, understood, first, last)
-    said = pl.coalesce("reported_at", "started_at")
-    since, until = understood.tickets.select(said.min(), said.max().alias("until")).row(0)
-    return Collected(name, understood, since, until and until + INSTANT)
+    ((_, since, until),) = told(understood.tickets).rows() or [(name, None, None)]
+    return Collected(name, understood, since, until)
 
 
 def _judge(found: list[Collected], max_bad_share: float) -> list[str]:
@@ -143,7 +142,7 @@ def _known() -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _is_there(path: Path) -> bool:
-    if not path.exists() and path.with_name(f"{path.name}.dvc").exists():
+    if not path.exists() and pointer(path).exists():
         raise UserError(f"{path} is missing: `dvc pull` brings it")
     return path.exists()
 
@@ -181,19 +180,30 @@ def update(old: pl.DataFrame, new: pl.DataFrame) -> tuple[pl.DataFrame, Counter[
     return merging.merge(old, current.select(*TICKETS), KEY)
 
 
-def cover(periods: pl.DataFrame, found: list[Collected]) -> pl.DataFrame:
-    """Add the periods of a collection to those of earlier ones; a source's that overlap or touch are joined."""
-    rows = [(one.name, one.covered_from, one.covered_to, None) for one in found if one.covered_from is not None]
-    schema: dict[str, Any] = {
-        "server_id": pl.String,
-        "covered_from": TIMESTAMP,
-        "covered_to": TIMESTAMP,
-        "group": pl.String,
-    }
-    new = pl.DataFrame(rows, schema=schema, orient="row")
-    old = periods.select("covered_from", "covered_to", server_id="source", group=pl.lit(None, pl.String))
-    joined = merging.merge_coverage(pl.concat([old.select(*schema), new]))
-    return joined.select("covered_from", "covered_to", source="server_id").select(*tables.TICKET_SOURCES)
+def cover(periods: pl.DataFrame, found: list[Collected], tickets: pl.DataFrame) -> pl.DataFrame:
+    """Add the periods of a collection to those of earlier ones; a source's that overlap or touch are joined.
+
+    No period begins before its source's first ticket: an API answers for any time, also for that before the system was
+    in use. What `crashcast import` brought in was recorded from its first report to its last.
+    """
+    spans = told(tickets)
+    rows = [(one.name, one.covered_from, one.covered_to) for one in found if one.covered_from is not None]
+    new = pl.DataFrame(rows, schema=tables.TICKET_SOURCES, orient="row")
+    joined = merging.join_periods(pl.concat([periods, new, spans.filter(source=IMPORTED)]), "source")
+    first = spans.select("source", first="covered_from")
+    return (
+        joined.join(first, on="source", maintain_order="left")
+        .with_columns(pl.max_horizontal("covered_from", "first").alias("covered_from"))
+        .filter(pl.col("covered_from") < pl.col("covered_to"))
+        .select(*tables.TICKET_SOURCES)
+    )
+
+
+def told(tickets: pl.DataFrame) -> pl.DataFrame:
+    """Return the period from each source's first report to its last, which is in it."""
+    said = pl.coalesce("reported_at", "started_at")
+    spans = tickets.group_by("source").agg(covered_from=said.min(), covered_to=said.max() + INSTANT)
+    return spans.drop_nulls().sort("source").cast(tables.TICKET_SOURCES)  # type: ignore[arg-type]
 
 
 def _summarise(tickets: pl.DataFrame, incidents: pl.DataFrame, counts: Counter[str], rules: Tickets) -> list[str]:
