@@ -17,7 +17,7 @@ import psutil
 
 from crashcast import alone, canonical, dvc_lock, lineage
 from crashcast.commits.environments import RUN, differences
-from crashcast.commits.revisions import PARAMS, PIPELINE, Revision, git
+from crashcast.commits.revisions import PARAMS, PIPELINE, RAW, Revision, git
 from crashcast.commits.revisions import check as check_lock
 from crashcast.doctor import repair
 from crashcast.doctor.findings import Finding
@@ -96,8 +96,8 @@ def commit(revision: Revision) -> Iterator[Finding]:
     if revision.find_file(PIPELINE) is None:
         return
     try:
-        if any(revision.find_file(f"{path}.dvc") is None for path in revision.raw_paths):
-            return  # it was never run
+        if not all(revision.find_file(f"{path}.dvc") for path in revision.raw_paths or RAW):
+            return  # it has no raw data yet, or is another project's
         check_lock(revision)
     except UserError as error:
         first, *rest = str(error).splitlines()
