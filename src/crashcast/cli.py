@@ -216,9 +216,10 @@ def annotate_import(
 ) -> None:
     """Add people's answers to data/raw/annotations.parquet and say how far they agree."""
     from crashcast.annotation import import_answers
+    from crashcast.annotation.answers import PATH as ANSWERS
 
     print("\n".join(import_answers(file)))
-    print(NEXT.format("Add annotations"))
+    print(f"Next:\n  git add {ANSWERS} && git commit -m 'Add annotations'\n  dvc repro")
 
 
 @app.command(context_settings={"allow_interspersed_args": False})

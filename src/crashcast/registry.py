@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from crashcast import canonical, remote
-from crashcast.commits.revisions import MODELS, PARAMS, Revision, default_base
+from crashcast.commits.revisions import MODELS, PARAMS, REGISTERED, Revision, default_base
 from crashcast.dvc_lock import LOCK
 from crashcast.errors import UserError
 from crashcast.review.ledger import git, shared_remote
@@ -25,7 +25,6 @@ from crashcast.review.ledger import git, shared_remote
 if TYPE_CHECKING:
     from rich.console import Console
 
-NAME = "crash-model"
 FIRST = "v1.0.0"
 SHOWN_DIGITS = 8
 SAME = ("model", "data", "params")  # what makes two commits the same challenger
@@ -124,7 +123,7 @@ def accept(
     _require_pushed(model)
     decision = _decide(record, champion, model, force_reason, review, options)
     version = version or _next(champion, decision)
-    _push(shared, _gto("register", NAME, "HEAD", version=version, message=_message(version, decision)).tag)
+    _push(shared, _gto("register", REGISTERED, "HEAD", version=version, message=_message(version, decision)).tag)
     return models()[-1]
 
 
@@ -133,7 +132,7 @@ def models() -> list[Model]:
     from gto.exceptions import ArtifactNotFound
 
     try:
-        versions = _gto("show", NAME, registered_only=True)
+        versions = _gto("show", REGISTERED, registered_only=True)
     except ArtifactNotFound:
         return []
     return [_read(version) for version in sorted(versions, key=lambda version: _order(version["version"]))]
@@ -158,7 +157,7 @@ def stage(version: str, stage: str) -> str:
     known = [model.version for model in models()]
     if version not in known:
         raise UserError(f"{version} is not registered: {', '.join(known) or 'no version is'}")
-    tag = str(_gto("assign", NAME, stage, version=version).tag)
+    tag = str(_gto("assign", REGISTERED, stage, version=version).tag)
     _push(shared, tag)
     return tag
 
@@ -277,7 +276,7 @@ def _order(version: str) -> Any:
 def _message(version: str, decision: Mapping[str, Any]) -> str:
     record = decision["record"] or {"verdict": "ERROR", "headline": decision["error"]}
     why = "" if decision["forced"] is None else ", forced"
-    title = f"{NAME} {version}: {record['verdict']}{why}"
+    title = f"{REGISTERED} {version}: {record['verdict']}{why}"
     return f"{title}\n\n{_one_line(record['headline'])}\n\n{canonical.json_text(decision)}\n"
 
 

@@ -111,6 +111,13 @@ def test_a_commit_that_fits_together_passes_and_says_what_it_holds(project: Path
     assert head.section(Label).reach.total_seconds() == 7 * 3600
 
 
+def test_a_registered_version_names_its_commit(project: Path) -> None:
+    git("tag", "--annotate", "crash-model@v1.0.0", "--message", "first")
+    assert Revision.find("v1.0.0") == Revision.find("HEAD")
+    with pytest.raises(UserError, match=r"no commit 'v1.0.1'"):
+        Revision.find("v1.0.1")
+
+
 def test_it_is_the_commit_that_counts_not_the_work_tree(project: Path) -> None:
     head = Revision.find("HEAD")
     write(METRICS, "{}")

@@ -30,6 +30,7 @@ TELEMETRY, INCIDENTS, COVERAGE = "data/raw/telemetry", "data/raw/incidents.parqu
 TICKET_SOURCES = "data/raw/ticket_sources.parquet"
 RAW = (TELEMETRY, INCIDENTS, COVERAGE, TICKET_SOURCES)
 MODELS = "models"  # the output of `train`
+REGISTERED = "crash-model"  # what the registry calls it: a version's git tag is crash-model@v1.0.0
 OPTIONAL_FIGURE = re.compile(r"slices\..+")  # of too few crashes to say anything
 SHOWN_DIGITS = 8
 
@@ -50,19 +51,20 @@ class Revision:
 
     @classmethod
     def find(cls, name: str) -> Self:
-        """Return the commit that `name` (a branch, a tag, a hash, HEAD~1) means.
+        """Return the commit that `name` (a branch, a tag, a hash, HEAD~1, a registered version as v1.0.0) means.
 
         Raises
         ------
         UserError
             Where git knows none, as in a clone that was not fetched whole.
         """
-        found = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-        if found.returncode:
-            raise UserError(
-                f"git knows no commit '{name}' here: `git fetch` brings it, `git fetch --unshallow` a shallow clone's"
-            )
-        return cls(found.stdout.decode().strip())
+        for meant in (name, f"{REGISTERED}@{name}"):
+            found = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{meant}^{{commit}}")
+            if not found.returncode:
+                return cls(found.stdout.decode().strip())
+        raise UserError(
+            f"git knows no commit '{name}' here: `git fetch` brings it, `git fetch --unshallow` a shallow clone's"
+        )
 
     @property
     def name(self) -> str:
