@@ -56,13 +56,12 @@ def _causes(before: dict[str, Locked], now: dict[str, Locked]) -> list[str]:
         {path: digest for stage in stages.values() for path, digest in stage.deps.items()} for stages in (before, now)
     )
     files = [path for path in old | new if path not in made and old.get(path) != new.get(path)]
-    rules = []
-    for name in before | now:
-        one, other = before.get(name), now.get(name)
-        if one is None or other is None or one.params != other.params:
-            rules.append(f"parameters of {name}")
-        if one is None or other is None or one.command != other.command:
-            rules.append(f"command of {name}")
+    rules = [
+        f"{what} of {name}"
+        for name in before | now
+        for what, key in (("parameters", "params"), ("command", "command"))
+        if getattr(before.get(name), key, None) != getattr(now.get(name), key, None)
+    ]
     return files + rules
 
 

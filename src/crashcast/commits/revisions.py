@@ -24,11 +24,10 @@ from crashcast import dvc_lock, remote, yaml_text
 from crashcast.dvc_lock import LOCK, Locked, one_line
 from crashcast.errors import UserError
 from crashcast.params import Section
+from crashcast.sources.places import TABLES
 
 PIPELINE, PARAMS = "dvc.yaml", "params.yaml"
-TELEMETRY, INCIDENTS, COVERAGE = "data/raw/telemetry", "data/raw/incidents.parquet", "data/raw/coverage.parquet"
-TICKET_SOURCES = "data/raw/ticket_sources.parquet"
-RAW = (TELEMETRY, INCIDENTS, COVERAGE, TICKET_SOURCES)
+TELEMETRY, INCIDENTS, COVERAGE, TICKET_SOURCES = RAW = tuple(path.as_posix() for path in TABLES)  # as DVC names them
 MODELS = "models"  # the output of `train`
 REGISTERED = "crash-model"  # what the registry calls it: a version's git tag is crash-model@v1.0.0
 OPTIONAL_FIGURE = re.compile(r"slices\..+")  # of too few crashes to say anything

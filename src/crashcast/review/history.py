@@ -89,10 +89,8 @@ class History:
 
     @classmethod
     def _compare(cls, base: Revision, head: Revision, columns: tuple[list[str], list[str]], delay: timedelta) -> Self:
-        covered, recorded = (
-            _read_both(base, head, path, columns)
-            for path, columns in ((COVERAGE, tables.COVERAGE), (INCIDENTS, tables.INCIDENTS))
-        )
+        covered = _read_both(base, head, COVERAGE, tables.COVERAGE)
+        recorded = _read_both(base, head, INCIDENTS, tables.INCIDENTS)
         coverage, cover_notes, known_to = judged_coverage(*covered)
         incidents, notes = judged_incidents(*recorded, known_to, delay)
         sources, source_notes = pl.DataFrame(), pl.DataFrame(schema=NOTE)
@@ -161,16 +159,8 @@ def judged_coverage(old: pl.DataFrame, new: pl.DataFrame) -> tuple[pl.DataFrame,
 
     A server that the base did not know is known, as having none, until the end of its last record of any.
     """
-    ends = old.group_by("server_id").agg(known_to=pl.col("covered_to").max())
-    end = pl.lit(old["covered_to"].max(), tables.TIMESTAMP)
-    servers = pl.concat([old["server_id"], new["server_id"]]).unique().sort().to_frame()
-    known_to = servers.join(ends, on="server_id", how="left").with_columns(pl.col(KNOWN_TO).fill_null(end))
-    later = (
-        new.join(known_to, on="server_id")
-        .with_columns(pl.max_horizontal("covered_from", KNOWN_TO).alias("covered_from"))
-        .filter(pl.col("covered_from") < pl.col("covered_to"))
-        .select(*tables.COVERAGE)
-    )
+    known_to = _known_to(old, new, "server_id", old["covered_to"].max())
+    later = _later(new, known_to, "server_id")
     groups = old.drop_nulls("group").group_by("server_id", maintain_order=True).agg(before=pl.col("group").last())
     judged = (
         merge_coverage(pl.concat([old, later]))
@@ -204,15 +194,26 @@ def judged_sources(
         covered_to=pl.lit(end, tables.TIMESTAMP),
     )
     before = pl.concat([old, all_the_time])
-    known_to = before.group_by("source").agg(known_to=pl.col("covered_to").max())
-    later = (
-        new.join(known_to, on="source", how="left")
-        .with_columns(pl.max_horizontal("covered_from", pl.col(KNOWN_TO).fill_null(end)).alias("covered_from"))
-        .filter(pl.col("covered_from") < pl.col("covered_to"))
-        .select(*tables.TICKET_SOURCES)
-    )
+    later = _later(new, _known_to(before, new, "source", end), "source")
     judged, theirs = (join_periods(rows, "source") for rows in (pl.concat([before, later]), new))
     return judged, _differing(judged, theirs, "source", pl.format("{} to {}", "covered_from", "covered_to"))
+
+
+def _known_to(old: pl.DataFrame, new: pl.DataFrame, of: str, end: Any) -> pl.DataFrame:
+    """Return until when the base knew each server, or whatever `of` names: until `end` where it had no period of it."""
+    ends = old.group_by(of).agg(known_to=pl.col("covered_to").max())
+    names = pl.concat([old[of], new[of]]).unique().sort().to_frame()
+    return names.join(ends, on=of, how="left").with_columns(pl.col(KNOWN_TO).fill_null(end))
+
+
+def _later(new: pl.DataFrame, known_to: pl.DataFrame, of: str) -> pl.DataFrame:
+    """Return the periods, and of those that the base knew in part the rest."""
+    return (
+        new.join(known_to, on=of)
+        .with_columns(pl.max_horizontal("covered_from", KNOWN_TO).alias("covered_from"))
+        .filter(pl.col("covered_from") < pl.col("covered_to"))
+        .select(new.columns)
+    )
 
 
 def _differing(judged: pl.DataFrame, theirs: pl.DataFrame, of: str, record: pl.Expr) -> pl.DataFrame:
