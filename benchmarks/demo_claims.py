@@ -39,16 +39,13 @@ from crashcast.params import Alarms, Demo, Evaluate, Incidents, Label, Telemetry
 from crashcast.parts import period, read_part, read_rule
 from crashcast.sources import demo
 from crashcast.sources.demo_mechanisms import oracle_scores
+from crashcast.sources.places import COVERAGE, INCIDENTS, TICKET_SOURCES
+from crashcast.sources.places import TELEMETRY as RAW
 from stages import train
 
 ROOT = Path(__file__).resolve().parents[1]
 UNSEEN_SEEDS = (101, 102, 103, 104, 105)
-RAW, INCIDENTS, COVERAGE = (
-    Path("data/raw/telemetry"),
-    Path("data/raw/incidents.parquet"),
-    Path("data/raw/coverage.parquet"),
-)
-TICKET_SOURCES = Path("data/raw/ticket_sources.parquet")
+KNOWN = (COVERAGE, TICKET_SOURCES, Path(ANNOTATIONS))  # what `label` reads of crashes beside incidents
 BELIEVED, VOTES = Path("data/incidents.parquet"), Path("data/votes.parquet")
 FEATURES, LABELS, SPLIT, MODELS = Path("data/features"), Path("data/labels"), Path("data/split.json"), Path("models")
 TRUE_INCIDENTS, TRUE_LABELS = Path("data/true_incidents.parquet"), Path("data/true_labels")
@@ -96,8 +93,7 @@ def one_fleet(seed: int) -> tuple[dict[str, Any], Gains]:
     write_json(validated, {"success": True})
     stage("clean", RAW, validated, "data/clean", "metrics/clean.json")
     no_annotations(Path.cwd())
-    known = (COVERAGE, TICKET_SOURCES, ANNOTATIONS)
-    stage("label", "data/clean", RAW, INCIDENTS, *known, LABELS, BELIEVED, VOTES, "metrics/label.json")
+    stage("label", "data/clean", RAW, INCIDENTS, *KNOWN, LABELS, BELIEVED, VOTES, "metrics/label.json")
     stage("featurize", "data/clean", INCIDENTS, COVERAGE, FEATURES)
     stage("split", LABELS, SPLIT, "metrics/split.json")
     stage("train", FEATURES, LABELS, SPLIT, BELIEVED, COVERAGE, MODELS, "metrics/candidates.json", "metrics/train.json")
@@ -116,7 +112,7 @@ def label_truth() -> None:
     tables.write(TRUE_INCIDENTS, true_incidents())
     edit(Path.cwd(), "label", aggregate="tickets")
     outputs = (TRUE_LABELS, "data/true_believed.parquet", "data/true_votes.parquet", "metrics/true_label.json")
-    stage("label", "data/clean", RAW, TRUE_INCIDENTS, COVERAGE, TICKET_SOURCES, ANNOTATIONS, *outputs)
+    stage("label", "data/clean", RAW, TRUE_INCIDENTS, *KNOWN, *outputs)
 
 
 def true_incidents() -> pl.DataFrame:

@@ -37,6 +37,7 @@ from demo_claims import (
     COVERAGE,
     FEATURES,
     INCIDENTS,
+    KNOWN,
     LABELS,
     MODELS,
     RAW,
@@ -240,8 +241,7 @@ def models() -> dict[str, Any]:
     for way, incidents in learned.items():
         labels, believed, rule = of(way, LABELS), of(way, BELIEVED), of(way, SPLIT)
         edit(Path.cwd(), "label", aggregate=TICKETS if way == TRUTH else way)
-        known = (COVERAGE, TICKET_SOURCES, Path(ANNOTATIONS))
-        label.main(cleaned, RAW, incidents, *known, labels, believed, VOTES, figures[0])
+        label.main(cleaned, RAW, incidents, *KNOWN, labels, believed, VOTES, figures[0])
         split.main(labels, rule, figures[1])
         train.main(FEATURES, labels, rule, believed, COVERAGE, of(way, MODELS), figures[2], figures[3])
     return {way: judge(way) for way in learned}

@@ -20,20 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from demo_claims import (
-    BELIEVED,
-    COVERAGE,
-    FEATURES,
-    INCIDENTS,
-    LABELS,
-    MODELS,
-    RAW,
-    SPLIT,
-    TICKET_SOURCES,
-    VOTES,
-)
+from demo_claims import BELIEVED, COVERAGE, FEATURES, INCIDENTS, KNOWN, LABELS, MODELS, RAW, SPLIT, VOTES
 from label_evidence import CANDIDATES, interval
-from project import ANNOTATIONS, edit, no_annotations
+from project import edit, no_annotations
 from ruamel.yaml import YAML
 
 from crashcast import tables
@@ -101,8 +90,7 @@ def one_fleet(seed: int) -> dict[str, Any]:
 
 def prepare(cleaned: Path) -> None:
     """Run what depends on the records' coverage."""
-    known = (COVERAGE, TICKET_SOURCES, Path(ANNOTATIONS))
-    label.main(cleaned, RAW, INCIDENTS, *known, LABELS, BELIEVED, VOTES, Path("metrics/label.json"))
+    label.main(cleaned, RAW, INCIDENTS, *KNOWN, LABELS, BELIEVED, VOTES, Path("metrics/label.json"))
     featurize.main(cleaned, INCIDENTS, COVERAGE, FEATURES)
     split.main(LABELS, SPLIT, Path("metrics/split.json"))
 

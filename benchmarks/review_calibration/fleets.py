@@ -23,6 +23,8 @@ from crashcast.modeling.model import matrix
 from crashcast.params import Incidents, Train
 from crashcast.parts import HASH_RANGE, assign, period, read_part, read_rule, row_hash
 from crashcast.sources import demo, demo_mechanisms
+from crashcast.sources.places import COVERAGE, INCIDENTS, TICKET_SOURCES
+from crashcast.sources.places import TELEMETRY as RAW
 from stages import clean, featurize, label, split, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,8 +36,7 @@ CERTAIN_RISK, LEAST_DRAWN = 0.3, 0.005  # a negative of this risk is always draw
 BOOSTING = {"learning_rate": [0.2], "max_iter": 30, "max_leaf_nodes": [7]}
 WAVES_PER_DAY, WAVE_HIT_SHARE, WAVE_H = 1 / 4, 0.15, 8
 CHRONIC = {"CHRONIC_SHARE": 0.06, "CHRONIC_FACTOR": 12.0}
-RAW, INCIDENTS, COVERAGE = (Path(f"data/raw/{name}") for name in ("telemetry", "incidents.parquet", "coverage.parquet"))
-TICKET_SOURCES, ANNOTATIONS = Path("data/raw/ticket_sources.parquet"), Path("data/raw/annotations.parquet")
+ANNOTATIONS = Path("data/raw/annotations.parquet")
 BELIEVED, VOTES = Path("data/incidents.parquet"), Path("data/votes.parquet")
 FEATURES, LABELS, SPLIT = Path("data/features"), Path("data/labels"), Path("data/split.json")
 

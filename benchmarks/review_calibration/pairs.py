@@ -116,11 +116,6 @@ def train_on(
     return Contender(model, model.probability(raw(fleet.test.values)), float(area))
 
 
-def part_of(rows: Rows, which: np.ndarray | slice) -> Rows:
-    """Return some of the rows."""
-    return Rows(rows.keys[which] if isinstance(which, slice) else rows.keys.filter(which), rows.values[which])
-
-
 def of_servers(rows: Rows, servers: np.ndarray) -> Rows:
     """Return the rows of some servers; those of one that is named twice come twice."""
     names, counts = np.unique(servers, return_counts=True)
@@ -218,7 +213,8 @@ def one_chain(number: int, truth: dict[str, np.ndarray]) -> dict[str, Any]:
     fleet = read_fleet("plain", FIRST_SEED_OF_CHAINS + number, CHAIN_MONTHS, CHAIN_SHARES)
     rng = np.random.default_rng([number, 2])
     servers = fleet.test.keys["server_id"].unique().sort().to_numpy()
-    untested = fleet._replace(test=part_of(fleet.test, slice(1)))  # `on` scores what each is judged on
+    one_row = Rows(fleet.test.keys[:1], fleet.test.values[:1])
+    untested = fleet._replace(test=one_row)  # `on` scores what each is judged on
     models = [train_on(untested, truth, rng.choice(servers, len(servers)), 0.0, rng) for _ in range(RETRAININGS + 1)]
     best = models[0].true_pr_auc
     start, end = fleet.periods["test"]
@@ -230,7 +226,8 @@ def one_chain(number: int, truth: dict[str, np.ndarray]) -> dict[str, Any]:
         window = tuple(start + (end - start) * part / RETRAININGS for part in (retraining - 1, retraining))
         period = tuple(moment.replace(minute=0, second=0, microsecond=0) for moment in window)
         inside = fleet.test.keys["timestamp"].dt.replace_time_zone(None).is_between(*period, closed="left").to_numpy()
-        part = fleet._replace(test=part_of(fleet.test, inside), periods={**fleet.periods, "test": period})
+        test = Rows(fleet.test.keys.filter(inside), fleet.test.values[inside])
+        part = fleet._replace(test=test, periods={**fleet.periods, "test": period})
         rivals = [one.on(part.test.values, rng) for one in (champion, challenger)]
         rivals.append(rivals[0] if anchor is champion else anchor.on(part.test.values, rng))
         found = evidence_of(part, rivals[0], rivals[1], acceptance, rivals[2])
