@@ -26,6 +26,7 @@ from crashcast.versions.files import DAMAGED, NOWHERE, ONLY_REMOTE
 from crashcast.versions.rows import KOLMOGOROV_SMIRNOV
 
 TELEMETRY, INCIDENTS, NOTE = Path("data/raw/telemetry"), Path("data/raw/incidents.parquet"), Path("data/note.json")
+SOURCES = Path("data/raw/ticket_sources.parquet")  # of no server
 START = {month: datetime(2026, month, 1, tzinfo=UTC) for month in (1, 2, 3)}
 ROWS = 40_000  # of a month; enough for a file to be larger than its footer
 numbers = count()
@@ -67,7 +68,7 @@ def incidents(*started: tuple[str, int]) -> pl.DataFrame:
 
 def commit(message: str) -> str:
     """Track the data, commit it, and return the commit."""
-    dvc("add", str(TELEMETRY), str(INCIDENTS), str(NOTE))
+    dvc("add", str(TELEMETRY), str(INCIDENTS), str(SOURCES), str(NOTE))
     sh(f"git add -A && git commit -q -m '{message}'")
     return sh("git rev-parse HEAD")
 
@@ -88,6 +89,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, s3: dict[str, str]) -> Pa
         )
         write(part(1), month(1))
         write(INCIDENTS, incidents(("i1", 1), ("i2", 2)))
+        write(SOURCES, pl.DataFrame({"source": ["pagers"]}))
         NOTE.write_text(json.dumps({"source": "demo", "ranges": {"latency_ms": [0, 1]}}))
         commit("first")
         write(part(2), month(2, ("a", "b", "c")))
@@ -135,7 +137,8 @@ def test_the_log_says_which_commit_did_what_to_which_dataset(project: Path) -> N
 
     assert [commit.subject for commit in found] == ["corrections", "february", "first"]  # not the code
     assert [sorted(by_path) for by_path in told(found).values()] == [
-        [str(NOTE), str(TELEMETRY)], [str(INCIDENTS), str(TELEMETRY)], [str(NOTE), str(INCIDENTS), str(TELEMETRY)]
+        [str(NOTE), str(TELEMETRY)], [str(INCIDENTS), str(TELEMETRY)],
+        [str(NOTE), str(INCIDENTS), str(TELEMETRY), str(SOURCES)],
     ]  # fmt: skip
     added = told(found)["february"][str(TELEMETRY)]
     assert added.files == {"added": [str(part(2))], "removed": [], "changed": []}
@@ -146,6 +149,8 @@ def test_the_log_says_which_commit_did_what_to_which_dataset(project: Path) -> N
     assert corrected.files == {"added": [], "removed": [], "changed": [str(part(1))]}
     assert (corrected.rows, corrected.rows_change) == (2 * ROWS - 1, -1)
     first = told(found)["first"][str(TELEMETRY)]
+    sources = told(found)["first"][str(SOURCES)]
+    assert (sources.rows, sources.servers) == (1, None)
     assert (first.what, first.before, first.rows, first.rows_change, first.servers) == ("added", None, ROWS, ROWS, 2)
     assert found[0].author == "A Tester"
     assert all(not change.unread for commit in found for change in commit.changes)

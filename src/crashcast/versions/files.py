@@ -126,9 +126,10 @@ class Files:
 
 
 def _held(source: Any) -> Held:
-    file = pq.ParquetFile(source, read_dictionary=["server_id"])
+    metadata = pq.read_metadata(source)
     servers: set[str] = set()
-    if "server_id" in file.schema_arrow.names:
+    if "server_id" in metadata.schema.names:
+        file = pq.ParquetFile(source, metadata=metadata, read_dictionary=["server_id"])
         for group in range(file.num_row_groups):
             servers.update(file.read_row_group(group, ["server_id"]).column(0).unique().to_pylist())
-    return Held(file.metadata.num_rows, frozenset(servers - {None}))
+    return Held(metadata.num_rows, frozenset(servers - {None}))
