@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Hashable
 from typing import Any
 
 import yaml
 
-FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, ten times as fast, where PyYAML was built with it
+FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, ten times as fast, where PyYAML was built with it
+EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+
+
+class _Strict:
+    """Two things of YAML 1.2, as DVC reads and writes it: 1e-05 is a number, and no key comes twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' comes twice", key.start_mark)
+            seen.add(key.value)
+        found: dict[Hashable, Any] = super().construct_mapping(node, deep)  # type: ignore[misc]
+        return found
+
+
+class _Fast(_Strict, FAST):  # type: ignore[misc]  # the faster of two
+    pass
+
+
+class _Exact(_Strict, yaml.SafeLoader):
+    pass
+
+
+for loader in (_Fast, _Exact):
+    loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
 
 
 def parse(text: str | bytes) -> Any:
@@ -18,6 +46,6 @@ def parse(text: str | bytes) -> Any:
         Where it is none, with the place.
     """
     try:
-        return yaml.load(text, FAST)
+        return yaml.load(text, _Fast)
     except yaml.YAMLError:
-        return yaml.safe_load(text)  # fails too, and names the place exactly: libyaml may name the line after
+        return yaml.load(text, _Exact)  # fails too, and names the place exactly: libyaml may name the line after
