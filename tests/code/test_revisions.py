@@ -199,6 +199,44 @@ def test_a_commit_whose_stages_read_less_raw_data_is_checked_all_the_same(projec
     assert "clean: src/clean.py changed since it ran" in finding.what
 
 
+def test_runs_of_stages_that_the_pipeline_has_not_are_passed_over(project: Path) -> None:
+    content = lock()
+    content["stages"]["forged"] = content["stages"]["clean"] | {"outs": [{"path": "data/clean", "md5": "f" * 32}]}
+    write("dvc.lock", content)
+    revision = commit()
+    check(revision)
+    assert revision.outs["data/clean"] == MADE["data/clean"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"stages": {"clean": {"foreach": [1], "do": {"cmd": "x"}}}}, "dvc.yaml of commit .* cannot be read"),
+        ({"stages": None}, "dvc.yaml of commit .* cannot be read"),
+        ("stages: {clean: {cmd: x}, clean: {cmd: y}}", "key 'clean' comes twice"),
+    ],
+)
+def test_a_pipeline_that_cannot_be_read_is_refused(project: Path, content: object, told: str) -> None:
+    write("dvc.yaml", content)
+    with pytest.raises(UserError, match=told):
+        check(commit())
+
+
+def test_a_parameter_that_is_no_finite_number_is_refused(project: Path) -> None:
+    write("params.yaml", "label: {margin: .nan}\ntelemetry: {}\n")
+    with pytest.raises(UserError, match=r"params.yaml of commit .*: label.margin is nan: write a finite number"):
+        check(commit())
+
+
+def test_small_numbers_are_read_as_dvc_writes_them(project: Path) -> None:
+    write("params.yaml", "label: {c: 0.00003}\ntelemetry: {}\n")
+    content = lock()
+    text = yaml.safe_dump(content).replace("3.0e-05", "3e-05")
+    assert "3e-05" in text
+    write("dvc.lock", text)
+    check(commit())
+
+
 def test_a_commit_without_a_lock_is_refused(project: Path) -> None:
     Path("dvc.lock").unlink()
     with pytest.raises(UserError, match=r"has no dvc.lock: run `dvc repro`"):

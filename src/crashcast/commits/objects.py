@@ -74,7 +74,7 @@ def fetch(digests: Iterable[str], what: str) -> None:
         raise UserError(f"{what} cannot be fetched from DVC's remote: {error}") from None
     if any(not cached(digest).exists() for digest in missing):
         raise UserError(
-            f"{what} is neither in DVC's cache nor on its remote, {remote.url()}: `dvc push` where it was made"
+            f"{what} is neither in DVC's cache nor on its remote, {remote.url()}: `make push` where it was made"
         )
 
 

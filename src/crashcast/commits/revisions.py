@@ -89,8 +89,18 @@ class Revision:
 
     @cached_property
     def params(self) -> dict[str, Any]:
-        """What its params.yaml holds."""
-        return self._yaml(PARAMS)
+        """What its params.yaml holds.
+
+        Raises
+        ------
+        UserError
+            Where there is none, it is no YAML, or a number in it is not finite.
+        """
+        params = self._yaml(PARAMS)
+        for name, value in flatten(params):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{PARAMS} of commit {self.name}: {name} is {value}: write a finite number")
+        return params
 
     def section(self, kind: type[S]) -> S:
         """Return a section of its params.yaml.
@@ -113,11 +123,17 @@ class Revision:
     @cached_property
     def stages(self) -> dict[str, Stage]:
         """The stages of its dvc.yaml."""
-        return {name: Stage.of(content) for name, content in self._yaml(PIPELINE)["stages"].items()}
+        try:
+            return {name: Stage.of(content) for name, content in self._yaml(PIPELINE)["stages"].items()}
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{PIPELINE} of commit {self.name} cannot be read: every stage is to have its name and its own `cmd` "
+                "(no `foreach` or `matrix`)"
+            ) from None
 
     @cached_property
     def lock(self) -> dict[str, Locked]:
-        """What its dvc.lock records of each stage.
+        """What its dvc.lock records of each stage; what else it lists, DVC passes over too.
 
         Raises
         ------
@@ -127,7 +143,8 @@ class Revision:
         content = self.find_file(LOCK)
         if content is None:
             raise UserError(f"commit {self.name} has no {LOCK}: run `dvc repro` there and commit what it writes")
-        return dvc_lock.parse(content, f"{LOCK} of commit {self.name}")
+        locked = dvc_lock.parse(content, f"{LOCK} of commit {self.name}")
+        return {name: entry for name, entry in locked.items() if name in self.stages}
 
     @cached_property
     def raw(self) -> dict[str, str]:
@@ -251,7 +268,7 @@ def check(revision: Revision) -> None:
         listed = "\n".join(f"  {line}" for line in stale)
         raise UserError(
             f"{LOCK} of commit {revision.name} does not match the commit:\n{listed}\n"
-            "Run `dvc repro` there, commit what it writes and `dvc push`."
+            "Run `dvc repro` there, commit what it writes and `make push`."
         )
     edited = [path for path, digest in made.items() if _differs(revision.find_file(path), digest)]
     if edited:
@@ -332,8 +349,9 @@ def check_pushed() -> None:
     try:
         status = json.loads(asked.stdout)
     except ValueError:
-        reason = (asked.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise UserError(f"DVC's remote cannot be asked what was pushed to it: {reason}") from None
+        said = asked.stderr.strip().splitlines() or ["it says nothing"]
+        reason = next((line for line in said if line.startswith("ERROR: ")), said[-1])
+        raise UserError(f"DVC cannot say what was pushed to its remote: {reason}") from None
     if missing := status.get("not_in_remote", []):
         raise UserError(f"not on DVC's remote: {', '.join(missing)}: `make push` where it was made")
 

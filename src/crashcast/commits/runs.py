@@ -147,7 +147,8 @@ def _run(revision: Revision, stages: list[str], inputs: Mapping[str, str]) -> No
             call(python, project, "dvc", "add", "--quiet", *raw)
             # `validate` takes for accepted what git's index, here the worktree's own, holds
             call(python, project, "git", "add", *(f"{path}.dvc" for path in raw))
-        call(python, project, "dvc", "repro", "--quiet", "--single-item", *stages)
+        # DVC's run cache takes what `dvc commit` was told for what a stage wrote
+        call(python, project, "dvc", "repro", "--quiet", "--no-run-cache", "--single-item", *stages)
         written = dvc_lock.read(project / dvc_lock.LOCK)
         for name in stages:
             entry = written[name]
