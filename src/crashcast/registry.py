@@ -4,7 +4,8 @@ It is kept in annotated git tags as GTO names them, so that `gto show`, `dvc art
 `crash-model@v1.2.0` registers a version, `crash-model#prod#3` puts a version into a stage. The message of a version's
 tag ends with the decision record, so whoever has the tags has the evidence, without a network.
 
-The first model is v1.0.0; an improvement counts the second number up, a renewal the third.
+The first model is v1.0.0, that of another fleet v2.0.0; an improvement counts the second number up, a renewal the
+third.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from crashcast import canonical, remote
-from crashcast.commits.revisions import MODELS, PARAMS, REGISTERED, Revision, default_base
+from crashcast.commits.revisions import MODELS, PARAMS, REGISTERED, Revision, check, default_base
 from crashcast.dvc_lock import LOCK
 from crashcast.errors import UserError
+from crashcast.review.history import is_another_fleet
 from crashcast.review.ledger import git, shared_remote
 
 if TYPE_CHECKING:
@@ -78,9 +80,10 @@ def accept(
     review: Callable[..., Reviewed | None],
     version: str | None = None,
     force_reason: str | None = None,
+    first: bool = False,
     **options: Any,
 ) -> Model:
-    """Register the model of HEAD, if the review accepts it against the last registered one.
+    """Register the model of HEAD, if the review accepts it against the last registered one of its fleet.
 
     Parameters
     ----------
@@ -91,9 +94,11 @@ def accept(
         As in v2.0.0, greater than the last; by default the next one.
     force_reason : str or None
         Registers without ACCEPT, for this reason, which is recorded.
+    first : bool
+        That HEAD's model is the first of another fleet, with no server of the last version's: it has no champion.
     review : callable
-        `crashcast.review.review`: from base (None where nothing is registered) and head to a review. The hashes being
-        those of the pull request, it mostly finds what it computed then.
+        `crashcast.review.review`: from base (None where nothing of this fleet is registered) and head to a review. The
+        hashes being those of the pull request, it mostly finds what it computed then.
     **options
         Handed to `review`.
 
@@ -101,8 +106,8 @@ def accept(
     ------
     UserError
         Where the tree is dirty, HEAD is not merged into the remote's main branch and no reason is given, the model is
-        not on DVC's remote or already registered, the record is of another model, or the verdict is not ACCEPT and no
-        reason is given.
+        not on DVC's remote or already registered, the record is of another model, the fleet is another one and `first`
+        does not say so, or the verdict is not ACCEPT and no reason is given.
     """
     if changes := git("status", "--porcelain", "--untracked-files=no"):
         raise UserError(f"the model of a commit is registered, and these changes are not committed:\n{changes}")
@@ -115,14 +120,15 @@ def accept(
         raise UserError(f"HEAD has no model: its dvc.lock names no output {MODELS}")
     if same := next((known for known in registered if known.model == model), None):
         raise UserError(f"this model is registered already, as {same.tag}")
-    champion = registered[-1] if registered else None
+    last = registered[-1] if registered else None
     if version is not None:
         wanted = _order(version)
-        if champion and wanted <= _order(champion.version):
-            raise UserError(f"{version} does not follow {champion.version}, the last registered version")
+        if last and wanted <= _order(last.version):
+            raise UserError(f"{version} does not follow {last.version}, the last registered version")
     _require_pushed(model)
+    champion = None if last is None or _starts_over(last, first) else last
     decision = _decide(record, champion, model, force_reason, review, options)
-    version = version or _next(champion, decision)
+    version = version or _next(last, champion, decision)
     _push(shared, _gto("register", REGISTERED, "HEAD", version=version, message=_message(version, decision)).tag)
     return models()[-1]
 
@@ -231,8 +237,9 @@ def _base(champion: Model | None) -> str | None:
     if champion is None:
         return None
     for commit in git("rev-list", "--first-parent", "HEAD", "--", LOCK, PARAMS).split():
-        with suppress(UserError):  # a commit from before there was a pipeline
+        with suppress(UserError):  # from before there was a pipeline, or data or parameters that were not yet run
             if _model_at(commit) == champion.model:
+                check(Revision(commit))
                 return commit
     return champion.revision
 
@@ -254,11 +261,27 @@ def _reasons(record: Mapping[str, Any]) -> str:
     return "\n".join(f"  {reason['text']}" for reason in record["reasons"] if reason["outcome"] in ("fail", "open"))
 
 
-def _next(champion: Model | None, decision: Mapping[str, Any]) -> str:
-    if champion is None:
+def _starts_over(last: Model, first: bool) -> bool:
+    """Tell whether HEAD's model is another fleet's first one, as `first` has to say."""
+    if not is_another_fleet(Revision.find(last.revision), Revision.find("HEAD")):
+        if first:
+            raise UserError(f"HEAD has servers of {last.version}'s fleet, so that is the champion: leave out --first")
+        return False
+    if not first:
+        raise UserError(
+            f"HEAD has no server in common with {last.version}, the last registered version. If the fleet is another "
+            "one, its first model has no champion, and is judged against baselines: --first"
+        )
+    return True
+
+
+def _next(last: Model | None, champion: Model | None, decision: Mapping[str, Any]) -> str:
+    if last is None:
         return FIRST
-    last, record = _order(champion.version), decision["record"] or {}
-    return str((last.bump_patch() if record.get("form") == "renewal" else last.bump_minor()).version)
+    number, record = _order(last.version), decision["record"] or {}
+    if champion is None:
+        return str(number.bump_major().version)
+    return str((number.bump_patch() if record.get("form") == "renewal" else number.bump_minor()).version)
 
 
 def _order(version: str) -> Any:
@@ -286,7 +309,7 @@ def _one_line(text: str) -> str:
 
 
 def _read(version: Mapping[str, Any]) -> Model:
-    registration = version["registrations"][-1]
+    registration, model = version["registrations"][-1], _model_at(version["commit_hexsha"])
     record: dict[str, Any] | None = None
     verdict = form = forced = None
     *_, written = registration["message"].split("\n\n", 2)  # as `_message` has it
@@ -294,6 +317,11 @@ def _read(version: Mapping[str, Any]) -> Model:
         try:
             decision = json.loads(written)
             record, forced = decision["record"], decision["forced"]
+            if record and record["challenger"]["model"] != model:
+                raise UserError(
+                    f"the decision record in the message of tag {registration['tag']} is about another model: "
+                    f"`git tag -d {registration['tag']}`, there and on the remote"
+                )
             verdict, form = (record["verdict"], record["form"]) if record else ("ERROR", None)
         except (ValueError, KeyError, TypeError):
             raise UserError(
@@ -304,7 +332,7 @@ def _read(version: Mapping[str, Any]) -> Model:
         version["version"],
         registration["tag"],
         version["commit_hexsha"],
-        _model_at(version["commit_hexsha"]),
+        model,
         verdict,
         form,
         forced,

@@ -11,11 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pytest
 from botocore.session import Session
 from rich.console import Console
 
-from crashcast import registry
+from crashcast import registry, tables
 from crashcast.commits.revisions import Revision
 from crashcast.errors import UserError
 
@@ -161,6 +162,49 @@ def test_the_policy_in_force_before_the_merge_counts_not_that_of_the_registratio
     registry.accept(review=judge)
 
     assert judge.asked[-1] == (stricter, "HEAD")
+
+
+def test_a_commit_whose_lock_is_behind_its_data_is_no_base(
+    trained: Path, judge: Judge, train: Train, shell: Shell
+) -> None:
+    first = registry.accept(review=judge)
+    (trained / "params.yaml").write_text("data: {source: import}")
+    (trained / "recipe").write_text("imported, and not yet run")
+    shell("git add params.yaml && git commit -q -am import && git push -q origin main", cwd=trained)
+    train("two")
+
+    registry.accept(review=judge)
+
+    assert judge.asked[-1] == (first.revision, "HEAD")
+
+
+def test_the_first_model_of_another_fleet_has_no_champion(
+    trained: Path, judge: Judge, train: Train, shell: Shell
+) -> None:
+    def train_on(*servers: str) -> None:
+        path = trained / "data/raw/coverage.parquet"
+        path.unlink(missing_ok=True)
+        tables.write(path, pl.DataFrame({"server_id": servers}))
+        shell("dvc add -q data/raw/coverage.parquet && git add data/raw", cwd=trained)
+        train("of " + " ".join(servers))
+
+    pipeline = trained / "dvc.yaml"
+    pipeline.write_text(pipeline.read_text().replace("[recipe]", "[recipe, data/raw/coverage.parquet]"))
+    train_on("a", "b")
+    first = registry.accept(review=judge)
+    train_on("b", "c")
+    assert registry.accept(review=judge).version == "v1.1.0"
+    train_on("d")
+    with pytest.raises(UserError, match=r"no server in common with v1\.1\.0(.|\n)*--first"):
+        registry.accept(review=judge)
+    other = registry.accept(review=judge, first=True)
+    train("of d again")
+    with pytest.raises(UserError, match=r"servers of v2\.0\.0's fleet"):
+        registry.accept(review=judge, first=True)
+
+    assert [base for base, _ in judge.asked] == [None, first.revision, None]
+    assert (other.version, other.form) == ("v2.0.0", "first")
+    assert registry.anchor() == other
 
 
 def test_the_anchor_is_the_last_version_accepted_as_an_improvement(judge: Judge, train: Train) -> None:

@@ -86,11 +86,17 @@ def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed
                 )
             check(champion)
         from crashcast.commits import models
+        from crashcast.review.history import is_another_fleet
 
         if answer:
             answer.result()
     if champion is None:
         return _first(challenger, reserve)
+    if is_another_fleet(champion, challenger):
+        raise UserError(
+            f"commits {champion.name} and {challenger.name} have no server in common: another fleet's first model has "
+            "no champion, and is judged against baselines: --first"
+        )
     if models.is_same(champion, challenger):
         return None
     return _against(champion, challenger, reserve)
@@ -100,7 +106,7 @@ def _against(base: Revision, head: Revision, reserve: bool) -> Review:
     from crashcast.review import changes
     from crashcast.review.acceptance import Acceptance
 
-    acceptance, anchor = base.section(Acceptance), _anchor(base)
+    acceptance, (anchor, no_anchor) = base.section(Acceptance), _anchor(base)
     changed = changes.between(base, head)
     policy_changes = changed.pop("policy")
 
@@ -115,11 +121,13 @@ def _against(base: Revision, head: Revision, reserve: bool) -> Review:
             rows_kind=rescoring.kind,
             is_stale=ends[CHALLENGER] - ends[CHAMPION] > acceptance.stale_after,
             has_anchor=anchor is not None,
+            no_anchor=no_anchor,
             latency=Both(rescoring.latency_ms[CHAMPION], rescoring.latency_ms[CHALLENGER]),
             size=Both(rescoring.size_bytes[CHAMPION] / MB, rescoring.size_bytes[CHALLENGER] / MB),
             denominators={
                 name: Both(sides["expected"], sides["found"]) for name, sides in rescoring.denominators.items()
             },
+            budget=Both(_budget(base), _budget(head)),
             policy_changes=tuple((row["name"], row["base"], row["challenger"]) for row in policy_changes),
         )
         rescored = {THE_BASES: rescoring.forward, **rescoring.definitions}
@@ -133,7 +141,7 @@ def _against(base: Revision, head: Revision, reserve: bool) -> Review:
             "kind": rescoring.kind,
         }
 
-    return _conclude(base, head, anchor, acceptance, judge, changed, policy_changes, reserve)
+    return _conclude(base, head, anchor, acceptance, judge, changed, policy_changes, reserve, no_anchor)
 
 
 def _first(head: Revision, reserve: bool) -> Review:
@@ -164,16 +172,26 @@ def _first(head: Revision, reserve: bool) -> Review:
     return _conclude(None, head, None, acceptance, judge, changed, [], reserve)
 
 
-def _anchor(base: Revision) -> Revision | None:
-    """Return the commit of the last model accepted as an improvement, where that is not the base's own model."""
+def _anchor(base: Revision) -> tuple[Revision | None, str | None]:
+    """Return the commit of the last model accepted as an improvement, where that is not the base's own model.
+
+    Where that model cannot score the base's data any more, there is none, and it is said why.
+    """
     from crashcast import registry
+    from crashcast.params import Telemetry
+    from crashcast.review.history import is_another_fleet
 
     found = registry.anchor()
     if found is None or found.model == base.outs[MODELS]:
-        return None
-    revision = Revision.find(found.revision)
+        return None, None
+    revision, who = Revision.find(found.revision), f"{found.version}, the last model accepted as an improvement,"
+    if is_another_fleet(revision, base):
+        return None, f"{who} is another fleet's: not compared"
+    before, now = (commit.section(Telemetry).metrics for commit in (revision, base))
+    if lost := [name for name in before if name not in now]:
+        return None, f"{who} needs {', '.join(lost)}, which the base's telemetry has no more: not compared"
     check(revision)
-    return revision
+    return revision, None
 
 
 def _budget(revision: Revision) -> float:
@@ -250,6 +268,7 @@ def _conclude(
     changed: dict[str, Any],
     policy_changes: list[dict[str, Any]],
     reserve: bool,
+    no_anchor: str | None = None,
 ) -> Review:
     """Take a look, judge unless that was done before, note the verdict in the ledger, and put the record together."""
     from crashcast.canonical import json_text
@@ -265,7 +284,7 @@ def _conclude(
         looks.append(ledger.look(rows_hash, challenger, _hash(policy), reserve))
         return looks[-1].number
 
-    key = _key(sides, policy)
+    key = _key(sides, policy, no_anchor)
     found = _recall(key)
     if found is None or number(found["rows_hash"]) != found["look"]:
         looks.clear()
@@ -314,14 +333,14 @@ def _side(revision: Revision) -> dict[str, Any]:
     }
 
 
-def _key(sides: dict[str, Any], policy: dict[str, Any]) -> str:
+def _key(sides: dict[str, Any], policy: dict[str, Any], no_anchor: str | None) -> str:
     """Return what names a judgement: everything that it depends on, commits not among it."""
     from crashcast import closure
 
     without_commits = {
         name: side and {key: value for key, value in side.items() if key != "revision"} for name, side in sides.items()
     }
-    return _hash([without_commits, policy, closure.digest("crashcast.review")])
+    return _hash([without_commits, policy, no_anchor, closure.digest("crashcast.review")])
 
 
 def _keep(key: str, found: dict[str, Any]) -> dict[str, Any]:

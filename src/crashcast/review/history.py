@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -133,8 +133,17 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
 
 
+def is_another_fleet(one: Revision, other: Revision) -> bool:
+    """Tell whether two commits' records cover no server in common; a commit without such records cannot tell."""
+    digests = [revision.raw.get(COVERAGE) for revision in (one, other)]
+    if None in digests or digests[0] == digests[1]:
+        return False
+    first, second = (set(rows["server_id"]) for rows in _read_both(one, other, COVERAGE, ["server_id"]))
+    return bool(first and second) and first.isdisjoint(second)
+
+
 def _read_both(
-    base: Revision, head: Revision, path: str, columns: Mapping[str, Any]
+    base: Revision, head: Revision, path: str, columns: Collection[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     first, second = (
         tables.read(objects.locate(revision.raw[path], f"{path} of commit {revision.name}"), columns)
