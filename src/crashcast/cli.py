@@ -371,7 +371,7 @@ def review(
     Exit status: 0 ACCEPT, 1 REJECT, 3 INCONCLUSIVE, 2 an error.
     """
     try:
-        status = _review(None if first else base, first, head, not unreserved, folder)
+        status = _review(base, first, head, not unreserved, folder)
     except UserError:
         raise
     except Exception:  # 1 would mean REJECT
@@ -387,16 +387,23 @@ def _review(base: str | None, first: bool, head: str, reserve: bool, folder: Pat
 
     from crashcast import review as reviewing
     from crashcast.canonical import write_text
-    from crashcast.review import page, record
+    from crashcast.commits.revisions import Revision
+    from crashcast.review import changes, page, record
 
+    if first and base is not None:
+        raise UserError("--first says that there is no champion, and --base names one: leave out either")
     if base is None and not first:
         base = reviewing.default_base().sha
     found = reviewing.review(base, head, reserve=reserve)
     if found is None:
         told = "Both commits have the same model: there is nothing to judge."
+        exam = [] if base is None else changes.of_the_exam(Revision.find(base), Revision.find(head))
+        if exam:
+            told += " But later models would be judged by other rules or rows, which is for people to decide:\n\n- "
+            told += "\n- ".join(exam)
         write_text(folder / "comment.md", f"{record.MARKER}\n{told}")
         print(told)
-        return 0
+        return reviewing.EXIT_STATUS["INCONCLUSIVE"] if exam else 0
     record.write(folder / "record.json", found.record)
     write_text(folder / "comment.md", record.as_markdown(found.record))
     page.write(folder / "review.html", found.record, found.pictures)
@@ -412,6 +419,9 @@ def accept(
     ] = None,
     version: Annotated[str | None, typer.Option(help="Such as v2.0.0.", show_default="the next one")] = None,
     force: Annotated[str | None, typer.Option(help="Register without ACCEPT, for this reason.")] = None,
+    first: Annotated[
+        bool, typer.Option("--first", help="The fleet is another one than the last version's: no champion.")
+    ] = False,
 ) -> None:
     """Register HEAD's model as a version (a git tag that carries the evidence), if the review accepts it."""
     from crashcast import registry
@@ -419,7 +429,7 @@ def accept(
     from crashcast.review.record import read
 
     evidence = None if record is None else read(record)
-    model = registry.accept(evidence, review=review, version=version, force_reason=force)
+    model = registry.accept(evidence, review=review, version=version, force_reason=force, first=first)
     told = [model.verdict, model.form and FORMS[model.form]]
     print(f"Registered {model.tag}: {', '.join(filter(None, told))}")
 

@@ -239,6 +239,22 @@ def test_only_a_stale_champion_may_be_renewed():
     assert verdict(evidence(0.005, 0.003, anchor=0.005), STALE) == "ACCEPT"
 
 
+def test_nothing_is_accepted_with_another_alarm_budget() -> None:
+    assert verdict(evidence(0.05), replace(FACTS, budget=Both(0.02, 0.02))) == "ACCEPT"
+    assert verdict(evidence(0.05), replace(FACTS, budget=Both(0.02, 0.0002))) == "INCONCLUSIVE"
+
+
+@pytest.mark.parametrize(("error", "said"), [(0.05, "95%"), (0.0304, "97%"), (0.0003, "99.97%"), (0.00004, "99.996%")])
+def test_a_confidence_is_never_certainty(error: float, said: str) -> None:
+    assert policy._confidence(error) == f"{said} confidence"
+
+
+def test_an_anchor_that_cannot_be_compared_is_told_of() -> None:
+    decision = decide({"base": evidence(0.05)}, POLICY, replace(FACTS, no_anchor="v1.0.0 is another fleet's"))
+    assert decision.verdict == "ACCEPT"
+    assert ("anchor", "shown", "v1.0.0 is another fleet's") in decision.reasons
+
+
 def test_an_anchor_that_was_not_compared_is_no_pass():
     assert verdict(evidence(0.005, 0.003), STALE) == "INCONCLUSIVE"
     assert verdict(evidence(0.1, 0.003), STALE) == "INCONCLUSIVE"

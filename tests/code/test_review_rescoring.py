@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from crashcast import closure, tables
+from crashcast import closure, parts, tables
 from crashcast.canonical import md5
 from crashcast.commits import objects
 from crashcast.commits.revisions import COVERAGE, INCIDENTS, TELEMETRY, TICKET_SOURCES, Revision
@@ -616,6 +616,14 @@ def features_of(table: pl.DataFrame) -> pl.DataFrame:
     return table.select(*tables.KEYS, x=pl.lit(0, dtype=pl.Float32))
 
 
+def figures_of(rule: dict, table: pl.DataFrame, score: float) -> dict[str, float]:
+    """Return what the evaluation says of a model that gives every row one score."""
+    labels = table.filter((parts.assign(table, rule) == "test").fill_null(False))["label"]
+    rate = labels.sum() / len(labels)
+    brier = rate * (1 - score) ** 2 + (1 - rate) * score**2
+    return {"rows": len(labels), "positives": labels.sum(), "threshold": score / 2, "pr_auc": rate, "brier": brier}
+
+
 class TestRescore:
     """Data of January, a row a day on each of two servers; what the stages made of it is as the lock says."""
 
@@ -624,8 +632,12 @@ class TestRescore:
     CRASH = tickets(ticket(1, start=at(18, 5)))
 
     def commit(self, value: float, rule: dict | None = None, features: pl.DataFrame | None = None, **more) -> Revision:
-        made = run_of(rule or self.RULE, self.DATA, features_of(self.DATA) if features is None else features, value)
-        return commit({JANUARY: telemetry(1, range(1, 21))}, incidents=self.CRASH, made=made, **more)
+        rule = rule or self.RULE
+        made = run_of(rule, self.DATA, features_of(self.DATA) if features is None else features, value)
+        figures = figures_of(rule, self.DATA, value)
+        return commit(
+            {JANUARY: telemetry(1, range(1, 21))}, incidents=self.CRASH, made=made, **{"figures": figures} | more
+        )
 
     def test_both_models_score_every_known_row_of_the_test_part(self, project: Path) -> None:
         found = rescore(self.commit(0.1), self.commit(0.3))
@@ -646,14 +658,42 @@ class TestRescore:
         found = rescore(self.commit(0.1), self.commit(0.3, features=fewer))
         assert at(17) not in found.forward.rows["timestamp"].to_list()
         assert found.excluded["without features of the challenger"] == 2
+        assert found.denominators["scored_rows"] == {"expected": 12, "found": 10}
 
-    def test_figures_that_the_model_does_not_give_are_refused(self, project: Path) -> None:
-        base = self.commit(0.1)
-        figures = {"rows": 12, "threshold": 0.5, "pr_auc": 1 / 12, "brier": 0.12388889}
-        honest = (1 / 12) * 0.7**2 + (11 / 12) * 0.3**2
-        rescore(base, self.commit(0.3, figures=figures | {"brier": honest}))
-        with pytest.raises(UserError, match=r"says pr_auc 0.9, and its model gives 0.0833333 on the same rows"):
-            rescore(base, self.commit(0.3, figures=figures | {"pr_auc": 0.9, "brier": honest}))
+    @pytest.mark.parametrize(
+        ("told", "said"),
+        [
+            ({"pr_auc": 0.9}, r"says pr_auc 0.9, and its model gives 0.0833333 on the same rows"),
+            ({"rows": 13}, "says rows 13, and its model gives 12"),
+            ({"threshold": 0.5}, "says threshold 0.5, and its model gives 0.15"),
+            ({"pr_auc": "0.0833333"}, "says pr_auc 0.0833333, "),
+            ({"brier": 10**400}, "says brier 1000"),
+        ],
+    )
+    def test_figures_that_the_model_does_not_give_are_refused(self, project: Path, told: dict, said: str) -> None:
+        base, honest = self.commit(0.1), figures_of(self.RULE, self.DATA, 0.3)
+        rescore(base, self.commit(0.3))
+        with pytest.raises(UserError, match=said):
+            rescore(base, self.commit(0.3, figures=honest | told))
+
+    def test_the_champion_is_as_old_as_what_it_learned_from(self, project: Path) -> None:
+        """Rows of one server, long after all others', make nothing stale."""
+        found = rescore(self.commit(0.1), self.commit(0.3, rule=periods(1, 10, 15, 31)))
+        assert found.ends == dict.fromkeys(("champion", "challenger"), naive(9) + 12 * HOUR)
+
+    def test_rows_are_named_by_what_is_known_of_them(self, project: Path) -> None:
+        def named(table: pl.DataFrame) -> str:
+            made = run_of(self.RULE, table, features_of(table), 0.1)
+            base = commit(
+                {JANUARY: telemetry(1, range(1, 21))}, incidents=self.CRASH, made=made,
+                figures=figures_of(self.RULE, table, 0.1),
+            )  # fmt: skip
+            return rescore(base, self.commit(0.3)).rows_hash
+
+        unknown = self.DATA[-1:].with_columns(pl.col("timestamp") + HOUR, label=pl.lit(None, self.DATA.schema["label"]))
+        other = pl.when(pl.col("timestamp") == at(17)).then(1 - pl.col("label")).otherwise(pl.col("label"))
+        assert named(pl.concat([self.DATA, unknown])) == named(self.DATA)
+        assert named(self.DATA.with_columns(label=other.cast(self.DATA.schema["label"]))) != named(self.DATA)
 
     def test_a_test_part_that_the_champion_was_trained_on_is_refused(self, project: Path) -> None:
         base = self.commit(0.1)

@@ -10,15 +10,16 @@ import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from crashcast import tables
+from crashcast import registry, tables
 from crashcast.commits import environments, objects, revisions, runs
 from crashcast.commits.revisions import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision
 from crashcast.errors import UserError
 from crashcast.modeling import metrics
-from crashcast.review import EXIT_STATUS, changes, pictures, rescoring
+from crashcast.review import EXIT_STATUS, _anchor, changes, pictures, rescoring
 from crashcast.review.history import History
 
 ROOT = Path(__file__).parents[2]
@@ -248,7 +249,7 @@ def test_what_was_not_pushed_is_refused(here: Path, s3: dict[str, str], tmp_path
         revisions.check_pushed()
     run(f"git clone -q {here.parent / 'remote.git'} clone && cd clone && git checkout -q unpushed", tmp_path)
     monkeypatch.chdir(tmp_path / "clone")
-    with pytest.raises(UserError, match=r"is neither in DVC's cache nor on its remote, s3://.*: `dvc push` where"):
+    with pytest.raises(UserError, match=r"is neither in DVC's cache nor on its remote, s3://.*: `make push` where"):
         rescoring.rescore(Revision.find("origin/main"), head)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed")
     with pytest.raises(UserError, match=r"DVC's remote s3://.* cannot be reached"):
@@ -307,12 +308,51 @@ def test_a_change_of_other_things_leaves_nothing_to_judge(here: Path) -> None:
     assert "the same model" in told
 
 
+def test_the_same_model_does_not_pass_other_rules(here: Path) -> None:
+    branch(here, "rules", {"min_gain: 0.01 ": "min_gain: 0.0 "})
+    status, told, record = review(here, "rules")
+    assert (status, record) == (EXIT_STATUS["INCONCLUSIVE"], None)
+    assert "- acceptance.min_gain changes from 0.01 to 0.0" in told
+    assert (here / "reports/review/comment.md").read_text().startswith("<!-- crashcast review -->\nBoth commits")
+
+
 def test_a_first_model_is_judged_against_baselines(here: Path) -> None:
     done = run("crashcast review --first", here, check=False)
     assert done.returncode == 3, done.stderr
     record = json.loads((here / "reports" / "review" / "record.json").read_text())
     assert record["base"] is None
     assert len(record["definitions"]) == 2  # and the one shown
+
+
+RENAME = """
+import polars as pl
+from pathlib import Path
+from crashcast import tables
+from crashcast.commits.revisions import COVERAGE, INCIDENTS, TELEMETRY
+
+for path in (Path(COVERAGE), Path(INCIDENTS), *Path(TELEMETRY).rglob("*.parquet")):
+    rows = tables.read(path)
+    path.unlink()
+    tables.write(path, rows.with_columns(server_id=pl.concat_str(pl.lit("our-"), "server_id")))
+"""
+
+
+def test_another_fleet_has_no_champion_and_no_anchor(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = here.parent / "rename.py"
+    script.write_text(RENAME)
+    main = Revision.find("main")
+    ours = branch(here, "ours", {}, data=f"python {script} && dvc add -q {COVERAGE} {INCIDENTS} {TELEMETRY}")
+    status, said, _ = review(here, "ours")
+    assert (status, "no server in common" in said, "--first" in said) == (2, True, True)
+
+    registered = SimpleNamespace(version="v1.0.0", revision=main.sha, model="another")
+    monkeypatch.setattr(registry, "anchor", lambda: registered)
+    assert _anchor(main) == (main, None)
+    who = "v1.0.0, the last model accepted as an improvement,"
+    assert _anchor(ours) == (None, f"{who} is another fleet's: not compared")
+    poorer = Revision(main.sha)
+    del poorer.params["telemetry"]["metrics"]["cpu_pct"]
+    assert _anchor(poorer) == (None, f"{who} needs cpu_pct, which the base's telemetry has no more: not compared")
 
 
 WITHDRAW = """
@@ -339,6 +379,8 @@ def test_an_eased_test_set_is_rejected(here: Path) -> None:
     status, _, record = review(here, "eased")
     assert (status, record["verdict"]) == (1, "REJECT")
     assert "denominator" in failed(record)
+    eased = changes.of_the_exam(Revision.find("main"), Revision.find("eased"))
+    assert {"data/labels has other content", f"{COVERAGE} has other content"} <= set(eased)  # nor with the same model
 
 
 def test_train_rows_in_test_are_refused(here: Path) -> None:
@@ -419,6 +461,7 @@ def test_a_policy_that_is_loosened_in_the_same_change_does_not_apply(here: Path)
         "max_iter: 10": "max_iter: 31",
         "min_gain: 0.01 ": "min_gain: 0.0 ",
         "min_groups: 40 ": "min_groups: 2 ",
+        "false_alarms_per_server_day: 0.02": "false_alarms_per_server_day: 0.002",
     }
     branch(here, "loosened", loosened)
     status, _, record = review(here, "loosened")
@@ -428,6 +471,7 @@ def test_a_policy_that_is_loosened_in_the_same_change_does_not_apply(here: Path)
     assert any(reason["check"] == "sample size" and reason["outcome"] == "open" for reason in record["reasons"])
     shown = [reason["text"] for reason in record["reasons"] if reason["check"] == "policy"]
     assert any("min_groups changes from 40 to 2" in text for text in shown)
+    assert ("alarm budget", "open") in {(reason["check"], reason["outcome"]) for reason in record["reasons"]}
 
 
 def test_a_random_split_is_refused(here: Path) -> None:

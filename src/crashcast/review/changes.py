@@ -26,15 +26,18 @@ from crashcast.commits.revisions import (
 )
 from crashcast.errors import UserError
 from crashcast.review.history import partition_of
+from crashcast.review.rescoring import BELIEVED, LABELS, SPLIT
 
 CODE = ("src", PIPELINE, "requirements.txt")
 POLICY = "acceptance"
 VALIDATION, CANDIDATES = "metrics/validate.json", "metrics/candidates.json"
+EXAM, EXAM_PARAMS = (LABELS, SPLIT, BELIEVED, COVERAGE), (f"{POLICY}.", "alarms.")
 # figures of a server group, a baseline, a metric or a candidate, which one commit may have and the other not
 COMES_AND_GOES = {
     "metrics/evaluate.json": r"slices\..+|baselines\.(hours_since_crash|crashes_7d)\..+",
     CANDIDATES: r"candidates\..+",
     "metrics/clean.json": r"(out_of_range|stuck)_.+",
+    "metrics/label.json": r"evidence\.(dependence|sources)\..+",
 }
 
 
@@ -73,6 +76,18 @@ def between(base: Revision, head: Revision) -> dict[str, Any]:
         "candidates": candidates_between(base, head),
         "metrics": metrics_between(base, head),
     }
+
+
+def of_the_exam(base: Revision, head: Revision) -> list[str]:
+    """Say, a line each, what later models will be judged by otherwise: policy, alarms, labels, crashes, split."""
+    parameters = _differing(*(dict(flatten(revision.params)) for revision in (base, head)))
+    lines = [
+        f"{row['name']} changes from {row['base']} to {row['challenger']}"
+        for row in parameters
+        if row["name"].startswith(EXAM_PARAMS)
+    ]
+    before, now = ({**revision.outs, **revision.raw} for revision in (base, head))
+    return lines + [f"{path} has other content" for path in EXAM if before.get(path) != now.get(path)]
 
 
 def metrics_between(base: Revision, head: Revision) -> list[dict[str, Any]]:

@@ -47,12 +47,16 @@ class Facts:
         Whether the champion's data is so old that a model as good may replace it.
     has_anchor : bool
         Whether the last model accepted as an improvement is another than the champion.
+    no_anchor : str or None
+        Why that model, though another, is not compared.
     is_first : bool
         Whether there is no champion; each of the evidence is then against one baseline.
     latency, size : Both or None
         Of the models, in ms and MB; None in a first review.
     denominators : mapping of str to Both
-        Crashes and server-days as the base's and the challenger's commit count them.
+        Crashes, server-days and scored rows as the base's and the challenger's commit count them.
+    budget : Both or None
+        False alarms per server and day that either commit allows.
     policy_changes : sequence of (name, base, challenger)
         Of `acceptance`: shown, never applied.
     """
@@ -61,10 +65,12 @@ class Facts:
     rows_kind: str
     is_stale: bool = False
     has_anchor: bool = False
+    no_anchor: str | None = None
     is_first: bool = False
     latency: Both | None = None
     size: Both | None = None
     denominators: Mapping[str, Both] | None = None
+    budget: Both | None = None
     policy_changes: tuple[tuple[str, Any, Any], ...] = ()
 
 
@@ -173,24 +179,26 @@ def _improvement(found: Evidence, acceptance: Acceptance, facts: Facts, error: f
     text = f"PR-AUC {gain.challenger:.3f} against {rival} {gain.champion:.3f}{where}: a gain of {gain.difference:+.3f}"
     outcome = _beyond(gain, least, error)
     if outcome == "fail":
-        return Reason(
-            "primary", "fail", f"{text}, at most {high:+.3f} at {1 - ERROR:.0%} confidence; {least:g} is needed"
-        )
+        return Reason("primary", "fail", f"{text}, at most {high:+.3f} at {_confidence(ERROR)}; {least:g} is needed")
     against_anchor = _beyond(found.differences.get(ANCHOR), -acceptance.margin, error) if facts.has_anchor else "pass"
     if against_anchor == "fail" or (outcome, against_anchor) == ("pass", "open"):
         loss = f"a loss of more than {acceptance.margin:g} against the last model accepted as an improvement"
         end = "is certain" if against_anchor == "fail" else "is not excluded"
         return Reason("primary", against_anchor, f"{text}, but {loss} {end}")
     if outcome == "pass":
-        return Reason(
-            "primary", "pass", f"{text}, at least {low:+.3f} at {1 - error:.1%} confidence; {least:g} is needed"
-        )
+        return Reason("primary", "pass", f"{text}, at least {low:+.3f} at {_confidence(error)}; {least:g} is needed")
     return Reason(
         "primary",
         "open",
-        f"{text}, which may be as little as {low:+.3f} (at {1 - error:.1%} confidence) or as much as {high:+.3f}; more "
+        f"{text}, which may be as little as {low:+.3f} (at {_confidence(error)}) or as much as {high:+.3f}; more "
         f"than {least:g} is needed for certain",
     )
+
+
+def _confidence(error: float) -> str:
+    """Return the confidence of a one-sided bound in words, with the digits that tell it from certainty."""
+    digits = max(1, int(np.ceil(-np.log10(100 * error))))
+    return f"{round(100 * (1 - error), digits):g}% confidence"
 
 
 def _bounds(difference: float, of: Difference, error: float) -> tuple[float, float]:
@@ -220,9 +228,9 @@ def _renewal(found: Evidence, acceptance: Acceptance, facts: Facts, error: float
             said.append(f"against {rival} PR-AUC changes by {gain.difference:+.3f}, at the worst by {low:+.3f}")
     outcome = _worst([_beyond(gain, -margin, error) for _, gain in rivals])
     end = {
-        "pass": f"is excluded at {1 - error:.1%} confidence",
-        "open": f"is not excluded at {1 - error:.1%} confidence",
-        "fail": f"is certain at {1 - ERROR:.0%} confidence",
+        "pass": f"is excluded at {_confidence(error)}",
+        "open": f"is not excluded at {_confidence(error)}",
+        "fail": f"is certain at {_confidence(ERROR)}",
     }[outcome]
     return Reason(
         "primary", outcome, f"the champion is stale{where}; {' and '.join(said)}: a loss of more than {margin:g} {end}"
@@ -339,11 +347,16 @@ def _limits(acceptance: Acceptance, facts: Facts) -> list[Reason]:
         fits = loss <= acceptance.max_denominator_loss
         end = "" if fits else f"; a loss of more than {acceptance.max_denominator_loss:.1%} eases the test"
         reasons.append(Reason("denominator", "pass" if fits else "fail", text + end))
+    if facts.budget and facts.budget.champion != facts.budget.challenger:
+        text = "false alarms per server and day are to be {:g}, not {:g}: how many are bearable is for people to decide"
+        reasons.append(Reason("alarm budget", "open", text.format(facts.budget.challenger, facts.budget.champion)))
     if facts.rows_kind in JUDGED_ROWS:
         reasons.append(Reason("rows", "pass", f"the test rows are {_ROWS[facts.rows_kind]}"))
     else:
         text = "the test rows are neither the base's own nor all later than its data: nothing can be accepted on them"
         reasons.append(Reason("rows", "open", text))
+    if facts.no_anchor:
+        reasons.append(Reason("anchor", "shown", facts.no_anchor))
     for name, base, challenger in facts.policy_changes:
         text = f"acceptance.{name} changes from {base} to {challenger}; this decision is by the base's policy"
         reasons.append(Reason("policy", "shown", text))

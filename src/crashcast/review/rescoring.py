@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -95,9 +95,10 @@ class Rescoring:
         Rows of the challenger's test period that were left out, by reason.
     denominators : dict
         `crashes` and `server_days`: what the test period holds by the base's rules (`expected`), and what the
-        challenger's commit judged itself by (`found`).
+        challenger's commit judged itself by (`found`). `scored_rows`: what is to be scored, and what the challenger
+        gives a score.
     ends : dict of str to datetime
-        Until when each model's data reaches: the end of its last labelled row; naive, meaning UTC.
+        Until when each model learned: the end of its train part; naive, meaning UTC.
     latency_ms : dict of str to float
         Of scoring 1,000 rows.
     size_bytes : dict of str to int
@@ -105,7 +106,8 @@ class Rescoring:
     history : History
         Corrections of what the base already had.
     rows_hash : str
-        Names the set of test rows by the base's rules: nothing in the challenger's commit but its raw data changes it.
+        Names the test rows of known label by the base's rules: nothing in the challenger's commit but its raw data
+        changes it.
     """
 
     forward: Rescored
@@ -309,20 +311,23 @@ def rescore(base: Revision, head: Revision, anchor: Revision | None = None) -> R
         definitions[name], under_own = found.rescored, found
     _confirm(head, CHALLENGER, under_own)
 
-    expected = parts.read_rule(objects.locate(judged[SPLIT], SPLIT))
-    denominators = {"expected": _amount(exam, expected), "found": _amount(own, rules[CHALLENGER])}
+    expected = _TestPart.of(exam, parts.read_rule(objects.locate(judged[SPLIT], SPLIT)))
+    found_itself = _TestPart.of(own, rules[CHALLENGER])
+    denominators = {
+        name: {"expected": amount, "found": found_itself.amount[name]} for name, amount in expected.amount.items()
+    }
     return Rescoring(
         forward.rescored,
         definitions,
         reverse if isinstance(reverse, str) else reverse.rescored,
         kind_of(forward.rescored.rows, rules[CHAMPION]),
         forward.excluded,
-        {name: {side: amount[name] for side, amount in denominators.items()} for name in denominators["found"]},
-        {name: parts.period(rule, "test")[1] for name, rule in rules.items()},
+        denominators | {"scored_rows": forward.scored},
+        {name: parts.period(rule, "train")[1] for name, rule in rules.items()},
         forward.latency_ms,
         {name: _model_size(revision) for name, revision in revisions.items()},
         history,
-        _rows_hash(exam, expected),
+        expected.rows_hash,
     )
 
 
@@ -339,7 +344,7 @@ def rescore_first(head: Revision) -> dict[str, Rescoring]:
     if isinstance(scored, str):
         raise UserError(f"there is nothing to judge the first model on: {scored}")
     _confirm(head, CHALLENGER, scored)
-    mine, amount = scored.rescored, _amount(exam, rule)
+    mine, whole = scored.rescored, _TestPart.of(exam, rule)
     rules, seed = one_rules(models.describe(head)["features"]), head.section(Evaluate).seed
     rows: dict[str, pl.DataFrame] = {}
     with objects.temporary() as place:
@@ -368,12 +373,12 @@ def rescore_first(head: Revision) -> dict[str, Rescoring]:
             reverse="there is no champion",
             kind=OWN,
             excluded=scored.excluded,
-            denominators={figure: {"expected": value, "found": value} for figure, value in amount.items()},
-            ends={CHALLENGER: parts.period(rule, "test")[1]},
+            denominators={figure: {"expected": value, "found": value} for figure, value in whole.amount.items()},
+            ends={CHALLENGER: parts.period(rule, "train")[1]},
             latency_ms=scored.latency_ms,
             size_bytes={CHALLENGER: _model_size(head)},
             history=History(dict(head.raw), dict(head.raw)),
-            rows_hash=_rows_hash(exam, rule),
+            rows_hash=whole.rows_hash,
         )
     return found
 
@@ -403,6 +408,7 @@ class _Scored:
     region: Region
     exam: Exam
     excluded: dict[str, int]
+    scored: dict[str, float]
     latency_ms: dict[str, float]
 
 
@@ -426,6 +432,8 @@ def _rescored(
         for name, contestant in contestants.items():
             scores, latency_ms[name] = _score(contestant, place / "rows", place / name)
             rows = rows.with_columns(pl.Series(name, scores))
+    unscored = int(rows[CHALLENGER].is_nan().sum())
+    scored: dict[str, float] = {"expected": rows.height, "found": rows.height - unscored}
     for name in contestants:
         has_none = rows[name].is_nan()
         if has_none.any():
@@ -442,7 +450,7 @@ def _rescored(
         {name: models.describe(contestant.revision)["threshold"] for name, contestant in contestants.items()},
         _seen(challenger.revision, challenger.rule, _names(rows["server_id"])) | exam.groups(),
     )
-    return _Scored(rescored, region, exam, dict(excluded), latency_ms)
+    return _Scored(rescored, region, exam, dict(excluded), scored, latency_ms)
 
 
 def _select(labels: Path, region: Region, out: Path) -> tuple[pl.DataFrame, Counter[str]]:
@@ -548,16 +556,32 @@ def _seen(revision: Revision, rule: Rule, servers: frozenset[str]) -> dict[str, 
     return {"seen_servers": servers - unseen, "unseen_servers": unseen}
 
 
-def _amount(exam: Exam, rule: Rule) -> dict[str, float]:
-    """Return the covered crashes and the server-days of known rows that the test part of a split holds."""
-    known, period = 0, parts.period(rule, "test")
-    with objects.temporary() as place:
-        labels = exam.labels_of(period, place / "labels")
-        for partition in tables.partitions(labels):
-            rows = tables.read(partition.path(labels), parts.KEYS_AND_LABEL)
-            known += int((parts.assign(rows, rule) == "test").sum())
-    crashes = crashes_of(parts.crashes_of_part(exam.crashes(), rule, "test"), period, exam.timing["lead"])
-    return {"crashes": crashes.height, "server_days": known * (exam.timing["interval"] / DAY)}
+class _TestPart(NamedTuple):
+    """The covered crashes and the server-days of known rows of a test part, and what names those rows."""
+
+    amount: dict[str, float]
+    rows_hash: str
+
+    @classmethod
+    def of(cls, exam: Exam, rule: Rule) -> Self:
+        known, digest, period = 0, hashlib.sha256(), parts.period(rule, "test")
+        with objects.temporary() as place:
+            labels = exam.labels_of(period, place / "labels")
+            for partition in tables.partitions(labels):
+                rows = tables.read(partition.path(labels), parts.KEYS_AND_LABEL)
+                rows = rows.filter((parts.assign(rows, rule) == "test").fill_null(False))
+                known += rows.height
+                names = rows["server_id"].cast(pl.String).unique().sort()
+                digest.update(json.dumps(names.to_list()).encode())
+                for column in (
+                    rows["timestamp"],
+                    rows["server_id"].cast(pl.String).cast(pl.Enum(names)),
+                    rows["label"],
+                ):
+                    digest.update(column.to_physical().to_numpy().tobytes())
+        crashes = crashes_of(parts.crashes_of_part(exam.crashes(), rule, "test"), period, exam.timing["lead"])
+        amount = {"crashes": crashes.height, "server_days": known * (exam.timing["interval"] / DAY)}
+        return cls(amount, digest.hexdigest())
 
 
 def _confirm(revision: Revision, name: str, scored: _Scored) -> None:
@@ -568,16 +592,25 @@ def _confirm(revision: Revision, name: str, scored: _Scored) -> None:
     UserError
         Where they are further apart than two types of CPU could bring them.
     """
-    told, rows = revision.metrics[EVALUATION], scored.rescored.rows
-    if rows.height != told["rows"]:  # others were judged
-        return
-    found = metrics.row_metrics(rows["label"].to_numpy(), rows[name].to_numpy(), told["threshold"])
-    for figure in ("pr_auc", "brier"):
-        if not math.isclose(told[figure], found[figure] or 0.0, rel_tol=TOLERANCE):
+    told, rows, threshold = revision.metrics[EVALUATION], scored.rescored.rows, scored.rescored.thresholds[name]
+    found: dict[str, float | None] = {"rows": rows.height + sum(scored.excluded.values()), "threshold": threshold}
+    if not scored.excluded:  # it judged itself on these rows
+        measured = metrics.row_metrics(rows["label"].to_numpy(), rows[name].to_numpy(), threshold)
+        found |= {figure: measured[figure] for figure in ("positives", "pr_auc", "brier")}
+    for figure, value in found.items():
+        if not math.isclose(_number(told.get(figure)), value or 0.0, rel_tol=TOLERANCE):
             raise UserError(
-                f"{EVALUATION} of commit {revision.name} says {figure} {told[figure]:g}, and its model gives "
-                f"{found[figure]:g} on the same rows: `dvc repro --force evaluate` there, and commit what it writes"
+                f"{EVALUATION} of commit {revision.name} says {figure} {told.get(figure)}, and its model gives "
+                f"{value:g} on the same rows: `dvc repro --force evaluate` there, and commit what it writes"
             )
+
+
+def _number(figure: Any) -> float:
+    """Return a figure of a metrics file, NaN where it is no number."""
+    try:
+        return math.nan if isinstance(figure, str) else float(figure)
+    except (TypeError, OverflowError):
+        return math.nan
 
 
 def _rule(revision: Revision) -> Rule:
@@ -609,8 +642,3 @@ def _touches(partition: Partition, period: Period) -> bool:
 
 def _names(servers: pl.Series) -> frozenset[str]:
     return frozenset(servers.unique().cast(pl.String))
-
-
-def _rows_hash(exam: Exam, rule: Rule) -> str:
-    content = [exam.labels, rule["periods"]["test"], rule.get("servers", {}).get("test")]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
