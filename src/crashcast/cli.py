@@ -55,10 +55,20 @@ def main() -> None:
     """Run a command; bad input ends in a message and exit status 2."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not spin (src/run.py)
     try:
+        _require_root()
         app()
     except UserError as error:
         print(f"crashcast: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _require_root() -> None:
+    """Refuse to work in a folder below the project's root, where every file would seem to be missing."""
+    here, needed = Path.cwd(), ("dvc.yaml", "params.yaml")
+    if "--help" in sys.argv or any((here / name).exists() for name in needed):
+        return
+    if root := next((folder for folder in here.parents if all((folder / name).exists() for name in needed)), None):
+        raise UserError(f"run from the root of the project: cd {os.path.relpath(root)}")
 
 
 @app.command()
@@ -431,7 +441,7 @@ def accept(
     evidence = None if record is None else read(record)
     model = registry.accept(evidence, review=review, version=version, force_reason=force, first=first)
     told = [model.verdict, model.form and FORMS[model.form]]
-    print(f"Registered {model.tag}: {', '.join(filter(None, told))}")
+    print(f"Registered {model.tag}, a git tag: {', '.join(filter(None, told))}")
 
 
 @app.command()
@@ -455,7 +465,7 @@ def stage(
     """Say what a registered model is used for (a git tag)."""
     from crashcast import registry
 
-    print(registry.stage(version, name))
+    print(f"{version} is now {name}: git tag {registry.stage(version, name)}")
 
 
 @app.command()
