@@ -175,7 +175,7 @@ def show(models: Sequence[Model], console: Console) -> None:
 
     table = Table("version", "verdict", "stage", "model", "commit", "why", box=None, padding=(0, 2, 0, 0))
     for known in reversed(models):
-        verdict = known.verdict or "not reviewed"
+        verdict = {None: "not reviewed", "ERROR": "not judged"}.get(known.verdict, known.verdict)
         why = f"forced: {known.forced}" if known.forced else (known.record or {}).get("headline", "")
         table.add_row(
             known.version,

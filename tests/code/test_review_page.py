@@ -561,6 +561,13 @@ def test_a_timeline_breaks_where_a_score_is_unknown():
     assert "the challenger reaches 0.2, 0.19 raises an alarm" in svg
 
 
+@pytest.mark.parametrize(("at_h", "said"), [(-3.0, True), (-9.0, False), (-0.5, False)])
+def test_an_alarm_that_opened_too_early_is_told_of(at_h, said):
+    crash = {"caught_by": "challenger", "timeline": {"hours": [at_h], "champion": [0.5], "challenger": [0.0]}}
+    pictures = {"thresholds": {"champion": 0.4, "challenger": 0.2}, "warning_h": [7.0, 1.0]}
+    assert page._alarmed_early(crash, pictures) == ("champion" if said else None)
+
+
 def test_timelines_in_figures_have_the_highest_score_of_each_hour():
     scores = {"hours": [-1.5, -1.2, -0.5, 0.5], "champion": [0.1, 0.3, None, 0.2], "challenger": [0.2, 0.1, 0.4, None]}
     assert page._hourly(scores) == [

@@ -288,6 +288,16 @@ def test_the_first_model_must_beat_every_baseline_and_nothing_else():
     )
 
 
+def test_a_first_model_on_too_little_is_told_so_first_and_once():
+    facts = Facts(look=1, rows_kind="own", is_first=True)
+    few = evidence(0.2, groups=13)
+    decision = decide({"random": few, "crashes_7d": evidence(0.01, groups=13)}, POLICY, facts)
+    assert decision.verdict == "INCONCLUSIVE"
+    assert "too little to accept anything, which takes" in decision.headline
+    assert outcomes(decision, "sample size") == ["open"]
+    assert not any("champion" in reason.text for reason in decision.reasons)
+
+
 def test_a_loosened_policy_is_shown_and_not_applied():
     decision = decide({"base": evidence(0.05)}, POLICY, replace(FACTS, policy_changes=(("min_gain", 0.01, 0.0),)))
     assert outcomes(decision, "policy") == ["shown"]

@@ -63,6 +63,7 @@ def render(record: Record, pictures: dict[str, Any]) -> str:
             without_timeline=lambda crashes: [crash for crash in crashes if not crash.get("timeline")],
             precision_at=_precision_at,
             hourly=_hourly,
+            alarmed_early=lambda crash: _alarmed_early(crash, pictures),
             slice_reach=charts.reach_of(map(wording.as_difference, record["slices"])),
             rival=wording.rival(record),
             label={"champion": wording.rival(record), "challenger": "challenger"},
@@ -106,6 +107,19 @@ def _precision_at(curve: dict[str, list[float]], recall: float) -> float | None:
     """Return the precision of the first point that reaches so much recall."""
     points = zip(curve["recall"], curve["precision"], strict=True)
     return next((precision for reached, precision in sorted(points) if reached >= recall), None)
+
+
+def _alarmed_early(crash: dict[str, Any], pictures: dict[str, Any]) -> str | None:
+    """Name the model that missed a crash because its alarm, still open then, had opened too early to count."""
+    missed = {"champion": "challenger", "challenger": "champion"}[crash["caught_by"]]
+    scores, threshold = crash["timeline"], pictures["thresholds"].get(missed)
+    if threshold is None or missed not in scores or "warning_h" not in pictures:
+        return None
+    start, end = pictures["warning_h"]
+    inside = [
+        score or 0.0 for hour, score in zip(scores["hours"], scores[missed], strict=True) if -start < (hour or 0) < -end
+    ]
+    return missed if any(score >= threshold for score in inside) else None
 
 
 def _hourly(scores: dict[str, list[float | None]]) -> list[tuple[int, dict[str, float | None]]]:

@@ -135,7 +135,15 @@ def decide(evidence: Mapping[str, Evidence], acceptance: Acceptance, facts: Fact
         primary.append(_improvement(found, acceptance, facts, error, where))
         if facts.is_stale and not facts.is_first:
             renewed.append(_renewal(found, acceptance, facts, error, where))
-        checks += _vetoes(found, acceptance, facts, where) + _sample_size(found, acceptance, where)
+        if not facts.is_first:
+            checks += [
+                *_vetoes(found, acceptance, facts, where),
+                _spending(found, acceptance, where),
+                _sample_size(found, acceptance, where),
+            ]
+    if facts.is_first:  # the rows, and what the challenger spends on them, are the same beside every baseline
+        any_one = next(iter(evidence.values()))
+        checks += [_spending(any_one, acceptance), _sample_size(any_one, acceptance)]
     outcomes = [reason.outcome for reason in primary]
     if renewed and _worst(outcomes) != "pass":
         # the form that went further is the one that decides
@@ -261,25 +269,13 @@ def is_judged(part: Slice, acceptance: Acceptance, facts: Facts) -> bool:
 
 def _vetoes(found: Evidence, acceptance: Acceptance, facts: Facts, where: str) -> list[Reason]:
     reasons = []
-    for name, margin in guardrail_margins(found, acceptance, facts.is_first).items():
+    for name, margin in guardrail_margins(found, acceptance).items():
         difference = found.differences[name]
-        if facts.is_first:
-            outcome: Outcome = "shown"
-        elif difference.gain is None:
-            outcome = "open" if difference.champion is not None else "shown"
+        if difference.gain is None:
+            outcome: Outcome = "open" if difference.champion is not None else "shown"
         else:
             outcome = "fail" if is_vetoed(difference, margin) else "pass"
         reasons.append(Reason("guardrail", outcome, f"{_told(difference, margin)}{where}"))
-    over = found.false_alarms_over_budget["challenger"]
-    most = acceptance.guardrails.false_alarms_over_budget
-    reasons.append(
-        Reason(
-            "guardrail",
-            "pass" if over <= most else "fail",
-            f"at its stored threshold the challenger spends {over:.2f} times the alarm budget; {most:g} times is the "
-            f"limit{where}",
-        )
-    )
     for name, part in found.slices.items():
         margin, title = slice_margin(part, acceptance), name.replace("_", " ")
         if is_judged(part, acceptance, facts):
@@ -290,6 +286,12 @@ def _vetoes(found: Evidence, acceptance: Acceptance, facts: Facts, where: str) -
             text = f"{title}: {part.crashes} crashes{where}; shown, not judged"
         reasons.append(Reason("slice", outcome, text))
     return reasons
+
+
+def _spending(found: Evidence, acceptance: Acceptance, where: str = "") -> Reason:
+    over, most = found.false_alarms_over_budget["challenger"], acceptance.guardrails.false_alarms_over_budget
+    text = f"the challenger's stored threshold spends {over:.2f} times the alarm budget; {most:g} times is the limit"
+    return Reason("guardrail", "pass" if over <= most else "fail", text + where)
 
 
 def _told(difference: Difference, margin: float) -> str:
@@ -312,7 +314,7 @@ def _written(value: float | None, unit: str, is_change: bool = False) -> str:
     return f"{value:.3g} {unit}".rstrip()
 
 
-def _sample_size(found: Evidence, acceptance: Acceptance, where: str) -> list[Reason]:
+def _sample_size(found: Evidence, acceptance: Acceptance, where: str = "") -> Reason:
     needs = [
         (found.groups, acceptance.min_groups, "groups of crashes"),
         (found.servers_with_crashes, acceptance.min_servers, "servers with crashes"),
@@ -320,14 +322,10 @@ def _sample_size(found: Evidence, acceptance: Acceptance, where: str) -> list[Re
     ]
     lacking = [f"{least - has} more {what} ({has} of {least})" for has, least, what in needs if has < least]
     if lacking:
-        return [Reason("sample size", "open", f"too little to accept anything: it takes {', '.join(lacking)}{where}")]
-    return [
-        Reason(
-            "sample size",
-            "pass",
-            f"{found.crashes} crashes in {found.groups} groups on {found.servers_with_crashes} servers{where}",
-        )
-    ]
+        text = f"too little to accept anything, which takes {', '.join(lacking)}"
+    else:
+        text = f"{found.crashes} crashes in {found.groups} groups on {found.servers_with_crashes} servers"
+    return Reason("sample size", "open" if lacking else "pass", text + where)
 
 
 def _limits(acceptance: Acceptance, facts: Facts) -> list[Reason]:
@@ -423,7 +421,9 @@ def _headline(verdict: Verdict, form: Form, reasons: list[Reason]) -> str:
         failed = next(reason for reason in reasons if reason.outcome == "fail")
         opening, first = {"primary": "Not better enough"}.get(failed.check, f"Vetoed by {failed.check}"), failed.text
     else:
-        unclear = next(reason for reason in reasons if reason.outcome == "open")
+        unclear = min(
+            (reason for reason in reasons if reason.outcome == "open"), key=lambda reason: reason.check != "sample size"
+        )
         opening, first = "Not shown either way", unclear.text
     return f"{opening}: {first}."
 

@@ -430,6 +430,7 @@ def _rescored(
             return "its rows are the same"
         latency_ms = {}
         for name, contestant in contestants.items():
+            print(f"review: the {name} scores {rows.height:,} rows", file=sys.stderr)
             scores, latency_ms[name] = _score(contestant, place / "rows", place / name)
             rows = rows.with_columns(pl.Series(name, scores))
     unscored = int(rows[CHALLENGER].is_nan().sum())
