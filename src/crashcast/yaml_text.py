@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, ten times as fast, where PyYAML was built with it
+FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, ten times as fast, where PyYAML was built with it
 EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 
 
@@ -25,7 +25,7 @@ class _Strict:
         return found
 
 
-class _Fast(_Strict, FAST):  # type: ignore[misc]  # the faster of two
+class _Fast(_Strict, FAST):  # type: ignore[misc, valid-type]  # the faster of two
     pass
 
 

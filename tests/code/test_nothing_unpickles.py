@@ -83,6 +83,10 @@ def _modules_named(module: str, tree: ast.Module) -> set[str]:
 
 def _is_safe(loader: ast.expr, tree: ast.Module) -> bool:
     text = ast.unparse(loader)
+    for own in ast.walk(tree):
+        if isinstance(own, ast.ClassDef) and own.name == text:
+            unsafe = [base for base in own.bases if not _is_safe(base, tree) and not _is_mixin(base, tree)]
+            return len(own.bases) > 0 and not unsafe
     if isinstance(loader, ast.Name) and loader.id not in SAFE_LOADERS:
         values = [
             ast.unparse(node.value)
@@ -92,6 +96,13 @@ def _is_safe(loader: ast.expr, tree: ast.Module) -> bool:
         text = " ".join(values)
     named = set(re.findall(r"\w*Loader\b", text))
     return bool(named) and named <= SAFE_LOADERS
+
+
+def _is_mixin(base: ast.expr, tree: ast.Module) -> bool:
+    """Tell whether a class of this file is derived of nothing."""
+    return any(
+        isinstance(own, ast.ClassDef) and own.name == ast.unparse(base) and not own.bases for own in ast.walk(tree)
+    )
 
 
 def everywhere() -> set[tuple[str, str]]:
@@ -125,6 +136,11 @@ def test_nothing_runs_what_it_reads_but_what_is_allowed_for_a_reason() -> None:
         ("import yaml\nyaml.load(text, yaml.Loader)", "yaml without a safe loader"),
         ("import yaml as y\ny.load(text, Loader=y.FullLoader)", "yaml without a safe loader"),
         ("import yaml\nLOADER = yaml.UnsafeLoader\nyaml.load(text, LOADER)", "yaml without a safe loader"),
+        ("import yaml\nclass L(yaml.Loader): pass\nyaml.load(text, L)", "yaml without a safe loader"),
+        (
+            "import yaml\nclass M: pass\nclass L(M): pass\nclass N(L, yaml.FullLoader): pass\nyaml.load(text, N)",
+            "yaml without a safe loader",
+        ),
         ("import yaml\nyaml.unsafe_load(text)", "yaml.unsafe_load"),
         ("from ruamel.yaml import YAML\nYAML(typ='unsafe')", "ruamel's unsafe loader"),
         ("import skops.io\nskops.io.load(path, trusted=['os.system'])", "skops.io.load"),
@@ -144,6 +160,7 @@ def test_each_way_is_found(source: str, found: str) -> None:
         "import numpy as np\nnp.load(path, allow_pickle=False)",
         "import yaml\nyaml.load(text, yaml.SafeLoader)",
         "import yaml\nL = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)\nyaml.load(text, L)",
+        "import yaml\nclass M: pass\nclass L(M, yaml.SafeLoader): pass\nyaml.load(text, L)",
         "import yaml\nyaml.safe_load(text)",
         "from ruamel.yaml import YAML\nYAML(typ='safe').load(path)",
         "import json, re\njson.load(file)\nre.compile(text)",

@@ -616,7 +616,8 @@ def test_a_guarded_server_is_let_in_to_with_every_key_and_with_none_less(
         assert message in printed
         assert "secret" not in printed
         assert not RAW.exists()
-        assert time.monotonic() - begun < 20  # no use in asking again
+        # no use in asking again, unless a busy server hung up without a word
+        assert time.monotonic() - begun < 20 or "gives no answer" in printed
 
 
 @needs_prometheus
