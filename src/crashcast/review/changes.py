@@ -57,7 +57,7 @@ def between(base: Revision, head: Revision) -> dict[str, Any]:
     UserError
         Where a figure is missing, null, no number or unreadable, or data that differs cannot be had.
     """
-    parameters = _differing(*(dict(flatten(revision.params)) for revision in (base, head)))
+    parameters = _parameters_between(base, head)
     of_policy = [row for row in parameters if row["name"].startswith(f"{POLICY}.")]
     before, now = (models.describe(revision)["features"] for revision in (base, head))
     return {
@@ -80,10 +80,9 @@ def between(base: Revision, head: Revision) -> dict[str, Any]:
 
 def of_the_exam(base: Revision, head: Revision) -> list[str]:
     """Say, a line each, what later models will be judged by otherwise: policy, alarms, labels, crashes, split."""
-    parameters = _differing(*(dict(flatten(revision.params)) for revision in (base, head)))
     lines = [
         f"{row['name']} changes from {row['base']} to {row['challenger']}"
-        for row in parameters
+        for row in _parameters_between(base, head)
         if row["name"].startswith(EXAM_PARAMS)
     ]
     before, now = ({**revision.outs, **revision.raw} for revision in (base, head))
@@ -156,6 +155,10 @@ def _described(revision: Revision, path: str) -> dict[str, Any] | None:
         f"{who}s": rows[name].n_unique(),
         f"{who}_days": rows.select((pl.col("covered_to") - pl.col("covered_from")).sum().dt.total_hours()).item() / 24,
     }
+
+
+def _parameters_between(base: Revision, head: Revision) -> list[dict[str, Any]]:
+    return _differing(*(dict(flatten(revision.params)) for revision in (base, head)))
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, Any]]:
