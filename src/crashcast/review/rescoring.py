@@ -570,15 +570,11 @@ class _TestPart(NamedTuple):
             labels = exam.labels_of(period, place / "labels")
             for partition in tables.partitions(labels):
                 rows = tables.read(partition.path(labels), parts.KEYS_AND_LABEL)
-                rows = rows.filter((parts.assign(rows, rule) == "test").fill_null(False))
+                rows = rows.filter(parts.assign(rows, rule) == "test")
                 known += rows.height
-                names = rows["server_id"].cast(pl.String).unique().sort()
+                names = rows["server_id"].unique().sort()
                 digest.update(json.dumps(names.to_list()).encode())
-                for column in (
-                    rows["timestamp"],
-                    rows["server_id"].cast(pl.String).cast(pl.Enum(names)),
-                    rows["label"],
-                ):
+                for column in rows.with_columns(pl.col("server_id").cast(pl.Enum(names))):
                     digest.update(column.to_physical().to_numpy().tobytes())
         crashes = crashes_of(parts.crashes_of_part(exam.crashes(), rule, "test"), period, exam.timing["lead"])
         amount = {"crashes": crashes.height, "server_days": known * (exam.timing["interval"] / DAY)}
