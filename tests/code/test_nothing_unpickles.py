@@ -83,10 +83,8 @@ def _modules_named(module: str, tree: ast.Module) -> set[str]:
 
 def _is_safe(loader: ast.expr, tree: ast.Module) -> bool:
     text = ast.unparse(loader)
-    for own in ast.walk(tree):
-        if isinstance(own, ast.ClassDef) and own.name == text:
-            unsafe = [base for base in own.bases if not _is_safe(base, tree) and not _is_mixin(base, tree)]
-            return len(own.bases) > 0 and not unsafe
+    if (bases := _bases(loader, tree)) is not None:  # a mixin is derived of nothing, and loads nothing
+        return bool(bases) and all(_bases(base, tree) == [] or _is_safe(base, tree) for base in bases)
     if isinstance(loader, ast.Name) and loader.id not in SAFE_LOADERS:
         values = [
             ast.unparse(node.value)
@@ -98,11 +96,10 @@ def _is_safe(loader: ast.expr, tree: ast.Module) -> bool:
     return bool(named) and named <= SAFE_LOADERS
 
 
-def _is_mixin(base: ast.expr, tree: ast.Module) -> bool:
-    """Tell whether a class of this file is derived of nothing."""
-    return any(
-        isinstance(own, ast.ClassDef) and own.name == ast.unparse(base) and not own.bases for own in ast.walk(tree)
-    )
+def _bases(named: ast.expr, tree: ast.Module) -> list[ast.expr] | None:
+    """Return what a class of this file is derived of; None where the file has no such class."""
+    classes = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == ast.unparse(named))
+    return next((own.bases for own in classes), None)
 
 
 def everywhere() -> set[tuple[str, str]]:
