@@ -35,8 +35,8 @@ from crashcast.annotation.committee import Floats, fit, votes, votes_out_of_fold
 from crashcast.annotation.selection import select
 from crashcast.annotation.suspects import quality
 from crashcast.annotation.windows import Windows, read
-from crashcast.canonical import write_json
-from crashcast.sources import demo
+from crashcast.files import write_json
+from crashcast.sources.demo import simulator
 
 SEEDS = tuple(range(201, 211))
 POOL, TEST, START, BATCH = 2000, 10_000, 50, 50
@@ -72,7 +72,7 @@ def true_windows(seed: int, **smaller: Any) -> Windows:
     params = yaml.load(ROOT / "params.yaml")
     params["demo"] |= {"seed": seed, **smaller}
     yaml.dump(params, Path("params.yaml"))
-    demo.write()
+    simulator.write()
     validated = Path("data/validated.json")  # the simulated dirt is the tests' business
     write_json(validated, {"success": True})
     stage("clean", RAW, validated, "data/clean", "metrics/clean.json")

@@ -24,23 +24,23 @@ from project import ANNOTATIONS, edit, no_annotations
 from ruamel.yaml import YAML
 
 from crashcast import tables
-from crashcast.canonical import write_json
-from crashcast.modeling import events, metrics
-from crashcast.modeling.estimators import candidates, fit, log_odds
-from crashcast.modeling.model import load, matrix
-from crashcast.modeling.resampling import (
+from crashcast.files import write_json
+from crashcast.modeling import alarms, ranking
+from crashcast.modeling.bootstrap import (
     TwoWayDraws,
     percentile_interval,
     pr_auc_replicates,
     ratio_replicates,
     total_replicates,
 )
+from crashcast.modeling.estimators import candidates, fit, log_odds
+from crashcast.modeling.model import load, matrix
+from crashcast.modeling.split_rule import period, read_part, read_rule
 from crashcast.params import Alarms, Demo, Evaluate, Incidents, Label, Telemetry, Train
-from crashcast.parts import period, read_part, read_rule
-from crashcast.sources import demo
-from crashcast.sources.demo_mechanisms import oracle_scores
-from crashcast.sources.places import COVERAGE, INCIDENTS, TICKET_SOURCES
-from crashcast.sources.places import TELEMETRY as RAW
+from crashcast.paths import COVERAGE, INCIDENTS, TICKET_SOURCES
+from crashcast.paths import TELEMETRY as RAW
+from crashcast.sources.demo import simulator
+from crashcast.sources.demo.mechanisms import oracle_scores
 from stages import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +88,7 @@ def one_fleet(seed: int) -> tuple[dict[str, Any], Gains]:
     params = yaml.load(ROOT / "params.yaml")
     params["demo"]["seed"] = seed
     yaml.dump(params, Path("params.yaml"))
-    demo.write()
+    simulator.write()
     validated = Path("data/validated.json")  # the simulated dirt is the tests' business
     write_json(validated, {"success": True})
     stage("clean", RAW, validated, "data/clean", "metrics/clean.json")
@@ -159,14 +159,14 @@ def judge() -> tuple[dict[str, Any], Gains]:
     replicates, caught = {}, {}
     for name, (before, now) in scores.items():
         rows = validation.select("timestamp", "server_id", "label").with_columns(score=before)
-        point = events.choose_threshold(rows, recorded, budget, **timing)
-        judged = events.judge(
+        point = alarms.choose_threshold(rows, recorded, budget, **timing)
+        judged = alarms.judge(
             keys.with_columns(score=now), crashes, point.threshold, period=period(rule, "test"), **timing
         )
         replicates[name] = pr_auc_replicates(target, now, cells, draws)
         caught[name] = judged.crashes.sort("started_at", "server_id")
         found[name] = {
-            "pr_auc": metrics.pr_auc(target, now),
+            "pr_auc": ranking.pr_auc(target, now),
             "event_recall": judged.metrics.event_recall,
             "false_alarms_over_budget": judged.metrics.false_alarms_per_server_day / budget,
         }
@@ -193,7 +193,7 @@ def judge() -> tuple[dict[str, Any], Gains]:
         "share_with_precursor": of_test["has_precursor"].mean(),
         "algorithm": model.algorithm,
         "mean_score_over_observed": float(model.predict(test).mean() / target.mean()),
-        "oracle_pr_auc": metrics.pr_auc(target, oracle),
+        "oracle_pr_auc": ranking.pr_auc(target, oracle),
         "contenders": found,
         "claims": claims,
         "stages": {name: json.loads(Path(f"metrics/{name}.json").read_text()) for name in ("clean", "label", "split")},
@@ -212,7 +212,7 @@ def logistic(
         if candidate.algorithm == "logistic_regression":
             estimator = fit(candidate, values, crash, share / of_crash_rows)
             before = log_odds(estimator, matrix(validation, columns))
-            quality = metrics.pr_auc(target, before)
+            quality = ranking.pr_auc(target, before)
             if quality > best[0]:
                 best = (quality, before, log_odds(estimator, matrix(test, columns)))
     return best[1], best[2]

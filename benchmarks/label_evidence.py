@@ -53,15 +53,15 @@ from scipy.stats import t as student
 from simulated_votes import poll
 
 from crashcast import tables
-from crashcast.canonical import write_json
-from crashcast.labelling import aggregate, weigh
-from crashcast.labelling.events import ANNOTATIONS as ANNOTATED
-from crashcast.labelling.weigh import PRIOR
-from crashcast.modeling import events, metrics
+from crashcast.files import write_json
+from crashcast.labelling import consensus, label_model
+from crashcast.labelling.candidates import ANNOTATIONS as ANNOTATED
+from crashcast.labelling.consensus import PRIOR
+from crashcast.modeling import alarms, ranking
 from crashcast.modeling.model import load
+from crashcast.modeling.split_rule import period, read_part, read_rule
 from crashcast.params import Incidents, Label, Telemetry
-from crashcast.parts import period, read_part, read_rule
-from crashcast.sources import demo
+from crashcast.sources.demo import simulator
 from stages import clean, featurize, label, split, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,24 +132,24 @@ def add(out: Path, experiment: str, found: dict[str, Any]) -> None:
 
 def polls() -> dict[str, Any]:
     """Estimate every poll's sources, with independent errors and with shared ones."""
-    errors, alarms, named, flagged = [], [], [], []
+    errors, raised, named, flagged = [], [], [], []
     for seed in POLLS:
         independent, shared = poll(seed), poll(seed, SHARED)
-        estimate = aggregate.dawid_skene(independent.votes, PRIOR)
+        estimate = label_model.dawid_skene(independent.votes, PRIOR)
         off = [estimate.sensitivity - independent.sensitivity, estimate.specificity - independent.specificity]
         errors.append(float(np.abs(off).mean()))
         sharing = [
-            [item.pair for item in aggregate.dependence(votes) if item.correlation > 0]
+            [item.pair for item in label_model.dependence(votes) if item.correlation > 0]
             for votes in (independent.votes, shared.votes)
         ]
-        alarms.append(bool(sharing[0]))
+        raised.append(bool(sharing[0]))
         flagged.append(bool(sharing[1]))
         named.append(sharing[1][:1] == [SHARED])
     return {
         "mean_absolute_error": float(np.mean(errors)),
         "worst_absolute_error": max(errors),
         "polls": len(POLLS),
-        "called_unreliable_though_independent": sum(alarms),
+        "called_unreliable_though_independent": sum(raised),
         "shared_pair_named": sum(named),
         "shared_called_unreliable": sum(flagged),
     }
@@ -191,7 +191,7 @@ def simulate(seed: int, look: Look) -> pl.DataFrame:
         params["train"]["candidates"] = CANDIDATES
     params["execution"]["workers"] = 1
     yaml.dump(params, Path("params.yaml"))
-    demo.write()
+    simulator.write()
     no_annotations(Path.cwd())
     return tables.read(Path("data/demo/truth.parquet")).rename({"crashed_at": "started_at"})
 
@@ -214,10 +214,10 @@ def one_fleet(seed: int, look: Look, with_models: bool) -> dict[str, Any]:
     return found
 
 
-def weigh_evidence() -> weigh.Account:
+def weigh_evidence() -> consensus.Account:
     """Do what the label stage does before it labels rows."""
     settings, rules = Telemetry.read(), Label.read()
-    return weigh.weigh(
+    return consensus.weigh(
         label.listen(RAW, settings, rules),
         tables.read(INCIDENTS, tables.INCIDENTS),
         tables.read(Path(ANNOTATIONS), ANNOTATED),
@@ -314,11 +314,11 @@ def judge(way: str) -> dict[str, float]:
     test = pl.concat(rows for _, rows in read_part(FEATURES, of(TRUTH, LABELS), rule, "test"))
     score = model.predict(test)
     rows = test.select("timestamp", "server_id", "label").with_columns(score=score)
-    found = events.judge(rows, crashes, model.threshold, period=period(rule, "test"), **timing).metrics
+    found = alarms.judge(rows, crashes, model.threshold, period=period(rule, "test"), **timing).metrics
     return {
         "event_recall": found.event_recall or 0.0,
         "false_alarms_per_server_day": found.false_alarms_per_server_day or 0.0,
-        "pr_auc": metrics.pr_auc(test["label"].to_numpy(), score),
+        "pr_auc": ranking.pr_auc(test["label"].to_numpy(), score),
         "crashes": found.crashes,
     }
 

@@ -21,10 +21,10 @@ import polars as pl
 from measure import measure
 from project import ROOT
 
-from crashcast.canonical import write_json
+from crashcast.files import write_json
 from crashcast.params import Alarms
 from crashcast.review.acceptance import Acceptance
-from crashcast.review.evidence import gather
+from crashcast.review.comparison import gather
 
 SERVERS, DAYS, GROUPS = 10_000, 122, 5
 CRASHES_PER_SERVER_DAY = 0.024

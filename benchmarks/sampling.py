@@ -28,13 +28,13 @@ from rich.console import Console
 from rich.table import Table
 
 from crashcast import tables
-from crashcast.canonical import write_json
-from crashcast.modeling import metrics
+from crashcast.files import write_json
+from crashcast.modeling import ranking
+from crashcast.modeling.bootstrap import TwoWayDraws, percentile_interval, pr_auc_replicates
 from crashcast.modeling.estimators import candidates, fit, log_odds
 from crashcast.modeling.model import matrix
-from crashcast.modeling.resampling import TwoWayDraws, percentile_interval, pr_auc_replicates
+from crashcast.modeling.split_rule import period, read_part, read_rule
 from crashcast.params import Evaluate, Train
-from crashcast.parts import period, read_part, read_rule
 from stages import train
 
 FEATURES, LABELS, SPLIT = Path("data/features"), Path("data/labels"), Path("data/split.json")
@@ -123,7 +123,7 @@ def compare() -> tuple[dict[str, Any], dict[str, float]]:
                         "seed": seed,
                         "rows": len(crash),
                         "crash_rows": int(crash.sum()),
-                        "pr_auc": metrics.pr_auc(target, score),
+                        "pr_auc": ranking.pr_auc(target, score),
                         "difference_low": limits.low,
                         "difference_high": limits.high,
                     }

@@ -64,7 +64,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crashcast import tables
-from crashcast.canonical import md5, write_json
+from crashcast.files import md5, write_json
 
 RESULTS = ROOT / "benchmarks" / "results" / "scale.json"
 RAW = "data/raw"

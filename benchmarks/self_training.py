@@ -26,12 +26,12 @@ from project import edit, no_annotations
 from ruamel.yaml import YAML
 
 from crashcast import tables
-from crashcast.canonical import write_json
-from crashcast.modeling import events, metrics
+from crashcast.files import write_json
+from crashcast.modeling import alarms, ranking
 from crashcast.modeling.model import load
+from crashcast.modeling.split_rule import period, read_part, read_rule
 from crashcast.params import Incidents, Label, Telemetry
-from crashcast.parts import period, read_part, read_rule
-from crashcast.sources import demo
+from crashcast.sources.demo import simulator
 from stages import clean, featurize, label, split, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +67,7 @@ def one_fleet(seed: int) -> dict[str, Any]:
     params["train"]["candidates"] = CANDIDATES
     params["execution"]["workers"] = 1
     yaml.dump(params, Path("params.yaml"))
-    demo.write()
+    simulator.write()
     no_annotations(Path.cwd())
     validated, cleaned = Path("data/validated.json"), Path("data/clean")
     write_json(validated, {"success": True})
@@ -106,8 +106,8 @@ def trained(self_training: dict[str, float] | None) -> dict[str, float]:
     score = model.predict(test)
     rows = test.select("timestamp", "server_id", "label").with_columns(score=score)
     timing = rules.timing(Telemetry.read().interval)
-    found = events.judge(rows, crashes, model.threshold, period=period(rule, "test"), **timing).metrics
-    area = metrics.pr_auc(test["label"].to_numpy(), score)
+    found = alarms.judge(rows, crashes, model.threshold, period=period(rule, "test"), **timing).metrics
+    area = ranking.pr_auc(test["label"].to_numpy(), score)
     return {"pr_auc": area, "event_recall": found.event_recall or 0.0, "rows": float(test.height)}
 
 

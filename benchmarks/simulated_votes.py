@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crashcast.labelling.aggregate import ABSTAINS, Votes
+from crashcast.labelling.label_model import ABSTAINS, Votes
 
 EVENTS, SOURCES = 600, 6
 PREVALENCE, SENSITIVITY, SPECIFICITY, COVERAGE = (0.2, 0.8), (0.6, 0.95), (0.7, 0.95), (0.7, 1.0)

@@ -18,12 +18,12 @@ def main() -> None:
     # threads that wait must not spin: on a busy machine that made a fit cost five times the CPU
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from crashcast.errors import UserError
-    from crashcast.unedited import unedited
+    from crashcast.execution.input_guard import unedited
 
     try:
         with unedited(stage):
             from crashcast import params
-            from crashcast.alone import take_over
+            from crashcast.execution.single_process import take_over
 
             params.check()
             take_over(stage)

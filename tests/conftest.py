@@ -14,7 +14,7 @@ from random import Random
 import pytest
 from hypothesis import settings
 
-from crashcast import local_s3
+from crashcast.versioning import local_s3
 
 settings.register_profile("patient", settings(), deadline=None)  # a busy machine is no failure
 settings.load_profile("patient")

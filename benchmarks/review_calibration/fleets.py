@@ -17,14 +17,14 @@ from ruamel.yaml import YAML
 from scipy.special import expit
 
 from crashcast import tables
-from crashcast.canonical import write_json
+from crashcast.files import write_json
 from crashcast.modeling.estimators import Candidate, candidates, fit, log_odds
 from crashcast.modeling.model import matrix
+from crashcast.modeling.split_rule import HASH_RANGE, assign, period, read_part, read_rule, row_hash
 from crashcast.params import Incidents, Train
-from crashcast.parts import HASH_RANGE, assign, period, read_part, read_rule, row_hash
-from crashcast.sources import demo, demo_mechanisms
-from crashcast.sources.places import COVERAGE, INCIDENTS, TICKET_SOURCES
-from crashcast.sources.places import TELEMETRY as RAW
+from crashcast.paths import COVERAGE, INCIDENTS, TICKET_SOURCES
+from crashcast.paths import TELEMETRY as RAW
+from crashcast.sources.demo import mechanisms, simulator
 from stages import clean, featurize, label, split, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +75,7 @@ def simulated(condition: str, seed: int, servers: int, months: int, shares: dict
         os.chdir(folder)
         try:
             yaml.dump(params, Path("params.yaml"))
-            demo.write()
+            simulator.write()
             write_json(Path("data/validated.json"), {"success": True})
             clean.main(RAW, Path("data/validated.json"), Path("data/clean"), Path("metrics/clean.json"))
             shutil.copy(ROOT / ANNOTATIONS, ANNOTATIONS)
@@ -94,26 +94,26 @@ def simulated(condition: str, seed: int, servers: int, months: int, shares: dict
 def conditions(condition: str) -> Iterator[None]:
     """Make crashes come from few servers, or from many at once."""
     if condition == "chronic":
-        with patch.multiple(demo_mechanisms, **CHRONIC):
+        with patch.multiple(mechanisms, **CHRONIC):
             yield
     elif condition == "outages":
-        usual = demo_mechanisms._candidates
-        with patch.object(demo_mechanisms, "_candidates", lambda *day: [*wave(*day), *usual(*day)]):
+        usual = mechanisms._candidates
+        with patch.object(mechanisms, "_candidates", lambda *day: [*wave(*day), *usual(*day)]):
             yield
     else:
         yield
 
 
-def wave(fleet: demo_mechanisms.Fleet, day: int, last_up: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+def wave(fleet: mechanisms.Fleet, day: int, last_up: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield the servers that a day's surge of load hits, if there is one: all at the same hour."""
-    draw = demo_mechanisms.generator(fleet.seed, "waves", day)
+    draw = mechanisms.generator(fleet.seed, "waves", day)
     if draw.random() < WAVES_PER_DAY:
-        midnight = (day - demo_mechanisms.EPOCH.toordinal()) * demo_mechanisms.DAY_MINUTES
+        midnight = (day - mechanisms.EPOCH.toordinal()) * mechanisms.DAY_MINUTES
         server = np.flatnonzero(draw.random(len(fleet)) < WAVE_HIT_SHARE)
-        onset = np.full(len(server), midnight + int(draw.integers(demo_mechanisms.DAY_MINUTES)))
+        onset = np.full(len(server), midnight + int(draw.integers(mechanisms.DAY_MINUTES)))
         planned = onset + 60 * WAVE_H
-        slip = draw.integers(-demo_mechanisms.JITTER_MINUTES, demo_mechanisms.JITTER_MINUTES, len(server))
-        crashed = draw.random(len(server)) < demo_mechanisms.TROUBLES["overload"].crash_probability
+        slip = draw.integers(-mechanisms.JITTER_MINUTES, mechanisms.JITTER_MINUTES, len(server))
+        crashed = draw.random(len(server)) < mechanisms.TROUBLES["overload"].crash_probability
         yield np.full(len(server), "overload"), server, onset, planned, planned + slip, crashed, 90 + 0 * onset
 
 

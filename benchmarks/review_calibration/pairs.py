@@ -12,12 +12,12 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score
 
-from crashcast.modeling import events
+from crashcast.modeling import alarms
 from crashcast.modeling.estimators import fit, log_odds
 from crashcast.modeling.model import Model, calibration
 from crashcast.params import Alarms, Label, Telemetry
 from crashcast.review.acceptance import Acceptance, look_error
-from crashcast.review.evidence import Evidence, gather
+from crashcast.review.comparison import Evidence, gather
 from crashcast.review.policy import Both, Facts, Reason, decide
 from crashcast.review.rescoring import Rescored
 from crashcast.review.two_way import pr_auc_influence, steps_of
@@ -110,7 +110,7 @@ def train_on(
     model = Model(**{**vars(model), "slope": slope, "intercept": intercept})
     inside = fleet.crashes.filter(pl.col("server_id").is_in(servers.tolist()))
     rows = validation.keys.with_columns(score=model.probability(scores))
-    threshold = events.choose_threshold(rows, inside, budget, **timing).threshold
+    threshold = alarms.choose_threshold(rows, inside, budget, **timing).threshold
     area = average_precision_score(truth["labels"], raw(truth["values"]), sample_weight=truth["weights"])
     model = Model(**{**vars(model), "threshold": threshold})
     return Contender(model, model.probability(raw(fleet.test.values)), float(area))

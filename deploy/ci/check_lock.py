@@ -10,8 +10,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from crashcast.commits.revisions import check_pushed
 from crashcast.errors import UserError
+from crashcast.versioning.revision import check_pushed
 
 UP_TO_DATE = "Data and pipelines are up to date."
 

@@ -74,8 +74,8 @@ def _require_root() -> None:
 @app.command()
 def demo() -> None:
     """Simulate the fleet that params.yaml describes under `demo` and track it with DVC."""
-    from crashcast.sources.demo import OUTPUTS, write
-    from crashcast.sources.tracking import track
+    from crashcast.sources.demo.simulator import OUTPUTS, write
+    from crashcast.versioning.tracking import track
 
     summary = write()
     track(OUTPUTS)
@@ -98,7 +98,7 @@ def import_(
     replace: Annotated[bool, typer.Option("--replace", help="Start over, instead of merging.")] = False,
 ) -> None:
     """Bring in your own fleet: telemetry and incident records from Parquet or CSV files."""
-    from crashcast.sources.files import import_files
+    from crashcast.sources.importing.files import import_files
 
     print("\n".join(import_files(telemetry, incidents, coverage, replace, interval)))
     print(NEXT.format("Import telemetry and incidents"))
@@ -121,7 +121,7 @@ def incidents(
     ] = False,
 ) -> None:
     """Collect tickets from the systems and files under `tickets` in params.yaml; one outage is one incident."""
-    from crashcast.sources.incidents.collect import collect
+    from crashcast.sources.tickets.collect import collect
 
     first, end = (None if moment is None else moment.date() for moment in (since, until))
     print("\n".join(collect(source or [], first, end, replace)))
@@ -150,7 +150,7 @@ def collect(
     replace: Annotated[bool, typer.Option("--replace", help="Start over, instead of merging.")] = False,
 ) -> None:
     """Bring in telemetry from a Prometheus-compatible server, S3 or files; run again, it goes on (docs/collect.md)."""
-    from crashcast.sources.collect import collect as bring_in
+    from crashcast.sources.prometheus.collect import collect as bring_in
 
     done = bring_in(sources or (), since, until, is_open, again, incidents, coverage, replace)
     print("\n".join(done) or f"Nothing to collect: no partition has ended since{'' if is_open else '; see --open'}")
@@ -179,7 +179,7 @@ def learning_curve(
     from rich.console import Console
 
     from crashcast.annotation import learning_curve as curve
-    from crashcast.canonical import replacing
+    from crashcast.files import replacing
     from crashcast.params import Evaluate
 
     found = curve.learning_curve()
@@ -197,7 +197,7 @@ def transfer(
     from rich.console import Console
 
     from crashcast.annotation import transfer as transferring
-    from crashcast.canonical import replacing
+    from crashcast.files import replacing
 
     found = transferring.transfer(other)
     with replacing(out) as aside:
@@ -245,7 +245,7 @@ def s3(
     port: Annotated[int, typer.Option(help="Of the server; .dvc/config names it.")] = 18333,
 ) -> None:
     """Run a command with a local S3 server beside it, or the server alone."""
-    from crashcast import local_s3, remote
+    from crashcast.versioning import local_s3, remote
 
     if command and elsewhere != "serve" and remote.endpoint() != local_s3.endpoint(port):
         if elsewhere == "skip":
@@ -270,7 +270,7 @@ def verdict(
     """Show the figures of the last run beside chance and the one-rule baselines."""
     from rich.console import Console
 
-    from crashcast import verdict as last_run
+    from crashcast import run_summary as last_run
 
     summary = last_run.summarise(last_run.read(Path("metrics")))
     if markdown:
@@ -284,7 +284,7 @@ def reproduced(
     revision: Annotated[str, typer.Argument(help="The commit to compare with.")] = "HEAD",
 ) -> None:
     """Say which outputs of this run differ from a commit's, and whether the figures agree all the same."""
-    from crashcast.reproduced import compare
+    from crashcast.versions.reproduced import compare
 
     print("\n".join(compare(revision)) or f"Every output has the bytes of {revision}.")
 
@@ -300,7 +300,7 @@ def reproduce(
     """
     from rich.console import Console
 
-    from crashcast.canonical import json_text
+    from crashcast.files import json_text
     from crashcast.versions import rebuild
 
     found = rebuild.rebuild(revision)
@@ -326,7 +326,7 @@ def data_log(
     """Show which commits changed which dataset: rows, servers, partitions, incidents, size (docs/data-versions.md)."""
     from rich.console import Console
 
-    from crashcast.canonical import json_text
+    from crashcast.files import json_text
     from crashcast.versions import log
 
     commits = log.history(paths or (), revision, number, on_remote)
@@ -350,7 +350,7 @@ def data_diff(
     """Compare the data of two commits, by partition and column: 0 the same, 1 it differs, 2 not all could be read."""
     from rich.console import Console
 
-    from crashcast.canonical import json_text
+    from crashcast.files import json_text
     from crashcast.versions import diff
 
     found = diff.diff(base, head, paths or (), pull)
@@ -395,10 +395,11 @@ def review(
 def _review(base: str | None, first: bool, head: str, reserve: bool, folder: Path) -> int:
     from rich.console import Console
 
-    from crashcast import review as reviewing
-    from crashcast.canonical import write_text
-    from crashcast.commits.revisions import Revision
-    from crashcast.review import changes, page, record
+    from crashcast.files import write_text
+    from crashcast.review import commit_changes
+    from crashcast.review import review as reviewing
+    from crashcast.review.report import html, record
+    from crashcast.versioning.revision import Revision
 
     if first and base is not None:
         raise UserError("--first says that there is no champion, and --base names one: leave out either")
@@ -407,7 +408,7 @@ def _review(base: str | None, first: bool, head: str, reserve: bool, folder: Pat
     found = reviewing.review(base, head, reserve=reserve)
     if found is None:
         told = "Both commits have the same model: there is nothing to judge."
-        exam = [] if base is None else changes.of_the_exam(Revision.find(base), Revision.find(head))
+        exam = [] if base is None else commit_changes.of_the_exam(Revision.find(base), Revision.find(head))
         if exam:
             told += " But later models would be judged by other rules or rows, which is for people to decide:\n\n- "
             told += "\n- ".join(exam)
@@ -416,7 +417,7 @@ def _review(base: str | None, first: bool, head: str, reserve: bool, folder: Pat
         return reviewing.EXIT_STATUS["INCONCLUSIVE"] if exam else 0
     record.write(folder / "record.json", found.record)
     write_text(folder / "comment.md", record.as_markdown(found.record))
-    page.write(folder / "review.html", found.record, found.pictures)
+    html.write(folder / "review.html", found.record, found.pictures)
     record.show(found.record, Console())
     print(f"The page: {folder / 'review.html'}")
     return reviewing.EXIT_STATUS[found.record["verdict"]]
@@ -435,8 +436,8 @@ def accept(
 ) -> None:
     """Register HEAD's model as a version (a git tag that carries the evidence), if the review accepts it."""
     from crashcast import registry
-    from crashcast.review import review
-    from crashcast.review.record import read
+    from crashcast.review.report.record import read
+    from crashcast.review.review import review
 
     evidence = None if record is None else read(record)
     model = registry.accept(evidence, review=review, version=version, force_reason=force, first=first)
@@ -476,7 +477,7 @@ def memo(
     """Show the results of past partitions that stages reuse, check or clear them."""
     from rich.console import Console
 
-    from crashcast import memo as past
+    from crashcast.execution import memo as past
 
     store = past.Memo(past.cache_folder() / past.NAME)
     if verify:
@@ -496,10 +497,10 @@ def memo(
 def docs() -> None:
     """Build Great Expectations' Data Docs of the raw data, refused or not; the pages load their styles from CDNs."""
     from crashcast.data_docs import build
-    from crashcast.sources.places import TABLES
+    from crashcast.paths import TABLES
 
-    page = build(*TABLES, Path("reports/data_docs"))
-    print(f"Data Docs: {page}")
+    html = build(*TABLES, Path("reports/data_docs"))
+    print(f"Data Docs: {html}")
 
 
 @app.command()
@@ -517,8 +518,8 @@ def doctor(
     """Find data that is lost, damaged or not pushed, and what else is wrong: 0 nothing is, 1 something, 2 not known."""
     from rich.console import Console
 
-    from crashcast.canonical import json_text
     from crashcast.doctor import PARTS, examine, findings
+    from crashcast.files import json_text
 
     found = examine(revs or ["HEAD"], all_commits, only or PARTS, deep, repair)
     if as_json:

@@ -13,8 +13,8 @@ from typing import Any
 import great_expectations as gx
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
-from crashcast.canonical import replacing_folder
 from crashcast.expectations import WITH_EXAMPLES, Batch, Outcome, outcomes_of
+from crashcast.files import replacing_folder
 from crashcast.params import Telemetry, Validate
 from stages.validate import check
 

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from crashcast import yaml_text
+from crashcast import strict_yaml
 from crashcast.errors import UserError
 
 PATH = Path("params.yaml")
@@ -63,8 +63,8 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 # Sections that no stage reads are defined where they are used: a change there must not make every output stale.
 ELSEWHERE = {
     "acceptance": "crashcast.review.acceptance",
-    "collect": "crashcast.sources.collect",
-    "tickets": "crashcast.sources.incidents.settings",
+    "collect": "crashcast.sources.prometheus.collect",
+    "tickets": "crashcast.sources.tickets.settings",
 }
 
 
@@ -128,7 +128,7 @@ def check(path: Path = PATH) -> None:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = yaml_text.parse(path.read_text(encoding="utf-8"))
+        content = strict_yaml.parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run from the root of the project") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

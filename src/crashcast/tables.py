@@ -16,8 +16,8 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from crashcast.canonical import replacing
 from crashcast.errors import UserError
+from crashcast.files import replacing
 from crashcast.params import Incidents
 
 TIMESTAMP = pl.Datetime("us", "UTC")

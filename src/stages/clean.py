@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from crashcast import partitions, tables
-from crashcast.canonical import write_json
+from crashcast import tables
 from crashcast.errors import UserError
+from crashcast.execution import runner
+from crashcast.execution.task import Period, Task
+from crashcast.files import write_json
 from crashcast.grid import Bools, Floats, Grid, Ints, encode, floats, microseconds, window_sums
 from crashcast.params import Clean, Telemetry
 from crashcast.tables import Partition
-from crashcast.tasks import Period, Task
 
 
 def main(telemetry: Path, validated: Path, out: Path, metrics: Path) -> None:
@@ -50,7 +51,7 @@ def main(telemetry: Path, validated: Path, out: Path, metrics: Path) -> None:
         )
         for partition in sorted([*raw, *begun])
     ]
-    write_json(metrics, partitions.total(partitions.run("clean", clean_partition, tasks, out)))
+    write_json(metrics, runner.total(runner.run("clean", clean_partition, tasks, out)))
 
 
 def _first_row_holds_samples(telemetry: Path, partition: Partition, settings: Telemetry) -> bool:

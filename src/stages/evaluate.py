@@ -20,19 +20,19 @@ import polars as pl
 from numpy.typing import NDArray
 
 from crashcast import tables
-from crashcast.canonical import replacing_folder, write_json
-from crashcast.modeling import events, metrics, plots
+from crashcast.files import replacing_folder, write_json
+from crashcast.modeling import alarms, plots, ranking
 from crashcast.modeling.baselines import RANDOM, one_rules, with_baselines
-from crashcast.modeling.model import Model, load
-from crashcast.modeling.resampling import (
+from crashcast.modeling.bootstrap import (
     TwoWayDraws,
     percentile_interval,
     pr_auc_replicates,
     ratio_replicates,
     total_replicates,
 )
+from crashcast.modeling.model import Model, load
+from crashcast.modeling.split_rule import assign, crashes_of_part, labelled, period, read_part, read_rule, row_hash
 from crashcast.params import Alarms, Evaluate, Incidents, Label, Telemetry
-from crashcast.parts import assign, crashes_of_part, labelled, period, read_part, read_rule, row_hash
 
 Floats = NDArray[np.float64]
 SAMPLE_ROWS = 5_000  # of each label and partition, to measure what features matter
@@ -52,8 +52,8 @@ def main(
     evaluation: Path,
 ) -> None:
     """Score the test part and write what came out."""
-    settings, label, alarms, rules = Telemetry.read(), Label.read(), Alarms.read(), Evaluate.read()
-    timing, budget = label.timing(settings.interval), alarms.false_alarms_per_server_day
+    settings, label, limits, rules = Telemetry.read(), Label.read(), Alarms.read(), Evaluate.read()
+    timing, budget = label.timing(settings.interval), limits.false_alarms_per_server_day
     rule, model = read_rule(split), load(models)
     crashes = tables.read_covered_crashes(incidents, coverage, Incidents.read())
     baselines = one_rules(model.features)
@@ -63,16 +63,16 @@ def main(
     rows = pl.concat(with_baselines(piece, baselines, rules.seed) for _, piece in validation)
     earlier = crashes_of_part(crashes, rule, "validation")
     thresholds = {
-        name: events.choose_threshold(by(name, rows), earlier, budget, **timing).threshold
+        name: alarms.choose_threshold(by(name, rows), earlier, budget, **timing).threshold
         for name in (RANDOM, *baselines)
     }
     del rows
 
     test, sample = score_test(features, labels, rule, model, predictions, baselines, rules.seed)
     target, own = test["label"].to_numpy(), crashes_of_part(crashes, rule, "test")
-    judged = events.judge(test, own, model.threshold, period=period(rule, "test"), **timing)
+    judged = alarms.judge(test, own, model.threshold, period=period(rule, "test"), **timing)
     figures: dict[str, Any] = {
-        **metrics.row_metrics(target, test["score"].to_numpy(), model.threshold),
+        **ranking.row_metrics(target, test["score"].to_numpy(), model.threshold),
         **judged.metrics.as_dict(),
         "mean_score_over_base_rate": test["score"].to_numpy().mean() / target.mean(),
         "false_alarm_budget": budget,
@@ -88,10 +88,10 @@ def main(
     for name, threshold in thresholds.items():
         rows = by(name, test)
         score = rows["score"].to_numpy()
-        rival = events.judge(rows, own, threshold, period=period(rule, "test"), **timing).metrics
+        rival = alarms.judge(rows, own, threshold, period=period(rule, "test"), **timing).metrics
         gain = percentile_interval(replicates - pr_auc_replicates(target, score, cells, draws), rules.confidence)
         figures["baselines"][name] = {
-            "pr_auc": metrics.pr_auc(target, score),
+            "pr_auc": ranking.pr_auc(target, score),
             "event_recall": rival.event_recall,
             "false_alarms_per_server_day": rival.false_alarms_per_server_day,
             "pr_auc_gain_low": gain.low,
@@ -157,7 +157,7 @@ def names_of(rows: pl.DataFrame) -> pl.Series:
 def intervals(
     target: NDArray[np.integer],
     cells: NDArray[np.integer],
-    judged: events.Judgement,
+    judged: alarms.Judgement,
     replicates: Floats,
     draws: TwoWayDraws,
     confidence: float,
@@ -232,8 +232,8 @@ def slices(
         members = rows.select(inside).to_series().to_numpy()
         target, score = labels[members], scores[members]
         if 0 < target.sum() < len(target):
-            ranking = {"pr_auc": metrics.pr_auc(target, score), "base_rate": float(target.mean())}
-            figures[name] = {"rows": len(target), **ranking, **_recall(judged.filter(inside))}
+            measured = {"pr_auc": ranking.pr_auc(target, score), "base_rate": float(target.mean())}
+            figures[name] = {"rows": len(target), **measured, **_recall(judged.filter(inside))}
     return figures
 
 
@@ -262,9 +262,9 @@ def importance(model: Model, sample: pl.DataFrame, seed: int) -> pl.DataFrame:
         `feature`, `pr_auc_lost`, the largest first.
     """
     target, order = sample["label"].to_numpy(), np.random.default_rng(seed).permutation(sample.height)
-    whole = metrics.pr_auc(target, model.predict(sample))
+    whole = ranking.pr_auc(target, model.predict(sample))
     lost = [
-        whole - metrics.pr_auc(target, model.predict(sample.with_columns(sample[name].gather(order))))
+        whole - ranking.pr_auc(target, model.predict(sample.with_columns(sample[name].gather(order))))
         for name in model.features
     ]
     return pl.DataFrame({"feature": model.features, "pr_auc_lost": lost}).sort(

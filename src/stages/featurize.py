@@ -17,8 +17,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from crashcast import partitions, tables
+from crashcast import tables
 from crashcast.errors import UserError
+from crashcast.execution import runner
+from crashcast.execution.task import Period, Task
 from crashcast.grid import (
     NEVER,
     Bools,
@@ -34,7 +36,6 @@ from crashcast.grid import (
 )
 from crashcast.params import Features, Incidents, Telemetry, format_duration
 from crashcast.tables import CRASH, Partition
-from crashcast.tasks import Period, Task
 
 SIGNIFICANT_BITS = 12  # more are noise to a model, differ between CPU types and do not compress
 FLOAT32_RESOLUTION = 2.0**-24
@@ -62,7 +63,7 @@ def main(clean: Path, incidents: Path, coverage: Path, out: Path) -> None:
         )
         for partition in tables.partitions(clean)
     ]
-    partitions.run("featurize", featurize_partition, tasks, out)
+    runner.run("featurize", featurize_partition, tasks, out)
 
 
 def feature_columns(settings: Telemetry, rules: Features) -> list[str]:

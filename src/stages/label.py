@@ -20,13 +20,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import polars as pl
 
-from crashcast import partitions, tables
-from crashcast.canonical import write_json
+from crashcast import tables
+from crashcast.execution import runner
+from crashcast.execution.task import Period, Task
+from crashcast.files import write_json
 from crashcast.grid import Bools, Grid, encode, microseconds
-from crashcast.labelling import events, functions, heard, weigh
+from crashcast.labelling import candidates, consensus, interruptions, labelling_functions
 from crashcast.params import Incidents, Label, Telemetry
 from crashcast.tables import CRASH, MAINTENANCE, Partition
-from crashcast.tasks import Period, Task
 
 
 class Reason(StrEnum):
@@ -54,10 +55,10 @@ def main(
     """Say which incidents are believed, and label every partition of `clean` by them."""
     settings, rules, recording = Telemetry.read(), Label.read(), Incidents.read()
     covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"])
-    account = weigh.weigh(
+    account = consensus.weigh(
         listen(telemetry, settings, rules),
         tables.read(incidents, tables.INCIDENTS),
-        tables.read(annotations, events.ANNOTATIONS),
+        tables.read(annotations, candidates.ANNOTATIONS),
         covered,
         tables.read(ticket_sources, tables.TICKET_SOURCES),
         settings,
@@ -84,17 +85,17 @@ def main(
         )
         for partition in tables.partitions(clean)
     ]
-    counts = partitions.run("label", label_partition, tasks, out)
-    write_json(metrics, {**summarise(partitions.total(counts)), "evidence": account.figures})
+    counts = runner.run("label", label_partition, tasks, out)
+    write_json(metrics, {**summarise(runner.total(counts)), "evidence": account.figures})
 
 
 def listen(telemetry: Path, settings: Telemetry, rules: Label) -> pl.DataFrame:
     """Return when each server was heard (heard.STRETCHES), from every partition of raw telemetry; none if not asked."""
-    nothing = pl.DataFrame(schema=heard.STRETCHES)
-    if rules.aggregate == weigh.RECORDED:
+    nothing = pl.DataFrame(schema=interruptions.STRETCHES)
+    if rules.aggregate == consensus.RECORDED:
         return nothing
-    columns = heard.columns(settings, rules.uptime_metric, rules.error_metric)
-    shown_by = {functions.RESTARTS: "uptime_metric", functions.STORMS: "error_metric"}
+    columns = interruptions.columns(settings, rules.uptime_metric, rules.error_metric)
+    shown_by = {labelling_functions.RESTARTS: "uptime_metric", labelling_functions.STORMS: "error_metric"}
     for source, name in shown_by.items():
         metric = getattr(rules, name)
         if source in rules.evidence and metric is not None and metric not in columns:
@@ -116,7 +117,7 @@ def listen(telemetry: Path, settings: Telemetry, rules: Label) -> pl.DataFrame:
     ]
     with TemporaryDirectory() as folder:
         found = Path(folder, "heard")
-        partitions.run("evidence", heard.stretches, tasks, found)
+        runner.run("evidence", interruptions.stretches, tasks, found)
         files = [path for task in tasks if (path := task.partition.path(found)).exists()]
         return pl.concat([nothing, *map(tables.read, files)])
 

@@ -26,13 +26,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from crashcast import tables
-from crashcast.canonical import write_json, write_text
-from crashcast.modeling import events, metrics
+from crashcast.files import write_json, write_text
+from crashcast.modeling import alarms, ranking
 from crashcast.modeling.card import model_card
 from crashcast.modeling.estimators import Candidate, Matrix, candidates, fit, log_odds
 from crashcast.modeling.model import Model, calibration, matrix, save
-from crashcast.params import Alarms, Incidents, Label, Telemetry, Train
-from crashcast.parts import (
+from crashcast.modeling.split_rule import (
     HASH_RANGE,
     assign,
     crashes_of_part,
@@ -43,6 +42,7 @@ from crashcast.parts import (
     read_uncovered,
     row_hash,
 )
+from crashcast.params import Alarms, Incidents, Label, Telemetry, Train
 
 
 def main(
@@ -56,7 +56,7 @@ def main(
     train_metrics: Path,
 ) -> None:
     """Train, choose, calibrate, set the threshold, and write it all down."""
-    rules, alarms, label, settings = Train.read(), Alarms.read(), Label.read(), Telemetry.read()
+    rules, limits, label, settings = Train.read(), Alarms.read(), Label.read(), Telemetry.read()
     rule = read_rule(split)
     columns = feature_names(features)
     crashes = crashes_of_part(tables.read_covered_crashes(incidents, coverage, Incidents.read()), rule, "validation")
@@ -78,15 +78,15 @@ def main(
     rows, scores = score_validation(features, labels, rule, columns, fitted, kept)
     target, timing = rows["label"].to_numpy(), label.timing(settings.interval)
 
-    def at_budget(raw: NDArray[np.float64]) -> tuple[float, events.EventMetrics]:
+    def at_budget(raw: NDArray[np.float64]) -> tuple[float, alarms.EventMetrics]:
         scored = rows.with_columns(score=raw)
-        threshold = events.choose_threshold(scored, crashes, alarms.false_alarms_per_server_day, **timing).threshold
-        return threshold, events.judge(scored, crashes, threshold, period=period(rule, "validation"), **timing).metrics
+        threshold = alarms.choose_threshold(scored, crashes, limits.false_alarms_per_server_day, **timing).threshold
+        return threshold, alarms.judge(scored, crashes, threshold, period=period(rule, "validation"), **timing).metrics
 
     evidence: dict[str, dict[str, Any]] = {}
     for (candidate, _), file in zip(fitted, scores, strict=True):
         raw = read_scores(file)
-        evidence[candidate.name] = metrics.ranking(target, raw) | {"event_recall": at_budget(raw)[1].event_recall}
+        evidence[candidate.name] = ranking.ranking(target, raw) | {"event_recall": at_budget(raw)[1].event_recall}
     best = int(np.argmax([evidence[candidate.name]["pr_auc"] for candidate, _ in fitted]))  # the simplest of equals
     candidate, estimator = fitted[best]
     write_json(candidates_metrics, {"chosen": candidate.name, "candidates": evidence})
@@ -109,7 +109,7 @@ def main(
     threshold, at_threshold = at_budget(probability)
     model = replace(model, threshold=threshold)
     figures = {
-        **metrics.row_metrics(target, probability, threshold),
+        **ranking.row_metrics(target, probability, threshold),
         **at_threshold.as_dict(),
         "training_rows": len(crash),
         "training_crash_rows": int(crash.sum()),

@@ -20,8 +20,10 @@ import great_expectations.expectations as gxe
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
-from crashcast import canonical, lineage, partitions, tables
+from crashcast import files, tables
 from crashcast.errors import UserError
+from crashcast.execution import runner
+from crashcast.execution.task import File, Task
 from crashcast.expectations import (
     CELLS_AT_ONCE,
     CRITICAL,
@@ -35,7 +37,7 @@ from crashcast.expectations import (
 )
 from crashcast.params import DAY, Metric, Telemetry, Validate, format_duration
 from crashcast.tables import COVERAGE, CRASH, INCIDENTS, KEYS, MAINTENANCE, TICKET_SOURCES, TIMESTAMP, Partition
-from crashcast.tasks import File, Task
+from crashcast.versioning import tracked_data
 
 Judge = Callable[[Batch], list[Outcome]]
 
@@ -77,11 +79,11 @@ def main(telemetry: Path, incidents: Path, coverage: Path, ticket_sources: Path,
     """Write what every expectation found, then refuse the data if a critical one failed."""
     cadence, limits = Telemetry.read(), Validate.read()
     raw = telemetry, incidents, coverage, ticket_sources
-    lineage.check_tracked(raw)
+    tracked_data.check_tracked(raw)
     outcomes, figures = check(*raw, cadence, limits)
     critical, warnings = failures(outcomes, CRITICAL), failures(outcomes, WARNING)
-    canonical.write_json(result, {"success": not critical, "figures": figures, "outcomes": outcomes})
-    canonical.write_json(metrics, figures)
+    files.write_json(result, {"success": not critical, "figures": figures, "outcomes": outcomes})
+    files.write_json(metrics, figures)
     if warnings:
         count = _several(len(warnings), "warning")
         print(f"validate: {count}, recorded in {result}\n\n{render(warnings)}\n", file=sys.stderr)
@@ -172,7 +174,7 @@ def check_partitions(telemetry: Path, cadence: Telemetry, limits: Validate) -> l
     ]
     with TemporaryDirectory() as folder:
         seen = Path(folder, "servers")
-        counts = partitions.run("validate", validate_partition, tasks, seen)
+        counts = runner.run("validate", validate_partition, tasks, seen)
         found = []
         for partition, count in zip(listed, counts, strict=True):
             path = partition.path(seen)

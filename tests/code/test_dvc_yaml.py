@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from crashcast import closure as imported
+from crashcast.execution import code_hash as imported
 from crashcast.params import Section
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,9 @@ from ruamel.yaml import YAML
 
 from crashcast.expectations import CRITICAL, WARNING, failures
 from crashcast.params import Telemetry, Validate
-from crashcast.sources import demo, files
-from crashcast.sources.places import TABLES
+from crashcast.paths import TABLES
+from crashcast.sources.demo import simulator
+from crashcast.sources.importing import files
 from stages import validate
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ def check():
 @pytest.mark.parametrize("seed", [7, 8])
 def test_the_simulated_fleet_is_dirty_and_passes(project, seed):
     set_demo(seed=seed, servers=40, months=3)
-    demo.write()
+    simulator.write()
     outcomes, figures = check()
     assert not failures(outcomes, CRITICAL)
     assert (figures["servers"], figures["partitions"]) == (40, 3)

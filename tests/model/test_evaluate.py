@@ -7,12 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from crashcast import parts, tables
-from crashcast.canonical import md5
+from crashcast import tables
 from crashcast.errors import UserError
-from crashcast.modeling import events
+from crashcast.files import md5
+from crashcast.modeling import alarms, split_rule
 from crashcast.modeling.model import load
-from crashcast.parts import assign, period, read_rule
+from crashcast.modeling.split_rule import assign, period, read_rule
 from crashcast.tables import partition_at
 from stages import evaluate
 
@@ -33,7 +33,7 @@ def by_hand(project):
     threshold = load(project.root / "models").threshold
     incidents = tables.read(project.root / "data" / "incidents.parquet")
     start, end = period(read_rule(project.root / "data" / "split.json"), "test")
-    alarms, crashes, caught, false, lead_times = 0, 0, 0, 0, []
+    count, crashes, caught, false, lead_times = 0, 0, 0, 0, []
     for (server,), rows in predictions.group_by("server_id"):
         starts = [at.replace(tzinfo=None) for at in incidents.filter(server_id=server)["started_at"]]
         opened, closed_until = [], datetime.min
@@ -42,7 +42,7 @@ def by_hand(project):
             if score >= threshold and at >= closed_until:
                 closed_until = at + 7 * HOUR
                 opened.append(at)
-        alarms += len(opened)
+        count += len(opened)
         false += sum(not any(at < crash <= at + 7 * HOUR for crash in starts) for at in opened)
         for crash in starts:
             if start <= crash - HOUR - timedelta.resolution < end:
@@ -68,10 +68,10 @@ def by_hand(project):
         "crashes": crashes,
         "crashes_caught": caught,
         "event_recall": caught / crashes,
-        "alarms": alarms,
+        "alarms": count,
         "alarms_false": false,
         "false_alarms_per_server_day": false / (len(label) / 24),
-        "pages_per_day": alarms / ((end - start) / timedelta(days=1)),
+        "pages_per_day": count / ((end - start) / timedelta(days=1)),
         "median_lead_h": np.median(lead_times),
         "mean_score_over_base_rate": score.mean() / label.mean(),
     }
@@ -134,8 +134,8 @@ def test_the_same_input_makes_the_same_bytes(project):
 
 def test_pieces_and_batches_change_nothing(project, monkeypatch):
     before = {name: md5(project.root / name) for name in OUTPUTS}
-    monkeypatch.setattr(parts, "PIECE_ROWS", 1000)
-    monkeypatch.setattr(events, "BATCH_ROWS", 1000)
+    monkeypatch.setattr(split_rule, "PIECE_ROWS", 1000)
+    monkeypatch.setattr(alarms, "BATCH_ROWS", 1000)
     project.run("evaluate")
     assert {name: md5(project.root / name) for name in OUTPUTS} == before
 

@@ -16,13 +16,13 @@ import pytest
 import skops.io
 import yaml
 
-from crashcast.canonical import md5
-from crashcast.commits import objects
 from crashcast.errors import UserError
+from crashcast.files import md5
 from crashcast.modeling import locked, model
 from crashcast.modeling.estimators import candidates, fit
 from crashcast.modeling.model import Model, load, save
 from crashcast.params import Train
+from crashcast.versioning import cache
 
 FEATURES = ["cpu_pct", "latency_ms"]
 RULES = Train.model_validate(
@@ -189,11 +189,11 @@ def test_a_folders_list_whose_names_lead_elsewhere_makes_no_link(here: Path, can
     digest = f"{md5(Path('listing'))}.dir"
     Path(".dvc").mkdir()
     for source, name in (("listing", digest), *((f"models/{name}", md5s[name]) for name in md5s)):
-        objects.cached(name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, objects.cached(name))
+        cache.cached(name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, cache.cached(name))
 
     with pytest.raises(UserError, match=r"the model of commit 1 is refused: .* names '../canary'"):
-        objects.lay_out(digest, here / "laid", "the model of commit 1")
+        cache.lay_out(digest, here / "laid", "the model of commit 1")
     assert not canary.is_symlink()
 
 

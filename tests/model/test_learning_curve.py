@@ -12,7 +12,7 @@ from rich.console import Console
 from crashcast.annotation import judging
 from crashcast.annotation import learning_curve as curves
 from crashcast.errors import UserError
-from crashcast.parts import read_rule
+from crashcast.modeling.split_rule import read_rule
 
 SHARES = np.array([1 / 16, 1 / 8, 1 / 4, 1 / 2, 1])
 

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from crashcast import tables
-from crashcast.canonical import md5
 from crashcast.errors import UserError
+from crashcast.files import md5
 from crashcast.modeling.model import load
+from crashcast.modeling.split_rule import PARTS, period, read_part, read_rule, read_uncovered
 from crashcast.params import Train
-from crashcast.parts import PARTS, period, read_part, read_rule, read_uncovered
 from stages import train
 
 HOUR = timedelta(hours=1)

@@ -18,8 +18,8 @@ import yaml
 
 from crashcast import tables
 from crashcast.annotation.answers import ANNOTATIONS
-from crashcast.canonical import md5
 from crashcast.cli import main
+from crashcast.files import md5
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 START = datetime(2025, 3, 1, tzinfo=UTC)

@@ -22,12 +22,14 @@ import psutil
 import pytest
 import yaml
 
-from crashcast import closure, cluster, local_s3, memo, partitions, tables
-from crashcast.canonical import md5
+from crashcast import tables
 from crashcast.errors import UserError
+from crashcast.execution import cluster, code_hash, memo, runner
+from crashcast.execution.task import File, Period, Task
+from crashcast.files import md5
 from crashcast.params import Clean
 from crashcast.tables import partition_at
-from crashcast.tasks import File, Period, Task
+from crashcast.versioning import local_s3
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 import dask  # noqa: E402
@@ -218,7 +220,7 @@ def tasks_of(name, months):
 
 def run(name, out="out", months=MONTHS):
     compute = getattr(importlib.import_module("cluster_tasks"), name)
-    return partitions.run("scaling", compute, tasks_of(name, months), Path(out))
+    return runner.run("scaling", compute, tasks_of(name, months), Path(out))
 
 
 def alone(name, monkeypatch):
@@ -351,10 +353,10 @@ def test_the_stages_share_a_bucket(project, machines, s3, monkeypatch, capsys):
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
     monkeypatch.setenv("NO_PROXY", s3["NO_PROXY"])
-    from crashcast.sources import demo
+    from crashcast.sources.demo import simulator
 
     execution(1)
-    demo.write()
+    simulator.write()
     shutil.copy(ROOT / "data/raw/annotations.parquet", "data/raw")
     Path("data", "validated.json").write_text('{"success": true}')
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -398,13 +400,13 @@ def test_a_worker_with_other_code_is_refused_and_the_others_do_its_tasks(project
 
 
 def test_other_library_versions_are_refused_and_named(project, monkeypatch):
-    monkeypatch.setattr(closure, "version", lambda library: "0.1")
-    closure.digest.cache_clear()
+    monkeypatch.setattr(code_hash, "version", lambda library: "0.1")
+    code_hash.digest.cache_clear()
     try:
         with pytest.raises(UserError) as refusal:
             run("scaled")
     finally:
-        closure.digest.cache_clear()
+        code_hash.digest.cache_clear()
     assert re.search(
         r"has no other worker: worker tls://.* is refused: .*polars is 2\S* instead of 0\.1", str(refusal.value)
     )

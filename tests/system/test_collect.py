@@ -35,7 +35,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from crashcast import cli, local_s3, tables
+from crashcast import cli, tables
+from crashcast.versioning import local_s3
 
 ROOT = Path(__file__).parents[2]
 RAW = Path("data/raw")
@@ -440,8 +441,8 @@ def fail_sometimes(handler: Disturbing, number: int) -> bool:
 def test_a_server_that_fails_now_and_then_gives_the_same_bytes(
     world: tuple[Prometheus, Series], truth: dict[str, str], crashcast: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crashcast.sources.prometheus.FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr("crashcast.sources.prometheus.LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr("crashcast.sources.prometheus.client.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("crashcast.sources.prometheus.client.LONGEST_WAIT_S", 0.1)
     with disturbed(world[0].url, fail_sometimes) as (url, handler):
         configure(url)
         collected(crashcast, *SINCE, *UNTIL)
@@ -675,7 +676,7 @@ def test_a_prefix_of_s3_gives_what_a_folder_of_the_same_files_does(
 def test_a_server_that_is_not_there_is_not_waited_for_forever(
     project: Path, crashcast: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crashcast.sources.prometheus.FIRST_PATIENCE_S", 0.5)
+    monkeypatch.setattr("crashcast.sources.prometheus.client.FIRST_PATIENCE_S", 0.5)
     configure("http://127.0.0.1:1")
     status, printed = crashcast("collect", *SINCE)
     assert status == 2

@@ -16,11 +16,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from crashcast import canonical, tables
+from crashcast import files, tables
 from crashcast.cli import main as crashcast
-from crashcast.commits import objects
 from crashcast.doctor import bucket as buckets
 from crashcast.errors import UserError
+from crashcast.versioning import cache
 from crashcast.versions import diff, log
 from crashcast.versions.files import DAMAGED, NOWHERE, ONLY_REMOTE
 from crashcast.versions.rows import KOLMOGOROV_SMIRNOV
@@ -225,9 +225,9 @@ def test_what_is_lost_everywhere_is_not_called_known(
 ) -> None:
     [md5] = {
         md5
-        for path, md5 in objects.members(log._datasets(sh("git rev-parse HEAD~3"))[0][str(TELEMETRY)].md5, "x").items()
+        for path, md5 in cache.members(log._datasets(sh("git rev-parse HEAD~3"))[0][str(TELEMETRY)].md5, "x").items()
     }
-    objects.cached(md5).unlink()
+    cache.cached(md5).unlink()
     bucket = buckets.connect()
     content = bucket.content(bucket.object_key(md5))
     bucket.delete([md5])
@@ -241,8 +241,8 @@ def test_what_is_lost_everywhere_is_not_called_known(
 
 def test_a_damaged_file_is_no_answer(project: Path) -> None:
     listing = hash_at("HEAD", TELEMETRY)
-    for md5 in (*objects.members(listing, "x").values(), listing):
-        path = objects.cached(md5)
+    for md5 in (*cache.members(listing, "x").values(), listing):
+        path = cache.cached(md5)
         path.chmod(0o644)
         path.write_bytes(path.read_bytes()[:-5])
 
@@ -264,7 +264,7 @@ def test_a_lock_that_cannot_be_read_is_in_the_log(project: Path) -> None:
 
 
 def test_the_diff_reads_only_partitions_whose_hashes_differ(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unchanged = objects.cached(canonical.md5(part(2)))
+    unchanged = cache.cached(files.md5(part(2)))
     unchanged.chmod(0o644)
     unchanged.write_text("never read")
 
@@ -312,7 +312,7 @@ def test_what_lies_only_on_the_remote_is_named_or_pulled_but_nothing_else(clone:
 
 
 def test_damage_is_not_compared(project: Path) -> None:
-    path = objects.cached(canonical.md5(part(1)))
+    path = cache.cached(files.md5(part(1)))
     path.chmod(0o644)
     path.write_bytes(path.read_bytes() + b"x")
 

@@ -21,13 +21,14 @@ import pytest
 from botocore.config import Config
 from botocore.session import Session
 
-from crashcast import alone, canonical
+from crashcast import files
 from crashcast.doctor import bucket as buckets
 from crashcast.doctor import examine, garbage, repair
 from crashcast.doctor.cache import Cache
 from crashcast.doctor.findings import SOUND, UNKNOWN, WRONG, Finding, exit_status
 from crashcast.doctor.needs import Output
 from crashcast.errors import UserError
+from crashcast.execution import single_process
 
 ONE, TWO, FOLDER = Path("data/raw/one"), Path("data/raw/two"), Path("data/raw")
 FILES = {"one": "1" * 100, "two": "2" * 200, "three": "3" * 300}
@@ -176,7 +177,7 @@ def only(found: list[Finding], severity: str, *words: str) -> Finding:
 
 def copy_of(path: Path) -> bytes:
     """Return a file as the cache holds it."""
-    return Cache().path(canonical.md5(path)).read_bytes()
+    return Cache().path(files.md5(path)).read_bytes()
 
 
 def edit_in_place(path: Path, text: str) -> None:
@@ -284,11 +285,11 @@ def test_a_forgotten_push_is_found_and_made_good(project: Path, bucket: buckets.
     assert problems(examine(["HEAD~1"], parts=["remote"])) == []
 
     assert exit_status(examine(parts=["remote"], mend=True)) == SOUND
-    assert bucket.hash_of(canonical.md5(FOLDER)) == canonical.md5(FOLDER).removesuffix(".dir")
+    assert bucket.hash_of(files.md5(FOLDER)) == files.md5(FOLDER).removesuffix(".dir")
 
 
 def test_the_data_of_every_commit_is_looked_at(project: Path, bucket: buckets.Bucket, client: Any) -> None:
-    earlier = canonical.md5(FOLDER)
+    earlier = files.md5(FOLDER)
     ONE.unlink()
     new_data(bucket, "4")
     sh("git commit -q -a -m four")
@@ -364,7 +365,7 @@ def test_the_last_copy_is_never_touched(project: Path, bucket: buckets.Bucket, c
 
 
 def test_a_lost_list_of_files_is_written_anew(project: Path, bucket: buckets.Bucket, client: Any) -> None:
-    listing = canonical.md5(FOLDER)
+    listing = files.md5(FOLDER)
     before = Cache().path(listing).read_bytes()
     Cache().path(listing).unlink()
     remove(bucket, client, listing)
@@ -380,7 +381,7 @@ def test_a_lost_list_of_files_is_written_anew(project: Path, bucket: buckets.Buc
 def test_an_object_that_was_deleted_or_overwritten_comes_back_from_its_older_version(
     project: Path, bucket: buckets.Bucket, client: Any, how: str
 ) -> None:
-    listing = canonical.md5(FOLDER)
+    listing = files.md5(FOLDER)
     lose_data_here()
     for md5 in (MD5["one"], listing):
         remove(bucket, client, md5) if how == "deleted" else put(bucket, client, md5, b"x")
@@ -543,9 +544,9 @@ def subprocess_examine() -> None:
 
 def test_an_orphaned_stage_is_found_and_stopped(project: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as orphan:
-        alone.NOTES.mkdir(parents=True, exist_ok=True)
+        single_process.NOTES.mkdir(parents=True, exist_ok=True)
         note = {"pid": orphan.pid, "started": psutil.Process(orphan.pid).create_time()}
-        (alone.NOTES / "join.json").write_text(json.dumps(note))
+        (single_process.NOTES / "join.json").write_text(json.dumps(note))
 
         found = only(examine(parts=["project"]), "error", "stage join", f"process {orphan.pid} still runs it")
         assert found.todo == f"kill {orphan.pid}"
@@ -655,7 +656,7 @@ def new_data(bucket: buckets.Bucket, text: str) -> str:
     """Put a fourth file in the folder, track and push it as DVC does, and return its hash."""
     path, pointer = FOLDER / "four", Path(f"{FOLDER}.dvc")
     path.write_text(text)
-    md5, listing = canonical.md5(path), canonical.md5(FOLDER)
+    md5, listing = files.md5(path), files.md5(FOLDER)
     Cache().path(md5).parent.mkdir(exist_ok=True)
     shutil.copy(path, Cache().path(md5))
     repair.rebuild_list(Output(str(FOLDER), listing, None, "here"), Cache(), None)
@@ -736,7 +737,7 @@ def test_gc_refuses_what_it_cannot_know(
         garbage.find()
 
     os.chdir(project)
-    listing = canonical.md5(FOLDER)
+    listing = files.md5(FOLDER)
     Cache().path(listing).unlink()
     put(bucket, client, listing, b"[]")
     with pytest.raises(UserError, match="is damaged"):

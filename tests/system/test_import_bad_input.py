@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from crashcast import cli, tables
 from crashcast.errors import UserError
-from crashcast.sources import files
+from crashcast.sources.importing import files
 
 ROOT = Path(__file__).parents[2]
 TELEMETRY, INCIDENTS, COVERAGE = Path("in/telemetry.csv"), Path("in/incidents.csv"), Path("in/coverage.csv")

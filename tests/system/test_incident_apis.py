@@ -21,12 +21,12 @@ import yaml
 from dvc.repo import Repo
 
 from crashcast import tables
-from crashcast.canonical import md5
 from crashcast.errors import UserError
-from crashcast.sources import files
-from crashcast.sources.incidents import api as apis
-from crashcast.sources.incidents.collect import collect
-from crashcast.sources.incidents.settings import TicketSource
+from crashcast.files import md5
+from crashcast.sources.importing import files
+from crashcast.sources.tickets import api as apis
+from crashcast.sources.tickets.collect import collect
+from crashcast.sources.tickets.settings import TicketSource
 
 ROOT = Path(__file__).parents[2]
 RECORDED = ROOT / "tests/data/incident_apis"
@@ -395,7 +395,7 @@ def test_too_many_bad_tickets_stop_the_collection(configure: Callable[..., None]
 def test_a_collection_killed_between_two_files_is_made_good(
     configure: Callable[..., None], systems: Systems, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
-    monkeypatch.setattr("crashcast.sources.incidents.collect.track", lambda paths: None)
+    monkeypatch.setattr("crashcast.sources.tickets.collect.track", lambda paths: None)
     configure("opsgenie")
     period = {"since": date(2026, 3, 1), "until": date(2026, 3, 31)}
     collect(**period)

@@ -21,8 +21,8 @@ from moto.cloudformation.models import cloudformation_backends
 from moto.cloudformation.parsing import clean_json
 from moto.core import DEFAULT_ACCOUNT_ID
 
-from crashcast import local_s3
 from crashcast.doctor.bucket import SCRATCH
+from crashcast.versioning import local_s3
 
 DEPLOY = Path(__file__).parents[2] / "deploy/aws"
 TEMPLATE = DEPLOY / "remote.yaml"

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from crashcast import local_s3
+from crashcast.versioning import local_s3
 
 DATA = "data/raw/telemetry"
 FILES, FILE_BYTES = 40, 100_000

@@ -21,8 +21,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.session import Session
 
-from crashcast import local_s3
 from crashcast.errors import UserError
+from crashcast.versioning import local_s3
 
 CRASHCAST = Path(sys.executable).with_name("crashcast")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -285,7 +285,9 @@ def test_kill_9_of_the_keeper_leaves_no_server(store: Path, port: int) -> None:
     with local_s3.serving(store, port) as environment:
         client(environment).put_object(Bucket="crashcast", Key="a", Body=b"kept")
         keeper = next(
-            folder for folder in processes(store) if b"crashcast.local_s3" in (folder / "cmdline").read_bytes()
+            folder
+            for folder in processes(store)
+            if b"crashcast.versioning.local_s3" in (folder / "cmdline").read_bytes()
         )
         os.kill(int(keeper.name), signal.SIGKILL)
         assert within(10, lambda: not processes(store))

@@ -17,8 +17,8 @@ from botocore.session import Session
 from rich.console import Console
 
 from crashcast import registry, tables
-from crashcast.commits.revisions import Revision
 from crashcast.errors import UserError
+from crashcast.versioning.revision import Revision
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 Train = Callable[..., None]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from crashcast import cli, local_s3
+from crashcast import cli
+from crashcast.versioning import local_s3
 
 ROOT = Path(__file__).parents[2]
 DATA = "data/raw/telemetry"

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from crashcast.canonical import md5
 from crashcast.cli import main as crashcast
-from crashcast.commits import objects
-from crashcast.commits.revisions import RAW, TELEMETRY
 from crashcast.errors import UserError
+from crashcast.files import md5
+from crashcast.versioning import cache
+from crashcast.versioning.revision import RAW, TELEMETRY
 from crashcast.versions.rebuild import rebuild
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +93,7 @@ def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path / "project")
     yield tmp_path / "project"
     assert sh("git worktree list").count("\n") == 0
-    assert [*(Path(".dvc/cache") / objects.FOLDER / "temporary").iterdir()] == []
+    assert [*(Path(".dvc/cache") / cache.FOLDER / "temporary").iterdir()] == []
 
 
 def commit(change: dict[str, str]) -> None:
@@ -124,7 +124,7 @@ def test_a_commit_that_gives_its_own_bytes_is_reproduced(project: Path) -> None:
 def test_every_stage_runs_whatever_the_work_tree_and_the_cache_hold(project: Path) -> None:
     shutil.rmtree(CLEAN)
     shutil.rmtree(".dvc/cache/runs")
-    objects.cached(recorded("train", MODEL)).unlink()
+    cache.cached(recorded("train", MODEL)).unlink()
     Path("stages.py").write_text("raise SystemExit(3)")
 
     assert rebuild("HEAD").verdict == "same"
@@ -201,7 +201,7 @@ def test_a_lock_that_does_not_belong_to_its_commit_is_noted(project: Path) -> No
 
 def test_raw_data_that_is_damaged_or_gone_is_never_rebuilt_from(project: Path) -> None:
     listing = yaml.safe_load(Path(f"{TELEMETRY}.dvc").read_text())["outs"][0]["md5"]
-    path = objects.cached(next(iter(objects.members(listing, "telemetry").values())))
+    path = cache.cached(next(iter(cache.members(listing, "telemetry").values())))
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="is damaged"):

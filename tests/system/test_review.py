@@ -15,12 +15,14 @@ from types import SimpleNamespace
 import pytest
 
 from crashcast import registry, tables
-from crashcast.commits import environments, objects, revisions, runs
-from crashcast.commits.revisions import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision
 from crashcast.errors import UserError
-from crashcast.modeling import metrics
-from crashcast.review import EXIT_STATUS, _anchor, changes, pictures, rescoring
-from crashcast.review.history import History
+from crashcast.modeling import ranking
+from crashcast.review import commit_changes, rescoring
+from crashcast.review.data_changes import History
+from crashcast.review.report import plot_data
+from crashcast.review.review import EXIT_STATUS, _anchor
+from crashcast.versioning import cache, environment, revision, worktree_runs
+from crashcast.versioning.revision import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -95,21 +97,21 @@ def month(project: Path) -> str:
 
 
 def pr_auc(rescored: rescoring.Rescored, model: str) -> float:
-    return metrics.pr_auc(rescored.rows["label"].to_numpy(), rescored.rows[model].to_numpy())
+    return ranking.pr_auc(rescored.rows["label"].to_numpy(), rescored.rows[model].to_numpy())
 
 
-def told(revision: Revision, figure: str) -> float:
-    return revision.metrics[EVALUATION][figure]
+def told(commit: Revision, figure: str) -> float:
+    return commit.metrics[EVALUATION][figure]
 
 
 def test_other_training_on_the_same_features_gives_both_models_own_figures(here: Path) -> None:
     base, head = Revision.find("main"), branch(here, "training", {"max_iter: 10": "max_iter: 30"})
     assert base.outs["models"] != head.outs["models"]
-    for revision in (base, head):
-        revisions.check(revision)
+    for commit in (base, head):
+        revision.check(commit)
     found = rescoring.rescore(base, head)
-    for model, revision in (("champion", base), ("challenger", head)):
-        assert pr_auc(found.forward, model) == pytest.approx(told(revision, "pr_auc"), rel=1e-5)
+    for model, commit in (("champion", base), ("challenger", head)):
+        assert pr_auc(found.forward, model) == pytest.approx(told(commit, "pr_auc"), rel=1e-5)
         assert found.size_bytes[model] > 1000
         assert found.latency_ms[model] > 0
     assert (found.kind, found.excluded, found.definitions) == ("own", {}, {})
@@ -126,7 +128,7 @@ def test_a_models_own_code_gives_the_same_scores_in_a_process_of_its_own(
 ) -> None:
     base, head = Revision.find("main"), branch(here, "training", {"max_iter: 10": "max_iter: 30"})
     together = rescoring.rescore(base, head).forward.rows
-    monkeypatch.setattr(rescoring, "_is_our_code", lambda revision: False)
+    monkeypatch.setattr(rescoring, "_is_our_code", lambda commit: False)
     assert rescoring.rescore(base, head).forward.rows.equals(together)
 
 
@@ -138,7 +140,9 @@ def test_with_more_data_and_other_features_the_champions_own_code_computes_its_f
     found = rescoring.rescore(base, head)
     # what the challenger's commit cleaned and labelled the same way is taken from there
     assert f"commit {base.name} computes featurize in a temporary worktree" in capfd.readouterr().err
-    assert runs.compute(base, head.raw, ["data/features"], {}) == {"data/features": same_code.outs["data/features"]}
+    assert worktree_runs.compute(base, head.raw, ["data/features"], {}) == {
+        "data/features": same_code.outs["data/features"]
+    }
     assert found.kind == "later"
     # the champion's scores are those it gives with everything as it was: on the branch with nothing but the data
     expected = rescoring.rescore(base, same_code).forward.rows
@@ -167,7 +171,7 @@ def test_whom_to_believe_about_crashes_is_part_of_the_labels(here: Path) -> None
     base, head = Revision.find("main"), branch(here, "believing", {"aggregate: dawid_skene": "aggregate: tickets"})
     found = rescoring.rescore(base, head)
     assert list(found.definitions) == ["the challenger's labels"]
-    believed, recorded = (tables.read(objects.locate(r.outs["data/incidents.parquet"], "")) for r in (base, head))
+    believed, recorded = (tables.read(cache.locate(r.outs["data/incidents.parquet"], "")) for r in (base, head))
     assert believed["confidence"].drop_nulls().min() >= 0.5
     assert recorded["confidence"].null_count() == recorded.height
     # crashes of the test period, those without a ticket among them, are the base's to say
@@ -181,7 +185,7 @@ CORRECT = """
 import polars as pl
 from pathlib import Path
 from crashcast import tables
-from crashcast.commits.revisions import INCIDENTS, TELEMETRY
+from crashcast.versioning.revision import INCIDENTS, TELEMETRY
 
 incidents, file = Path(INCIDENTS), Path(TELEMETRY, "month=2025-02/part-0.parquet")
 tickets, rows = tables.read(incidents), tables.read(file)
@@ -230,23 +234,23 @@ def test_a_fresh_clone_fetches_what_the_review_needs_and_no_more(
     run("git checkout -q training && dvc checkout -q && dvc push -q && git push -q origin training", here)
     run(f"git clone -q {here.parent / 'remote.git'} clone && cd clone && git checkout -q training", tmp_path)
     monkeypatch.chdir(tmp_path / "clone")
-    base = revisions.default_base()
+    base = revision.default_base()
     assert base == Revision.find("origin/main")
     assert rescoring.rescore(base, head).forward.rows.height == told(head, "rows")
-    cache = Path(".dvc/cache/files/md5")
-    held = {f"{file.parent.name}{file.name}" for file in cache.rglob("*") if file.is_file()}
-    features = objects.members(head.outs["data/features"], "features")
+    stored = Path(".dvc/cache/files/md5")
+    held = {f"{file.parent.name}{file.name}" for file in stored.rglob("*") if file.is_file()}
+    features = cache.members(head.outs["data/features"], "features")
     assert {path.split("/")[0] for path, digest in features.items() if digest in held} == {"month=2025-03"}
     assert head.outs["data/clean"] not in held
     assert head.raw[TELEMETRY] not in held
 
 
 def test_what_was_not_pushed_is_refused(here: Path, s3: dict[str, str], tmp_path: Path, monkeypatch) -> None:
-    revisions.check_pushed()
+    revision.check_pushed()
     head = branch(here, "unpushed", {"C: [0.1]": "C: [0.002]"})
     run("git checkout -q unpushed && dvc checkout -q && git push -q origin unpushed", here)
     with pytest.raises(UserError, match=r"^not on DVC's remote: .*models/.*`make push` where it was made"):
-        revisions.check_pushed()
+        revision.check_pushed()
     run(f"git clone -q {here.parent / 'remote.git'} clone && cd clone && git checkout -q unpushed", tmp_path)
     monkeypatch.chdir(tmp_path / "clone")
     with pytest.raises(UserError, match=r"is neither in DVC's cache nor on its remote, s3://.*: `make push` where"):
@@ -255,12 +259,12 @@ def test_what_was_not_pushed_is_refused(here: Path, s3: dict[str, str], tmp_path
     with pytest.raises(UserError, match=r"DVC's remote s3://.* cannot be reached"):
         rescoring.rescore(Revision.find("origin/main"), head)
     with pytest.raises(UserError, match=r"DVC's remote s3://.* cannot be reached: The request signature"):
-        revisions.check_pushed()
+        revision.check_pushed()
 
 
 def test_a_damaged_model_is_refused_before_it_is_loaded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     head = branch(here, "training", {"max_iter: 10": "max_iter: 30"})
-    digest = objects.members(Revision.find("main").outs["models"], "the model")["model.skops"]  # the first to be used
+    digest = cache.members(Revision.find("main").outs["models"], "the model")["model.skops"]  # the first to be used
     file = Path(".dvc/cache/files/md5", digest[:2], digest[2:])
     whole = file.read_bytes()
     monkeypatch.setattr(rescoring.model, "load", lambda folder: pytest.fail("it was loaded"))
@@ -328,7 +332,7 @@ RENAME = """
 import polars as pl
 from pathlib import Path
 from crashcast import tables
-from crashcast.commits.revisions import COVERAGE, INCIDENTS, TELEMETRY
+from crashcast.versioning.revision import COVERAGE, INCIDENTS, TELEMETRY
 
 for path in (Path(COVERAGE), Path(INCIDENTS), *Path(TELEMETRY).rglob("*.parquet")):
     rows = tables.read(path)
@@ -360,7 +364,7 @@ import polars as pl
 from datetime import datetime, UTC
 from pathlib import Path
 from crashcast import tables
-from crashcast.commits.revisions import COVERAGE
+from crashcast.versioning.revision import COVERAGE
 
 coverage, end = Path(COVERAGE), datetime(2025, 3, 18, tzinfo=UTC)
 rows = tables.read(coverage)
@@ -379,7 +383,7 @@ def test_an_eased_test_set_is_rejected(here: Path) -> None:
     status, _, record = review(here, "eased")
     assert (status, record["verdict"]) == (1, "REJECT")
     assert "denominator" in failed(record)
-    eased = changes.of_the_exam(Revision.find("main"), Revision.find("eased"))
+    eased = commit_changes.of_the_exam(Revision.find("main"), Revision.find("eased"))
     assert {"data/labels has other content", f"{COVERAGE} has other content"} <= set(eased)  # nor with the same model
 
 
@@ -419,12 +423,12 @@ def test_figures_edited_by_hand_are_refused(here: Path) -> None:
 def test_a_metric_that_is_no_number_is_refused(here: Path) -> None:
     run("git checkout -q -b nan training", here)
     text = Path(EVALUATION).read_text()
-    before = revisions.hash_of(text.encode())
+    before = revision.hash_of(text.encode())
     figure = json.loads(text)["pr_auc"]
     text = text.replace(f'"pr_auc": {figure}', '"pr_auc": NaN')
     Path(EVALUATION).write_text(text)
     lock = Path("dvc.lock").read_text()
-    Path("dvc.lock").write_text(lock.replace(before, revisions.hash_of(text.encode())))
+    Path("dvc.lock").write_text(lock.replace(before, revision.hash_of(text.encode())))
     run("git commit -q -a -m nan", here)
     status, told, record = review(here, "nan")
     assert (status, record) == (2, None)
@@ -492,13 +496,13 @@ def test_a_shorter_test_part_is_told_apart_from_what_the_base_would_have_judged(
 def test_figures_edited_by_hand_in_metrics_and_lock_do_not_stand_up_to_rescoring(here: Path) -> None:
     run("git checkout -q -b forged training", here)
     figures = json.loads(Path(EVALUATION).read_text())
-    before = revisions.hash_of(Path(EVALUATION).read_bytes())
+    before = revision.hash_of(Path(EVALUATION).read_bytes())
     Path(EVALUATION).write_text(json.dumps(figures | {"pr_auc": 0.99}))
     lock = Path("dvc.lock").read_text()
-    Path("dvc.lock").write_text(lock.replace(before, revisions.hash_of(Path(EVALUATION).read_bytes())))
+    Path("dvc.lock").write_text(lock.replace(before, revision.hash_of(Path(EVALUATION).read_bytes())))
     run("git commit -q -a -m forged", here)
     head = Revision.find("forged")
-    revisions.check(head)
+    revision.check(head)
     with pytest.raises(UserError, match=f"{EVALUATION} of commit {head.name} says pr_auc 0.99, and its model gives"):
         rescoring.rescore(Revision.find("main"), head)
 
@@ -510,7 +514,7 @@ def test_a_commit_whose_parameters_were_changed_after_the_run_is_refused(here: P
     with pytest.raises(
         UserError, match=r"does not match the commit:\n  label: params.yaml: label changed since it ran"
     ):
-        revisions.check(Revision.find("stale"))
+        revision.check(Revision.find("stale"))
 
 
 def test_figures_are_those_of_dvc(here: Path) -> None:
@@ -521,7 +525,10 @@ def test_figures_are_those_of_dvc(here: Path) -> None:
         for file, figures in diff.items()
         for name, values in figures.items()
     }
-    ours = {(row["file"], row["name"]): (row["base"], row["challenger"]) for row in changes.metrics_between(base, head)}
+    ours = {
+        (row["file"], row["name"]): (row["base"], row["challenger"])
+        for row in commit_changes.metrics_between(base, head)
+    }
     numbers = {key: pair for key, pair in ours.items() if any(isinstance(value, int | float) for value in pair)}
     assert {key: theirs.get(key) for key in numbers} == numbers
 
@@ -529,7 +536,7 @@ def test_figures_are_those_of_dvc(here: Path) -> None:
 def test_changes_name_parameters_data_candidates_and_features(here: Path, month: str) -> None:
     base = Revision.find("main")
     head = branch(here, "features", {"rolling_std: [1d]": "rolling_std: [2d]"}, start="month")
-    found = changes.between(base, head)
+    found = commit_changes.between(base, head)
     assert {row["name"] for row in found["parameters"]} == {"demo.months", "features.rolling_std"}
     assert {entry["path"] for entry in found["data"]} == {TELEMETRY, INCIDENTS, COVERAGE}
     telemetry = next(entry for entry in found["data"] if entry["path"] == TELEMETRY)
@@ -543,12 +550,12 @@ def test_changes_name_parameters_data_candidates_and_features(here: Path, month:
 def test_pictures_show_who_caught_which_crash(here: Path) -> None:
     base, head = Revision.find("main"), branch(here, "training", {"max_iter: 10": "max_iter: 30"})
     rescored = rescoring.rescore(base, head).forward
-    drawn = pictures.draw(rescored)
+    drawn = plot_data.draw(rescored)
     json.dumps(drawn, allow_nan=False)
-    caught = {name: sum(row["lead_h"][name] is not None for row in drawn["crashes"]) for name in pictures.MODELS}
+    caught = {name: sum(row["lead_h"][name] is not None for row in drawn["crashes"]) for name in plot_data.MODELS}
     assert caught == {"champion": told(base, "crashes_caught"), "challenger": told(head, "crashes_caught")}
     for row in drawn["crashes"]:
-        assert ("timeline" in row) == (row["caught_by"] in pictures.MODELS)
+        assert ("timeline" in row) == (row["caught_by"] in plot_data.MODELS)
 
 
 def test_a_locked_environment_that_differs_is_built_once_or_named(
@@ -566,13 +573,13 @@ def test_a_locked_environment_that_differs_is_built_once_or_named(
     run("git checkout -q -b environment && git rm -q requirements-build.txt", here)
     (here / "requirements.txt").write_text(f"tiny==1.0 \\\n    --hash=sha256:{digest}\n")
     run("git commit -q -a -m environment", here)
-    python = environments.interpreter(Revision.find("environment"), tmp_path)
+    python = environment.interpreter(Revision.find("environment"), tmp_path)
     assert run(f"{python} -c 'import tiny; print(tiny.value)'", here).stdout == "1\n"
     assert "tiny==1.0 (here missing)" in capfd.readouterr().err
-    assert environments.interpreter(Revision.find("environment"), tmp_path) == python
+    assert environment.interpreter(Revision.find("environment"), tmp_path) == python
     assert "setting up" not in capfd.readouterr().err
 
     (here / "requirements.txt").write_text(f"tiny==1.1 \\\n    --hash=sha256:{digest}\n")
     run("git commit -q -a -m missing", here)
     with pytest.raises(UserError, match=r"the environment of commit .* cannot be set up:\n(.|\n)*tiny==1.1"):
-        environments.interpreter(Revision.find("environment"), tmp_path)
+        environment.interpreter(Revision.find("environment"), tmp_path)

@@ -155,7 +155,7 @@ def test_experiments_run_on_committed_data_and_on_no_other(project, commands):
     # the check alone, which is what experiments could mislead
     Path("check.py").write_text(
         "from pathlib import Path\n"
-        "from crashcast.lineage import check_tracked\n"
+        "from crashcast.versioning.tracked_data import check_tracked\n"
         f"check_tracked(map(Path, {RAW}))\n"
         f"Path('{RESULT}').write_text('')\n"
     )

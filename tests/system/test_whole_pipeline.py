@@ -276,7 +276,7 @@ def started(folder: Path, stage: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("stage", "edited"),
     [
-        ("train", "src/crashcast/modeling/events.py"),
+        ("train", "src/crashcast/modeling/alarms.py"),
         ("split", "params.yaml"),
         ("evaluate", "data/split.json"),
     ],

@@ -23,8 +23,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from crashcast import local_s3
 from crashcast.review import ledger
+from crashcast.versioning import local_s3
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ REVIEW = """#!{python}
 import os, sys
 from pathlib import Path
 from crashcast.review import ledger
-from crashcast.commits.revisions import Revision
+from crashcast.versioning.revision import Revision
 command, _, base, *flags, _, folder = sys.argv[1:]
 status = int(os.environ["STATUS"])
 if status == 2:

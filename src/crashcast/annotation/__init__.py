@@ -12,8 +12,8 @@ import polars as pl
 from crashcast import tables
 from crashcast.annotation import answers as given
 from crashcast.annotation.windows import KEYS, Windows, read
-from crashcast.canonical import replacing, write_json, write_text
 from crashcast.errors import UserError
+from crashcast.files import replacing, write_json, write_text
 from crashcast.params import Telemetry
 
 CLEAN = Path("data/clean")

@@ -11,7 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from crashcast import tables
 from crashcast.annotation.windows import KEYS
-from crashcast.labelling.events import ANNOTATIONS, NO_CRASH
+from crashcast.labelling.candidates import ANNOTATIONS, NO_CRASH
 from crashcast.tables import CRASH
 
 PATH = Path("data/raw/annotations.parquet")

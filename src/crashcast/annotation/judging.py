@@ -17,12 +17,21 @@ from sklearn.base import clone
 
 from crashcast import tables
 from crashcast.errors import UserError
-from crashcast.modeling import events, metrics
+from crashcast.modeling import alarms, ranking
+from crashcast.modeling.bootstrap import Floats, TwoWayDraws, pr_auc_replicates, ratio_replicates, total_replicates
 from crashcast.modeling.estimators import Candidate, Matrix, candidates, fit, log_odds
 from crashcast.modeling.model import matrix
-from crashcast.modeling.resampling import Floats, TwoWayDraws, pr_auc_replicates, ratio_replicates, total_replicates
+from crashcast.modeling.split_rule import (
+    HASH_RANGE,
+    assign,
+    crashes_of_part,
+    labelled,
+    period,
+    read_part,
+    read_rule,
+    row_hash,
+)
 from crashcast.params import Alarms, Evaluate, Incidents, Label, Telemetry, Train
-from crashcast.parts import HASH_RANGE, assign, crashes_of_part, labelled, period, read_part, read_rule, row_hash
 
 FEATURES, LABELS, SPLIT = Path("data/features"), Path("data/labels"), Path("data/split.json")
 INCIDENTS, COVERAGE = Path("data/incidents.parquet"), Path("data/raw/coverage.parquet")
@@ -118,7 +127,7 @@ def judge(rule: dict[str, Any], columns: list[str], scorers: list[Scorer]) -> It
     dict
         Of `pr_auc` and `event_recall` (at the alarm budget) the value and its replicates; the same draws for all.
     """
-    label, alarms, rules = Label.read(), Alarms.read(), Evaluate.read()
+    label, limits, rules = Label.read(), Alarms.read(), Evaluate.read()
     timing = label.timing(Telemetry.read().interval)
     covered = tables.read_covered_crashes(INCIDENTS, COVERAGE, Incidents.read())
     crashes = crashes_of_part(covered, rule, "validation")
@@ -138,12 +147,12 @@ def judge(rule: dict[str, Any], columns: list[str], scorers: list[Scorer]) -> It
             file.seek(0)
             scores = np.frombuffer(file.read())
             scored = rows.with_columns(score=scores)
-            threshold = events.choose_threshold(scored, crashes, alarms.false_alarms_per_server_day, **timing).threshold
-            found = events.judge(scored, crashes, threshold, period=span, **timing)
+            threshold = alarms.choose_threshold(scored, crashes, limits.false_alarms_per_server_day, **timing).threshold
+            found = alarms.judge(scored, crashes, threshold, period=span, **timing)
             of_crash = draws.cells(found.crashes["server_id"], found.crashes["last_warning_at"])
             caught = total_replicates(found.crashes["caught"].to_numpy(), of_crash, draws)
             total = total_replicates(np.ones(found.crashes.height), of_crash, draws)
             yield {
-                "pr_auc": (metrics.pr_auc(target, scores), pr_auc_replicates(target, scores, cells, draws)),
+                "pr_auc": (ranking.pr_auc(target, scores), pr_auc_replicates(target, scores, cells, draws)),
                 "event_recall": (found.metrics.event_recall or 0.0, ratio_replicates(caught, total)),
             }

@@ -31,9 +31,9 @@ from crashcast.annotation.judging import (
     judge,
     training_sample,
 )
-from crashcast.modeling.resampling import Floats, percentile_interval
+from crashcast.modeling.bootstrap import Floats, percentile_interval
+from crashcast.modeling.split_rule import HASH_RANGE, period, read_rule, row_hash
 from crashcast.params import Evaluate, Train
-from crashcast.parts import HASH_RANGE, period, read_rule, row_hash
 
 LABELLED, SERVERS, MONTHS = "labels", "servers", "months"
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)

@@ -29,11 +29,11 @@ from crashcast.annotation.judging import (
 )
 from crashcast.annotation.learning_curve import LABELLED, Size, part_of
 from crashcast.errors import UserError
+from crashcast.modeling.bootstrap import percentile_interval
 from crashcast.modeling.estimators import Candidate, Matrix, log_odds
 from crashcast.modeling.model import Model, load
-from crashcast.modeling.resampling import percentile_interval
+from crashcast.modeling.split_rule import read_rule
 from crashcast.params import Evaluate, Label, Train
-from crashcast.parts import read_rule
 
 SHARES = (1 / 16, 1.0)  # of this fleet's labels
 OWN, AS_IT_IS, TOGETHER, ON_TOP = (

@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from crashcast import local_s3, remote
-from crashcast.commits.revisions import Revision
 from crashcast.doctor import bucket as s3
 from crashcast.doctor import checks, needs, objects, repair
 from crashcast.doctor.cache import Cache
 from crashcast.doctor.findings import Finding, mended
 from crashcast.errors import UserError
+from crashcast.versioning import local_s3, remote
+from crashcast.versioning.revision import Revision
 
 PARTS = ("environment", "project", "bucket", "remote", "cache")
 ROUNDS = 2  # a list of files that was repaired shows which of its files are missing
@@ -64,7 +64,7 @@ def examine(
     if "environment" in parts:
         found += checks.environment()
     if "project" in parts:
-        found += _mended([*checks.leftovers(), *checks.files()], mend)
+        found += _mended([*checks.leftovers(), *checks.pointers()], mend)
     if {"remote", "cache"} & {*parts}:
         found += _data(commits, parts, deep, mend)
     elif "bucket" in parts:

@@ -19,10 +19,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from crashcast import canonical, remote
+from crashcast import files
 from crashcast.doctor.findings import Finding, Severity
 from crashcast.doctor.reading import side_by_side
 from crashcast.errors import UserError
+from crashcast.versioning import remote
 
 OBJECTS = "files/md5"  # where DVC 3 puts them, in the cache as in a remote
 SCRATCH, ASIDE = "crashcast-doctor", "crashcast-damaged"
@@ -123,7 +124,7 @@ class Bucket:
         is_encrypted = "kms" in head.get("ServerSideEncryption", "") or "SSECustomerAlgorithm" in head
         if is_encrypted or not PLAIN_MD5.fullmatch(told.etag):
             is_of_all = "ChecksumCRC32" in head and head.get("ChecksumType") == "FULL_OBJECT"
-            if not (is_of_all and copy.exists() and canonical.md5(copy) == digest):
+            if not (is_of_all and copy.exists() and files.md5(copy) == digest):
                 return None
             if head["ChecksumCRC32"] == _crc32(copy):
                 return True
@@ -174,7 +175,7 @@ class Bucket:
             return False
         with _telling(f"get_object {md5}"):
             self.fs.get_file(f"{self.name}/{self.object_key(md5)}", str(path))
-        return canonical.md5(path) == md5.removesuffix(".dir")
+        return files.md5(path) == md5.removesuffix(".dir")
 
     def upload(self, md5: str, path: Path) -> None:
         """Put a file whose hash was checked in an object's place, and read it back; what lay there is kept aside.
@@ -210,7 +211,7 @@ class Bucket:
         with TemporaryDirectory(prefix="crashcast-") as folder, _telling(f"get_object {md5}"):
             path = Path(folder, "version")
             self.fs.get_file(f"{self.name}/{self.object_key(md5)}", str(path), version_id=number, max_concurrency=1)
-            return canonical.md5(path) == md5.removesuffix(".dir")
+            return files.md5(path) == md5.removesuffix(".dir")
 
     def _check_kept(self, md5: str) -> None:
         if self.hash_of(md5) != md5.removesuffix(".dir"):

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from crashcast import canonical
+from crashcast import files
 from crashcast.doctor.bucket import OBJECTS
 from crashcast.doctor.reading import side_by_side
-from crashcast.memo import cache_folder
+from crashcast.execution.memo import cache_folder
 
 State = Literal["good", "unread", "damaged", "missing"]
 HASHED = Path(".dvc", "tmp", "crashcast", "hashed.json")
@@ -77,7 +77,7 @@ class Cache:
             if hashed:
                 self.hashed[md5] = hashed
         if to_read:
-            with canonical.replacing(HASHED) as aside:
+            with files.replacing(HASHED) as aside:
                 aside.write_text(json.dumps(self.hashed), encoding="utf-8")
         return found
 
@@ -89,7 +89,7 @@ class Cache:
 def is_whole(path: Path, md5: str) -> bool:
     """Return whether a file is there and its bytes have the hash that names an object."""
     try:
-        return path.is_file() and canonical.md5(path) == md5.removesuffix(".dir")
+        return path.is_file() and files.md5(path) == md5.removesuffix(".dir")
     except OSError:
         return False
 

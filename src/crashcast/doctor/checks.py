@@ -15,15 +15,17 @@ from typing import Any
 
 import psutil
 
-from crashcast import alone, canonical, dvc_lock, lineage
-from crashcast.commits.environments import RUN, differences
-from crashcast.commits.revisions import PARAMS, PIPELINE, RAW, Revision, git
-from crashcast.commits.revisions import check as check_lock
+from crashcast import files
 from crashcast.doctor import repair
 from crashcast.doctor.findings import Finding
 from crashcast.doctor.needs import FILES_THAT_POINT, parse
-from crashcast.dvc_lock import LOCK
 from crashcast.errors import UserError
+from crashcast.execution import single_process
+from crashcast.versioning import dvc_files, tracked_data
+from crashcast.versioning.dvc_files import LOCK
+from crashcast.versioning.environment import RUN, differences
+from crashcast.versioning.revision import PARAMS, PIPELINE, RAW, Revision, git
+from crashcast.versioning.revision import check as check_lock
 
 SHOWN = 5
 NOTES = repair.TEMPORARY / "crashcast"
@@ -51,7 +53,7 @@ def environment() -> Iterator[Finding]:
             )
 
 
-def files() -> Iterator[Finding]:
+def pointers() -> Iterator[Finding]:
     """Look for conflicts in the files that DVC reads, and for changes of them that are not committed."""
     readable = True
     for path in _listed("ls-files", "-z", "--", *FILES_THAT_POINT, PIPELINE, PARAMS):
@@ -79,9 +81,9 @@ def files() -> Iterator[Finding]:
 def leftovers() -> Iterator[Finding]:
     """Look for locks and processes that a killed `dvc` left behind."""
     yield from _locks()
-    for note in sorted(alone.NOTES.glob("*.json")):
-        process = alone.noted(note)
-        if process and not alone.dvc_above(process):
+    for note in sorted(single_process.NOTES.glob("*.json")):
+        process = single_process.noted(note)
+        if process and not single_process.dvc_above(process):
             yield Finding(
                 "error",
                 f"stage {note.stem}",
@@ -140,7 +142,7 @@ def work_tree() -> Iterator[Finding]:
 def _edited(pointer: str, paths: list[str]) -> Iterator[Finding]:
     for path in filter(os.path.exists, paths):
         try:
-            lineage.check_tracked([Path(path)])
+            tracked_data.check_tracked([Path(path)])
         except UserError as error:
             yield Finding(
                 "warning",
@@ -156,9 +158,9 @@ def _as_locked(paths: list[str]) -> list[str]:
     """Return the outputs of stages that are in the work tree as dvc.lock has them."""
     if not Path(LOCK).exists():  # no stage has run: it is raw data
         return []
-    locked = dvc_lock.outs_of(dvc_lock.read())
+    locked = dvc_files.outs_of(dvc_files.read())
     present = [path for path in paths if path in locked and Path(path).exists()]
-    return [path for path in present if canonical.md5(Path(path)) == locked[path]]
+    return [path for path in present if files.md5(Path(path)) == locked[path]]
 
 
 def _causes(change: dict[str, dict[str, str]] | str, known: list[str]) -> Iterator[str]:
@@ -221,7 +223,7 @@ def _keep(path: Path) -> Path:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with canonical.replacing(path) as aside:
+    with files.replacing(path) as aside:
         aside.write_bytes(content)
 
 
@@ -259,7 +261,7 @@ def _holders() -> dict[int, str]:
 
 def _state(pid: int) -> str:
     try:
-        return "runs" if alone.is_dvc(psutil.Process(pid)) else "another"
+        return "runs" if single_process.is_dvc(psutil.Process(pid)) else "another"
     except psutil.NoSuchProcess:
         return "dead"
     except psutil.Error:
@@ -276,7 +278,7 @@ def _remove_lock() -> str:
 
 
 def _stop(process: psutil.Process) -> str:
-    alone.stop(process)
+    single_process.stop(process)
     return "stopped"
 
 

@@ -18,15 +18,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from crashcast import remote
-from crashcast.commits.revisions import git
 from crashcast.doctor import repair
 from crashcast.doctor.bucket import OBJECTS, REQUESTS, Bucket, connect
 from crashcast.doctor.cache import Cache, is_whole
 from crashcast.doctor.needs import FILES_THAT_POINT
 from crashcast.doctor.reading import MB, side_by_side
 from crashcast.errors import UserError
-from crashcast.listing import members
+from crashcast.versioning import remote
+from crashcast.versioning.listing import members
+from crashcast.versioning.revision import git
 
 HASH = re.compile(rb"\b[0-9a-f]{32}(?:\.dir\b|\b)")
 CHANGED_BLOBS = re.compile(rb":\d{6} \d{6} ([0-9a-f]+) ([0-9a-f]+) ")  # git diff-tree --raw

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from crashcast import yaml_text
-from crashcast.commits.revisions import Revision, git
+from crashcast import strict_yaml
 from crashcast.doctor.findings import Finding
-from crashcast.dvc_lock import CONFLICT
 from crashcast.errors import UserError
+from crashcast.versioning.dvc_files import CONFLICT
+from crashcast.versioning.revision import Revision, git
 
 HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 FILES_THAT_POINT = ("*.dvc", "*dvc.lock")  # git's pathspecs
@@ -114,7 +114,7 @@ def parse(content: bytes, where: str) -> dict[str, Any]:
     if CONFLICT.search(content):
         raise UserError(f"{where} holds a merge conflict")
     try:
-        held = yaml_text.parse(content)
+        held = strict_yaml.parse(content)
     except yaml.YAMLError as error:
         raise UserError(f"{where} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(held, dict):

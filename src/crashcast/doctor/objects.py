@@ -18,7 +18,7 @@ from crashcast.doctor.cache import Cache, State, is_whole
 from crashcast.doctor.findings import Finding
 from crashcast.doctor.needs import Object, Output
 from crashcast.doctor.reading import side_by_side
-from crashcast.listing import RefusedListError, members
+from crashcast.versioning.listing import RefusedListError, members
 
 SHOWN = 3
 REPAIR = "crashcast doctor --repair"

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 
 from rich.console import Console
 
-from crashcast.commits.revisions import git
 from crashcast.doctor import examine
 from crashcast.doctor.findings import Finding, exit_status, show
 from crashcast.errors import UserError
+from crashcast.versioning.revision import git
 
 
 def commits(lines: Iterable[str], name: str) -> list[str]:

@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from crashcast import canonical, memo
+from crashcast import files
 from crashcast.doctor.bucket import ASIDE, Bucket
 from crashcast.doctor.cache import Cache, is_same_file, is_whole
 from crashcast.doctor.needs import Output
 from crashcast.errors import UserError
+from crashcast.execution import memo
 
 PROTECTED = 0o444  # what DVC's cache files have
 TEMPORARY = Path(".dvc", "tmp")
@@ -69,7 +70,7 @@ def _mend_cached(md5: str, stores: Stores, kept: list[Path]) -> None:
     target, linked = stores.cache.path(md5), stores.linked(md5)
     if is_whole(target, md5):  # another output holds it too
         return
-    with canonical.replacing(target) as aside:
+    with files.replacing(target) as aside:
         _bring(md5, stores, aside)
         if not is_whole(aside, md5):
             raise UserError(f"{md5} did not come over whole: run this again")
@@ -77,7 +78,7 @@ def _mend_cached(md5: str, stores: Stores, kept: list[Path]) -> None:
         if target.exists():
             kept.append(_keep(target, stores.cache))
     for path in linked:
-        with canonical.replacing(path) as aside:
+        with files.replacing(path) as aside:
             memo.link(target, aside)
 
 
@@ -150,15 +151,13 @@ def rebuild_list(output: Output, cache: Cache, bucket: Bucket | None) -> str:
     if bucket and bucket.restore_version(output.md5):
         return "an older version on the remote is current again"
     folder, target = Path(output.path), cache.path(output.md5)
-    files = (path for path in folder.rglob("*") if path.is_file())
-    names = sorted(path.relative_to(folder) for path in files)
+    found = (path for path in folder.rglob("*") if path.is_file())
+    names = sorted(path.relative_to(folder) for path in found)
     entries = [
-        {"md5": canonical.md5(folder / name), "relpath": name.as_posix()}
-        for name in names
-        if not canonical._is_ignored(name)
+        {"md5": files.md5(folder / name), "relpath": name.as_posix()} for name in names if not files._is_ignored(name)
     ]
     listing = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
-    with canonical.replacing(target) as aside:
+    with files.replacing(target) as aside:
         aside.write_text(listing, encoding="utf-8")
         if not is_whole(aside, output.md5):
             raise UserError("the folder in the work tree is another version")

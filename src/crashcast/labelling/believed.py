@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from crashcast.labelling import functions
+from crashcast.labelling import labelling_functions
 from crashcast.tables import CRASH, INCIDENTS, TIMESTAMP
 
 BELIEVED: dict[str, Any] = {
@@ -58,7 +58,9 @@ def started(events: pl.DataFrame, tickets: pl.DataFrame, verdicts: pl.DataFrame)
     seen = dated.group_by("event").agg(seen=pl.col("crash_at").sort().slice(pl.len() // 2, 1).first())
     middle = (pl.col("began_after") + (pl.col("began_by") - pl.col("began_after")) / 2).dt.truncate("1s")
     is_late = (pl.col("ticket") > pl.col("began_by")).fill_null(False)
-    shown_by = pl.when("restarted").then(pl.lit(functions.RESTARTS)).otherwise(pl.lit(functions.GAPS))
+    shown_by = (
+        pl.when("restarted").then(pl.lit(labelling_functions.RESTARTS)).otherwise(pl.lit(labelling_functions.GAPS))
+    )
     start = pl.coalesce("seen", pl.when(~is_late).then("ticket"), middle)
     return (
         events.join(first, on="event", how="left", maintain_order="left")
@@ -67,7 +69,7 @@ def started(events: pl.DataFrame, tickets: pl.DataFrame, verdicts: pl.DataFrame)
         .with_columns(
             recorded_start=pl.when(pl.col("ticket") != pl.col("started_at")).then("ticket"),
             corrected_by=pl.when(pl.col("ticket") != pl.col("started_at")).then(
-                pl.when(pl.col("seen").is_not_null()).then(pl.lit(functions.ANNOTATIONS)).otherwise(shown_by)
+                pl.when(pl.col("seen").is_not_null()).then(pl.lit(labelling_functions.ANNOTATIONS)).otherwise(shown_by)
             ),
         )
         .drop("ticket", "seen")
@@ -107,7 +109,11 @@ def incidents(records: pl.DataFrame, events: pl.DataFrame, tickets: pl.DataFrame
     crashes = (
         believed.select("event", "server_id", "started_at", "over", "confidence", "recorded_start", "corrected_by")
         .join(first, on="event", how="left")
-        .join(said_by.select("event", said_by=pl.col("source").list.join(functions.BETWEEN)), on="event", how="left")
+        .join(
+            said_by.select("event", said_by=pl.col("source").list.join(labelling_functions.BETWEEN)),
+            on="event",
+            how="left",
+        )
         .with_columns(
             pl.coalesce("incident_id", made).alias("incident_id"),
             pl.lit(CRASH).alias("kind"),

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from crashcast.labelling import functions
-from crashcast.labelling.aggregate import ABSTAINS, CRASH, Estimate, Votes
+from crashcast.labelling import labelling_functions
 from crashcast.labelling.believed import THRESHOLD
+from crashcast.labelling.label_model import ABSTAINS, CRASH, Estimate, Votes
 
 HOUR = timedelta(hours=1)
 
@@ -76,7 +76,7 @@ def lateness(tickets: pl.DataFrame, events: pl.DataFrame) -> dict[str, dict[str,
     """
     begun = events.filter(pl.col("confidence") >= THRESHOLD).select("event", believed="started_at")
     rows = (
-        tickets.select("event", "started_at", "reported_at", source=functions.systems())
+        tickets.select("event", "started_at", "reported_at", source=labelling_functions.systems())
         .explode("source")
         .join(begun, on="event")
         .with_columns(

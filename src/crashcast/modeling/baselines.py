@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from crashcast.parts import row_hash
+from crashcast.modeling.split_rule import row_hash
 
 ONE_RULES = {"hours_since_crash": -1, "crashes_7d": 1}  # a feature, and whether more of it is worse
 RANDOM = "random"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from crashcast.canonical import md5
+from crashcast.files import md5
 from crashcast.modeling.model import Model
 
 INTENDED_USE = """\

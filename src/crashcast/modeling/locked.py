@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crashcast import dvc_lock
-from crashcast.canonical import md5
 from crashcast.errors import UserError
+from crashcast.files import md5
 from crashcast.modeling import model
 from crashcast.modeling.model import Model
+from crashcast.versioning import dvc_files
 
 
-def load(folder: Path = Path("models"), lock: Path = Path(dvc_lock.LOCK)) -> Model:
+def load(folder: Path = Path("models"), lock: Path = Path(dvc_files.LOCK)) -> Model:
     """Read a model whose bytes are those of the last run; before that is sure, no byte of it is interpreted.
 
     Parameters
@@ -30,7 +30,7 @@ def load(folder: Path = Path("models"), lock: Path = Path(dvc_lock.LOCK)) -> Mod
     UserError
         Where dvc.lock cannot be read, has no hash of it, or another one; or `crashcast.modeling.model.load` refuses it.
     """
-    locked = dvc_lock.outs_of(dvc_lock.read(lock)).get(folder.as_posix())
+    locked = dvc_files.outs_of(dvc_files.read(lock)).get(folder.as_posix())
     if locked is None:
         raise UserError(f"{lock} names no {folder}: only a model that the pipeline made is loaded")
     found = md5(folder) if folder.is_dir() else "nothing"

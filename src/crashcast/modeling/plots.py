@@ -15,8 +15,8 @@ import polars as pl
 import polars.selectors as cs
 from numpy.typing import NDArray
 
-from crashcast.canonical import SIGNIFICANT_DIGITS, write_text
-from crashcast.modeling import metrics
+from crashcast.files import SIGNIFICANT_DIGITS, write_text
+from crashcast.modeling import ranking
 from crashcast.params import Label
 
 Floats = NDArray[np.float64]
@@ -56,9 +56,9 @@ def write(
     """
     labels, scores = test["label"].to_numpy(), test["score"].to_numpy()
     frames = {
-        "precision_recall": metrics.pr_curve(labels, scores, MAX_POINTS).select("recall", "precision"),
-        "roc": metrics.roc_curve(labels, scores, MAX_POINTS),
-        "calibration": metrics.reliability(labels, scores).select("mean_score", "crash_rate", "rows"),
+        "precision_recall": ranking.pr_curve(labels, scores, MAX_POINTS).select("recall", "precision"),
+        "roc": ranking.roc_curve(labels, scores, MAX_POINTS),
+        "calibration": ranking.reliability(labels, scores).select("mean_score", "crash_rate", "rows"),
         "confusion": confusion(labels, scores, threshold),
         "importance": importance.head(TOP_FEATURES),
         "timelines": timelines(test, typical_crashes(crashes), threshold, label),

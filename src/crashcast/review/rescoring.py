@@ -23,18 +23,19 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from crashcast import closure, parts, tables
-from crashcast.commits import environments, models, objects, runs
-from crashcast.commits.revisions import COVERAGE, INCIDENTS, MODELS, Revision
+from crashcast import tables
 from crashcast.errors import UserError
-from crashcast.modeling import metrics, model
+from crashcast.execution import code_hash
+from crashcast.modeling import model, ranking, split_rule
+from crashcast.modeling.alarms import choose_threshold, crashes_of
 from crashcast.modeling.baselines import one_rules, with_baselines
-from crashcast.modeling.events import choose_threshold, crashes_of
 from crashcast.params import DAY, Alarms, Evaluate, Incidents, Label, Telemetry
-from crashcast.reproduced import TOLERANCE
 from crashcast.review import scoring
-from crashcast.review.history import History, partition_of
+from crashcast.review.data_changes import History, partition_of
 from crashcast.tables import Partition
+from crashcast.versioning import cache, committed_model, environment, worktree_runs
+from crashcast.versioning.revision import COVERAGE, INCIDENTS, MODELS, Revision
+from crashcast.versions.reproduced import TOLERANCE
 
 LABELS, FEATURES, SPLIT = "data/labels", "data/features", "data/split.json"
 BELIEVED = "data/incidents.parquet"  # what labels take for crashes; before labels weighed evidence, the records
@@ -144,12 +145,12 @@ class Exam:
 
     def crashes(self) -> pl.DataFrame:
         """Return the covered crashes."""
-        incidents, coverage = (objects.locate(digest, "records") for digest in (self.incidents, self.coverage))
+        incidents, coverage = (cache.locate(digest, "records") for digest in (self.incidents, self.coverage))
         return tables.read_covered_crashes(incidents, coverage, self.rules.section(Incidents))
 
     def groups(self) -> dict[str, frozenset[str]]:
         """Return the servers of each group."""
-        rows = tables.read(objects.locate(self.coverage, "raw data"), ["server_id", "group"]).drop_nulls()
+        rows = tables.read(cache.locate(self.coverage, "raw data"), ["server_id", "group"]).drop_nulls()
         last = rows.sort("server_id", "group").unique("server_id", keep="last")
         return {
             f"group_{group}": frozenset(members["server_id"]) for (group,), members in sorted(last.group_by("group"))
@@ -208,10 +209,10 @@ class Region:
                 if contestant.rule["method"] == "server":
                     servers[f"on a server of the {name}'s {part} part"] = frozenset(contestant.rule["servers"][part])
                 else:
-                    start, end = parts.period(contestant.rule, part)
+                    start, end = split_rule.period(contestant.rule, part)
                     inside.append((f"in the {name}'s {part} part", start, end))
                     around.append((f"within the embargo of the {name}'s {part} part", start - embargo, end + embargo))
-        whole = parts.period(rule, "test")
+        whole = split_rule.period(rule, "test")
         return cls(rule, longest_open(whole, [(start, end) for _, start, end in around]), inside + around, servers)
 
     @property
@@ -236,7 +237,7 @@ class Region:
     def crashes(self, crashes: pl.DataFrame) -> pl.DataFrame:
         """Return the crashes of the servers in question."""
         closed = sorted(frozenset().union(*self.servers.values()))
-        return parts.crashes_of_part(crashes, self.rule, "test").filter(~pl.col("server_id").is_in(closed))
+        return split_rule.crashes_of_part(crashes, self.rule, "test").filter(~pl.col("server_id").is_in(closed))
 
 
 def longest_open(period: Period, closed: Iterable[Period]) -> Period:
@@ -266,12 +267,12 @@ def rescore(base: Revision, head: Revision, anchor: Revision | None = None) -> R
     """
     revisions = {CHAMPION: base, CHALLENGER: head} | ({ANCHOR: anchor} if anchor and anchor != base else {})
     rules = {name: _rule(revision) for name, revision in revisions.items()}
-    known, history = runs.recorded(*revisions.values()), History.of(base, head)
+    known, history = worktree_runs.recorded(*revisions.values()), History.of(base, head)
     metrics_of_base = base.section(Telemetry).metrics.keys()
 
     def made_from(revision: Revision, *paths: str) -> dict[str, str]:
         is_like_base = revision.section(Telemetry).metrics.keys() == metrics_of_base
-        return runs.compute(revision, history.base if is_like_base else history.head, paths, known)
+        return worktree_runs.compute(revision, history.base if is_like_base else history.head, paths, known)
 
     judged = made_from(base, LABELS, SPLIT, FEATURES, *({BELIEVED} & base.outs.keys()))
     exam = Exam(base, judged[LABELS], judged.get(BELIEVED, history.base[INCIDENTS]), history.base[COVERAGE])
@@ -288,7 +289,7 @@ def rescore(base: Revision, head: Revision, anchor: Revision | None = None) -> R
     has_other_labels = own.labels != exam.labels or own.rules_of_crashes != exam.rules_of_crashes
     differing = {
         "the challenger's labels": has_other_labels
-        and not (history.is_corrected and runs.recipe(base, LABELS) == runs.recipe(head, LABELS)),
+        and not (history.is_corrected and worktree_runs.recipe(base, LABELS) == worktree_runs.recipe(head, LABELS)),
         "the corrected history": history.is_corrected,
     }
     definitions, under_own = {}, forward
@@ -299,7 +300,7 @@ def rescore(base: Revision, head: Revision, anchor: Revision | None = None) -> R
                 contestant.revision,
                 head.outs[FEATURES]
                 if name == CHALLENGER
-                else runs.compute(contestant.revision, raw, [FEATURES], known)[FEATURES],
+                else worktree_runs.compute(contestant.revision, raw, [FEATURES], known)[FEATURES],
                 contestant.rule,
             )
             for name, contestant in contestants.items()
@@ -311,7 +312,7 @@ def rescore(base: Revision, head: Revision, anchor: Revision | None = None) -> R
         definitions[name], under_own = found.rescored, found
     _confirm(head, CHALLENGER, under_own)
 
-    expected = _TestPart.of(exam, parts.read_rule(objects.locate(judged[SPLIT], SPLIT)))
+    expected = _TestPart.of(exam, split_rule.read_rule(cache.locate(judged[SPLIT], SPLIT)))
     found_itself = _TestPart.of(own, rules[CHALLENGER])
     denominators = {
         name: {"expected": amount, "found": found_itself.amount[name]} for name, amount in expected.amount.items()
@@ -323,7 +324,7 @@ def rescore(base: Revision, head: Revision, anchor: Revision | None = None) -> R
         kind_of(forward.rescored.rows, rules[CHAMPION]),
         forward.excluded,
         denominators | {"scored_rows": forward.scored},
-        {name: parts.period(rule, "train")[1] for name, rule in rules.items()},
+        {name: split_rule.period(rule, "train")[1] for name, rule in rules.items()},
         forward.latency_ms,
         {name: _model_size(revision) for name, revision in revisions.items()},
         history,
@@ -345,16 +346,16 @@ def rescore_first(head: Revision) -> dict[str, Rescoring]:
         raise UserError(f"there is nothing to judge the first model on: {scored}")
     _confirm(head, CHALLENGER, scored)
     mine, whole = scored.rescored, _TestPart.of(exam, rule)
-    rules, seed = one_rules(models.describe(head)["features"]), head.section(Evaluate).seed
+    rules, seed = one_rules(committed_model.describe(head)["features"]), head.section(Evaluate).seed
     rows: dict[str, pl.DataFrame] = {}
-    with objects.temporary() as place:
+    with cache.temporary() as place:
         for part in ("validation", "test"):
-            period = parts.period(rule, part)
+            period = split_rule.period(rule, part)
             labels = exam.labels_of(period, place / part / "labels")
             table = _lay_out(head.outs[FEATURES], period, place / part / "features", f"{FEATURES} of {head.name}")
-            pieces = parts.read_part(table, labels, rule, part, list(rules))
+            pieces = split_rule.read_part(table, labels, rule, part, list(rules))
             rows[part] = pl.concat(with_baselines(piece, rules, seed) for _, piece in pieces)
-    crashes = parts.crashes_of_part(exam.crashes(), rule, "validation")
+    crashes = split_rule.crashes_of_part(exam.crashes(), rule, "validation")
     budget = head.section(Alarms).false_alarms_per_server_day
     found = {}
     for name in (DUMMY, *rules):
@@ -374,7 +375,7 @@ def rescore_first(head: Revision) -> dict[str, Rescoring]:
             kind=OWN,
             excluded=scored.excluded,
             denominators={figure: {"expected": value, "found": value} for figure, value in whole.amount.items()},
-            ends={CHALLENGER: parts.period(rule, "train")[1]},
+            ends={CHALLENGER: split_rule.period(rule, "train")[1]},
             latency_ms=scored.latency_ms,
             size_bytes={CHALLENGER: _model_size(head)},
             history=History(dict(head.raw), dict(head.raw)),
@@ -390,10 +391,10 @@ def _own_exam(revision: Revision) -> Exam:
 
 def kind_of(rows: pl.DataFrame, rule: Rule) -> str:
     """Say whether rows are the test rows of a split, or later than them."""
-    end, _ = tables.utc(parts.period(rule, "test")[1], datetime.max)
+    end, _ = tables.utc(split_rule.period(rule, "test")[1], datetime.max)
     if rule["method"] == "server":
         rows = rows.with_columns(pl.col("server_id").cast(pl.String))
-    own = (parts.assign(rows, rule) == "test").fill_null(False)
+    own = (split_rule.assign(rows, rule) == "test").fill_null(False)
     later = rows.select(pl.col("timestamp") >= end).to_series()
     if not (own | later).all():
         return OTHER
@@ -421,8 +422,8 @@ def _rescored(
         return "every row of its test period lies in a train or validation part, or in the embargo around one"
     if unlike and region.rule == unlike.region.rule:
         return "its rows are the same"
-    with objects.temporary() as place:
-        labels = exam.labels_of(parts.period(rule, "test"), place / "labels")
+    with cache.temporary() as place:
+        labels = exam.labels_of(split_rule.period(rule, "test"), place / "labels")
         rows, excluded = _select(labels, region, place / "rows")
         if rows.is_empty():
             return "no row of its test period has a known label and is new to every model"
@@ -448,7 +449,7 @@ def _rescored(
         region.crashes(exam.crashes()),
         region.period,
         exam.timing,
-        {name: models.describe(contestant.revision)["threshold"] for name, contestant in contestants.items()},
+        {name: committed_model.describe(contestant.revision)["threshold"] for name, contestant in contestants.items()},
         _seen(challenger.revision, challenger.rule, _names(rows["server_id"])) | exam.groups(),
     )
     return _Scored(rescored, region, exam, dict(excluded), scored, latency_ms)
@@ -467,8 +468,8 @@ def _select(labels: Path, region: Region, out: Path) -> tuple[pl.DataFrame, Coun
     """
     kept, excluded = [], Counter[str]()
     for partition in tables.partitions(labels):
-        rows = tables.read(partition.path(labels), parts.KEYS_AND_LABEL)
-        is_test = (parts.assign(rows, region.rule) == "test").fill_null(False)
+        rows = tables.read(partition.path(labels), split_rule.KEYS_AND_LABEL)
+        is_test = (split_rule.assign(rows, region.rule) == "test").fill_null(False)
         reasons = region.reasons(rows)
         excluded.update(dict(reasons.filter(is_test).drop_nulls().value_counts().iter_rows()))
         wanted = is_test & reasons.is_null()
@@ -477,22 +478,22 @@ def _select(labels: Path, region: Region, out: Path) -> tuple[pl.DataFrame, Coun
             listed = rows.select("timestamp", "server_id", wanted=wanted).filter(inside)
             tables.write(partition.path(out), listed)
             kept.append(rows.filter(wanted).select("timestamp", pl.col("server_id").cast(pl.Categorical), "label"))
-    return pl.concat(kept, rechunk=True) if kept else pl.DataFrame(schema=parts.KEYS_AND_LABEL), excluded
+    return pl.concat(kept, rechunk=True) if kept else pl.DataFrame(schema=split_rule.KEYS_AND_LABEL), excluded
 
 
 def _score(contestant: Contestant, rows: Path, place: Path) -> tuple[NDArray[np.float64], float]:
     """Return a model's scores of the wanted rows, NaN where its features have none, and the latency in ms."""
     revision, commit = contestant.revision, f"of commit {contestant.revision.name}"
-    unit = partition_of(next(iter(objects.members(contestant.features, f"{FEATURES} {commit}")))).unit
+    unit = partition_of(next(iter(cache.members(contestant.features, f"{FEATURES} {commit}")))).unit
     rows = _repartitioned(rows, unit, place / "rows")
     names = {partition.name for partition in tables.partitions(rows)}
-    features = objects.lay_out(
+    features = cache.lay_out(
         contestant.features, place / "features", f"{FEATURES} {commit}", lambda path: Path(path).parts[0] in names
     )
-    model_folder = objects.lay_out(revision.outs[MODELS], place / "model", f"the model {commit}")
+    model_folder = cache.lay_out(revision.outs[MODELS], place / "model", f"the model {commit}")
     (place / "scores").mkdir()
     arguments = (model_folder, features, rows, place / "scores")
-    python = environments.interpreter(revision, objects.folder())
+    python = environment.interpreter(revision, cache.folder())
     if python == Path(sys.executable) and _is_our_code(revision):
         latency_ms = scoring.score(*arguments)["latency_ms"]
     else:
@@ -520,19 +521,19 @@ def _repartitioned(rows: Path, unit: str, out: Path) -> Path:
 def _is_our_code(revision: Revision) -> bool:
     """Tell whether the code that runs a model is the same here and in a commit."""
     return all(
-        revision.find_file(f"src/{file.relative_to(closure.SRC).as_posix()}") == file.read_bytes()
-        for file in closure.closure([Path(model.__file__)])
+        revision.find_file(f"src/{file.relative_to(code_hash.SRC).as_posix()}") == file.read_bytes()
+        for file in code_hash.closure([Path(model.__file__)])
     )
 
 
 def _score_elsewhere(revision: Revision, python: Path, arguments: tuple[Path, ...]) -> float:
     """Score with a commit's own code, in its own environment."""
-    with runs.worktree(revision) as project:
+    with worktree_runs.worktree(revision) as project:
         variables = {"PYTHONPATH": str(project / "src"), "OMP_WAIT_POLICY": "PASSIVE"}
         done = subprocess.run(
             # -P: the script's folder is part of another version of the project
             [python, "-P", scoring.__file__, *arguments], cwd=project, text=True, capture_output=True, check=False,
-            env=environments.variables(python) | variables,
+            env=environment.variables(python) | variables,
         )  # fmt: skip
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -546,13 +547,13 @@ def _seen(revision: Revision, rule: Rule, servers: frozenset[str]) -> dict[str, 
     if rule["method"] == "server":
         unseen = servers - frozenset(rule["servers"]["train"])
     else:
-        what, period, unseen = f"{LABELS} of commit {revision.name}", parts.period(rule, "train"), servers
-        listing = objects.members(revision.outs[LABELS], what)
+        what, period, unseen = f"{LABELS} of commit {revision.name}", split_rule.period(rule, "train"), servers
+        listing = cache.members(revision.outs[LABELS], what)
         in_train = pl.col("label").is_not_null() & pl.col("timestamp").is_between(*tables.utc(*period), closed="left")
         for path in sorted(listing, key=lambda path: partition_of(path).start, reverse=True):
             if unseen and _touches(partition_of(path), period):
                 where = in_train & pl.col("server_id").is_in(sorted(unseen))
-                rows = tables.read(objects.locate(listing[path], what), parts.KEYS_AND_LABEL, where)
+                rows = tables.read(cache.locate(listing[path], what), split_rule.KEYS_AND_LABEL, where)
                 unseen = unseen - _names(rows["server_id"])
     return {"seen_servers": servers - unseen, "unseen_servers": unseen}
 
@@ -565,18 +566,18 @@ class _TestPart(NamedTuple):
 
     @classmethod
     def of(cls, exam: Exam, rule: Rule) -> Self:
-        known, digest, period = 0, hashlib.sha256(), parts.period(rule, "test")
-        with objects.temporary() as place:
+        known, digest, period = 0, hashlib.sha256(), split_rule.period(rule, "test")
+        with cache.temporary() as place:
             labels = exam.labels_of(period, place / "labels")
             for partition in tables.partitions(labels):
-                rows = tables.read(partition.path(labels), parts.KEYS_AND_LABEL)
-                rows = rows.filter(parts.assign(rows, rule) == "test")
+                rows = tables.read(partition.path(labels), split_rule.KEYS_AND_LABEL)
+                rows = rows.filter(split_rule.assign(rows, rule) == "test")
                 known += rows.height
                 names = rows["server_id"].unique().sort()
                 digest.update(json.dumps(names.to_list()).encode())
                 for column in rows.with_columns(pl.col("server_id").cast(pl.Enum(names))):
                     digest.update(column.to_physical().to_numpy().tobytes())
-        crashes = crashes_of(parts.crashes_of_part(exam.crashes(), rule, "test"), period, exam.timing["lead"])
+        crashes = crashes_of(split_rule.crashes_of_part(exam.crashes(), rule, "test"), period, exam.timing["lead"])
         amount = {"crashes": crashes.height, "server_days": known * (exam.timing["interval"] / DAY)}
         return cls(amount, digest.hexdigest())
 
@@ -592,7 +593,7 @@ def _confirm(revision: Revision, name: str, scored: _Scored) -> None:
     told, rows, threshold = revision.metrics[EVALUATION], scored.rescored.rows, scored.rescored.thresholds[name]
     found: dict[str, float | None] = {"rows": rows.height + sum(scored.excluded.values()), "threshold": threshold}
     if not scored.excluded:  # it judged itself on these rows
-        measured = metrics.row_metrics(rows["label"].to_numpy(), rows[name].to_numpy(), threshold)
+        measured = ranking.row_metrics(rows["label"].to_numpy(), rows[name].to_numpy(), threshold)
         found |= {figure: measured[figure] for figure in ("positives", "pr_auc", "brier")}
     for figure, value in found.items():
         if not math.isclose(_number(told.get(figure)), value or 0.0, rel_tol=TOLERANCE):
@@ -614,7 +615,7 @@ def _rule(revision: Revision) -> Rule:
     what = f"{SPLIT} of commit {revision.name}"
     if SPLIT not in revision.outs:
         raise UserError(f"no stage of commit {revision.name} writes {SPLIT}: it cannot be compared")
-    rule = parts.read_rule(objects.locate(revision.outs[SPLIT], what))
+    rule = split_rule.read_rule(cache.locate(revision.outs[SPLIT], what))
     if rule["method"] == "random":
         raise UserError(
             f"commit {revision.name} splits its rows at random: rows of one crash are in train and in test, so nothing "
@@ -624,13 +625,13 @@ def _rule(revision: Revision) -> Rule:
 
 
 def _model_size(revision: Revision) -> int:
-    file = objects.locate(models.files_of(revision)["model.skops"], f"the model of commit {revision.name}")
+    file = cache.locate(committed_model.files_of(revision)["model.skops"], f"the model of commit {revision.name}")
     return file.stat().st_size
 
 
 def _lay_out(table: str, period: Period, folder: Path, what: str) -> Path:
     """Lay out the partitions of a table that a period touches."""
-    return objects.lay_out(table, folder, what, lambda path: _touches(partition_of(path), period))
+    return cache.lay_out(table, folder, what, lambda path: _touches(partition_of(path), period))
 
 
 def _touches(partition: Partition, period: Period) -> bool:

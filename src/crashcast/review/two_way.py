@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from crashcast.modeling.metrics import Labels
-from crashcast.modeling.resampling import TwoWayDraws
+from crashcast.modeling.bootstrap import TwoWayDraws
+from crashcast.modeling.ranking import Labels
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]

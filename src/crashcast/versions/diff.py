@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from crashcast.commits import objects
-from crashcast.commits.revisions import Revision
 from crashcast.doctor.findings import SOUND, UNKNOWN, WRONG
 from crashcast.doctor.needs import Output, outputs_of
 from crashcast.errors import UserError
+from crashcast.versioning import cache
+from crashcast.versioning.revision import Revision
 from crashcast.versions.files import ONLY_REMOTE, Files
 from crashcast.versions.log import PART, TABLE, changed_files, is_among, name_files
 from crashcast.versions.rows import KOLMOGOROV_SMIRNOV, Column, Difference, compare
@@ -121,7 +121,7 @@ def diff(base: str, head: str = "HEAD", paths: Sequence[str] = (), pull: bool = 
     differing = [pair for pair in pairs if _md5(pair[0]) != _md5(pair[1])]
     if pull:
         lists = {output.md5 for pair in differing for output in pair if output and output.is_folder}
-        objects.fetch(lists, "a list of files")
+        cache.fetch(lists, "a list of files")
     return [_dataset(one, other, Files(), pull) for one, other in differing]
 
 
@@ -211,7 +211,7 @@ def _dataset(before: Output | None, after: Output | None, files: Files, pull: bo
     changed = changed_files(old, new)
     kinds = sorted((path, what) for what, listed in changed.items() for path in listed)
     if pull:
-        objects.fetch({md5 for path, _ in kinds for md5 in (old.get(path), new.get(path)) if md5}, known.path)
+        cache.fetch({md5 for path, _ in kinds for md5 in (old.get(path), new.get(path)) if md5}, known.path)
     found = tuple(_file(path, what, old.get(path), new.get(path), files) for path, what in kinds)
     return Dataset(*about, same=len(old.keys() & new.keys()) - len(changed["changed"]), files=found)  # type: ignore[arg-type]
 

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crashcast import listing
-from crashcast.commits import objects
 from crashcast.doctor.bucket import Bucket, connect
 from crashcast.doctor.cache import is_whole
 from crashcast.doctor.needs import Output
 from crashcast.errors import UserError
+from crashcast.versioning import cache, listing
 
 BLOCK_BYTES = 1 << 12  # little more than what is asked for
 ONLY_REMOTE, NOWHERE, DAMAGED = "only on the remote", "neither here nor on the remote", "damaged"
@@ -62,7 +61,7 @@ class Files:
         """
         if not output.is_folder:
             return {output.path: output.md5}
-        path = objects.cached(output.md5)
+        path = cache.cached(output.md5)
         if path.exists():
             content = path.read_bytes() if is_whole(path, output.md5) else None
         else:
@@ -97,7 +96,7 @@ class Files:
         UnreadError
             Where it cannot be had.
         """
-        path = objects.cached(md5)
+        path = cache.cached(md5)
         if path.exists():
             if not is_whole(path, md5):
                 raise UnreadError(DAMAGED)
@@ -113,7 +112,7 @@ class Files:
 
     @contextmanager
     def _open(self, md5: str) -> Iterator[Any]:
-        path = objects.cached(md5)
+        path = cache.cached(md5)
         if path.exists():
             yield path
         elif self.bucket is None:

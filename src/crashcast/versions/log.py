@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from crashcast import tables
-from crashcast.commits.revisions import Revision, git
 from crashcast.doctor.needs import FILES_THAT_POINT, Output, outputs_of
 from crashcast.doctor.reading import MB
 from crashcast.errors import UserError
+from crashcast.versioning.revision import Revision, git
 from crashcast.versions.files import ONLY_REMOTE, Files, UnreadError
 from crashcast.versions.rows import compare
 

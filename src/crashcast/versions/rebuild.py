@@ -14,15 +14,16 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
-from crashcast import canonical, dvc_lock, memo
-from crashcast.commits import environments, objects, runs
-from crashcast.commits.revisions import SHOWN_DIGITS, Revision, check
+from crashcast import files
 from crashcast.doctor.needs import outputs_of
-from crashcast.dvc_lock import LOCK
 from crashcast.errors import UserError
-from crashcast.reproduced import TOLERANCE, is_close
+from crashcast.execution import memo
+from crashcast.versioning import cache, dvc_files, environment, worktree_runs
+from crashcast.versioning.dvc_files import LOCK
+from crashcast.versioning.revision import SHOWN_DIGITS, Revision, check
 from crashcast.versions.diff import File, read_difference, show_files
 from crashcast.versions.log import changed_files
+from crashcast.versions.reproduced import TOLERANCE, is_close
 
 SHOWN_FIGURES = (".csv", ".md")  # made of figures that other outputs hold
 EXIT_STATUS = {"same": 0, "different": 1, "close": 3}
@@ -106,14 +107,16 @@ def rebuild(name: str) -> Rebuilt:
         check(revision)
     except UserError as error:
         notes.append(str(error))
-    python = environments.interpreter(revision, objects.folder())
-    stages = tuple(runs.upstream(revision, {path for stage in revision.stages.values() for path in stage.outs}))
-    with runs.worktree(revision) as project:
-        cache = project / ".dvc" / "cache"
-        (project / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
-        _link_raw_data(revision, project, cache)
-        runs.call(python, project, "dvc", "repro", "--force", why=f", {revision.name}", **{memo.SWITCH: "off"})
-        written = dvc_lock.read(project / LOCK)
+    python = environment.interpreter(revision, cache.folder())
+    stages = tuple(
+        worktree_runs.upstream(revision, {path for stage in revision.stages.values() for path in stage.outs})
+    )
+    with worktree_runs.worktree(revision) as project:
+        cache_folder = project / ".dvc" / "cache"
+        (project / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache_folder}\n", encoding="utf-8")
+        _link_raw_data(revision, project, cache_folder)
+        worktree_runs.call(python, project, "dvc", "repro", "--force", why=f", {revision.name}", **{memo.SWITCH: "off"})
+        written = dvc_files.read(project / LOCK)
         differing = {}
         for stage in stages:
             before = lock[stage].outs if stage in lock else {}
@@ -126,7 +129,7 @@ def rebuild(name: str) -> Rebuilt:
     return Rebuilt(revision.sha, stages, differing, tuple(notes))
 
 
-def _link_raw_data(revision: Revision, project: Path, cache: Path) -> None:
+def _link_raw_data(revision: Revision, project: Path, cache_folder: Path) -> None:
     """Link the data that stages need and none makes into the worktree and its cache."""
     needed = {path for stage in revision.stages.values() for path in stage.deps}
     made = {path for stage in revision.stages.values() for path in stage.outs}
@@ -137,24 +140,24 @@ def _link_raw_data(revision: Revision, project: Path, cache: Path) -> None:
         if output.path not in needed - made:
             continue
         what = f"{output.path} of commit {revision.name}"
-        objects.put(output.md5, project / output.path, what)
-        for md5 in {output.md5, *(objects.members(output.md5, what).values() if output.is_folder else ())}:
-            target = cache / "files" / "md5" / md5[:2] / md5[2:]
+        cache.put(output.md5, project / output.path, what)
+        for md5 in {output.md5, *(cache.members(output.md5, what).values() if output.is_folder else ())}:
+            target = cache_folder / "files" / "md5" / md5[:2] / md5[2:]
             target.parent.mkdir(parents=True, exist_ok=True)
-            memo.link(objects.locate(md5, what), target)
+            memo.link(cache.locate(md5, what), target)
 
 
 def _output(revision: Revision, project: Path, path: str, committed: str | None, rebuilt: str | None) -> Output:
     """Say how an output differs."""
     if committed is None or rebuilt is None:
         return Output(path, committed, rebuilt, unread="only one of the two runs has it")
-    with objects.temporary() as place:
+    with cache.temporary() as place:
         try:
             before = _committed_files(revision, path, committed, place)
         except UserError as error:
             return Output(path, committed, rebuilt, unread=str(error))
         after = {file.as_posix(): project / file for file in _files(project, Path(path))}
-        hashes = [{name: canonical.md5(file) for name, file in files.items()} for files in (before, after)]
+        hashes = [{name: files.md5(file) for name, file in pairs.items()} for pairs in (before, after)]
         found = [
             _changed(name, before[name], after[name]) if what == "changed" else File(name, what)
             for what, names in changed_files(*hashes).items()
@@ -177,15 +180,15 @@ def _committed_files(revision: Revision, path: str, md5: str, place: Path) -> di
     content = revision.find_file(path)
     if content is not None:  # metrics lie in git
         (place / "metrics").write_bytes(content)
-        if canonical.md5(place / "metrics") != md5:
+        if files.md5(place / "metrics") != md5:
             raise UserError("git has another file than the one that dvc.lock records")
         return {path: place / "metrics"}
     what = f"{path} of commit {revision.name}"
     if not md5.endswith(".dir"):
-        return {path: objects.locate(md5, what)}
-    members = objects.members(md5, what)
-    objects.fetch(members.values(), what)
-    return {f"{path}/{name}": objects.locate(member, what) for name, member in members.items()}
+        return {path: cache.locate(md5, what)}
+    members = cache.members(md5, what)
+    cache.fetch(members.values(), what)
+    return {f"{path}/{name}": cache.locate(member, what) for name, member in members.items()}
 
 
 def _files(project: Path, path: Path) -> Iterator[Path]:

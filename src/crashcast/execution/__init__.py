@@ -1,0 +1,1 @@
+"""How stages run: tasks of one partition each, remembered results, guards."""

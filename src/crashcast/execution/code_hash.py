@@ -1,0 +1,109 @@
+"""What a file of this project runs: the files it imports, those that they import, and so on."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+SRC = Path(__file__).parents[2]
+DISTRIBUTIONS = {"yaml": "pyyaml"}  # of modules that are not called like their package
+# they carry and show results, and change none
+BYSTANDERS = {"botocore", "dask", "distributed", "dvc", "fsspec", "psutil", "rich"}
+MISSING = "missing"
+
+
+def closure(files: Iterable[Path]) -> set[Path]:
+    """Return the files and everything of this project that they import, directly or not."""
+    seen: set[Path] = set()
+    waiting = set(files)
+    while waiting:
+        file = waiting.pop()
+        seen.add(file)
+        waiting |= {found for name in _imports(file) if (found := _file_of(name))} - seen
+    return seen
+
+
+@cache
+def digest(module: str) -> str:
+    """Return a hash of the code that a module's functions can run, and of the versions of what it runs on."""
+    return hashlib.sha256(json.dumps(contents(module), sort_keys=True).encode()).hexdigest()
+
+
+def contents(module: str) -> dict[str, str]:
+    """Return what a module's functions can run and run on: the hash of each file, the version of each library.
+
+    Comments and line breaks do not count, nor does the folder that the project lies in.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Where there is no such module.
+    """
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no module named {module}", name=module)
+    files = closure([Path(spec.origin)])
+    return {
+        **{_name(file): hashlib.sha256(ast.dump(_parse(file)).encode()).hexdigest() for file in files},
+        **{library: _version(library) for library in _libraries(files)},
+        sys.implementation.name: sys.version,
+        "machine": f"{platform.system()} {platform.machine()}",  # others round otherwise
+    }
+
+
+def differences(here: dict[str, str], there: dict[str, str]) -> list[str]:
+    """Name what another machine's `contents` have otherwise."""
+    told = []
+    for name in sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name)):
+        if name.endswith(".py"):
+            told.append(f"{name} {'differs' if name in here and name in there else 'is in one place only'}")
+        else:
+            told.append(f"{name} is {there.get(name, MISSING)} instead of {here.get(name, MISSING)}")
+    return told
+
+
+def _name(file: Path) -> str:
+    return file.relative_to(SRC).as_posix() if file.is_relative_to(SRC) else file.name
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return MISSING
+
+
+def _libraries(files: Iterable[Path]) -> set[str]:
+    modules = {name.partition(".")[0] for file in files for name in _imports(file)}
+    own = {module for module in modules if _file_of(module) or (SRC / module).is_dir()}
+    return {DISTRIBUTIONS.get(module, module) for module in modules - own - BYSTANDERS - sys.stdlib_module_names}
+
+
+def _imports(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(_parse(file)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            if node.level or not node.module:
+                raise ValueError(f"{file}: relative import")
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
+
+
+@cache
+def _parse(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _file_of(module: str) -> Path | None:
+    path = SRC.joinpath(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)

@@ -1,0 +1,184 @@
+"""The partition runner: a stage as independent tasks, one per partition, each written whole or not at all.
+
+What was computed before from the same bytes, parameters and code comes from the memo; the rest is computed, several
+partitions at a time: in this process, in others, or by the machines of a cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from functools import cache
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from crashcast import tables
+from crashcast.errors import UserError
+from crashcast.execution import memo
+from crashcast.execution.memo import Memo
+from crashcast.execution.task import Compute, Counts, Results, Task, execute
+from crashcast.files import replacing_folder, signature
+from crashcast.params import Execution
+from crashcast.tables import Partition
+
+if TYPE_CHECKING:
+    from crashcast.execution.cluster import Cluster
+
+SMALL_BYTES = 50_000_000  # below this a second process costs more than it saves
+GB = 1_000_000_000
+
+
+def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bool = True) -> list[Counts]:
+    """Compute every task that the memo does not hold and replace the folder `out` by the results.
+
+    Parameters
+    ----------
+    stage : str
+        Named in the progress display.
+    compute : function
+        `compute(partition, **inputs)` returns the partition's frame, in total order, and its counts: what JSON can
+        hold. Pure, and importable by name, for it may run in another process.
+    tasks : list of Task
+        One per partition, in order of time.
+    out : Path
+        The output table. Untouched unless every task succeeds; an empty frame leaves no file.
+    remember : bool
+        Whether to use the memo, for which inputs must have a fingerprint.
+
+    Returns
+    -------
+    list of dict
+        The counts of each task, in the order of `tasks`.
+
+    Raises
+    ------
+    UserError
+        Where a worker process is killed, an input changes while it is read, or a cluster cannot be used.
+    """
+    listing = cache(tables.partitions)
+    tasks = [task.located(listing) for task in tasks]
+    signatures = {path: signature(path) for task in tasks for path in task.files}
+    rules, store = Execution.read(), memo.find() if remember else None
+    cluster = _cluster(rules, store) if remember else None
+    with replacing_folder(out) as aside:
+        keys = [task.key(compute, store) if store else "" for task in tasks]
+        found: list[Counts | None] = [None] * len(tasks)
+        if store:
+            found = _recall_all(store, cluster, keys, stage, tasks, aside)
+        missing = [index for index, counts in enumerate(found) if counts is None]
+        waiting = [tasks[index] for index in missing]
+        if cluster and missing:
+            results = cluster.compute_all(stage, compute, waiting, [keys[index] for index in missing], aside)
+        else:
+            size = sum(signatures[path].size_bytes for path in {path for task in waiting for path in task.files})
+            results = _compute_all(compute, waiting, aside, min(_workers(rules, size), len(missing)))
+        with _progress(stage, len(missing)) as advance, closing(results):
+            for position, counts in results:
+                index = missing[position]
+                for path in tasks[index].files:
+                    if signature(path) != signatures[path]:
+                        raise UserError(f"{path} changed while {stage} was reading it: run `dvc repro` again")
+                found[index] = counts
+                if store:
+                    partition = tasks[index].partition
+                    store.keep(keys[index], stage, partition.name, partition.path(aside), counts)
+                advance()
+    if store:
+        store.trim(rules.memo_gb * GB)
+        store.digests.save()
+    print(
+        f"{stage}: {len(tasks)} partitions, {len(missing)} computed, {len(tasks) - len(missing)} from the memo",
+        file=sys.stderr,
+    )
+    return [counts for counts in found if counts is not None]
+
+
+def _cluster(rules: Execution, store: Memo | None) -> Cluster | None:
+    if rules.scheduler is None or rules.shared is None:
+        return None
+    if store is None:
+        raise UserError(
+            f"params.yaml: execution.workers: {rules.scheduler} gives results by way of the memo, and there is none: "
+            f"leave {memo.SWITCH} out (`dvc repro --force` computes everything too), or set workers to auto"
+        )
+    from crashcast.execution.cluster import Cluster
+
+    return Cluster(rules.scheduler, rules.shared, store.recalls)
+
+
+def _recall_all(
+    store: Memo, cluster: Cluster | None, keys: list[str], stage: str, tasks: list[Task], out: Path
+) -> list[Counts | None]:
+    def recall(key: str, partition: Partition) -> Counts | None:
+        counts = store.recall(key, path := partition.path(out))
+        if counts is None and cluster and (counts := cluster.recall(key, path)) is not None:
+            store.keep(key, stage, partition.name, path, counts)
+        return counts
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # reading and hashing leave Python free
+        return list(pool.map(recall, keys, [task.partition for task in tasks]))
+
+
+def _workers(rules: Execution, size_bytes: int) -> int:
+    if isinstance(rules.workers, int):
+        return rules.workers
+    return 1 if size_bytes < SMALL_BYTES else os.cpu_count() or 1
+
+
+def _compute_all(compute: Compute, tasks: list[Task], out: Path, workers: int) -> Results:
+    if workers <= 1:
+        for position, task in enumerate(tasks):
+            yield position, execute(compute, task, out)
+        return
+    # spawn, not fork: polars holds threads and locks that a fork would break
+    os.environ.setdefault("POLARS_MAX_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+        futures = {pool.submit(execute, compute, task, out): position for position, task in enumerate(tasks)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker was killed, most likely for want of memory: lower `workers` in params.yaml, section "
+                "execution, or choose a shorter `partition`, section telemetry"
+            ) from None
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the stage is killed: nobody else would tell it."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _progress(stage: str, total: int) -> Iterator[Callable[[], None]]:
+    if not sys.stderr.isatty():
+        done = iter(range(1, total + 1))
+        yield lambda: print(f"{stage}: partition {next(done)} of {total}", file=sys.stderr)
+        return
+    columns = (TextColumn(stage), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True) as progress:
+        bar = progress.add_task(stage, total=total)
+        yield lambda: progress.advance(bar)
+
+
+def total(counts: list[dict[str, int]]) -> dict[str, int]:
+    """Add up the counts of all tasks."""
+    return {name: sum(part[name] for part in counts) for name in counts[0]}

@@ -1,0 +1,99 @@
+"""One process per stage: what a killed `dvc repro` left running must not write over what a newer one wrote.
+
+DVC lets one `dvc repro` run at a time, but a killed one leaves its stage's process behind, which would still put its
+result in place when it is done. So a stage ends when its DVC does; and where one could not (it was suspended), the
+stage that comes next stops it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from crashcast.errors import UserError
+from crashcast.files import replacing
+
+NOTES = Path(".dvc", "tmp", "crashcast")
+PATIENCE_S = 10
+LOOK_EVERY_S = 0.2
+
+
+def take_over(stage: str) -> None:
+    """Stop the process that still runs this stage, note that this one does now, and end it when its DVC ends.
+
+    Raises
+    ------
+    UserError
+        Where the other one belongs to somebody else, or does not end.
+    """
+    if not NOTES.parents[1].is_dir():  # nobody's project: nothing that DVC could have left
+        return
+    note = NOTES / f"{stage}.json"
+    if orphan := noted(note):
+        print(f"{stage}: stopping process {orphan.pid}, which a killed run left behind", file=sys.stderr)
+        stop(orphan)
+    with replacing(note) as aside:
+        aside.write_text(json.dumps({"pid": os.getpid(), "started": psutil.Process().create_time()}), encoding="utf-8")
+    if dvc := dvc_above(psutil.Process()):
+        threading.Thread(target=_end_with, args=(dvc,), daemon=True).start()
+
+
+def noted(note: Path) -> psutil.Process | None:
+    """Return the process of a note, if it still runs: another one may have its number by now."""
+    try:
+        content = json.loads(note.read_text(encoding="utf-8"))
+        process = psutil.Process(content["pid"])
+        is_same = abs(process.create_time() - content["started"]) < 1
+        return process if is_same and process.pid != os.getpid() else None
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return None
+
+
+def dvc_above(process: psutil.Process) -> psutil.Process | None:
+    """Return the `dvc` that runs a process, if one does."""
+    with suppress(psutil.NoSuchProcess):
+        for parent in process.parents():
+            with suppress(psutil.Error):  # another user's
+                if is_dvc(parent):
+                    return parent
+    return None
+
+
+def is_dvc(process: psutil.Process) -> bool:
+    """Tell whether a process is a `dvc` command."""
+    return "dvc" in {Path(word).name for word in process.cmdline()[:4]}
+
+
+def stop(process: psutil.Process) -> None:
+    """Kill a process with its workers.
+
+    Raises
+    ------
+    UserError
+        Where it does not end.
+    """
+    family = [process, *process.children(recursive=True)]
+    _kill(family)
+    if psutil.wait_procs(family, timeout=PATIENCE_S)[1]:
+        raise UserError(f"process {process.pid} still runs and does not end: stop it, then run again")
+
+
+def _end_with(dvc: psutil.Process) -> None:
+    with suppress(psutil.Error):
+        while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(LOOK_EVERY_S)
+    _kill(psutil.Process().children(recursive=True))
+    os._exit(1)  # nobody would record what it wrote
+
+
+def _kill(family: list[psutil.Process]) -> None:
+    for process in family:
+        with suppress(psutil.Error):  # gone already, or another user's
+            process.kill()

@@ -1,0 +1,168 @@
+"""Tasks: one partition each, with everything that its result depends on, and a hash of all that.
+
+A task is handed rows of a period, whole files, frames and parameters; what it cannot be handed it cannot depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from crashcast import tables
+from crashcast.execution import code_hash
+from crashcast.execution.memo import Memo
+from crashcast.params import Section
+from crashcast.tables import Partition
+
+Counts = dict[str, Any]
+Compute = Callable[..., tuple[pl.DataFrame, Counts]]
+Results = Generator[tuple[int, Counts], None, None]  # the position of a task and its counts, as they are done
+
+
+@dataclass(frozen=True)
+class Period:
+    """Rows of a table that a task is handed: start <= timestamp < end.
+
+    Attributes
+    ----------
+    among : tuple of Partition, optional
+        The partitions to look in; `run` finds them.
+    """
+
+    table: Path
+    start: datetime
+    end: datetime
+    columns: tuple[str, ...] | None = None
+    among: tuple[Partition, ...] | None = None
+
+    def read(self) -> pl.DataFrame:
+        """Read them."""
+        return tables.read_period(self.table, self.start, self.end, self.columns, self.among)
+
+    def located(self, listing: list[Partition]) -> Period:
+        """Return the same rows with the partitions, of those listed, that they lie in; of none, one for its columns."""
+        touched = tuple(item for item in listing if item.start < self.end and self.start < item.end)
+        return replace(self, among=touched or (listing[0],))
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of a located period, in the order of `among`."""
+        return [partition.path(self.table) for partition in self.among or ()]
+
+    def fingerprint(self, own: Partition, store: Memo) -> Any:
+        """Return what says which bytes are read: hashes of the own partition's file and of slices of the others."""
+        parts = [self._fingerprint_of(partition, own, store) for partition in self.among or ()]
+        return [parts, self.columns, str(self.start), str(self.end)]
+
+    def _fingerprint_of(self, partition: Partition, own: Partition, store: Memo) -> str:
+        whole = store.digests.of(partition.path(self.table))
+        if partition == own:
+            return whole
+        start, end = max(self.start, partition.start), min(self.end, partition.end)
+        piece = replace(self, start=start, end=end, among=(partition,))
+        return store.slice_digest(f"{whole} {start} {end} {self.columns}", lambda: frame_digest(piece.read()))
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that a task is handed as its path."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """One partition and everything its result depends on.
+
+    Attributes
+    ----------
+    partition : Partition
+        What is to be computed.
+    inputs : mapping of str to Period, File, DataFrame or parameters
+        Keyword arguments of the stage's function; a Period is read where the task runs.
+    """
+
+    partition: Partition
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that it reads."""
+        periods = [item.files for item in self.inputs.values() if isinstance(item, Period)]
+        return sum(periods, [item.path for item in self.inputs.values() if isinstance(item, File)])
+
+    def located(self, listing: Callable[[Path], list[Partition]]) -> Task:
+        """Return the same task with its periods located in what `listing` says of their tables."""
+        found = {
+            name: item.located(listing(item.table)) if isinstance(item, Period) else item
+            for name, item in self.inputs.items()
+        }
+        return replace(self, inputs=found)
+
+    def key(self, compute: Compute, store: Memo) -> str:
+        """Return a hash of everything that the result depends on."""
+        content = {
+            "function": f"{compute.__module__}.{compute.__qualname__}",
+            "code": code_hash.digest(compute.__module__),
+            "partition": self.partition.name,
+            "inputs": {name: fingerprint(item, self.partition, store) for name, item in self.inputs.items()},
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def fingerprint(item: Any, own: Partition, store: Memo) -> Any:
+    """Return what JSON can hold that says which bytes an input is.
+
+    Raises
+    ------
+    TypeError
+        Where nothing can.
+    """
+    if isinstance(item, Period):
+        return item.fingerprint(own, store)
+    if isinstance(item, File):
+        return store.digests.of(item.path)
+    if isinstance(item, pl.DataFrame):
+        return frame_digest(item)
+    if isinstance(item, Section):
+        return [type(item).__name__, item.model_dump(mode="json")]
+    if isinstance(item, timedelta):
+        return ["timedelta", str(item)]
+    if isinstance(item, int | float | str | None):
+        return item
+    raise TypeError(f"no fingerprint of {type(item).__name__}: a task's inputs must say all that its result depends on")
+
+
+def frame_digest(frame: pl.DataFrame) -> str:
+    """Return the SHA-256 of a frame's bytes in Arrow's format."""
+    return hashlib.sha256(frame_bytes(frame)).hexdigest()
+
+
+def frame_bytes(frame: pl.DataFrame) -> bytes:
+    """Return a frame in Arrow's format."""
+    buffer = io.BytesIO()
+    frame.rechunk().write_ipc(buffer, compression="uncompressed")
+    return buffer.getvalue()
+
+
+def execute(compute: Compute, task: Task, out: Path) -> Counts:
+    """Compute a task, write its result into the folder `out` and return its counts."""
+    frame, counts = compute(task.partition, **{name: _hand_over(item) for name, item in task.inputs.items()})
+    if frame.height:
+        tables.write(task.partition.path(out), frame)
+    as_recalled: Counts = json.loads(json.dumps(counts))
+    return as_recalled
+
+
+def _hand_over(item: Any) -> Any:
+    if isinstance(item, Period):
+        return item.read()
+    return item.path if isinstance(item, File) else item

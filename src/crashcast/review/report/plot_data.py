@@ -1,0 +1,105 @@
+"""What the review's page draws of two models on the same rows; plain lists, so that JSON can hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import polars as pl
+
+from crashcast import tables
+from crashcast.modeling import alarms, ranking
+from crashcast.modeling.alarms import HOUR
+from crashcast.review.rescoring import CHALLENGER, CHAMPION, Rescored
+
+MODELS = (CHAMPION, CHALLENGER)
+POINTS = 200  # of a curve
+TIMELINES = 20
+AROUND = timedelta(hours=48)
+DIGITS = 6
+
+
+def draw(rescored: Rescored, thresholds: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Return curves, crashes and timelines of both models.
+
+    Parameters
+    ----------
+    rescored : Rescored
+        Rows of both kinds.
+    thresholds : mapping of str to float, optional
+        At which each model raises alarms; by default as it was trained.
+
+    Returns
+    -------
+    dict
+        `precision_recall` and `calibration` of each model, `base_rate`, `thresholds`, `warning_h` (from how many hours
+        before a crash, and until how many, an alarm counts), and `crashes`: by whom each was caught and how early, and
+        for at most 20 that one model caught and the other missed, the scores around it.
+    """
+    thresholds = dict(thresholds or rescored.thresholds)
+    target = rescored.rows["label"].to_numpy()
+    scores = {name: rescored.rows[name].to_numpy() for name in MODELS}
+    curves = {name: ranking.pr_curve(target, score, POINTS) for name, score in scores.items()}
+    bins = {name: ranking.reliability(target, score) for name, score in scores.items()}
+    lead, horizon = rescored.timing["lead"] / HOUR, rescored.timing["horizon"] / HOUR
+    return {
+        "precision_recall": {name: _lists(curve, "recall", "precision") for name, curve in curves.items()},
+        "calibration": {name: _lists(found, "mean_score", "crash_rate", "rows") for name, found in bins.items()},
+        "base_rate": float(target.mean()),
+        "thresholds": {name: thresholds[name] for name in MODELS},
+        "warning_h": [lead + horizon, lead],
+        "crashes": crashes(rescored, thresholds),
+    }
+
+
+def crashes(rescored: Rescored, thresholds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return the period's crashes in order of time: who caught each, and how early.
+
+    Timelines go first to the crashes that were caught earliest by the one model and missed by the other.
+    """
+    keys = ["server_id", "started_at"]
+    found = alarms.crashes_of(rescored.crashes, rescored.period, rescored.timing["lead"]).sort(
+        "started_at", "server_id"
+    )
+    for name in MODELS:
+        judged = alarms.judge(
+            rescored.rows.select("timestamp", "server_id", score=name), rescored.crashes, thresholds[name],
+            period=rescored.period, **rescored.timing,
+        ).crashes  # fmt: skip
+        lead_h = (pl.col("lead_time") / HOUR).round(2).alias(name)
+        found = found.join(judged.select(*keys, lead_h), on=keys, how="left", maintain_order="left")
+    caught = {name: pl.col(name).is_not_null() for name in MODELS}
+    by = (
+        pl.when(caught[CHAMPION] & caught[CHALLENGER]).then(pl.lit("both"))
+        .when(caught[CHAMPION]).then(pl.lit(CHAMPION))
+        .when(caught[CHALLENGER]).then(pl.lit(CHALLENGER))
+        .otherwise(pl.lit("neither"))
+    )  # fmt: skip
+    rows = found.with_columns(caught_by=by).to_dicts()
+    alone = [row for row in rows if row["caught_by"] in MODELS]
+    alone.sort(key=lambda row: -row[row["caught_by"]])
+    shown = {(row["server_id"], row["started_at"]) for row in alone[:TIMELINES]}
+    return [
+        {
+            "server_id": row["server_id"],
+            "started_at": row["started_at"].replace(tzinfo=None).isoformat(),
+            "caught_by": row["caught_by"],
+            "lead_h": {name: row[name] for name in MODELS},
+        }
+        | ({"timeline": _timeline(rescored, row)} if (row["server_id"], row["started_at"]) in shown else {})
+        for row in rows
+    ]
+
+
+def _timeline(rescored: Rescored, crash: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Return both models' scores of a crash's server, `hours` after its start (negative: before)."""
+    moment = crash["started_at"].replace(tzinfo=None)
+    around = pl.col("timestamp").is_between(*tables.utc(moment - AROUND, moment + AROUND))
+    rows = rescored.rows.filter(around).filter(pl.col("server_id").cast(pl.String) == crash["server_id"])
+    hours = rows.select(hours=(pl.col("timestamp") - tables.utc(moment, moment)[0]) / HOUR)
+    return _lists(rows.hstack(hours), "hours", *MODELS)
+
+
+def _lists(frame: pl.DataFrame, *names: str) -> dict[str, list[float]]:
+    return {name: frame[name].cast(pl.Float64).round_sig_figs(DIGITS).to_list() for name in names}

@@ -1,0 +1,225 @@
+"""The simulated fleet as files: telemetry, tickets with their mistakes, coverage, and the truth aside.
+
+What happens in the fleet is decided in demo_mechanisms.py, what its sensors show in demo_telemetry.py; the numbers,
+their reasons and sources are in docs/demo-fleet.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from crashcast import tables
+from crashcast.errors import UserError
+from crashcast.execution import runner
+from crashcast.execution.task import Task
+from crashcast.params import Data, Demo, Label, Telemetry, format_duration
+from crashcast.paths import COVERAGE, DEMO_TRUTH, INCIDENTS, TABLES, TELEMETRY, TICKET_SOURCES
+from crashcast.sources.demo.mechanisms import (
+    REBOOT,
+    Fleet,
+    generator,
+    minutes_of,
+    simulate_events,
+    timestamps_of,
+    truth,
+)
+from crashcast.sources.demo.telemetry import DECIMALS, render
+from crashcast.versioning.tracking import pointer
+
+OUTPUTS = [*TABLES, DEMO_TRUTH]
+
+UNRECORDED_REBOOT_SHARE, NO_TICKET_SHARE, WRONG_HOST_SHARE, NEVER_CLOSED_SHARE = 0.15, 0.06, 0.02, 0.015
+LATE_TICKET_SHARE, LATE_BY_MINUTES = 0.10, (15, 120)
+UNTIMED_SHARE, VAGUE_SHARE = 0.05, 0.3
+TICKETS_COME_FROM = {  # share, and how many minutes after its start an outage is reported
+    "pagerduty": (0.72, 1, 20),
+    "on-call": (0.22, 10, 180),
+    "post-mortem": (0.06, 12 * 60, 72 * 60),
+}
+SUMMARIES = {
+    "leak": "killed by the kernel: out of memory",
+    "overload": "stopped answering under load",
+    "disk": "root file system full, services down",
+    "errors": "error storm, main process died",
+    "hardware": "host dead: power supply or memory module",
+    "rack": "rack lost power",
+    REBOOT: "planned reboot for patches",
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `crashcast demo` wrote."""
+
+    servers: int
+    rows: int
+    crashes: int
+    crashes_without_ticket: int
+    crashes_without_precursor: int
+    base_rate: float  # share of rows with a crash in the label's horizon
+
+    def __str__(self) -> str:
+        return (
+            f"{TELEMETRY}: {self.servers:,} servers, {self.rows:,} rows\n"
+            f"{INCIDENTS}: {self.crashes:,} crashes happened, {self.crashes_without_ticket:,} left no ticket; "
+            f"{self.crashes_without_precursor / max(1, self.crashes):.0%} had no precursor\n"
+            f"base rate: about {self.base_rate:.2%} of rows; the truth lies aside in {DEMO_TRUTH}"
+        )
+
+
+def write() -> Summary:
+    """Simulate the fleet of params.yaml and replace data/raw and data/demo by it.
+
+    Raises
+    ------
+    UserError
+        Where params.yaml or data/raw say that the data was imported, or the telemetry section does not fit the demo.
+    """
+    demo, telemetry, label = Demo.read(), Telemetry.read(), Label.read()
+    _refuse_imported_data()
+    _check_telemetry(demo, telemetry)
+    fleet = Fleet.of(demo)
+    events = simulate_events(fleet)
+    DEMO_TRUTH.mkdir(parents=True, exist_ok=True)  # from here on data/raw is the demo's own, whatever interrupts it
+    counts = runner.run("demo", render, rendering_tasks(fleet, events, telemetry.partition), TELEMETRY, remember=False)
+    incidents = tickets(fleet, events)
+    tables.write(INCIDENTS, incidents)
+    tables.write(COVERAGE, coverage(fleet))
+    tables.write(TICKET_SOURCES, pl.DataFrame(schema=tables.TICKET_SOURCES))  # all recorded all the time
+    crashes, episodes, servers = truth(fleet, events)
+    for name, frame in (("truth", crashes), ("episodes", episodes), ("servers", servers)):
+        tables.write(DEMO_TRUTH / f"{name}.parquet", frame)
+    rows = sum(count["rows"] for count in counts)
+    return Summary(
+        servers=len(fleet),
+        rows=rows,
+        crashes=len(crashes),
+        crashes_without_ticket=len(crashes) - len(incidents.filter(kind=tables.CRASH)),
+        crashes_without_precursor=len(crashes) - int(crashes["has_precursor"].sum()),
+        base_rate=len(crashes) * (label.horizon / demo.interval) / rows,
+    )
+
+
+def _refuse_imported_data() -> None:
+    reason = None
+    if Data.read().source != "demo":
+        reason = "params.yaml says data.source: import"
+    elif _exists(TELEMETRY) and not _exists(DEMO_TRUTH):
+        reason = f"{TELEMETRY} was not written by the demo"
+    if reason:
+        raise UserError(
+            f"{reason}: the demo does not replace imported data; run it in another clone, or remove data/raw and "
+            "set data.source: demo"
+        )
+
+
+def _exists(path: Path) -> bool:
+    return path.exists() or pointer(path).exists()
+
+
+def _check_telemetry(demo: Demo, telemetry: Telemetry) -> None:
+    missing, unknown = DECIMALS.keys() - telemetry.metrics.keys(), telemetry.metrics.keys() - DECIMALS.keys()
+    if missing or unknown:
+        told = [f"{', '.join(sorted(missing))} must be added"] * bool(missing)
+        told += [f"{', '.join(sorted(unknown))} must go"] * bool(unknown)
+        raise UserError(f"params.yaml: telemetry.metrics must be what the demo measures: {'; '.join(told)}")
+    if telemetry.interval % demo.interval:
+        raise UserError(
+            f"params.yaml: telemetry.interval ({format_duration(telemetry.interval)}) must be a multiple of "
+            f"demo.interval ({format_duration(demo.interval)})"
+        )
+
+
+def rendering_tasks(fleet: Fleet, events: pl.DataFrame, unit: str) -> list[Task]:
+    """Return a task of `render` for each month, week or day of the fleet's period."""
+    tasks = []
+    partition = tables.partition_at(fleet.start, unit)
+    boots = events.filter(pl.col("crashed") | (pl.col("kind") == REBOOT))
+    while partition.start < fleet.end:
+        start, end = minutes_of(partition.start), minutes_of(partition.end)
+        booted_at = minutes_of(fleet.start) - 60 * fleet.trait("uptime_h")
+        last = boots.filter(pl.col("up_again") <= start).group_by("server").agg(pl.col("up_again").max())
+        booted_at[last["server"].to_numpy()] = last["up_again"].to_numpy()
+        touching = events.filter((pl.col("onset") < end) & (pl.col("up_again") > start))
+        tasks.append(Task(partition, {"fleet": fleet, "events": touching, "booted_at": booted_at}))
+        partition = tables.partition_at(partition.end, unit)
+    return tasks
+
+
+def tickets(fleet: Fleet, events: pl.DataFrame) -> pl.DataFrame:
+    """Return the incident records: late, for the wrong host, never closed or never opened, as people keep them.
+
+    Parameters
+    ----------
+    fleet : Fleet
+        The servers; records end with its period.
+    events : DataFrame
+        Of `simulate_events`.
+
+    Returns
+    -------
+    DataFrame
+        tables.INCIDENTS, sorted by (started_at, server_id, incident_id). More months change no earlier ticket but
+        those that were open, or not yet reported, when the shorter period ended.
+    """
+    draw = generator(fleet.seed, "tickets", 0).random((len(events), 9))  # a row an event: later ones change no earlier
+    recorded, late, late_by, wrong, source, delay, untimed, unclosed, vague = draw.T
+    crashed = events["crashed"].to_numpy()
+    reboot = (events["kind"] == REBOOT).to_numpy()
+    opened = np.where(crashed, recorded >= NO_TICKET_SHARE, reboot & (recorded >= UNRECORDED_REBOOT_SHARE))
+
+    shortest, longest = LATE_BY_MINUTES
+    late_minutes = (shortest + (longest - shortest) * late_by).astype(np.int64)
+    started = events["ended"].to_numpy() + np.where(crashed & (late < LATE_TICKET_SHARE), late_minutes, 0)
+    resolved = np.maximum(events["up_again"].to_numpy(), started + 10)
+    shares, shortest, longest = np.array(list(TICKETS_COME_FROM.values())).T
+    kind = np.searchsorted(np.cumsum(shares)[:-1], source, side="right")
+    reported = started + np.where(reboot, 0, shortest[kind] + (longest - shortest)[kind] * delay).astype(np.int64)
+    server = events["server"].to_numpy()
+    neighbour = (server + 1) % len(fleet)
+    records_end = minutes_of(fleet.end)
+    severity = np.where(events["kind"] == "rack", "sev1", np.where(resolved - started > 180, "sev2", "sev3"))
+    said = [SUMMARIES[kind] for kind in events["kind"]]
+    return (
+        pl.DataFrame(
+            {
+                "number": np.cumsum(opened),
+                "server_id": fleet.servers["server_id"].gather(
+                    np.where(crashed & (wrong < WRONG_HOST_SHARE), neighbour, server)
+                ),
+                "kind": np.where(reboot, tables.MAINTENANCE, tables.CRASH),
+                "started_at": started,
+                "resolved_at": resolved,
+                "reported_at": reported,
+                "severity": np.where(reboot, "planned", severity),
+                "source": np.where(reboot, "on-call", np.array(list(TICKETS_COME_FROM))[kind]),
+                "summary": np.where(crashed & (vague < VAGUE_SHARE), "host unreachable", said),
+                "unclosed": (unclosed < NEVER_CLOSED_SHARE) | (resolved >= records_end),
+                "untimed": untimed < UNTIMED_SHARE,
+            }
+        )
+        .filter(opened & (reported < records_end))
+        .select(
+            pl.format("INC-{}", pl.col("number").cast(pl.String).str.zfill(6)).alias("incident_id"),
+            "server_id",
+            "kind",
+            timestamps_of(pl.col("started_at")),
+            pl.when(~pl.col("unclosed")).then(timestamps_of(pl.col("resolved_at"))).alias("resolved_at"),
+            pl.when(~pl.col("untimed")).then(timestamps_of(pl.col("reported_at"))).alias("reported_at"),
+            "severity",
+            "source",
+            "summary",
+        )
+        .sort("started_at", "server_id", "incident_id")
+        .cast(tables.INCIDENTS)  # type: ignore[arg-type]
+    )
+
+
+def coverage(fleet: Fleet) -> pl.DataFrame:
+    """Return which servers the records cover, and when: all, all the time; a server's group is its role."""
+    start, end = tables.utc(fleet.start, fleet.end)
+    return fleet.servers.select("server_id", covered_from=start, covered_to=end, group="role")

@@ -1,0 +1,1 @@
+"""Files of telemetry and incidents."""

@@ -1,0 +1,328 @@
+"""Files of samples, incidents and coverage, understood: in our schema, or an error that names the row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+
+from crashcast import tables
+from crashcast.sources.importing.columns import (
+    NOW,
+    Roles,
+    Sheet,
+    choose,
+    identifiers,
+    moments,
+    numbers,
+    plain_name,
+    read_sheet,
+    show,
+    texts,
+)
+from crashcast.tables import CRASH, KEYS, MAINTENANCE
+
+MACHINES = ("server", "host", "node", "machine", "instance", "vm")
+SERVER_NAMES = (
+    ("server_id",),
+    (*MACHINES, *(f"{machine}{word}" for machine in MACHINES for word in ("name", "_name", "_id")), "fqdn"),
+)
+GROUP_NAMES = tuple((name,) for name in ("group", "server_group", "role", "site", "cluster", "datacenter", "rack"))
+TELEMETRY_ROLES: Roles = {
+    "timestamp": (
+        ("timestamp",),
+        ("time", "ts", "datetime", "date_time", "sampled_at", "collected_at", "event_time", "_time", "@timestamp"),
+        ("date",),
+    ),
+    "server_id": SERVER_NAMES,
+    "group": GROUP_NAMES,
+}
+# where a ticket has both a start and an opening, the opening is when it was reported
+INCIDENT_ROLES: Roles = {
+    "incident_id": (("incident_id",), ("id", "incident", "ticket", "ticket_id", "key", "number")),
+    "server_id": SERVER_NAMES,
+    "kind": (("kind",), ("incident_kind", "incident_type", "type")),
+    "started_at": (
+        ("started_at",),
+        ("start", "started", "start_time", "start_at", "starts_at", "begin", "began_at", "occurred_at", "crashed_at"),
+        ("created_at", "opened_at", "created", "opened"),
+        ("timestamp", "time", "datetime", "date"),
+    ),
+    "resolved_at": (
+        ("resolved_at",),
+        ("end", "ended", "end_time", "end_at", "ends_at", "ended_at", "resolved", "finished_at", "recovered_at"),
+        ("closed_at", "closed"),
+    ),
+    "reported_at": (
+        ("reported_at",),
+        ("reported", "detected_at", "known_at", "triggered_at"),
+        ("created_at", "opened_at", "created", "opened"),
+    ),
+    "severity": tuple((name,) for name in ("severity", "priority", "urgency", "impact")),
+    "source": (("source",), ("system",)),
+    "summary": tuple((name,) for name in ("summary", "title", "description", "message", "cause")),
+}
+COVERAGE_ROLES: Roles = {
+    "server_id": SERVER_NAMES,
+    "covered_from": (("covered_from",), ("labelled_from", "labeled_from", "recorded_from"), ("from", "start", "since")),
+    "covered_to": (("covered_to",), ("labelled_to", "labeled_to", "recorded_to"), ("to", "end", "until")),
+    "group": GROUP_NAMES,
+}
+KINDS = {
+    **dict.fromkeys((CRASH, "outage", "incident", "failure", "down", "unplanned"), CRASH),
+    **dict.fromkeys((MAINTENANCE, "planned", "reboot", "scheduled", "upgrade"), MAINTENANCE),
+}
+RESERVED = {*KEYS, *tables.INCIDENTS, *tables.COVERAGE, "label", "reason", "part", "score", "hours_since_crash"}
+FEATURE = r"(?P<metric>.+)_((mean|std|max|diff)_\d+[smhd]|vs_fleet)|crashes_\d+[smhd]|missing_share_\d+[smhd]"
+ID = "{} {} {}"  # of an incident whose source gives none: server, start, kind
+WITHOUT = {
+    "kind": "every incident is a crash",
+    "resolved_at": "outages last as long as incidents.unresolved_outage in params.yaml",
+    "reported_at": "the team knew after incidents.reporting_delay in params.yaml",
+    "incident_id": "incidents are told apart by server, start and kind",
+}
+STAGED_ROWS = 1 << 18  # in a row group: what reading one partition of a file passes over
+INDEX = r"|unnamed:_\d+|index|__index_level_\d+__"  # what pandas writes beside a table
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A telemetry file, understood and set aside.
+
+    Attributes
+    ----------
+    source, staged : Path
+        The file, and its rows as (timestamp, server_id, metrics), sorted by timestamp.
+    first, last : datetime
+        The rows' extremes.
+    metrics, empty : list of str
+        Columns with numbers, and without any value; both are staged.
+    left_out : dict
+        Other columns, and why they are no metrics.
+    groups : DataFrame
+        `server_id`, `group` and the `timestamp` it was last seen at.
+    understood : str
+        Which column was taken as what.
+    """
+
+    source: Path
+    staged: Path
+    first: datetime
+    last: datetime
+    metrics: list[str]
+    empty: list[str]
+    left_out: dict[str, str]
+    groups: pl.DataFrame
+    understood: str
+
+    def scan(self) -> pl.LazyFrame:
+        """Return its rows."""
+        return pl.scan_parquet(self.staged, glob=False)
+
+
+@dataclass(frozen=True)
+class Records:
+    """A file of incidents or coverage, understood.
+
+    Attributes
+    ----------
+    sheet : Sheet
+        The file.
+    frame : DataFrame
+        Its rows, in our schema, in the file's order.
+    notes : list of str
+        What was understood and assumed.
+    has_ids : bool
+        The file names its incidents.
+    """
+
+    sheet: Sheet
+    frame: pl.DataFrame
+    notes: list[str]
+    has_ids: bool = True
+
+
+def read_samples(path: Path, staged: Path, known: Collection[str], latest: datetime) -> Samples:
+    """Understand a telemetry file and set its rows aside.
+
+    Parameters
+    ----------
+    path, staged : Path
+        The file, and where its rows go.
+    known : collection of str
+        Columns that must be numeric, whatever most of their values look like.
+    latest : datetime
+        What no sample may lie after.
+
+    Raises
+    ------
+    UserError
+        Naming file, column and row.
+    """
+    sheet = read_sheet(path)
+    if sheet.frame.is_empty():
+        raise sheet.error("no rows")
+    roles = choose(sheet, TELEMETRY_ROLES, ("timestamp", "server_id"))
+    timestamp, how = moments(sheet, roles["timestamp"], latest)
+    keys = pl.DataFrame({"timestamp": timestamp, "server_id": identifiers(sheet, roles["server_id"])})
+    metrics: dict[str, pl.Series] = {}
+    left_out: dict[str, str] = {}
+    for column in sheet.frame.columns:
+        name = column.strip()
+        if column in roles.values():
+            continue
+        if re.fullmatch(INDEX, plain_name(column)):
+            left_out[name] = "a row number"
+            continue
+        values = numbers(sheet, column, required=name in known)
+        if isinstance(values, str):
+            left_out[name] = values
+        else:
+            metrics[name] = values
+    empty = [name for name, values in metrics.items() if values.null_count() == len(values)]
+    full = [name for name in metrics if name not in empty]
+    _check_names(sheet, full)
+    frame = keys.with_columns(**metrics).sort("timestamp", maintain_order=True)
+    frame.write_parquet(staged, compression="lz4", row_group_size=STAGED_ROWS)
+    groups = keys.with_columns(group=_optional_texts(sheet, roles.get("group"))).drop_nulls("group")
+    return Samples(
+        source=path,
+        staged=staged,
+        first=frame["timestamp"][0],
+        last=frame["timestamp"][-1],
+        metrics=full,
+        empty=empty,
+        left_out=left_out,
+        groups=groups.sort("timestamp", maintain_order=True).group_by("server_id", maintain_order=True).last(),
+        understood=_understood(roles, {"timestamp": how}),
+    )
+
+
+def _optional_texts(sheet: Sheet, column: str | None) -> pl.Series:
+    if column is None:
+        return pl.Series([None], dtype=pl.String).new_from_index(0, sheet.frame.height)
+    return texts(sheet, column)
+
+
+def _understood(roles: dict[str, str], hows: dict[str, str]) -> str:
+    words = []
+    for role, column in roles.items():
+        taken = role if column == role else f"{role} from '{column}'"
+        words.append(f"{taken} ({hows[role]})" if role in hows else taken)
+    return ", ".join(words)
+
+
+def _check_names(sheet: Sheet, names: list[str]) -> None:
+    for name in names:
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
+            raise sheet.error("a metric's name takes letters, digits and _ only, such as cpu_pct; rename it", name)
+        feature = re.fullmatch(FEATURE, name)
+        if name in RESERVED or (feature and feature["metric"] in (None, *names)):
+            raise sheet.error("the pipeline uses this name itself; rename the column, or leave it out", name)
+
+
+def read_incidents(path: Path, latest: datetime) -> Records:
+    """Understand a file of incidents.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    latest : datetime
+        What no crash may lie after; maintenance may be planned ahead.
+
+    Raises
+    ------
+    UserError
+        Naming file, column, row and incident.
+    """
+    sheet = read_sheet(path)
+    roles = choose(sheet, INCIDENT_ROLES, ("server_id", "started_at"))
+    times: dict[str, pl.Series] = {}
+    hows: dict[str, str] = {}
+    for role in ("started_at", "resolved_at", "reported_at"):
+        if role in roles:
+            times[role], hows[role] = moments(sheet, roles[role], None, required=role == "started_at")
+        else:
+            times[role] = pl.Series([None], dtype=tables.TIMESTAMP).new_from_index(0, sheet.frame.height)
+    words = {role: _optional_texts(sheet, roles.get(role)) for role in ("severity", "source", "summary")}
+    frame = pl.DataFrame(
+        {
+            "server_id": identifiers(sheet, roles["server_id"]),
+            "kind": _kinds(sheet, roles.get("kind")),
+            **times,
+            **words,
+        }
+    )
+    moment = pl.col("started_at").dt.strftime("%Y-%m-%dT%H:%M:%S%.fZ")
+    ids = (
+        identifiers(sheet, roles["incident_id"])
+        if "incident_id" in roles
+        else pl.format(ID, "server_id", moment, "kind")
+    )
+    frame = frame.with_columns(incident_id=ids).select(*tables.INCIDENTS)
+    _check_incidents(sheet, frame, roles, latest)
+
+    distinct = frame.unique(maintain_order=True)
+    early = pl.col("reported_at") < pl.col("started_at")
+    notes = [f"{path}: {_understood(roles, hows)}"]
+    notes += [f"{path} has no {role}: {meaning}" for role, meaning in WITHOUT.items() if role not in roles]
+    if distinct.height < frame.height:
+        notes.append(f"{path}: {frame.height - distinct.height:,} repeated incidents are taken once")
+    if count := distinct.select(early.sum()).item():
+        notes.append(f"{path}: {count:,} incidents reported before they started are taken as reported when they did")
+    reported = pl.when(early).then("started_at").otherwise("reported_at")
+    return Records(sheet, distinct.with_columns(reported_at=reported), notes, "incident_id" in roles)
+
+
+def _check_incidents(sheet: Sheet, frame: pl.DataFrame, roles: dict[str, str], latest: datetime) -> None:
+    for role in ("started_at", "resolved_at", "reported_at"):
+        if (index := sheet.first((frame[role] > latest) & (frame["kind"] == CRASH))) is not None:
+            message = f"{show(frame[role][index])} is in the future, {NOW.format(show(latest))}"
+            raise sheet.error(f"incident '{frame['incident_id'][index]}': {message}", roles[role], index)
+    if (index := sheet.first(frame["resolved_at"] < frame["started_at"])) is not None:
+        message = f"resolved at {show(frame['resolved_at'][index])}, but started at {show(frame['started_at'][index])}"
+        raise sheet.error(f"incident '{frame['incident_id'][index]}': {message}", roles["resolved_at"], index)
+    is_new = frame.to_struct("incident").is_first_distinct()
+    if (index := sheet.first(is_new & ~frame["incident_id"].is_first_distinct())) is not None:
+        other = sheet.first(frame["incident_id"] == frame["incident_id"][index]) or 0
+        differing = [name for name in tables.INCIDENTS if frame[name][index] != frame[name][other]]
+        message = f"incident '{frame['incident_id'][index]}' is also in {sheet.row(other)}"
+        raise sheet.error(f"{message}, with another {', '.join(differing)}; keep one", roles.get("incident_id"), index)
+
+
+def _kinds(sheet: Sheet, column: str | None) -> pl.Series:
+    written = _optional_texts(sheet, column)
+    kinds = written.str.to_lowercase().replace_strict(KINDS, default=None, return_dtype=pl.String)
+    if (index := sheet.first(written.is_not_null() & kinds.is_null())) is not None:
+        message = f"'{written[index]}' is neither a crash nor maintenance ({', '.join(KINDS)})"
+        raise sheet.error(f"{message}; change it, or remove the column where all are crashes", column, index)
+    return kinds.fill_null(CRASH)
+
+
+def read_coverage(path: Path, latest: datetime) -> Records:
+    """Understand a file that says when incidents were recorded, server by server.
+
+    Raises
+    ------
+    UserError
+        Naming file, column and row.
+    """
+    sheet = read_sheet(path)
+    if sheet.frame.is_empty():
+        raise sheet.error("no rows")
+    roles = choose(sheet, COVERAGE_ROLES, ("server_id", "covered_from", "covered_to"))
+    start, how_start = moments(sheet, roles["covered_from"], latest)
+    end, how_end = moments(sheet, roles["covered_to"], latest)
+    if (index := sheet.first(start >= end)) is not None:
+        raise sheet.error(
+            f"covered until {show(end[index])}, but from {show(start[index])}", roles["covered_to"], index
+        )
+    ids, groups = identifiers(sheet, roles["server_id"]), _optional_texts(sheet, roles.get("group"))
+    frame = pl.DataFrame({"server_id": ids, "covered_from": start, "covered_to": end, "group": groups})
+    understood = _understood(roles, {"covered_from": how_start, "covered_to": how_end})
+    return Records(sheet, frame, [f"{path}: {understood}"])

@@ -1,0 +1,1 @@
+"""Telemetry from a Prometheus-compatible server."""

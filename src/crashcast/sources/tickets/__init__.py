@@ -1,0 +1,1 @@
+"""Incidents from ticket systems, merged into one incident per outage."""

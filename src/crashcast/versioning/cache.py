@@ -1,0 +1,176 @@
+"""Files and folders by DVC's hash: in DVC's cache, to which DVC's remote brings what is missing.
+
+Every file is checked against its hash before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+
+from crashcast import files
+from crashcast.errors import UserError
+from crashcast.execution import memo
+from crashcast.versioning import listing, remote
+
+FOLDER = "crashcast-review"  # in DVC's cache folder, beside the memo
+READ_ONLY = 0o444  # as DVC keeps its cache
+
+
+def members(digest: str, what: str) -> dict[str, str]:
+    """Return the hash of each file of a folder.
+
+    Parameters
+    ----------
+    digest : str
+        DVC's hash of the folder; it ends with `.dir`.
+    what : str
+        What it is, for an error.
+    """
+    return listing.members(locate(digest, what).read_bytes(), what)
+
+
+def locate(digest: str, what: str) -> Path:
+    """Return a file of DVC's cache, fetched where need be, that has the bytes its hash says.
+
+    Raises
+    ------
+    UserError
+        Where neither the cache nor the remote has it, or it is damaged.
+    """
+    fetch([digest], what)
+    path = cached(digest)
+    if _md5(path, files.signature(path)) != digest.removesuffix(".dir"):
+        raise UserError(f"{what} is damaged: {path} is not what its name says; remove it and `dvc fetch`")
+    return path
+
+
+def fetch(digests: Iterable[str], what: str) -> None:
+    """Bring what DVC's cache lacks from DVC's remote.
+
+    Raises
+    ------
+    UserError
+        Where the remote does not answer, or lacks something.
+    """
+    missing = {digest for digest in digests if not cached(digest).exists()}
+    if not missing:
+        return
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    remote.check()  # DVC would try for minutes
+    try:
+        with Repo() as repo:
+            repo.cloud.pull({HashInfo("md5", digest) for digest in missing})
+    except (DvcException, OSError) as error:
+        raise UserError(f"{what} cannot be fetched from DVC's remote: {error}") from None
+    if any(not cached(digest).exists() for digest in missing):
+        raise UserError(
+            f"{what} is neither in DVC's cache nor on its remote, {remote.url()}: `make push` where it was made"
+        )
+
+
+def lay_out(digest: str, target: Path, what: str, wanted: Callable[[str], bool] = lambda _: True) -> Path:
+    """Make `target` a folder of links to the files of a folder that `wanted` picks by name, or a link to a file.
+
+    They are DVC's cache itself: to be read only.
+    """
+    if not digest.endswith(".dir"):
+        _link(locate(digest, what), target)
+        return target
+    picked = {path: member for path, member in members(digest, what).items() if wanted(path)}
+    fetch(picked.values(), what)
+    target.mkdir(parents=True, exist_ok=True)
+    for path, member in picked.items():
+        _link(locate(member, what), target / path)
+    return target
+
+
+def hold(path: Path) -> str:
+    """Put a file into DVC's cache, and return its hash."""
+    return _copy_in(path, files.md5(path))
+
+
+def hold_folder(contents: Mapping[str, str]) -> str:
+    """Put a folder of files that DVC's cache holds into it, and return the folder's hash."""
+    entries = [{"md5": contents[path], "relpath": path} for path in sorted(contents)]
+    with temporary() as folder:
+        (folder / "listing").write_text(json.dumps(entries, sort_keys=True), encoding="utf-8")
+        return _copy_in(folder / "listing", files.md5(folder / "listing") + ".dir")
+
+
+def put(digest: str, target: Path, what: str) -> None:
+    """Put a file or folder where stages can work with it: hard links, as DVC's own."""
+    contents = members(digest, what) if digest.endswith(".dir") else {"": digest}
+    fetch(contents.values(), what)
+    for path, member in contents.items():
+        file = target / path if path else target
+        file.parent.mkdir(parents=True, exist_ok=True)
+        memo.link(locate(member, what), file)
+
+
+def is_held(digest: str) -> bool:
+    """Tell whether DVC's cache has all of a file or folder."""
+    path = cached(digest)
+    if not path.exists() or not digest.endswith(".dir"):
+        return path.exists()
+    try:
+        contents = listing.members(path.read_bytes(), digest)
+    except listing.RefusedListError:
+        return False
+    return all(cached(md5).exists() for md5 in contents.values())
+
+
+@contextmanager
+def temporary() -> Iterator[Path]:
+    """Give an empty folder on the file system of DVC's cache, for as long as needed."""
+    place = folder() / "temporary"
+    place.mkdir(parents=True, exist_ok=True)
+    for left in place.iterdir():  # by killed processes
+        if not psutil.pid_exists(int(left.name.partition("-")[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(dir=place, prefix=f"{os.getpid()}-", ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
+def folder() -> Path:
+    """Return where the review keeps what it computed."""
+    return memo.cache_folder().resolve() / FOLDER
+
+
+def cached(digest: str) -> Path:
+    """Return where DVC's cache has an object, or would have it."""
+    return _cache_folder(Path.cwd()) / "files" / "md5" / digest[:2] / digest[2:]
+
+
+def _copy_in(path: Path, digest: str) -> str:
+    if not cached(digest).exists():
+        with files.replacing(cached(digest)) as aside:
+            shutil.copyfile(path, aside)
+            aside.chmod(READ_ONLY)
+    return digest
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(source)
+
+
+@cache
+def _cache_folder(_: Path) -> Path:
+    return memo.cache_folder().resolve()
+
+
+@cache
+def _md5(path: Path, _: files.Signature) -> str:
+    return files.md5(path)

@@ -1,0 +1,214 @@
+"""What a commit's code makes of given raw data, by hash: as some dvc.lock records it, else computed, once.
+
+What no dvc.lock records, the commit's own stages compute in a temporary worktree, and DVC's cache keeps it: the second
+time it is only looked up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from crashcast import files
+from crashcast.errors import UserError
+from crashcast.execution import memo
+from crashcast.versioning import dvc_files, environment
+from crashcast.versioning.cache import folder, is_held, put, temporary
+from crashcast.versioning.revision import RAW, Revision, git
+
+TAIL_LINES = 30  # of what a failed run said
+SAME_DATA = ", on the data that both models are to be judged on"
+
+Runs = Mapping[str, Mapping[str, str]]  # what stages wrote, by the key of all that they depend on
+
+
+def recorded(*revisions: Revision) -> dict[str, dict[str, str]]:
+    """Return every run that the dvc.lock of these commits records; where two differ, as the first has it."""
+    return {
+        _key(entry.command, entry.params, entry.deps): entry.outs
+        for revision in reversed(revisions)
+        for entry in revision.lock.values()
+    }
+
+
+def compute(revision: Revision, raw: Mapping[str, str], wanted: Collection[str], known: Runs) -> dict[str, str]:
+    """Return the hashes of what a commit's code and parameters make of raw data.
+
+    Parameters
+    ----------
+    revision : Revision
+        Whose code and parameters.
+    raw : mapping of str to str
+        The hash of each piece of raw data.
+    wanted : collection of str
+        Which outputs, such as data/labels.
+    known : mapping
+        Runs that other commits record (`recorded`); what its own dvc.lock says goes first.
+
+    Returns
+    -------
+    dict
+        The hash of each output that is wanted.
+
+    Raises
+    ------
+    UserError
+        Where the commit's environment cannot be set up, or a stage of it fails or refuses the data.
+    """
+    stages, known = upstream(revision, wanted), {**known, **recorded(revision)}
+    found, missing = _recall(revision, stages, raw, known)
+    if missing:
+        _run(revision, missing, found)
+        found, missing = _recall(revision, stages, raw, known)
+        if missing:
+            raise UserError(f"what commit {revision.name} computed was removed meanwhile; run the review again")
+    return {path: found[path] for path in wanted}
+
+
+def recipe(revision: Revision, path: str) -> list[tuple[str, dict[str, Any], dict[str, str]]]:
+    """Return by which commands, parameters and code a commit makes an output, whatever the data."""
+    made = {*RAW, *revision.outs}
+    entries = [revision.lock[name] for name in upstream(revision, [path])]
+    return [
+        (entry.command, entry.params, {name: digest for name, digest in entry.deps.items() if name not in made})
+        for entry in entries
+    ]
+
+
+def upstream(revision: Revision, wanted: Collection[str]) -> list[str]:
+    """Return the stages that make `wanted`, each after those that it needs."""
+    maker = {path: name for name, stage in revision.stages.items() for path in stage.outs}
+    if unknown := sorted(path for path in wanted if path not in maker):
+        raise UserError(f"no stage of commit {revision.name} writes {', '.join(unknown)}: it cannot be compared")
+    order: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        for path in sorted(revision.stages[name].deps):
+            if path in maker and maker[path] not in order:
+                visit(maker[path])
+        order[name] = None
+
+    for path in sorted(wanted):
+        visit(maker[path])
+    return list(order)
+
+
+def _recall(
+    revision: Revision, stages: list[str], raw: Mapping[str, str], known: Runs
+) -> tuple[dict[str, str], list[str]]:
+    """Return the hashes of raw data and of what is known to come of it, and the stages that have to run."""
+    found, missing, unknown = dict(raw), [], set[str]()
+    for name in stages:
+        locked, outs = revision.lock[name], None
+        if not unknown & locked.deps.keys():
+            deps = {path: found.get(path, digest) for path, digest in locked.deps.items()}
+            key = _key(locked.command, locked.params, deps)
+            outs = known.get(key) or _kept(key)
+        if outs is None:
+            missing.append(name)
+            unknown |= revision.stages[name].outs
+        else:
+            found |= outs
+    return found, missing
+
+
+def _key(command: str, params: Mapping[str, Any], deps: Mapping[str, str]) -> str:
+    content = {"command": command, "params": params, "deps": deps}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _kept(key: str) -> dict[str, str] | None:
+    """Return what a run wrote that the review made, where DVC's cache still has it."""
+    try:
+        outs: dict[str, str] = json.loads(_record(key).read_text(encoding="utf-8"))
+        return outs if all(is_held(digest) for digest in outs.values()) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _run(revision: Revision, stages: list[str], inputs: Mapping[str, str]) -> None:
+    """Run stages of a commit on raw data and what came of it, in a worktree of its own, and keep what they write."""
+    python = environment.interpreter(revision, folder())
+    print(f"commit {revision.name} computes {', '.join(stages)} in a temporary worktree", file=sys.stderr)
+    needed = {path for name in stages for path in revision.lock[name].deps}
+    with worktree(revision) as project:
+        local = project / ".dvc" / "config.local"
+        local.write_text(f"[cache]\n    dir = {memo.cache_folder().resolve()}\n", encoding="utf-8")
+        for path in sorted(needed & inputs.keys()):
+            put(inputs[path], project / path, f"{path} of the review")
+        if raw := [path for path in RAW if path in needed]:
+            call(python, project, "dvc", "add", "--quiet", *raw)
+            # `validate` takes for accepted what git's index, here the worktree's own, holds
+            call(python, project, "git", "add", *(f"{path}.dvc" for path in raw))
+        # DVC's run cache takes what `dvc commit` was told for what a stage wrote
+        call(python, project, "dvc", "repro", "--quiet", "--no-run-cache", "--single-item", *stages)
+        written = dvc_files.read(project / dvc_files.LOCK)
+        for name in stages:
+            entry = written[name]
+            outs = {path: digest for path, digest in entry.outs.items() if path not in revision.stages[name].metrics}
+            files.write_json(_record(_key(entry.command, entry.params, entry.deps)), outs)
+
+
+def call(python: Path, project: Path, program: str, *arguments: str, why: str = SAME_DATA, **variables: str) -> None:
+    """Run a program with the code and environment of another commit, and pass on what it says.
+
+    Parameters
+    ----------
+    python : Path
+        The environment's.
+    project : Path
+        That commit's worktree.
+    why : str
+        Ends the sentence that its failure is told in.
+    **variables
+        Of its environment.
+
+    Raises
+    ------
+    UserError
+        Where it fails.
+    """
+    command = [*([python, "-m", program] if program == "dvc" else [program]), *arguments]
+    said: deque[str] = deque(maxlen=TAIL_LINES)
+    with subprocess.Popen(
+        command, cwd=project, env=environment.variables(python) | variables, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(line)
+            print(f"  {line.rstrip()}", file=sys.stderr)
+    if process.returncode:
+        raise UserError(
+            f"`{' '.join([program, *arguments])}` failed with the code of another commit{why}:\n"
+            f"{''.join(said).rstrip()}"
+        )
+
+
+@contextmanager
+def worktree(revision: Revision) -> Iterator[Path]:
+    """Give the project as a commit has it, in a worktree without data, for as long as needed."""
+    prefix = git("rev-parse", "--show-prefix").stdout.decode().strip()
+    with temporary() as folder:
+        git("worktree", "prune")  # forgets those that killed reviews left
+        place = folder / "worktree"
+        hooks = ("-c", f"core.hooksPath={os.devnull}")  # DVC's own would check out data
+        added = git(*hooks, "worktree", "add", "--quiet", "--detach", str(place), revision.sha)
+        if added.returncode:
+            raise UserError(f"git cannot check out commit {revision.name}: {added.stderr.decode().strip()}")
+        try:
+            yield place / prefix
+        finally:
+            git("worktree", "remove", "--force", "--force", str(place))
+
+
+def _record(key: str) -> Path:
+    return folder() / "runs" / key[:2] / f"{key}.json"

@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from crashcast.review import policy
+from crashcast.review.acceptance import Acceptance, look_error
+from crashcast.review.comparison import ANCHOR, Difference, Evidence, Slice
+from crashcast.review.policy import Both, Facts, decide
+
+VALUES = {
+    "metric": "pr_auc",
+    "min_gain": 0.01,
+    "margin": 0.02,
+    "stale_after": "60d",
+    "block": "8h",
+    "replicates": 1000,
+    "seed": 1,
+    "min_groups": 40,
+    "min_servers": 20,
+    "max_denominator_loss": 0.005,
+    "max_latency_ms": 3,
+    "max_size_mb": 10,
+    "guardrails": {"event_recall": 0.05, "lead_h": 0.5, "brier": 0.1, "false_alarms_over_budget": 2},
+    "slices": {"pr_auc": 0.05, "event_recall": 0.1, "min_crashes": 30},
+}
+POLICY = Acceptance.model_validate(VALUES)
+FACTS = Facts(look=1, rows_kind="own", latency=Both(1, 1), size=Both(1, 1))
+
+
+def difference(name, gain, error=0.01, champion=0.3, better="higher", seed=1):
+    change = gain if better == "higher" else -gain
+    deviations = error * np.random.default_rng(seed).normal(size=2000)
+    return Difference(name, name, "", better, champion, champion + change, change, error, 100, deviations)
+
+
+def evidence(gain, error=0.01, *, anchor=None, slices=(), over=1.0, **others):
+    """What is said of a challenger that differs by `gain` in PR-AUC and not at all in anything else."""
+    differences = {
+        "pr_auc": difference("pr_auc", gain, error),
+        "event_recall": difference("event_recall", others.get("event_recall", 0.0), 0.02, champion=0.5),
+        "lead_h": difference("lead_h", others.get("lead_h", 0.0), 0.2, champion=4.0),
+        "brier": difference("brier", others.get("brier", 0.0), 0.0001, champion=0.005, better="lower"),
+    }
+    if anchor is not None:
+        differences[ANCHOR] = difference(ANCHOR, anchor, error)
+    return Evidence(
+        rows=100_000,
+        positives=600,
+        crashes=100,
+        server_days=4000.0,
+        servers=100,
+        servers_with_crashes=others.get("servers_with_crashes", 50),
+        groups=others.get("groups", 60),
+        blocks=others.get("blocks", 90),
+        differences=differences,
+        false_alarms_over_budget={"champion": 1.0, "challenger": over},
+        slices={part.name: part for part in slices},
+    )
+
+
+def part(name, gain, error=0.01, crashes=50, figure="pr_auc"):
+    return Slice(name, 1000, crashes, difference(figure, gain, error, seed=abs(hash(name)) % 1000))
+
+
+def verdict(found, facts=FACTS, acceptance=POLICY):
+    return decide({"base": found}, acceptance, facts).verdict
+
+
+def outcomes(decision, check):
+    return [reason.outcome for reason in decision.reasons if reason.check == check]
+
+
+@pytest.mark.parametrize(
+    ("gain", "error", "expected"),
+    [
+        (0.05, 0.01, "ACCEPT"),  # at least 0.05 - 1.9 x 0.01
+        (0.025, 0.01, "INCONCLUSIVE"),  # at least 0.006: not more than the least gain
+        (0.0, 0.01, "INCONCLUSIVE"),  # at most 0.017
+        (-0.02, 0.01, "REJECT"),  # at most -0.003
+        (0.005, 0.001, "REJECT"),  # better for certain, but not by enough
+        (0.0, 0.0, "REJECT"),
+        (0.02, 0.0, "ACCEPT"),
+    ],
+)
+def test_the_primary_metric_must_gain_enough_for_certain(gain, error, expected):
+    assert verdict(evidence(gain, error)) == expected
+
+
+def test_later_looks_are_held_to_less_error():
+    assert look_error(1) == pytest.approx(0.05 * 6 / math.pi**2)
+    assert look_error(3) == pytest.approx(look_error(1) / 9)
+    assert 0.0499 < sum(map(look_error, range(1, 1000))) < 0.05
+    assert verdict(evidence(0.035)) == "ACCEPT"
+    assert verdict(evidence(0.035), replace(FACTS, look=20)) == "INCONCLUSIVE"
+
+
+@pytest.mark.parametrize(
+    ("name", "within", "beyond"),
+    [("event_recall", -0.045, -0.055), ("lead_h", -0.4, -0.6), ("brier", -0.0004, -0.0006)],
+)
+def test_a_guardrail_vetoes_a_loss_beyond_its_margin(name, within, beyond):
+    assert verdict(evidence(0.05, **{name: within})) == "ACCEPT"
+    decision = decide({"base": evidence(0.05, **{name: beyond})}, POLICY, FACTS)
+    assert decision.verdict == "REJECT"
+    assert decision.form is None
+    assert decision.headline.startswith("Vetoed by guardrail")
+    assert outcomes(decision, "primary") == ["pass"]
+
+
+def test_a_loss_that_chance_explains_is_no_veto():
+    assert verdict(evidence(0.05, slices=[part("group_a", -0.08, error=0.06)])) == "ACCEPT"
+    assert verdict(evidence(0.05, slices=[part("group_a", -0.08, error=0.04)])) == "REJECT"
+
+
+def test_a_slice_with_few_crashes_is_shown_not_judged():
+    decision = decide({"base": evidence(0.05, slices=[part("group_a", -0.2, crashes=29)])}, POLICY, FACTS)
+    assert decision.verdict == "ACCEPT"
+    assert outcomes(decision, "slice") == ["shown"]
+
+
+def test_slices_of_crashes_have_their_own_margin():
+    assert verdict(evidence(0.05, slices=[part("fresh_crashes", -0.09, figure="event_recall")])) == "ACCEPT"
+    assert verdict(evidence(0.05, slices=[part("fresh_crashes", -0.11, figure="event_recall")])) == "REJECT"
+
+
+numbers = st.floats(-0.3, 0.3)
+parts = st.lists(st.tuples(numbers, st.floats(0, 0.1), st.integers(0, 99)), max_size=4)
+
+
+@settings(deadline=None)
+@given(numbers, st.floats(0, 0.1), numbers, parts, parts, st.booleans(), numbers, st.integers(0, 80))
+def test_more_slices_never_help(gain, error, recall, some, more, is_stale, anchor, groups):
+    facts = replace(FACTS, is_stale=is_stale, has_anchor=is_stale)
+
+    def with_slices(figures):
+        slices = [part(f"group_{i}", *figure) for i, figure in enumerate(figures)]
+        return verdict(evidence(gain, error, anchor=anchor, event_recall=recall, groups=groups, slices=slices), facts)
+
+    order = ["REJECT", "INCONCLUSIVE", "ACCEPT"]
+    assert order.index(with_slices([*some, *more])) <= order.index(with_slices(some))
+
+
+@settings(deadline=None)
+@given(numbers, st.floats(0, 0.1), st.integers(1, 50), st.booleans(), st.sampled_from(["own", "later", "other", "?"]))
+def test_the_same_evidence_leads_to_the_same_decision_with_reasons(gain, error, look, is_stale, kind):
+    found, facts = evidence(gain, error), replace(FACTS, look=look, is_stale=is_stale, rows_kind=kind)
+    decision = decide({"base": found}, POLICY, facts)
+    assert decision == decide({"base": found}, POLICY, facts)
+    assert decision.headline.endswith(".")
+    assert all(reason.text for reason in decision.reasons)
+    assert (decision.form is not None) == (decision.verdict == "ACCEPT")
+
+
+@pytest.mark.parametrize(
+    ("too_few", "told"),
+    [
+        ({"groups": 39}, "1 more groups of crashes (39 of 40)"),
+        ({"servers_with_crashes": 15}, "5 more servers with crashes (15 of 20)"),
+        ({"blocks": 7}, "1 more blocks of time (7 of 8)"),
+    ],
+)
+def test_too_little_is_never_accepted_and_says_how_much_is_lacking(too_few, told):
+    decision = decide({"base": evidence(0.2, **too_few)}, POLICY, FACTS)
+    assert decision.verdict == "INCONCLUSIVE"
+    assert decision.detectable is None
+    assert told in decision.headline
+    assert verdict(evidence(-0.2, **too_few)) == "REJECT"
+
+
+def test_rows_that_are_neither_the_bases_own_nor_later_cap_the_verdict():
+    assert verdict(evidence(0.1), replace(FACTS, rows_kind="other")) == "INCONCLUSIVE"
+    assert verdict(evidence(0.1), replace(FACTS, rows_kind="later")) == "ACCEPT"
+    assert verdict(evidence(-0.1), replace(FACTS, rows_kind="other")) == "REJECT"
+
+
+@pytest.mark.parametrize(
+    ("facts", "check"),
+    [
+        ({"latency": Both(1.0, 3.1)}, "latency"),
+        ({"size": Both(100, 1001)}, "size"),
+        ({"denominators": {"crashes": Both(1000, 994)}}, "denominator"),
+        ({"denominators": {"crashes": Both(100, 120), "server-days": Both(1000, 990)}}, "denominator"),
+    ],
+)
+def test_hard_limits(facts, check):
+    decision = decide({"base": evidence(0.1)}, POLICY, replace(FACTS, **facts))
+    assert decision.verdict == "REJECT"
+    assert "fail" in outcomes(decision, check)
+    assert decision.headline.startswith(f"Vetoed by {check}")
+
+
+def test_what_fits_the_limits_passes():
+    facts = replace(FACTS, latency=Both(1.0, 2.9), denominators={"crashes": Both(1000, 996), "server-days": Both(5, 9)})
+    assert verdict(evidence(0.1), facts) == "ACCEPT"
+    assert verdict(evidence(0.1, over=1.9)) == "ACCEPT"
+    assert verdict(evidence(0.1, over=2.1)) == "REJECT"
+
+
+def test_what_was_not_measured_is_no_pass():
+    assert verdict(evidence(0.1), replace(FACTS, latency=None)) == "INCONCLUSIVE"
+    found = evidence(0.1)
+    unknown = Difference("lead_h", "lead", "h", "higher", 4.0, None, None)
+    decision = decide({"base": replace(found, differences={**found.differences, "lead_h": unknown})}, POLICY, FACTS)
+    assert decision.verdict == "INCONCLUSIVE"
+    # a champion that never caught anything loses no lead
+    nothing = replace(unknown, champion=None, challenger=4.0)
+    assert verdict(replace(found, differences={**found.differences, "lead_h": nothing})) == "ACCEPT"
+
+
+STALE = replace(FACTS, is_stale=True, has_anchor=True)
+
+
+@pytest.mark.parametrize(
+    ("gain", "anchor", "expected", "form"),
+    [
+        (0.005, 0.005, "ACCEPT", "renewal"),
+        (0.05, 0.05, "ACCEPT", "improvement"),
+        (0.05, -0.015, "INCONCLUSIVE", None),  # better than the champion alone, which is worse than the anchor
+        (0.005, -0.015, "INCONCLUSIVE", None),
+        (0.005, -0.05, "REJECT", None),
+        (-0.05, 0.05, "REJECT", None),
+        (-0.015, 0.005, "INCONCLUSIVE", None),
+    ],
+)
+def test_a_stale_champion_may_be_renewed_by_one_that_is_no_worse(gain, anchor, expected, form):
+    decision = decide({"base": evidence(gain, anchor=anchor)}, POLICY, STALE)
+    assert (decision.verdict, decision.form) == (expected, form)
+
+
+def test_only_a_stale_champion_may_be_renewed():
+    assert verdict(evidence(0.005, 0.003, anchor=0.005), replace(STALE, is_stale=False)) == "REJECT"
+    assert verdict(evidence(0.005, 0.003, anchor=0.005), STALE) == "ACCEPT"
+
+
+def test_nothing_is_accepted_with_another_alarm_budget() -> None:
+    assert verdict(evidence(0.05), replace(FACTS, budget=Both(0.02, 0.02))) == "ACCEPT"
+    assert verdict(evidence(0.05), replace(FACTS, budget=Both(0.02, 0.0002))) == "INCONCLUSIVE"
+
+
+@pytest.mark.parametrize(("error", "said"), [(0.05, "95%"), (0.0304, "97%"), (0.0003, "99.97%"), (0.00004, "99.996%")])
+def test_a_confidence_is_never_certainty(error: float, said: str) -> None:
+    assert policy._confidence(error) == f"{said} confidence"
+
+
+def test_an_anchor_that_cannot_be_compared_is_told_of() -> None:
+    decision = decide({"base": evidence(0.05)}, POLICY, replace(FACTS, no_anchor="v1.0.0 is another fleet's"))
+    assert decision.verdict == "ACCEPT"
+    assert ("anchor", "shown", "v1.0.0 is another fleet's") in decision.reasons
+
+
+def test_an_anchor_that_was_not_compared_is_no_pass():
+    assert verdict(evidence(0.005, 0.003), STALE) == "INCONCLUSIVE"
+    assert verdict(evidence(0.1, 0.003), STALE) == "INCONCLUSIVE"
+    assert verdict(evidence(0.005, 0.003), replace(STALE, has_anchor=False)) == "ACCEPT"
+
+
+def test_every_definition_must_pass():
+    def both(base, challenger):
+        return decide({"the base's labels": base, "the challenger's labels": challenger}, POLICY, FACTS)
+
+    assert both(evidence(0.05), evidence(0.05)).verdict == "ACCEPT"
+    assert both(evidence(0.05), evidence(0.0)).verdict == "INCONCLUSIVE"
+    assert both(evidence(-0.1), evidence(0.05)).verdict == "REJECT"
+    worse = both(evidence(0.05), evidence(0.05, event_recall=-0.1))
+    assert worse.verdict == "REJECT"
+    assert "(the challenger's labels)" in worse.headline
+
+
+def test_the_first_model_must_beat_every_baseline_and_nothing_else():
+    facts = Facts(look=1, rows_kind="own", is_first=True)
+    strong, weak = evidence(0.2, event_recall=-0.2, slices=[part("group_a", -0.3)]), evidence(0.01)
+    decision = decide({"random": strong}, POLICY, facts)
+    assert (decision.verdict, decision.form) == ("ACCEPT", "first")
+    assert decide({"random": strong, "crashes_7d": weak}, POLICY, facts).verdict == "INCONCLUSIVE"
+    # scores of a rule are no probabilities
+    assert not any("Brier" in reason.text for reason in decision.reasons)
+    assert "brier" not in [row["name"] for row in policy.difference_rows(strong, POLICY, "first", 0.05, is_first=True)]
+    assert (
+        decide({"random": replace(strong, false_alarms_over_budget={"challenger": 3.0})}, POLICY, facts).verdict
+        == "REJECT"
+    )
+
+
+def test_a_first_model_on_too_little_is_told_so_first_and_once():
+    facts = Facts(look=1, rows_kind="own", is_first=True)
+    few = evidence(0.2, groups=13)
+    decision = decide({"random": few, "crashes_7d": evidence(0.01, groups=13)}, POLICY, facts)
+    assert decision.verdict == "INCONCLUSIVE"
+    assert "too little to accept anything, which takes" in decision.headline
+    assert outcomes(decision, "sample size") == ["open"]
+    assert not any("champion" in reason.text for reason in decision.reasons)
+
+
+def test_a_loosened_policy_is_shown_and_not_applied():
+    decision = decide({"base": evidence(0.05)}, POLICY, replace(FACTS, policy_changes=(("min_gain", 0.01, 0.0),)))
+    assert outcomes(decision, "policy") == ["shown"]
+    assert "from 0.01 to 0.0" in next(reason.text for reason in decision.reasons if reason.check == "policy")
+
+
+def share_accepted(true_gain, found, replicates=1000):
+    """Of challengers that truly gain this much, with errors as the evidence says."""
+    accepted = 0
+    for replicate in range(replicates):
+        observed = {}
+        for name, one in found.differences.items():
+            true = true_gain if name == "pr_auc" else 0.0
+            observed[name] = replace(one, difference=true + one.deviations[replicate])
+        slices = {
+            name: replace(
+                one, difference=replace(one.difference, difference=true_gain + one.difference.deviations[replicate])
+            )
+            for name, one in found.slices.items()
+        }
+        accepted += verdict(replace(found, differences=observed, slices=slices)) == "ACCEPT"
+    return accepted / replicates
+
+
+@pytest.mark.parametrize("slices", [(), (part("group_a", 0, 0.06), part("group_b", 0, 0.06), part("group_c", 0, 0.06))])
+def test_the_detectable_gain_is_accepted_as_often_as_it_says(slices):
+    found = evidence(0.0, event_recall=0.0, slices=slices)
+    detectable = decide({"base": found}, POLICY, FACTS).detectable
+    assert detectable >= 0.01 + (1.9 + 0.8) * 0.01
+    assert share_accepted(detectable, found) == pytest.approx(policy.POWER, abs=0.04)
+
+
+def test_where_vetoes_come_too_often_no_gain_is_detectable():
+    noisy = [part(f"fresh_{i}", 0, 0.5, figure="event_recall") for i in range(8)]
+    assert decide({"base": evidence(0.0, slices=noisy)}, POLICY, FACTS).detectable is None
+
+
+def test_rows_of_the_record():
+    found = evidence(0.05, anchor=0.02, slices=[part("group_a", -0.2), part("group_b", 0.0, crashes=3)])
+    decision = decide({"base": found}, POLICY, FACTS)
+    primary, anchor, recall, *_ = rows = policy.difference_rows(found, POLICY, decision.form, decision.error)
+    assert [row["role"] for row in rows] == ["primary", "shown", "guardrail", "guardrail", "guardrail"]
+    assert primary["low"] == pytest.approx(0.05 - 1.9 * 0.01, abs=1e-3)
+    assert primary["confidence"] == pytest.approx(1 - 2 * look_error(1))
+    assert (primary["margin"], anchor["margin"], recall["margin"]) == (0.01, 0.02, 0.05)
+    assert [row["vetoed"] for row in policy.slice_rows(found, POLICY, FACTS)] == [True, False]
+    assert [row["judged"] for row in policy.slice_rows(found, POLICY, FACTS)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"min_gain": -0.1}, {"margin": 0}, {"block": "8"}, {"min_groups": 1}, {"more": 1}, {"metric": "accuracy"}]
+)
+def test_a_policy_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        Acceptance.model_validate({**VALUES, **wrong})
