@@ -35,7 +35,7 @@ from crashcast.annotation.committee import Floats, fit, votes, votes_out_of_fold
 from crashcast.annotation.selection import select
 from crashcast.annotation.suspects import quality
 from crashcast.annotation.windows import Windows, read
-from crashcast.files import write_json
+from crashcast.canonical import write_json
 from crashcast.sources.demo import simulator
 
 SEEDS = tuple(range(201, 211))

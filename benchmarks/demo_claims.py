@@ -24,7 +24,8 @@ from project import ANNOTATIONS, edit, no_annotations
 from ruamel.yaml import YAML
 
 from crashcast import tables
-from crashcast.files import write_json
+from crashcast.canonical import write_json
+from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import alarms, ranking
 from crashcast.modeling.bootstrap import (
     TwoWayDraws,
@@ -36,7 +37,13 @@ from crashcast.modeling.bootstrap import (
 from crashcast.modeling.estimators import candidates, fit, log_odds
 from crashcast.modeling.model import load, matrix
 from crashcast.modeling.split_rule import period, read_part, read_rule
-from crashcast.params import Alarms, Demo, Evaluate, Incidents, Label, Telemetry, Train
+from crashcast.params.alarms import Alarms
+from crashcast.params.demo import Demo
+from crashcast.params.evaluate import Evaluate
+from crashcast.params.incidents import Incidents
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
+from crashcast.params.train import Train
 from crashcast.paths import COVERAGE, INCIDENTS, TICKET_SOURCES
 from crashcast.paths import TELEMETRY as RAW
 from crashcast.sources.demo import simulator
@@ -138,8 +145,8 @@ def judge() -> tuple[dict[str, Any], Gains]:
     rules, label, budget = Evaluate.read(), Label.read(), Alarms.read().false_alarms_per_server_day
     timing = {"lead": label.lead, "horizon": label.horizon, "interval": Telemetry.read().interval}
     rule, model = read_rule(SPLIT), load(MODELS)
-    recorded = tables.read_covered_crashes(BELIEVED, COVERAGE, Incidents.read())
-    crashes = tables.read_covered_crashes(TRUE_INCIDENTS, COVERAGE, Incidents.read())
+    recorded = read_covered_crashes(BELIEVED, COVERAGE, Incidents.read())
+    crashes = read_covered_crashes(TRUE_INCIDENTS, COVERAGE, Incidents.read())
     test = pl.concat(rows for _, rows in read_part(FEATURES, TRUE_LABELS, rule, "test"))
     validation = pl.concat(rows for _, rows in read_part(FEATURES, LABELS, rule, "validation"))
     target, keys = test["label"].to_numpy(), test.select("timestamp", "server_id", "label")

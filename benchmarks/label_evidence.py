@@ -53,14 +53,17 @@ from scipy.stats import t as student
 from simulated_votes import poll
 
 from crashcast import tables
-from crashcast.files import write_json
+from crashcast.canonical import write_json
+from crashcast.incidents import read_covered_crashes
 from crashcast.labelling import consensus, label_model
 from crashcast.labelling.candidates import ANNOTATIONS as ANNOTATED
 from crashcast.labelling.consensus import PRIOR
 from crashcast.modeling import alarms, ranking
 from crashcast.modeling.model import load
 from crashcast.modeling.split_rule import period, read_part, read_rule
-from crashcast.params import Incidents, Label, Telemetry
+from crashcast.params.incidents import Incidents
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
 from crashcast.sources.demo import simulator
 from stages import clean, featurize, label, split, train
 
@@ -310,7 +313,7 @@ def judge(way: str) -> dict[str, float]:
     """Judge one model by the true crashes, on the test rows of the tickets' split."""
     rules, rule, model = Label.read(), read_rule(of(TICKETS, SPLIT)), load(of(way, MODELS))
     timing = rules.timing(Telemetry.read().interval)
-    crashes = tables.read_covered_crashes(TRUE_INCIDENTS, COVERAGE, Incidents.read())
+    crashes = read_covered_crashes(TRUE_INCIDENTS, COVERAGE, Incidents.read())
     test = pl.concat(rows for _, rows in read_part(FEATURES, of(TRUTH, LABELS), rule, "test"))
     score = model.predict(test)
     rows = test.select("timestamp", "server_id", "label").with_columns(score=score)

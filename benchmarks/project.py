@@ -14,7 +14,7 @@ import polars as pl
 from ruamel.yaml import YAML
 
 from crashcast import tables
-from crashcast.files import write_json
+from crashcast.canonical import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE = ("data/", "metrics/", "plots/", "models/", "dvc.lock")  # what the pipeline makes

@@ -21,9 +21,9 @@ import polars as pl
 from measure import measure
 from project import ROOT
 
-from crashcast.files import write_json
-from crashcast.params import Alarms
-from crashcast.review.acceptance import Acceptance
+from crashcast.canonical import write_json
+from crashcast.params.acceptance import Acceptance
+from crashcast.params.alarms import Alarms
 from crashcast.review.comparison import gather
 
 SERVERS, DAYS, GROUPS = 10_000, 122, 5

@@ -28,13 +28,14 @@ from rich.console import Console
 from rich.table import Table
 
 from crashcast import tables
-from crashcast.files import write_json
+from crashcast.canonical import write_json
 from crashcast.modeling import ranking
 from crashcast.modeling.bootstrap import TwoWayDraws, percentile_interval, pr_auc_replicates
 from crashcast.modeling.estimators import candidates, fit, log_odds
 from crashcast.modeling.model import matrix
 from crashcast.modeling.split_rule import period, read_part, read_rule
-from crashcast.params import Evaluate, Train
+from crashcast.params.evaluate import Evaluate
+from crashcast.params.train import Train
 from stages import train
 
 FEATURES, LABELS, SPLIT = Path("data/features"), Path("data/labels"), Path("data/split.json")

@@ -26,11 +26,14 @@ from project import edit, no_annotations
 from ruamel.yaml import YAML
 
 from crashcast import tables
-from crashcast.files import write_json
+from crashcast.canonical import write_json
+from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import alarms, ranking
 from crashcast.modeling.model import load
 from crashcast.modeling.split_rule import period, read_part, read_rule
-from crashcast.params import Incidents, Label, Telemetry
+from crashcast.params.incidents import Incidents
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
 from crashcast.sources.demo import simulator
 from stages import clean, featurize, label, split, train
 
@@ -101,7 +104,7 @@ def trained(self_training: dict[str, float] | None) -> dict[str, float]:
     figures = Path("metrics/candidates.json"), Path("metrics/train.json")
     train.main(FEATURES, LABELS, SPLIT, BELIEVED, COVERAGE, MODELS, *figures)
     rules, rule, model = Label.read(), read_rule(SPLIT), load(MODELS)
-    crashes = tables.read_covered_crashes(BELIEVED, COVERAGE, Incidents.read())
+    crashes = read_covered_crashes(BELIEVED, COVERAGE, Incidents.read())
     test = pl.concat(rows for _, rows in read_part(FEATURES, LABELS, rule, "test"))
     score = model.predict(test)
     rows = test.select("timestamp", "server_id", "label").with_columns(score=score)

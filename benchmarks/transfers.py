@@ -36,8 +36,8 @@ from project import ROOT
 from rich.console import Console
 from rich.table import Table
 
+from crashcast.canonical import write_json
 from crashcast.errors import UserError
-from crashcast.files import write_json
 from crashcast.versioning import local_s3
 
 RESULTS = ROOT / "benchmarks" / "results" / "transfers.json"

@@ -22,10 +22,10 @@ def main() -> None:
 
     try:
         with unedited(stage):
-            from crashcast import params
             from crashcast.execution.single_process import take_over
+            from crashcast.params.every_section import check
 
-            params.check()
+            check()
             take_over(stage)
             importlib.import_module(f"stages.{stage}").main(*map(Path, arguments))
     except UserError as error:

@@ -13,7 +13,12 @@ from pathlib import Path
 
 import duckdb
 
-from crashcast.params import Clean, Features, Incidents, Label, Metric, Telemetry, format_duration
+from crashcast.params.base import format_duration
+from crashcast.params.clean import Clean
+from crashcast.params.features import Features
+from crashcast.params.incidents import Incidents
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Metric, Telemetry
 
 
 def main(raw: Path, out: Path) -> None:

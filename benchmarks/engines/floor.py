@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from crashcast import tables
-from crashcast.params import Telemetry
+from crashcast.params.telemetry import Telemetry
 
 
 def main(raw: Path, out: Path, finished: Path) -> None:

@@ -49,7 +49,8 @@ from rich.console import Console
 from rich.table import Table
 
 from crashcast import tables
-from crashcast.files import md5, write_json
+from crashcast.canonical import write_json
+from crashcast.files import md5
 
 HERE = Path(__file__).resolve().parent
 ENGINES = ("pipeline", "floor", "polars", "pandas", "duckdb")

@@ -37,7 +37,7 @@ def main() -> None:
     from pairs import one_chain, one_fleet, truth_of  # type: ignore[import-not-found]
     from summary import report  # type: ignore[import-not-found]
 
-    from crashcast.files import write_json
+    from crashcast.canonical import write_json
 
     folder = options.folder.resolve()
     if options.command == "report":

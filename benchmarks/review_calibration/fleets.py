@@ -17,11 +17,13 @@ from ruamel.yaml import YAML
 from scipy.special import expit
 
 from crashcast import tables
-from crashcast.files import write_json
+from crashcast.canonical import write_json
+from crashcast.incidents import read_covered_crashes
 from crashcast.modeling.estimators import Candidate, candidates, fit, log_odds
 from crashcast.modeling.model import matrix
 from crashcast.modeling.split_rule import HASH_RANGE, assign, period, read_part, read_rule, row_hash
-from crashcast.params import Incidents, Train
+from crashcast.params.incidents import Incidents
+from crashcast.params.train import Train
 from crashcast.paths import COVERAGE, INCIDENTS, TICKET_SOURCES
 from crashcast.paths import TELEMETRY as RAW
 from crashcast.sources.demo import mechanisms, simulator
@@ -133,7 +135,7 @@ def read_fleet(condition: str, seed: int, months: int = MONTHS, shares: dict[str
             share,
             read(rule, "validation", columns),
             read(rule, "test", columns),
-            tables.read_covered_crashes(BELIEVED, COVERAGE, Incidents.read()),
+            read_covered_crashes(BELIEVED, COVERAGE, Incidents.read()),
             {part: period(rule, part) for part in SHARES},
             {f"group_{name[0]}": frozenset(some["server_id"]) for name, some in covered.group_by("group")},
         )

@@ -15,8 +15,10 @@ from sklearn.metrics import average_precision_score
 from crashcast.modeling import alarms
 from crashcast.modeling.estimators import fit, log_odds
 from crashcast.modeling.model import Model, calibration
-from crashcast.params import Alarms, Label, Telemetry
-from crashcast.review.acceptance import Acceptance, look_error
+from crashcast.params.acceptance import Acceptance, look_error
+from crashcast.params.alarms import Alarms
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
 from crashcast.review.comparison import Evidence, gather
 from crashcast.review.policy import Both, Facts, Reason, decide
 from crashcast.review.rescoring import Rescored

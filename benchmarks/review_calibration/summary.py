@@ -11,8 +11,8 @@ from fleets import ROOT  # type: ignore[import-not-found]
 from scipy.stats import beta, t
 from sklearn.linear_model import LogisticRegression
 
-from crashcast.files import write_json
-from crashcast.review.acceptance import ERROR, Acceptance, look_error
+from crashcast.canonical import write_json
+from crashcast.params.acceptance import ERROR, Acceptance, look_error
 from crashcast.review.policy import POWER
 
 STEP = 0.02  # of true gains, in PR-AUC

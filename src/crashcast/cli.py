@@ -35,7 +35,7 @@ FORMS = {
 
 
 def _duration(text: str | timedelta) -> timedelta:
-    from crashcast.params import parse_duration
+    from crashcast.params.base import parse_duration
 
     return parse_duration(text)
 
@@ -180,7 +180,7 @@ def learning_curve(
 
     from crashcast.annotation import learning_curve as curve
     from crashcast.files import replacing
-    from crashcast.params import Evaluate
+    from crashcast.params.evaluate import Evaluate
 
     found = curve.learning_curve()
     with replacing(out) as aside:
@@ -300,7 +300,7 @@ def reproduce(
     """
     from rich.console import Console
 
-    from crashcast.files import json_text
+    from crashcast.canonical import json_text
     from crashcast.versions import rebuild
 
     found = rebuild.rebuild(revision)
@@ -326,7 +326,7 @@ def data_log(
     """Show which commits changed which dataset: rows, servers, partitions, incidents, size (docs/data-versions.md)."""
     from rich.console import Console
 
-    from crashcast.files import json_text
+    from crashcast.canonical import json_text
     from crashcast.versions import log
 
     commits = log.history(paths or (), revision, number, on_remote)
@@ -350,7 +350,7 @@ def data_diff(
     """Compare the data of two commits, by partition and column: 0 the same, 1 it differs, 2 not all could be read."""
     from rich.console import Console
 
-    from crashcast.files import json_text
+    from crashcast.canonical import json_text
     from crashcast.versions import diff
 
     found = diff.diff(base, head, paths or (), pull)
@@ -395,7 +395,7 @@ def review(
 def _review(base: str | None, first: bool, head: str, reserve: bool, folder: Path) -> int:
     from rich.console import Console
 
-    from crashcast.files import write_text
+    from crashcast.canonical import write_text
     from crashcast.review import commit_changes
     from crashcast.review import review as reviewing
     from crashcast.review.report import html, record
@@ -518,8 +518,8 @@ def doctor(
     """Find data that is lost, damaged or not pushed, and what else is wrong: 0 nothing is, 1 something, 2 not known."""
     from rich.console import Console
 
+    from crashcast.canonical import json_text
     from crashcast.doctor import PARTS, examine, findings
-    from crashcast.files import json_text
 
     found = examine(revs or ["HEAD"], all_commits, only or PARTS, deep, repair)
     if as_json:

@@ -15,7 +15,8 @@ from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from crashcast.expectations import WITH_EXAMPLES, Batch, Outcome, outcomes_of
 from crashcast.files import replacing_folder
-from crashcast.params import Telemetry, Validate
+from crashcast.params.telemetry import Telemetry
+from crashcast.params.validate import Validate
 from stages.validate import check
 
 

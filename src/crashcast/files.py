@@ -1,19 +1,16 @@
-"""Files whose bytes depend on their content alone: JSON, text and DVC's hashes."""
+"""Files: written whole or not at all, linked, and hashed as DVC does. No byte of their content is decided here."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
-
-SIGNIFICANT_DIGITS = 6  # what a reader can use; later ones differ between CPU types
+from typing import NamedTuple
 
 
 class Signature(NamedTuple):
@@ -75,42 +72,6 @@ def _is_another_running(process: int) -> bool:
     except PermissionError:  # somebody else's
         return True
     return process != os.getpid()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text with a final newline, whole or not at all."""
-    with replacing(path) as aside:
-        aside.write_text(text.rstrip("\n") + "\n", encoding="utf-8", newline="\n")
-
-
-def write_json(path: Path, value: Any, digits: int = SIGNIFICANT_DIGITS) -> None:
-    """Write JSON with sorted keys and finite numbers of so many significant digits; 17 keep every bit.
-
-    Raises
-    ------
-    ValueError
-        Where a number is NaN or infinite: `dvc metrics diff` would pass over it.
-    """
-    write_text(path, json_text(value, digits))
-
-
-def json_text(value: Any, digits: int = SIGNIFICANT_DIGITS) -> str:
-    """Return `value` as canonical JSON (see `write_json`)."""
-    return json.dumps(_canonical(value, digits, "$"), sort_keys=True, indent=2, ensure_ascii=False)
-
-
-def _canonical(value: Any, digits: int, where: str) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _canonical(item, digits, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(item, digits, f"{where}[{i}]") for i, item in enumerate(value)]
-    if hasattr(value, "item"):  # numpy scalars
-        value = value.item()
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{where} is {value}: only finite numbers can be compared between commits")
-        return float(f"{value:.{digits}g}")
-    return value
 
 
 def signature(path: Path) -> Signature:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from crashcast import files
+from crashcast import canonical
 from crashcast.errors import UserError
 from crashcast.review.data_changes import is_another_fleet
 from crashcast.review.ledger import git, shared_remote
@@ -191,7 +191,7 @@ def show(models: Sequence[Model], console: Console) -> None:
 
 def as_json(models: Sequence[Model]) -> str:
     """Return versions, verdicts, stages and decision records as canonical JSON."""
-    return files.json_text([asdict(known) for known in models])
+    return canonical.json_text([asdict(known) for known in models])
 
 
 def _decide(
@@ -255,7 +255,7 @@ def _differences(given: Mapping[str, Any], record: Mapping[str, Any]) -> list[st
 
 
 def _text(value: Any) -> str:
-    return files.json_text(value)  # a record that was written and read is rounded
+    return canonical.json_text(value)  # a record that was written and read is rounded
 
 
 def _reasons(record: Mapping[str, Any]) -> str:
@@ -301,7 +301,7 @@ def _message(version: str, decision: Mapping[str, Any]) -> str:
     record = decision["record"] or {"verdict": "ERROR", "headline": decision["error"]}
     why = "" if decision["forced"] is None else ", forced"
     title = f"{REGISTERED} {version}: {record['verdict']}{why}"
-    return f"{title}\n\n{_one_line(record['headline'])}\n\n{files.json_text(decision)}\n"
+    return f"{title}\n\n{_one_line(record['headline'])}\n\n{canonical.json_text(decision)}\n"
 
 
 def _one_line(text: str) -> str:

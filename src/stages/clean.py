@@ -18,12 +18,13 @@ import numpy as np
 import polars as pl
 
 from crashcast import tables
+from crashcast.canonical import write_json
 from crashcast.errors import UserError
 from crashcast.execution import runner
 from crashcast.execution.task import Period, Task
-from crashcast.files import write_json
 from crashcast.grid import Bools, Floats, Grid, Ints, encode, floats, microseconds, window_sums
-from crashcast.params import Clean, Telemetry
+from crashcast.params.clean import Clean
+from crashcast.params.telemetry import Telemetry
 from crashcast.tables import Partition
 
 

@@ -20,7 +20,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from crashcast import tables
-from crashcast.files import replacing_folder, write_json
+from crashcast.canonical import write_json
+from crashcast.files import replacing_folder
+from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import alarms, plots, ranking
 from crashcast.modeling.baselines import RANDOM, one_rules, with_baselines
 from crashcast.modeling.bootstrap import (
@@ -32,7 +34,11 @@ from crashcast.modeling.bootstrap import (
 )
 from crashcast.modeling.model import Model, load
 from crashcast.modeling.split_rule import assign, crashes_of_part, labelled, period, read_part, read_rule, row_hash
-from crashcast.params import Alarms, Evaluate, Incidents, Label, Telemetry
+from crashcast.params.alarms import Alarms
+from crashcast.params.evaluate import Evaluate
+from crashcast.params.incidents import Incidents
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
 
 Floats = NDArray[np.float64]
 SAMPLE_ROWS = 5_000  # of each label and partition, to measure what features matter
@@ -55,7 +61,7 @@ def main(
     settings, label, limits, rules = Telemetry.read(), Label.read(), Alarms.read(), Evaluate.read()
     timing, budget = label.timing(settings.interval), limits.false_alarms_per_server_day
     rule, model = read_rule(split), load(models)
-    crashes = tables.read_covered_crashes(incidents, coverage, Incidents.read())
+    crashes = read_covered_crashes(incidents, coverage, Incidents.read())
     baselines = one_rules(model.features)
 
     # a baseline, too, sets its threshold on validation

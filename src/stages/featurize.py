@@ -34,7 +34,11 @@ from crashcast.grid import (
     window_max,
     window_sums,
 )
-from crashcast.params import Features, Incidents, Telemetry, format_duration
+from crashcast.incidents import read_incidents
+from crashcast.params.base import format_duration
+from crashcast.params.features import Features
+from crashcast.params.incidents import Incidents
+from crashcast.params.telemetry import Telemetry
 from crashcast.tables import CRASH, Partition
 
 SIGNIFICANT_BITS = 12  # more are noise to a model, differ between CPU types and do not compress
@@ -48,7 +52,7 @@ def main(clean: Path, incidents: Path, coverage: Path, out: Path) -> None:
     settings, rules = Telemetry.read(), Features.read()
     columns = (*tables.KEYS, *feature_columns(settings, rules))
     reach = lookback(settings, rules)
-    known = tables.read_incidents(incidents, Incidents.read())
+    known = read_incidents(incidents, Incidents.read())
     covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"])
     tasks = [
         Task(

@@ -21,12 +21,15 @@ import numpy as np
 import polars as pl
 
 from crashcast import tables
+from crashcast.canonical import write_json
 from crashcast.execution import runner
 from crashcast.execution.task import Period, Task
-from crashcast.files import write_json
 from crashcast.grid import Bools, Grid, encode, microseconds
+from crashcast.incidents import read_incidents
 from crashcast.labelling import candidates, consensus, interruptions, labelling_functions
-from crashcast.params import Incidents, Label, Telemetry
+from crashcast.params.incidents import Incidents
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
 from crashcast.tables import CRASH, MAINTENANCE, Partition
 
 
@@ -68,7 +71,7 @@ def main(
     print(f"label: {account}", file=sys.stderr)
     tables.write(believed, account.incidents)
     tables.write(votes, account.votes)
-    records = tables.read_incidents(believed, recording)
+    records = read_incidents(believed, recording)
     # a crash may lie that far ahead, and be recorded that much later
     blind = rules.lead + rules.horizon + recording.reporting_delay
     tasks = [

@@ -21,10 +21,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from crashcast.canonical import write_json
 from crashcast.errors import UserError
-from crashcast.files import write_json
 from crashcast.modeling.split_rule import HASH_RANGE, PARTS, assign, labelled, row_hash
-from crashcast.params import Label, Split, Telemetry, format_duration
+from crashcast.params.base import format_duration
+from crashcast.params.label import Label
+from crashcast.params.split import Split
+from crashcast.params.telemetry import Telemetry
 
 
 def main(labels: Path, out: Path, metrics: Path) -> None:

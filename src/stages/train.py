@@ -26,7 +26,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from crashcast import tables
-from crashcast.files import write_json, write_text
+from crashcast.canonical import write_json, write_text
+from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import alarms, ranking
 from crashcast.modeling.card import model_card
 from crashcast.modeling.estimators import Candidate, Matrix, candidates, fit, log_odds
@@ -42,7 +43,11 @@ from crashcast.modeling.split_rule import (
     read_uncovered,
     row_hash,
 )
-from crashcast.params import Alarms, Incidents, Label, Telemetry, Train
+from crashcast.params.alarms import Alarms
+from crashcast.params.incidents import Incidents
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
+from crashcast.params.train import Train
 
 
 def main(
@@ -59,7 +64,7 @@ def main(
     rules, limits, label, settings = Train.read(), Alarms.read(), Label.read(), Telemetry.read()
     rule = read_rule(split)
     columns = feature_names(features)
-    crashes = crashes_of_part(tables.read_covered_crashes(incidents, coverage, Incidents.read()), rule, "validation")
+    crashes = crashes_of_part(read_covered_crashes(incidents, coverage, Incidents.read()), rule, "validation")
 
     values, crash, (share, share_of_crash_rows) = training_rows(features, labels, rule, columns, rules)
     weights = None

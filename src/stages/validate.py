@@ -20,7 +20,7 @@ import great_expectations.expectations as gxe
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
-from crashcast import files, tables
+from crashcast import canonical, tables
 from crashcast.errors import UserError
 from crashcast.execution import runner
 from crashcast.execution.task import File, Task
@@ -35,7 +35,9 @@ from crashcast.expectations import (
     render,
     unreadable,
 )
-from crashcast.params import DAY, Metric, Telemetry, Validate, format_duration
+from crashcast.params.base import DAY, format_duration
+from crashcast.params.telemetry import Metric, Telemetry
+from crashcast.params.validate import Validate
 from crashcast.tables import COVERAGE, CRASH, INCIDENTS, KEYS, MAINTENANCE, TICKET_SOURCES, TIMESTAMP, Partition
 from crashcast.versioning import tracked_data
 
@@ -82,8 +84,8 @@ def main(telemetry: Path, incidents: Path, coverage: Path, ticket_sources: Path,
     tracked_data.check_tracked(raw)
     outcomes, figures = check(*raw, cadence, limits)
     critical, warnings = failures(outcomes, CRITICAL), failures(outcomes, WARNING)
-    files.write_json(result, {"success": not critical, "figures": figures, "outcomes": outcomes})
-    files.write_json(metrics, figures)
+    canonical.write_json(result, {"success": not critical, "figures": figures, "outcomes": outcomes})
+    canonical.write_json(metrics, figures)
     if warnings:
         count = _several(len(warnings), "warning")
         print(f"validate: {count}, recorded in {result}\n\n{render(warnings)}\n", file=sys.stderr)

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crashcast import files
-from crashcast.files import json_text, md5, replacing, replacing_folder, write_json, write_text
+from crashcast.canonical import json_text, write_json, write_text
+from crashcast.files import md5, replacing, replacing_folder
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from crashcast import tables
-from crashcast.params import Clean, Features, Telemetry
+from crashcast.params.clean import Clean
+from crashcast.params.features import Features
+from crashcast.params.telemetry import Telemetry
 from crashcast.tables import CRASH, TIMESTAMP
 from stages import clean, featurize
 

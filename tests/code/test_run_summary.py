@@ -11,9 +11,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from crashcast import run_summary
+from crashcast.canonical import write_json
 from crashcast.cli import app
 from crashcast.errors import UserError
-from crashcast.files import write_json
 from crashcast.modeling import alarms, ranking
 from crashcast.run_summary import Figures, Row
 

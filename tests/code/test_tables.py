@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from crashcast import tables
 from crashcast.errors import UserError
-from crashcast.params import Incidents
+from crashcast.incidents import read_covered_crashes, read_incidents
+from crashcast.params.incidents import Incidents
 from crashcast.tables import COVERAGE, INCIDENTS, PART, TIMESTAMP, Partition, partition_at
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -266,7 +267,7 @@ def hours(series):
 
 
 def test_what_incident_records_leave_open_is_filled_in(records):
-    read = tables.read_incidents(records[0], RULES)
+    read = read_incidents(records[0], RULES)
     assert read.columns == ["server_id", "kind", "started_at", "resolved_at", "reported_at"]
     assert hours(read["started_at"]) == [10, 12, 30, 50]
     assert hours(read["resolved_at"]) == [12, 13, 31, 50 + 24]
@@ -274,7 +275,7 @@ def test_what_incident_records_leave_open_is_filled_in(records):
 
 
 def test_covered_crashes_are_crashes_within_coverage(records):
-    crashes = tables.read_covered_crashes(*records, RULES)
+    crashes = read_covered_crashes(*records, RULES)
     assert crashes.columns == ["server_id", "started_at"]
     # that at 30 is where a's coverage ends; that at 50 is covered twice and listed once
     assert list(zip(crashes["server_id"], hours(crashes["started_at"]), strict=True)) == [("a", 10), ("b", 50)]

@@ -10,7 +10,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from crashcast.expectations import CRITICAL, WARNING, failures
-from crashcast.params import Telemetry, Validate
+from crashcast.params.telemetry import Telemetry
+from crashcast.params.validate import Validate
 from crashcast.paths import TABLES
 from crashcast.sources.demo import simulator
 from crashcast.sources.importing import files

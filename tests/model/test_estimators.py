@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from crashcast.modeling import estimators
 from crashcast.modeling.estimators import LEARNED_DIGITS, candidates, fit, log_odds, significant
-from crashcast.params import Train
+from crashcast.params.train import Train
 
 BOOSTING = {
     "learning_rate": [0.1],

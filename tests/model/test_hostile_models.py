@@ -21,7 +21,7 @@ from crashcast.files import md5
 from crashcast.modeling import locked, model
 from crashcast.modeling.estimators import candidates, fit
 from crashcast.modeling.model import Model, load, save
-from crashcast.params import Train
+from crashcast.params.train import Train
 from crashcast.versioning import cache
 
 FEATURES = ["cpu_pct", "latency_ms"]

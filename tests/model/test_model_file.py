@@ -23,7 +23,7 @@ from sklearn.preprocessing import FunctionTransformer
 from crashcast.errors import UserError
 from crashcast.modeling.estimators import candidates, fit
 from crashcast.modeling.model import Model, calibration, canonical_archive, load, matrix, save
-from crashcast.params import Train
+from crashcast.params.train import Train
 
 FEATURES = ["cpu_pct", "latency_ms", "cpu_latency_combo"]
 RULES = Train.model_validate(

@@ -15,7 +15,7 @@ from crashcast.errors import UserError
 from crashcast.files import md5
 from crashcast.modeling.model import load
 from crashcast.modeling.split_rule import PARTS, period, read_part, read_rule, read_uncovered
-from crashcast.params import Train
+from crashcast.params.train import Train
 from stages import train
 
 HOUR = timedelta(hours=1)

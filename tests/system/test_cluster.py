@@ -27,7 +27,7 @@ from crashcast.errors import UserError
 from crashcast.execution import cluster, code_hash, memo, runner
 from crashcast.execution.task import File, Period, Task
 from crashcast.files import md5
-from crashcast.params import Clean
+from crashcast.params.clean import Clean
 from crashcast.tables import partition_at
 from crashcast.versioning import local_s3
 

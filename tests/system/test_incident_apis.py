@@ -23,10 +23,10 @@ from dvc.repo import Repo
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.files import md5
+from crashcast.params.tickets import TicketSource
 from crashcast.sources.importing import files
 from crashcast.sources.tickets import api as apis
 from crashcast.sources.tickets.collect import collect
-from crashcast.sources.tickets.settings import TicketSource
 
 ROOT = Path(__file__).parents[2]
 RECORDED = ROOT / "tests/data/incident_apis"

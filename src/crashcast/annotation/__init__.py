@@ -12,9 +12,10 @@ import polars as pl
 from crashcast import tables
 from crashcast.annotation import answers as given
 from crashcast.annotation.windows import KEYS, Windows, read
+from crashcast.canonical import write_json, write_text
 from crashcast.errors import UserError
-from crashcast.files import replacing, write_json, write_text
-from crashcast.params import Telemetry
+from crashcast.files import replacing
+from crashcast.params.telemetry import Telemetry
 
 CLEAN = Path("data/clean")
 INCIDENTS, COVERAGE = Path("data/raw/incidents.parquet"), Path("data/raw/coverage.parquet")

@@ -17,6 +17,7 @@ from sklearn.base import clone
 
 from crashcast import tables
 from crashcast.errors import UserError
+from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import alarms, ranking
 from crashcast.modeling.bootstrap import Floats, TwoWayDraws, pr_auc_replicates, ratio_replicates, total_replicates
 from crashcast.modeling.estimators import Candidate, Matrix, candidates, fit, log_odds
@@ -31,7 +32,12 @@ from crashcast.modeling.split_rule import (
     read_rule,
     row_hash,
 )
-from crashcast.params import Alarms, Evaluate, Incidents, Label, Telemetry, Train
+from crashcast.params.alarms import Alarms
+from crashcast.params.evaluate import Evaluate
+from crashcast.params.incidents import Incidents
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
+from crashcast.params.train import Train
 
 FEATURES, LABELS, SPLIT = Path("data/features"), Path("data/labels"), Path("data/split.json")
 INCIDENTS, COVERAGE = Path("data/incidents.parquet"), Path("data/raw/coverage.parquet")
@@ -129,7 +135,7 @@ def judge(rule: dict[str, Any], columns: list[str], scorers: list[Scorer]) -> It
     """
     label, limits, rules = Label.read(), Alarms.read(), Evaluate.read()
     timing = label.timing(Telemetry.read().interval)
-    covered = tables.read_covered_crashes(INCIDENTS, COVERAGE, Incidents.read())
+    covered = read_covered_crashes(INCIDENTS, COVERAGE, Incidents.read())
     crashes = crashes_of_part(covered, rule, "validation")
     with ExitStack() as stack:
         files = [stack.enter_context(TemporaryFile()) for _ in scorers]

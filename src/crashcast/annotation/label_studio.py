@@ -20,7 +20,8 @@ from crashcast.annotation.answers import VERDICTS
 from crashcast.annotation.windows import Windows, measured
 from crashcast.errors import UserError
 from crashcast.labelling.candidates import ANNOTATIONS, NO_CRASH
-from crashcast.params import DAY, Telemetry
+from crashcast.params.base import DAY
+from crashcast.params.telemetry import Telemetry
 from crashcast.tables import CRASH
 
 AROUND = DAY  # of telemetry before and after a window

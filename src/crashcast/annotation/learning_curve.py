@@ -33,7 +33,8 @@ from crashcast.annotation.judging import (
 )
 from crashcast.modeling.bootstrap import Floats, percentile_interval
 from crashcast.modeling.split_rule import HASH_RANGE, period, read_rule, row_hash
-from crashcast.params import Evaluate, Train
+from crashcast.params.evaluate import Evaluate
+from crashcast.params.train import Train
 
 LABELLED, SERVERS, MONTHS = "labels", "servers", "months"
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)

@@ -33,7 +33,9 @@ from crashcast.modeling.bootstrap import percentile_interval
 from crashcast.modeling.estimators import Candidate, Matrix, log_odds
 from crashcast.modeling.model import Model, load
 from crashcast.modeling.split_rule import read_rule
-from crashcast.params import Evaluate, Label, Train
+from crashcast.params.evaluate import Evaluate
+from crashcast.params.label import Label
+from crashcast.params.train import Train
 
 SHARES = (1 / 16, 1.0)  # of this fleet's labels
 OWN, AS_IT_IS, TOGETHER, ON_TOP = (

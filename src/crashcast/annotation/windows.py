@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 
 from crashcast import tables
 from crashcast.errors import UserError
-from crashcast.params import DAY, Incidents, Telemetry, format_duration
+from crashcast.incidents import read_incidents
+from crashcast.params.base import DAY, format_duration
+from crashcast.params.incidents import Incidents
+from crashcast.params.telemetry import Telemetry
 from crashcast.tables import CRASH, MAINTENANCE, Partition
 
 BEFORE = timedelta(hours=6)  # signs of a crash just after a window's start lie before it
@@ -81,7 +84,7 @@ def read(clean: Path, incidents: Path, coverage: Path, length: timedelta) -> Win
             f"a window of {format_duration(length)}: it must divide a day, or be whole days, and hold a row "
             f"(telemetry.interval is {format_duration(settings.interval)})"
         )
-    records = tables.read_incidents(incidents, recording)
+    records = read_incidents(incidents, recording)
     covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"]).with_columns(
         pl.col("covered_to") - recording.reporting_delay
     )

@@ -36,7 +36,8 @@ from crashcast.errors import UserError
 from crashcast.execution import code_hash, memo
 from crashcast.execution.task import Compute, Counts, File, Period, Results, Task, execute, frame_bytes, frame_digest
 from crashcast.files import Signature, sha256, signature
-from crashcast.params import Section
+from crashcast.params.base import Section
+from crashcast.params.every_section import section as section_called
 from crashcast.tables import Partition, partition_at
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ class _Crew:
         self.client = client
         self.scheduler = scheduler
         self.stage = stage
-        self.contents = code_hash.contents(compute.__module__)
+        self.contents = code_hash.contents(compute.__module__, with_carriers=True)
         self.descriptions = descriptions
         self.running: dict[Future, tuple[int, set[str]]] = {}  # the task, and the workers for it; none: any
         self.done: SimpleQueue[Future] = SimpleQueue()
@@ -372,7 +373,7 @@ def pack(stage: str, compute: Compute, task: Task, key: str, shared: str) -> tup
     content = {
         "stage": stage,
         "function": [compute.__module__, compute.__qualname__],
-        "code": code_hash.digest(compute.__module__),
+        "code": code_hash.digest(compute.__module__, with_carriers=True),
         "key": key,
         "shared": shared,
         "partition": _pack_partition(task.partition),
@@ -433,9 +434,9 @@ def _refusal(content: dict[str, Any], threads: int) -> dict[str, Any] | None:
         return {"refuses": [f"it does {threads} tasks at a time in one process: start it with --nthreads 1"]}
     module = content["function"][0]
     try:
-        if code_hash.digest(module) == content["code"]:
+        if code_hash.digest(module, with_carriers=True) == content["code"]:
             return None
-        return {"refuses": [], "contents": code_hash.contents(module)}
+        return {"refuses": [], "contents": code_hash.contents(module, with_carriers=True)}
     except ModuleNotFoundError as error:
         return {"refuses": [f"{error} there"]}
 
@@ -462,7 +463,7 @@ def _unpack(inputs: _Inputs, place: Path, kind: str, *content: Any) -> Any:
         return pl.read_ipc(inputs.fetch(content[0]))
     if kind == "section":
         name, values = content
-        return Section.sections[name].model_validate(values)
+        return section_called(name).model_validate(values)
     return timedelta(*content) if kind == "timedelta" else content[0]
 
 

@@ -1,4 +1,8 @@
-"""What a file of this project runs: the files it imports, those that they import, and so on."""
+"""The code that a result depends on: a module, what it imports, and so on, as far as that can change a result.
+
+Modules in `CARRIERS` transport, schedule, store or report results and cannot change one. They are part of no key of the
+memo and no dependency in dvc.yaml, so that editing one makes nothing stale.
+"""
 
 from __future__ import annotations
 
@@ -15,32 +19,62 @@ from pathlib import Path
 
 SRC = Path(__file__).parents[2]
 DISTRIBUTIONS = {"yaml": "pyyaml"}  # of modules that are not called like their package
-# they carry and show results, and change none
-BYSTANDERS = {"botocore", "dask", "distributed", "dvc", "fsspec", "psutil", "rich"}
+# A name stands for a module or for all of a package. tests/code/execution/test_carriers.py says what may be here.
+CARRIERS = (
+    "crashcast.errors",
+    "crashcast.execution.cluster",
+    "crashcast.execution.code_hash",
+    "crashcast.execution.file_hashes",
+    "crashcast.execution.input_guard",
+    "crashcast.execution.memo",
+    "crashcast.execution.runner",
+    "crashcast.execution.single_process",
+    "crashcast.files",
+    "crashcast.params.every_section",
+    "crashcast.params.execution",
+    "crashcast.versioning",
+    "run",
+)
+# libraries that do the same
+CARRIER_LIBRARIES = {"botocore", "dask", "distributed", "dvc", "fsspec", "psutil", "rich"}
 MISSING = "missing"
 
 
-def closure(files: Iterable[Path]) -> set[Path]:
-    """Return the files and everything of this project that they import, directly or not."""
+def closure(files: Iterable[Path], with_carriers: bool = False) -> set[Path]:
+    """Return the files and everything of this project that they import, directly or not.
+
+    Parameters
+    ----------
+    files : iterable of Path
+    with_carriers : bool
+        Whether to follow imports of modules that cannot change a result, and of packages' docstrings.
+    """
     seen: set[Path] = set()
     waiting = set(files)
     while waiting:
         file = waiting.pop()
         seen.add(file)
-        waiting |= {found for name in _imports(file) if (found := _file_of(name))} - seen
+        found = {path for name in _imports(file) if (path := _file_of(name))}
+        waiting |= {path for path in found if with_carriers or not (is_carrier(path) or _is_empty(path))} - seen
     return seen
 
 
+def is_carrier(file: Path) -> bool:
+    """Tell whether a file of this project cannot change a result."""
+    module = ".".join(file.relative_to(SRC).with_suffix("").parts)
+    return any(module == name or module.startswith(f"{name}.") for name in CARRIERS)
+
+
 @cache
-def digest(module: str) -> str:
+def digest(module: str, with_carriers: bool = False) -> str:
     """Return a hash of the code that a module's functions can run, and of the versions of what it runs on."""
-    return hashlib.sha256(json.dumps(contents(module), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(contents(module, with_carriers), sort_keys=True).encode()).hexdigest()
 
 
-def contents(module: str) -> dict[str, str]:
+def contents(module: str, with_carriers: bool = False) -> dict[str, str]:
     """Return what a module's functions can run and run on: the hash of each file, the version of each library.
 
-    Comments and line breaks do not count, nor does the folder that the project lies in.
+    Comments, docstrings and line breaks do not count, nor does the folder that the project lies in.
 
     Raises
     ------
@@ -50,9 +84,9 @@ def contents(module: str) -> dict[str, str]:
     spec = find_spec(module)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no module named {module}", name=module)
-    files = closure([Path(spec.origin)])
+    files = closure([Path(spec.origin)], with_carriers)
     return {
-        **{_name(file): hashlib.sha256(ast.dump(_parse(file)).encode()).hexdigest() for file in files},
+        **{_name(file): hashlib.sha256(_code(file).encode()).hexdigest() for file in files},
         **{library: _version(library) for library in _libraries(files)},
         sys.implementation.name: sys.version,
         "machine": f"{platform.system()} {platform.machine()}",  # others round otherwise
@@ -84,7 +118,7 @@ def _version(library: str) -> str:
 def _libraries(files: Iterable[Path]) -> set[str]:
     modules = {name.partition(".")[0] for file in files for name in _imports(file)}
     own = {module for module in modules if _file_of(module) or (SRC / module).is_dir()}
-    return {DISTRIBUTIONS.get(module, module) for module in modules - own - BYSTANDERS - sys.stdlib_module_names}
+    return {DISTRIBUTIONS.get(module, module) for module in modules - own - CARRIER_LIBRARIES - sys.stdlib_module_names}
 
 
 def _imports(file: Path) -> set[str]:
@@ -102,6 +136,22 @@ def _imports(file: Path) -> set[str]:
 @cache
 def _parse(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _code(file: Path) -> str:
+    """Return a file's syntax tree without docstrings."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node, clean=False
+        ):
+            del node.body[0]
+    return ast.dump(tree)
+
+
+def _is_empty(file: Path) -> bool:
+    """Tell whether a file holds nothing but a docstring."""
+    return _parse(file).body[1:] == []
 
 
 def _file_of(module: str) -> Path | None:

@@ -30,10 +30,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from crashcast.canonical import json_text
 from crashcast.errors import UserError
 from crashcast.execution.file_hashes import Digests
 from crashcast.execution.single_process import dvc_above
-from crashcast.files import json_text, replacing
+from crashcast.files import replacing
 
 SWITCH = "CRASHCAST_MEMO"
 NAME = "crashcast-memo"

@@ -26,7 +26,7 @@ from crashcast.execution import memo
 from crashcast.execution.memo import Memo
 from crashcast.execution.task import Compute, Counts, Results, Task, execute
 from crashcast.files import replacing_folder, signature
-from crashcast.params import Execution
+from crashcast.params.execution import Execution
 from crashcast.tables import Partition
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import polars as pl
 from crashcast import tables
 from crashcast.execution import code_hash
 from crashcast.execution.memo import Memo
-from crashcast.params import Section
+from crashcast.params.base import Section
 from crashcast.tables import Partition
 
 Counts = dict[str, Any]

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from crashcast import tables
+from crashcast.incidents import complete_incidents
 from crashcast.labelling import believed, candidates, label_model, labelling_functions, report
 from crashcast.labelling.believed import DIGITS, THRESHOLD, VOTED
-from crashcast.params import Incidents, Label, Telemetry
+from crashcast.params.incidents import Incidents
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
 from crashcast.tables import CRASH
 
 PRIOR = 1.0  # a vote of each kind that every source is taken to have cast: see aggregate.dawid_skene
@@ -78,7 +80,7 @@ def weigh(
     if rules.aggregate == RECORDED:
         return as_recorded(records, crashes)
     stretches, records, annotations, coverage = _coded(stretches, records, annotations, coverage)
-    known = tables.complete_incidents(records, recording)
+    known = complete_incidents(records, recording)
     found, tickets, verdicts = candidates.candidates(stretches, known, annotations, settings.interval, rules.same_event)
     votes = labelling_functions.collect(rules.evidence, found, tickets, verdicts, coverage, ticket_sources)
     sources = votes["source"].unique().sort().to_list()

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from crashcast.grid import encode
-from crashcast.params import Telemetry
+from crashcast.params.telemetry import Telemetry
 from crashcast.tables import KEYS, TIMESTAMP, Partition
 
 STRETCHES: dict[str, Any] = {

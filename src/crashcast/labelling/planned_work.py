@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import polars as pl
 
-from crashcast.params import DAY
+from crashcast.params.base import DAY
 
 MIN_SPACINGS = 10  # fewer show no rhythm
 SPREAD_QUANTILE = 0.95

@@ -27,7 +27,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from crashcast import tables
-from crashcast.params import DAY
+from crashcast.params.base import DAY
 
 TRUE, LATE, FALSE = "true", "late", "false"  # outcomes of an alarm
 HOUR = timedelta(hours=1)

@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from crashcast.params import Train
+from crashcast.params.train import Train
 
 Matrix = NDArray[np.float32]
 PIECE_ROWS = 100_000  # transformed together, to save memory

@@ -26,8 +26,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
+from crashcast.canonical import write_json
 from crashcast.errors import UserError
-from crashcast.files import replacing, write_json
+from crashcast.files import replacing
 from crashcast.modeling.estimators import Matrix, log_odds, significant
 
 TRUSTED = ["numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]

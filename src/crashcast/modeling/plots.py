@@ -15,9 +15,9 @@ import polars as pl
 import polars.selectors as cs
 from numpy.typing import NDArray
 
-from crashcast.files import SIGNIFICANT_DIGITS, write_text
+from crashcast.canonical import SIGNIFICANT_DIGITS, write_text
 from crashcast.modeling import ranking
-from crashcast.params import Label
+from crashcast.params.label import Label
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.integer]

@@ -21,11 +21,11 @@ from scipy.special import stdtrit
 from crashcast.errors import UserError
 from crashcast.modeling import alarms
 from crashcast.modeling.bootstrap import TwoWayDraws, ratio_replicates
-from crashcast.params import DAY, format_duration
+from crashcast.params.base import DAY, format_duration
 from crashcast.review.two_way import Replicator, chunks, pr_auc_influence, spread, steps_of, total_influence
 
 if TYPE_CHECKING:
-    from crashcast.review.acceptance import Acceptance
+    from crashcast.params.acceptance import Acceptance
     from crashcast.review.rescoring import Rescored
 
 Ints = NDArray[np.integer]

@@ -17,9 +17,10 @@ from typing import Any, Self
 
 import polars as pl
 
-from crashcast import files, tables
+from crashcast import canonical, tables
 from crashcast.labelling import labelling_functions
-from crashcast.params import Incidents, Telemetry
+from crashcast.params.incidents import Incidents
+from crashcast.params.telemetry import Telemetry
 from crashcast.sources.importing.merging import join_periods, merge_coverage
 from crashcast.tables import KEYS, Partition
 from crashcast.versioning import cache
@@ -76,7 +77,7 @@ class History:
         if (kept := cls._kept(record)) is not None:
             return kept
         found = cls._compare(base, head, columns, delay)
-        files.write_json(record, asdict(found))
+        canonical.write_json(record, asdict(found))
         return found
 
     @classmethod

@@ -24,9 +24,9 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from crashcast import files
+from crashcast import canonical
 from crashcast.errors import UserError
-from crashcast.review.acceptance import look_error
+from crashcast.params.acceptance import look_error
 
 REF = "refs/crashcast/looks"
 FILE = "looks.json"
@@ -83,7 +83,7 @@ def identity(model: str, data: Mapping[str, str], params: str) -> str:
 
     No commit is part of it: a squash merge or a rebase makes no new challenger.
     """
-    text = files.json_text({"model": model, "data": dict(data), "params": params})
+    text = canonical.json_text({"model": model, "data": dict(data), "params": params})
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -258,7 +258,7 @@ def _read(commit: str) -> Ledger:
 
 
 def _commit(ledger: Ledger, parents: list[str]) -> str:
-    text = files.json_text(_FORMAT.dump_python(ledger)) + "\n"
+    text = canonical.json_text(_FORMAT.dump_python(ledger)) + "\n"
     blob = git("hash-object", "-w", "--stdin", given=text)
     tree = git("mktree", given=f"100644 blob {blob}\t{FILE}\n")
     # the same change of the same ledger is the same commit, and needs no settings of the user's

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from crashcast.review.acceptance import ERROR, Acceptance, look_error
+from crashcast.params.acceptance import ERROR, Acceptance, look_error
 from crashcast.review.comparison import ANCHOR, Difference, Evidence, Slice
 
 Verdict = Literal["ACCEPT", "REJECT", "INCONCLUSIVE"]

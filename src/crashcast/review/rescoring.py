@@ -26,10 +26,16 @@ from numpy.typing import NDArray
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.execution import code_hash
+from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import model, ranking, split_rule
 from crashcast.modeling.alarms import choose_threshold, crashes_of
 from crashcast.modeling.baselines import one_rules, with_baselines
-from crashcast.params import DAY, Alarms, Evaluate, Incidents, Label, Telemetry
+from crashcast.params.alarms import Alarms
+from crashcast.params.base import DAY
+from crashcast.params.evaluate import Evaluate
+from crashcast.params.incidents import Incidents
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
 from crashcast.review import scoring
 from crashcast.review.data_changes import History, partition_of
 from crashcast.tables import Partition
@@ -146,7 +152,7 @@ class Exam:
     def crashes(self) -> pl.DataFrame:
         """Return the covered crashes."""
         incidents, coverage = (cache.locate(digest, "records") for digest in (self.incidents, self.coverage))
-        return tables.read_covered_crashes(incidents, coverage, self.rules.section(Incidents))
+        return read_covered_crashes(incidents, coverage, self.rules.section(Incidents))
 
     def groups(self) -> dict[str, frozenset[str]]:
         """Return the servers of each group."""

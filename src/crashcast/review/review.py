@@ -1,10 +1,4 @@
-"""The review: whether a retrained model is accepted, on evidence.
-
-Top to bottom, what it rests on: the policy decides (policy.py) on paired differences with intervals (evidence.py,
-two_way.py) between models that scored the same rows (rescoring.py, history.py), on outputs that a commit's own code
-made of two commits that fit together (crashcast.versioning). changes.py says what changed, ledger.py how often these rows
-were looked at, and record.py, page.py and pictures.py write it down.
-"""
+"""The review: whether a retrained model is accepted, on evidence."""
 
 from __future__ import annotations
 
@@ -21,7 +15,7 @@ from crashcast.errors import UserError
 from crashcast.versioning.revision import MODELS, Revision, check, check_pushed, check_work_tree, default_base
 
 if TYPE_CHECKING:
-    from crashcast.review.acceptance import Acceptance
+    from crashcast.params.acceptance import Acceptance
     from crashcast.review.policy import Facts
     from crashcast.review.report.schema import Record
     from crashcast.review.rescoring import Rescored, Rescoring
@@ -96,8 +90,8 @@ def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed
 
 
 def _against(base: Revision, head: Revision, reserve: bool) -> Review:
+    from crashcast.params.acceptance import Acceptance
     from crashcast.review import commit_changes
-    from crashcast.review.acceptance import Acceptance
 
     acceptance, (anchor, no_anchor) = base.section(Acceptance), _anchor(base)
     changed = commit_changes.between(base, head)
@@ -138,8 +132,8 @@ def _against(base: Revision, head: Revision, reserve: bool) -> Review:
 
 
 def _first(head: Revision, reserve: bool) -> Review:
+    from crashcast.params.acceptance import Acceptance
     from crashcast.review import commit_changes
-    from crashcast.review.acceptance import Acceptance
 
     acceptance = head.section(Acceptance)
     changed = commit_changes.between(head, head)
@@ -171,7 +165,7 @@ def _anchor(base: Revision) -> tuple[Revision | None, str | None]:
     Where that model cannot score the base's data any more, there is none, and it is said why.
     """
     from crashcast import registry
-    from crashcast.params import Telemetry
+    from crashcast.params.telemetry import Telemetry
     from crashcast.review.data_changes import is_another_fleet
 
     found = registry.anchor()
@@ -188,7 +182,7 @@ def _anchor(base: Revision) -> tuple[Revision | None, str | None]:
 
 
 def _budget(revision: Revision) -> float:
-    from crashcast.params import Alarms
+    from crashcast.params.alarms import Alarms
 
     return revision.section(Alarms).false_alarms_per_server_day
 
@@ -236,7 +230,7 @@ def _judged(rescored: dict[str, Rescored], acceptance: Acceptance, facts: Facts,
 
 def _reversed(rescoring: Rescoring, acceptance: Acceptance, budget: float) -> dict[str, Any]:
     """Compare on what remains of the champion's test period: told, and never decides."""
-    from crashcast.review.acceptance import ERROR
+    from crashcast.params.acceptance import ERROR
     from crashcast.review.comparison import gather
     from crashcast.review.policy import difference_rows
 
@@ -264,7 +258,7 @@ def _conclude(
     no_anchor: str | None = None,
 ) -> Review:
     """Take a look, judge unless that was done before, note the verdict in the ledger, and put the record together."""
-    from crashcast.files import json_text
+    from crashcast.canonical import json_text
     from crashcast.review import ledger
     from crashcast.review.report import schema
 
@@ -312,7 +306,7 @@ def _conclude(
 
 def _side(revision: Revision) -> dict[str, Any]:
     """Return what a commit's model was made of."""
-    from crashcast.files import json_text
+    from crashcast.canonical import json_text
     from crashcast.versioning import committed_model
 
     described = committed_model.describe(revision)
@@ -334,12 +328,12 @@ def _key(sides: dict[str, Any], policy: dict[str, Any], no_anchor: str | None) -
     without_commits = {
         name: side and {key: value for key, value in side.items() if key != "revision"} for name, side in sides.items()
     }
-    return _hash([without_commits, policy, no_anchor, code_hash.digest("crashcast.review.review")])
+    return _hash([without_commits, policy, no_anchor, code_hash.digest("crashcast.review.review", with_carriers=True)])
 
 
 def _keep(key: str, found: dict[str, Any]) -> dict[str, Any]:
     """Keep a judgement beside DVC's cache, and return it as it will be recalled."""
-    from crashcast.files import json_text, write_text
+    from crashcast.canonical import json_text, write_text
 
     text = json_text(found)
     write_text(_path(key), f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")

@@ -9,7 +9,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from crashcast.params import Clean, Metric, Telemetry, format_duration
+from crashcast.params.base import format_duration
+from crashcast.params.clean import Clean
+from crashcast.params.telemetry import Metric, Telemetry
 
 STUCK_INTERVALS = 12  # without a change, after which a sensor is taken as broken, where params.yaml says too few
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from crashcast import strict_yaml
 from crashcast.errors import UserError
-from crashcast.params import Section
+from crashcast.params.base import Section
 from crashcast.paths import TABLES
 from crashcast.versioning import dvc_files, remote
 from crashcast.versioning.dvc_files import LOCK, Locked, one_line

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crashcast import files
+from crashcast import canonical
 from crashcast.errors import UserError
 from crashcast.execution import memo
 from crashcast.versioning import dvc_files, environment
@@ -154,7 +154,7 @@ def _run(revision: Revision, stages: list[str], inputs: Mapping[str, str]) -> No
         for name in stages:
             entry = written[name]
             outs = {path: digest for path, digest in entry.outs.items() if path not in revision.stages[name].metrics}
-            files.write_json(_record(_key(entry.command, entry.params, entry.deps)), outs)
+            canonical.write_json(_record(_key(entry.command, entry.params, entry.deps)), outs)
 
 
 def call(python: Path, project: Path, program: str, *arguments: str, why: str = SAME_DATA, **variables: str) -> None:

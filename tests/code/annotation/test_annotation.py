@@ -18,7 +18,7 @@ from crashcast.annotation.selection import informativeness, select
 from crashcast.annotation.suspects import quality, suspects
 from crashcast.annotation.windows import Windows, evidence, measured, read
 from crashcast.errors import UserError
-from crashcast.params import Metric, Telemetry
+from crashcast.params.telemetry import Metric, Telemetry
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 START = datetime(2025, 3, 1, tzinfo=UTC)

@@ -18,7 +18,7 @@ from crashcast import tables
 from crashcast.annotation.label_studio import configuration, read_export, tasks
 from crashcast.annotation.windows import Windows
 from crashcast.errors import UserError
-from crashcast.params import Metric, Telemetry
+from crashcast.params.telemetry import Metric, Telemetry
 
 RECORDED = Path(__file__).parents[2] / "data/label_studio"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from crashcast import files
+from crashcast import canonical, files
 from crashcast.doctor import checks, examine, garbage, needs, pushed
 from crashcast.doctor.bucket import Bucket, Stored
 from crashcast.doctor.cache import Cache
@@ -280,7 +280,7 @@ def test_the_exit_status_is_sound_only_where_nothing_is_wrong_or_unknown(severit
 
     expected = WRONG if "error" in severities else UNKNOWN if "unknown" in severities else SOUND
     assert exit_status(found) == as_json(found)["status"] == expected
-    assert json.loads(files.json_text(as_json(found)))["findings"] == as_json(found)["findings"]
+    assert json.loads(canonical.json_text(as_json(found)))["findings"] == as_json(found)["findings"]
 
 
 def test_a_repair_that_fails_leaves_the_finding_and_says_why() -> None:

@@ -15,7 +15,8 @@ from crashcast.errors import UserError
 from crashcast.execution import cluster
 from crashcast.execution.cluster import Shared
 from crashcast.execution.task import File, Period, Task
-from crashcast.params import Execution, Features
+from crashcast.params.execution import Execution
+from crashcast.params.features import Features
 from crashcast.tables import partition_at
 
 ROOT = Path(__file__).parents[3]

@@ -8,7 +8,7 @@ import pytest
 
 from crashcast.execution import code_hash
 
-SCRIPT = "from crashcast import closure; print(closure.digest('stages.clean'))"
+SCRIPT = "from crashcast.execution import code_hash; print(code_hash.digest('stages.clean'))"
 
 
 def test_the_same_code_in_another_folder_has_the_same_digest(tmp_path):

@@ -19,7 +19,7 @@ from crashcast.errors import UserError
 from crashcast.execution import code_hash, memo, runner
 from crashcast.execution.task import Period, Task, fingerprint
 from crashcast.files import md5
-from crashcast.params import Execution
+from crashcast.params.execution import Execution
 from crashcast.tables import partition_at
 
 HOUR = timedelta(hours=1)
@@ -433,7 +433,7 @@ def test_a_result_that_came_out_otherwise_is_told(memoised, capsys, monkeypatch)
 
 def test_workers_end_when_the_stage_is_killed(memoised):
     workers(2)
-    script = "import test_partitions as t; t.run('waits')"
+    script = "import test_runner as t; t.run('waits')"
     env = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{memoised}"}
     stage = subprocess.Popen([sys.executable, "-c", script], env=env)
     pids = memoised / "calls"

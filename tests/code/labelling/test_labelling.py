@@ -12,9 +12,12 @@ import pytest
 import yaml
 
 from crashcast import tables
+from crashcast.incidents import complete_incidents
 from crashcast.labelling import believed, candidates, consensus, interruptions, labelling_functions, planned_work
 from crashcast.labelling.candidates import ANNOTATIONS
-from crashcast.params import Incidents, Label, Telemetry
+from crashcast.params.incidents import Incidents
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
 from crashcast.tables import CRASH, INCIDENTS, MAINTENANCE, TIMESTAMP
 from stages import label
 
@@ -112,7 +115,7 @@ def sources_of(*rows):
 
 def found_in(stretches, tickets=None, notes=None):
     records = tickets_of() if tickets is None else tickets
-    known = tables.complete_incidents(records, RECORDING)
+    known = complete_incidents(records, RECORDING)
     return candidates.candidates(stretches, known, notes_of() if notes is None else notes, HOUR, 3 * HOUR)
 
 

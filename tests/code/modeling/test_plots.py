@@ -12,7 +12,7 @@ import yaml
 from dvc_render import VegaRenderer
 
 from crashcast.modeling import plots
-from crashcast.params import Label
+from crashcast.params.label import Label
 
 ROOT = Path(__file__).parents[3]
 TEMPLATES = ROOT / ".dvc" / "plots"

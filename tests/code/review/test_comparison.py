@@ -13,8 +13,8 @@ from sklearn.metrics import average_precision_score
 from crashcast.errors import UserError
 from crashcast.modeling import alarms
 from crashcast.modeling.bootstrap import TwoWayDraws, pr_auc_replicates
+from crashcast.params.acceptance import Acceptance
 from crashcast.review import comparison
-from crashcast.review.acceptance import Acceptance
 from crashcast.review.two_way import Replicator, pr_auc_influence, spread, steps_of, total_influence
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from crashcast.errors import UserError
+from crashcast.params.acceptance import look_error
 from crashcast.review import ledger
-from crashcast.review.acceptance import look_error
 from crashcast.review.ledger import Look, look, record
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from crashcast.params.acceptance import Acceptance, look_error
 from crashcast.review import policy
-from crashcast.review.acceptance import Acceptance, look_error
 from crashcast.review.comparison import ANCHOR, Difference, Evidence, Slice
 from crashcast.review.policy import Both, Facts, decide
 

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from crashcast import grid, tables
 from crashcast.errors import UserError
-from crashcast.params import Clean, Telemetry
+from crashcast.params.clean import Clean
+from crashcast.params.telemetry import Telemetry
 from crashcast.tables import TIMESTAMP, Partition
 from stages import clean
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from crashcast import grid, tables
 from crashcast.errors import UserError
-from crashcast.params import Features, Telemetry
+from crashcast.params.features import Features
+from crashcast.params.telemetry import Telemetry
 from crashcast.tables import CRASH, INCIDENTS, MAINTENANCE, Partition
 from stages import featurize
 from stages.featurize import FLEET_LEVELS, against_fleet, round_bits, sum_of_squares

@@ -15,8 +15,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from crashcast import tables
+from crashcast.incidents import read_incidents
 from crashcast.labelling.candidates import ANNOTATIONS
-from crashcast.params import Incidents, Label, Telemetry
+from crashcast.params.incidents import Incidents
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
 from crashcast.tables import CRASH, INCIDENTS, MAINTENANCE, TIMESTAMP, Partition
 from stages import label
 from stages.label import Reason
@@ -428,5 +431,5 @@ def test_a_partition_depends_on_nothing_beyond_its_reach():
 def test_incident_rules_are_read_as_documented(tmp_path):
     tables.write(tmp_path / "i.parquet", tickets(("a", CRASH, 5, None, None), ("a", CRASH, 3, 4, 9)))
     rules = Incidents(reporting_delay="2h", unresolved_outage="5h")
-    found = tables.read_incidents(tmp_path / "i.parquet", rules).select("started_at", "resolved_at", "reported_at")
+    found = read_incidents(tmp_path / "i.parquet", rules).select("started_at", "resolved_at", "reported_at")
     assert found.equals(frame_of(dict.fromkeys(found.columns, TIMESTAMP), [(3, 4, 9), (5, 10, 7)]))

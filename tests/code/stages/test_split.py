@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.modeling.split_rule import PARTS, assign, labelled, period, read_rule
-from crashcast.params import Telemetry
+from crashcast.params.telemetry import Telemetry
 from crashcast.tables import partition_at
 from stages import split
 

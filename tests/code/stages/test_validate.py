@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from crashcast import files, tables
 from crashcast.errors import UserError
 from crashcast.expectations import CRITICAL, WARNING, failures, judge, render
-from crashcast.params import Telemetry, Validate
+from crashcast.params.telemetry import Telemetry
+from crashcast.params.validate import Validate
 from crashcast.tables import COVERAGE, INCIDENTS, TIMESTAMP
 from stages import validate
 

@@ -14,7 +14,7 @@ import yaml
 
 from crashcast.doctor import checks
 from crashcast.errors import UserError
-from crashcast.params import Label
+from crashcast.params.label import Label
 from crashcast.review.commit_changes import code_between, metrics_between
 from crashcast.versioning.revision import RAW, Revision, check, check_work_tree, default_base, flatten, hash_of
 

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from crashcast.files import write_text
+from crashcast.canonical import write_text
 from crashcast.review.report import svg, wording
 from crashcast.review.report.schema import Record
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from crashcast.canonical import json_text, write_text
 from crashcast.errors import UserError
-from crashcast.files import json_text, write_text
 from crashcast.review.report import wording
 from crashcast.review.report.schema import Difference, NamedChange, Reason, Record, check
 from crashcast.review.report.wording import MARKS, OUTCOMES, in_words, plain, value_text

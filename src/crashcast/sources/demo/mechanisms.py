@@ -18,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from crashcast import tables
-from crashcast.params import Demo
+from crashcast.params.demo import Demo
 from crashcast.tables import TIMESTAMP
 
 Floats = NDArray[np.float64]

@@ -16,7 +16,11 @@ from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.execution import runner
 from crashcast.execution.task import Task
-from crashcast.params import Data, Demo, Label, Telemetry, format_duration
+from crashcast.params.base import format_duration
+from crashcast.params.data import Data
+from crashcast.params.demo import Demo
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
 from crashcast.paths import COVERAGE, DEMO_TRUTH, INCIDENTS, TABLES, TELEMETRY, TICKET_SOURCES
 from crashcast.sources.demo.mechanisms import (
     REBOOT,

@@ -21,21 +21,15 @@ from typing import Literal
 import polars as pl
 
 from crashcast import tables
+from crashcast.canonical import write_text
 from crashcast.errors import UserError
-from crashcast.files import write_text
-from crashcast.params import (
-    DAY,
-    PATH,
-    Clean,
-    Data,
-    Features,
-    Label,
-    Metric,
-    Telemetry,
-    Validate,
-    format_duration,
-    parse_duration,
-)
+from crashcast.params.base import DAY, PATH, format_duration, parse_duration
+from crashcast.params.clean import Clean
+from crashcast.params.data import Data
+from crashcast.params.features import Features
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Metric, Telemetry
+from crashcast.params.validate import Validate
 from crashcast.paths import COVERAGE, DEMO_TRUTH, INCIDENTS, RAW, TABLES, TELEMETRY, TICKET_SOURCES, TICKETS_FILE
 from crashcast.sources import settings
 from crashcast.sources.importing import inference, merging

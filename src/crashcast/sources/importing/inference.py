@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from crashcast.params import DAY, Metric
+from crashcast.params.base import DAY
+from crashcast.params.telemetry import Metric
 
 CADENCES = [
     *(timedelta(seconds=n) for n in (1, 2, 5, 10, 15, 20, 30)),

@@ -17,15 +17,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import polars as pl
 import requests
-from pydantic import Field, field_validator
 
 from crashcast.errors import UserError
-from crashcast.params import PATH, Duration, PositiveDuration, Section
+from crashcast.params.base import PATH
+from crashcast.params.collect import Collect, Query
 from crashcast.tables import TIMESTAMP
 
 FUNCTIONS = {"mean": "avg_over_time", "last": "last_over_time"} | {
@@ -46,41 +46,6 @@ LABEL_LIST = r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)"
 SELECTOR = r"(?<![\w:.$])(?:[a-zA-Z_:][\w:]*(?:\s*\{[^}]*\})?|\{[^}]*\})"
 WORDS = {"and", "or", "unless", "atan2", "bool", "offset", "by", "without", "on", "ignoring", "inf", "nan"}
 WORDS |= {"group_left", "group_right"}
-
-
-Aggregate = Literal["mean", "min", "max", "sum", "last"]
-Query = str | Annotated[dict[Aggregate, str], Field(min_length=1, max_length=1)]  # PromQL, or an aggregate of a metric
-
-
-class Collect(Section):
-    """What `crashcast collect` asks a Prometheus-compatible server for (docs/collect.md)."""
-
-    url: str
-    server_label: str
-    server_pattern: str
-    group_label: str | None = None
-    late_window: Duration
-    chunk: PositiveDuration
-    parallel: Annotated[int, Field(ge=1, le=64)]
-    queries: Annotated[dict[str, Query], Field(min_length=1)]
-
-    @field_validator("url")
-    @classmethod
-    def _is_an_address(cls, value: str) -> str:
-        if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s?#]*)?", value):
-            raise ValueError("must be http(s)://host:port, with a path if need be; the environment holds passwords")
-        return value.rstrip("/")
-
-    @field_validator("server_pattern")
-    @classmethod
-    def _has_a_group(cls, value: str) -> str:
-        try:
-            groups = re.compile(value).groups
-        except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from None
-        if not groups:
-            raise ValueError("needs a group in parentheses: the server's id")
-        return value
 
 
 class TooMuchError(Exception):

@@ -29,11 +29,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.files import replacing, sha256
-from crashcast.params import PATH, Telemetry, format_duration
+from crashcast.params.base import PATH, format_duration
+from crashcast.params.collect import Collect, Query
+from crashcast.params.telemetry import Telemetry
 from crashcast.paths import RAW, TELEMETRY
 from crashcast.sources.importing.columns import SUFFIXES
 from crashcast.sources.importing.files import Report, import_files, known_telemetry, recover
-from crashcast.sources.prometheus.client import COLUMNS, MAX_POINTS, Chunk, Collect, Query, Server, promql, rows
+from crashcast.sources.prometheus.client import COLUMNS, MAX_POINTS, Chunk, Server, promql, rows
 from crashcast.tables import KEYS, Partition
 
 COLLECTED = RAW.parent / ".collect"

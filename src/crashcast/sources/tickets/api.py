@@ -20,9 +20,9 @@ from typing import Any
 import requests
 
 from crashcast.errors import UserError
-from crashcast.params import DAY
+from crashcast.params.base import DAY
+from crashcast.params.tickets import TicketSource
 from crashcast.sources.importing.columns import show
-from crashcast.sources.tickets.settings import TicketSource
 from crashcast.sources.tickets.tickets import Record, moment, paths
 
 PAGERDUTY, OPSGENIE = "https://api.pagerduty.com", "https://api.opsgenie.com"

@@ -14,14 +14,15 @@ from typing import Any
 import polars as pl
 
 from crashcast import tables
+from crashcast.canonical import write_text
 from crashcast.errors import UserError
-from crashcast.files import write_text
-from crashcast.params import Data, format_duration
+from crashcast.params.base import format_duration
+from crashcast.params.data import Data
+from crashcast.params.tickets import Tickets, TicketSource
 from crashcast.paths import COVERAGE, INCIDENTS, RAW, TICKET_SOURCES, TICKETS_FILE
 from crashcast.sources.importing import merging
 from crashcast.sources.tickets import api, exports
 from crashcast.sources.tickets.outages import merge, starts_after_report
-from crashcast.sources.tickets.settings import Tickets, TicketSource
 from crashcast.sources.tickets.tickets import TICKETS, LeftOut, Understood, understand
 from crashcast.tables import CRASH, TIMESTAMP
 from crashcast.versioning.tracking import pointer, track

@@ -25,8 +25,8 @@ from typing import Any
 import yaml
 
 from crashcast.errors import UserError
+from crashcast.params.tickets import TicketSource
 from crashcast.sources.importing.columns import DELIMITERS, read_sheet
-from crashcast.sources.tickets.settings import TicketSource
 from crashcast.sources.tickets.tickets import Record
 
 LISTS = ("incidents", "data", "result", "records", "issues")  # under which a system's answer has its records

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from crashcast.sources.tickets.settings import Tickets
+from crashcast.params.tickets import Tickets
 from crashcast.sources.tickets.tickets import TICKETS
 from crashcast.tables import CRASH, INCIDENTS
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from crashcast.errors import UserError
-from crashcast.params import DAY
+from crashcast.params.base import DAY
+from crashcast.params.tickets import Conditions, TicketSource
 from crashcast.sources.importing.columns import EARLIEST, EPOCH_UNITS, NULLS, PER_SECOND, show
 from crashcast.sources.importing.records import KINDS
-from crashcast.sources.tickets.settings import Conditions, TicketSource
 from crashcast.tables import CRASH, MAINTENANCE, TIMESTAMP
 
 Record = dict[str, Any]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from crashcast import tables
 from crashcast.cli import app
 from crashcast.errors import UserError
-from crashcast.params import Demo
+from crashcast.params.demo import Demo
 from crashcast.sources.demo import simulator
 from crashcast.sources.demo.mechanisms import (
     JITTER_MINUTES,

@@ -16,10 +16,10 @@ from pydantic import ValidationError
 
 from crashcast import tables
 from crashcast.errors import UserError
+from crashcast.params.tickets import Tickets, TicketSource
 from crashcast.sources.tickets import exports
 from crashcast.sources.tickets.collect import KEY, Collected, cover, imported, update
 from crashcast.sources.tickets.outages import merge
-from crashcast.sources.tickets.settings import Tickets, TicketSource
 from crashcast.sources.tickets.tickets import (
     FIELDS,
     TICKETS,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from crashcast.params import Duration, Part, PositiveDuration, Section
+from crashcast.params.base import Duration, Group, PositiveDuration, Section
 
 
 def _several(value: Any) -> Any:
@@ -29,7 +29,7 @@ Paths = Annotated[tuple[str, ...], BeforeValidator(_several)]
 Conditions = dict[str, Annotated[tuple[Pattern, ...], BeforeValidator(_several), Field(min_length=1)]]
 
 
-class TicketServer(Part):
+class TicketServer(Group):
     """Where a ticket names its servers."""
 
     field: Paths = ()  # the first that holds something; by default, the usual one of the source's type
@@ -38,7 +38,7 @@ class TicketServer(Part):
     lowercase: bool = False
 
 
-class TicketSource(Part):
+class TicketSource(Group):
     """A system that holds tickets. Its token is in the environment, never here (docs/incidents.md)."""
 
     type: Literal["pagerduty", "opsgenie", "servicenow", "jira", "table", "notes"]

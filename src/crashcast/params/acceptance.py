@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from crashcast.params import Part, PositiveDuration, Section
+from crashcast.params.base import Group, PositiveDuration, Section
 
 ERROR = 0.05  # of accepting wrongly, over all looks at one set of test rows; and of every bound that is unadjusted
 Positive = Annotated[float, Field(gt=0)]
 
 
-class Guardrails(Part):
+class Guardrails(Group):
     """Losses that are tolerated; more is a veto where chance does not explain it."""
 
     event_recall: Positive  # at the alarm budget, absolute
@@ -22,7 +22,7 @@ class Guardrails(Part):
     false_alarms_over_budget: Annotated[float, Field(ge=1)]  # at the challenger's stored threshold
 
 
-class Slices(Part):
+class Slices(Group):
     """Losses that are tolerated in a part of the fleet or a kind of crash."""
 
     pr_auc: Positive  # of some servers

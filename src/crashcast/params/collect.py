@@ -1,0 +1,44 @@
+"""The section `collect` of params.yaml."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from crashcast.params.base import Duration, PositiveDuration, Section
+
+Aggregate = Literal["mean", "min", "max", "sum", "last"]
+Query = str | Annotated[dict[Aggregate, str], Field(min_length=1, max_length=1)]  # PromQL, or an aggregate of a metric
+
+
+class Collect(Section):
+    """What `crashcast collect` asks a Prometheus-compatible server for (docs/collect.md)."""
+
+    url: str
+    server_label: str
+    server_pattern: str
+    group_label: str | None = None
+    late_window: Duration
+    chunk: PositiveDuration
+    parallel: Annotated[int, Field(ge=1, le=64)]
+    queries: Annotated[dict[str, Query], Field(min_length=1)]
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s?#]*)?", value):
+            raise ValueError("must be http(s)://host:port, with a path if need be; the environment holds passwords")
+        return value.rstrip("/")
+
+    @field_validator("server_pattern")
+    @classmethod
+    def _has_a_group(cls, value: str) -> str:
+        try:
+            groups = re.compile(value).groups
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        if not groups:
+            raise ValueError("needs a group in parentheses: the server's id")
+        return value

@@ -1,0 +1,45 @@
+"""The section `execution` of params.yaml."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from crashcast.params.base import Section
+
+
+def _scheduler(value: str) -> str:
+    if not re.fullmatch(r"(tls|tcp)://[^/\s]+:\d+", value):
+        raise ValueError("must be the address of a scheduler, such as tls://host:8786")
+    return value
+
+
+class Execution(Section):
+    """Where partitions are computed. Changes no byte of any output, so no stage depends on it."""
+
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] | Annotated[str, AfterValidator(_scheduler)]
+    shared: str | None = None
+    memo_gb: Annotated[float, Field(ge=0)]
+
+    @field_validator("shared")
+    @classmethod
+    def _is_a_place(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"/.+|s3://[^/]+(/.+)?", value):
+            raise ValueError("must be null, an absolute folder or s3://bucket/prefix")
+        return value and value.rstrip("/")
+
+    @property
+    def scheduler(self) -> str | None:
+        """The address of a cluster's scheduler; None where partitions are computed on this machine."""
+        return self.workers if isinstance(self.workers, str) and self.workers != "auto" else None
+
+    @model_validator(mode="after")
+    def _can_exchange(self) -> Self:
+        if self.scheduler and self.shared is None:
+            raise ValueError(
+                f"workers: {self.scheduler} needs `shared`: a folder that this machine and the workers mount, or "
+                "s3://bucket/prefix (docs/cluster.md)"
+            )
+        return self

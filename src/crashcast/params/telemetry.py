@@ -1,0 +1,52 @@
+"""The section `telemetry` of params.yaml."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from crashcast.params.base import DAY, Group, PositiveDuration, Section
+
+
+def checked_interval(value: timedelta) -> timedelta:
+    """Return an interval that divides a day."""
+    if DAY % value:
+        raise ValueError("must divide a day, so that rows fall on the same times every day")
+    return value
+
+
+class Metric(Group):
+    """One telemetry column."""
+
+    min: float
+    max: float
+    aggregate: Literal["mean", "min", "max", "sum", "last"] = "mean"
+    can_stick: bool = False  # an unchanging value means a broken sensor
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.min < self.max:
+            raise ValueError("min must be below max")
+        return self
+
+
+class Telemetry(Section):
+    """What data/raw/telemetry holds, and the cadence everything after it works at."""
+
+    interval: PositiveDuration
+    partition: Literal["month", "week", "day"]
+    metrics: Annotated[dict[str, Metric], Field(min_length=1)]
+
+    @field_validator("interval")
+    @classmethod
+    def _divides_a_day(cls, value: timedelta) -> timedelta:
+        return checked_interval(value)
+
+    @field_validator("metrics")
+    @classmethod
+    def _are_no_keys(cls, value: dict[str, Metric]) -> dict[str, Metric]:
+        if taken := sorted({"timestamp", "server_id", "label"} & set(value)):
+            raise ValueError(f"{', '.join(taken)} cannot be the name of a metric: the tables use it")
+        return value
