@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crashcast.errors import UserError
+from crashcast.text import all_of
 
 STAGES = ("validate", "clean", "label", "split", "candidates", "train", "evaluate")
 RANDOM = "random"  # the baseline that is no rule: alarms drawn by lot
@@ -125,8 +126,8 @@ def conclude(found: Figures, rules: dict[str, Figures]) -> tuple[str, bool]:
     price = found["false_alarms_per_server_day"] / found["false_alarm_budget"]
     spent = f"{price:.4g}"  # 1.003 times it must not read "over budget (1 times it)"
     words = [
-        f"better than {_list(beaten)}" if beaten else "",
-        f"not shown to be better than {_list(unbeaten)}" if unbeaten else "",
+        f"better than {all_of(beaten)}" if beaten else "",
+        f"not shown to be better than {all_of(unbeaten)}" if unbeaten else "",
         "false alarms " + (f"within budget ({spent} of it)" if price <= 1 else f"over budget ({spent} times it)"),
     ]
     return f"{'; '.join(filter(None, words))}.", not unbeaten and price <= 1
@@ -159,7 +160,7 @@ def _model(metrics: dict[str, Figures]) -> str:
     rivals = [f"{reached[name]} ({name})" for name in reached if _algorithm(name) != _algorithm(chosen)]
     return (
         f"Model: {chosen}, by PR-AUC on validation the best of {len(evidence)} candidates, "
-        f"{_number(evidence[chosen]['pr_auc'])}{' against ' * bool(rivals)}{_list(rivals)}. Its alarms open at a score "
+        f"{_number(evidence[chosen]['pr_auc'])}{' against ' * bool(rivals)}{all_of(rivals)}. Its alarms open at a score "
         f"of {_number(fitted['threshold'])}, with {_number(fitted['false_alarms_per_server_day'])} false alarms per "
         "server-day on validation."
     )
@@ -215,10 +216,6 @@ def _percent(share: float | None) -> str:
 
 def _interval(found: Figures, name: str, write: Callable[[float], str] = _number) -> str:
     return f"{write(found[f'{name}_low'])} to {write(found[f'{name}_high'])}"
-
-
-def _list(names: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def show(summary: Summary, console: Console) -> None:

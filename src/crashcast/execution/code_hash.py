@@ -32,6 +32,7 @@ CARRIERS = (
     "crashcast.files",
     "crashcast.params.every_section",
     "crashcast.params.execution",
+    "crashcast.text",
     "crashcast.versioning",
     "run",
 )
