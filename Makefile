@@ -132,7 +132,7 @@ sbom: dev  ## reports/sbom.json: the bill of materials of requirements.txt, in C
 		--output-reproducible --output-file=reports/sbom.json $(ARGS)
 
 hooks: dev  ## git calls `make lint` before a commit; before a push, it asks whether the data was pushed
-	install -m 755 .githooks/pre-push "$$(git rev-parse --git-path hooks)/pre-push"
+	@.githooks/install
 	$(BIN)pre-commit install
 
 UV_COMPILE = $(BIN)uv pip compile --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \

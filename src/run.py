@@ -5,7 +5,6 @@ another one that happens to be installed. Bad input ends in a message and exit s
 """
 
 import importlib
-import os
 import sys
 from pathlib import Path
 
@@ -15,8 +14,6 @@ def main() -> None:
     stage, *arguments = sys.argv[1:] or [""]
     if not Path(__file__).with_name("stages").joinpath(f"{stage}.py").is_file():
         sys.exit(f"run.py: there is no stage '{stage}': dvc.yaml calls this; type `dvc repro`")
-    # threads that wait must not spin: on a busy machine that made a fit cost five times the CPU
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from crashcast.errors import UserError
     from crashcast.execution.input_guard import unedited
 

@@ -1,1 +1,7 @@
-"""What more than one stage, or a command, needs."""
+"""Crashcast: a predictor of server crashes."""
+
+import os
+
+# Threads that wait must not spin: on a busy machine that made a fit cost five times the CPU. OpenMP reads this once, when
+# the first library that uses it is loaded, so it is set before anything of this project can load one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -21,6 +21,7 @@ SRC = Path(__file__).parents[2]
 DISTRIBUTIONS = {"yaml": "pyyaml"}  # of modules that are not called like their package
 # A name stands for a module or for all of a package. tests/code/execution/test_carriers.py says what may be here.
 CARRIERS = (
+    "crashcast.__init__",
     "crashcast.errors",
     "crashcast.execution.cluster",
     "crashcast.execution.code_hash",
