@@ -158,11 +158,12 @@ def _model(metrics: dict[str, Figures]) -> str:
         best.setdefault(_algorithm(name), name)
     reached = {name: _number(evidence[name]["pr_auc"]) for name in best.values()}
     rivals = [f"{reached[name]} ({name})" for name in reached if _algorithm(name) != _algorithm(chosen)]
+    against = f" against {all_of(rivals)}" if rivals else ""
+    threshold = _number(fitted["threshold"])
     return (
         f"Model: {chosen}, by PR-AUC on validation the best of {len(evidence)} candidates, "
-        f"{_number(evidence[chosen]['pr_auc'])}{' against ' * bool(rivals)}{all_of(rivals)}. Its alarms open at a score "
-        f"of {_number(fitted['threshold'])}, with {_number(fitted['false_alarms_per_server_day'])} false alarms per "
-        "server-day on validation."
+        f"{_number(evidence[chosen]['pr_auc'])}{against}. Its alarms open at a score of {threshold}, "
+        f"with {_number(fitted['false_alarms_per_server_day'])} false alarms per server-day on validation."
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from crashcast import cli
+from crashcast.cli import storage
 from crashcast.versioning import local_s3
 
 ROOT = Path(__file__).parents[2]
@@ -153,4 +153,4 @@ def test_the_committed_remote_is_the_local_server() -> None:
 
     assert f"url = s3://{local_s3.BUCKET}/dvc\n" in config
     assert f"endpointurl = {local_s3.endpoint()}\n" in config
-    assert inspect.signature(cli.s3).parameters["port"].default == local_s3.PORT
+    assert inspect.signature(storage.s3).parameters["port"].default == local_s3.PORT

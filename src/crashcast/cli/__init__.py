@@ -1,0 +1,52 @@
+"""The command line: each command parses, calls and prints. What it needs is imported when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import typer
+
+from crashcast.cli import data, labels, pipeline, review, storage
+from crashcast.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Predict server crashes: bring in data, then `dvc repro`. Run commands from the root of the project.",
+)
+GROUPS = {
+    "Bring in data": data.commands,
+    "Run the pipeline and read its results": pipeline.commands,
+    "Judge and register models": review.commands,
+    "Keep data safe": storage.commands,
+    "Ask people, and find labels that help": labels.commands,
+}
+for title, commands in GROUPS.items():
+    for command in commands.registered_commands:
+        command.rich_help_panel = title
+    for group in commands.registered_groups:
+        group.rich_help_panel = title
+    app.add_typer(commands)
+
+
+def main() -> None:
+    """Run a command. Bad input ends in a message and exit status 2."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not spin (src/run.py)
+    try:
+        _require_root()
+        app()
+    except UserError as error:
+        print(f"crashcast: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _require_root() -> None:
+    """Refuse to work in a folder below the project's root: every file would seem to be missing."""
+    here, needed = Path.cwd(), ("dvc.yaml", "params.yaml")
+    if "--help" in sys.argv or any((here / name).exists() for name in needed):
+        return
+    if root := next((folder for folder in here.parents if all((folder / name).exists() for name in needed)), None):
+        raise UserError(f"run from the root of the project: cd {os.path.relpath(root)}")

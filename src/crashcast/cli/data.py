@@ -1,0 +1,121 @@
+"""Commands that bring in data, and show it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+commands = typer.Typer()
+NEXT = """Next:
+  git add params.yaml data/raw/*.dvc data/.gitignore data/raw/.gitignore && git commit -m "{}"
+  dvc repro"""
+
+
+@commands.command()
+def collect(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Samples: files, folders or s3://bucket/prefix; by default, the server that params.yaml names."
+        ),
+    ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="The first day, UTC; by default, the end of the last collection."),
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Up to the start of this day, UTC; by default, now.")
+    ] = None,
+    is_open: Annotated[bool, typer.Option("--open", help="Also the partition that has not ended yet.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also partitions that were collected before.")] = False,
+    incidents: Annotated[Path | None, typer.Option(help="Incidents: a Parquet or CSV file, as for import.")] = None,
+    coverage: Annotated[
+        Path | None, typer.Option(help="The period of each server's incident records, as for import.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Start over, instead of merging.")] = False,
+) -> None:
+    """Collect telemetry from a Prometheus-compatible server, S3 or files, from where the last collection ended."""
+    from crashcast.sources.prometheus.collect import collect as bring_in
+
+    done = bring_in(sources or (), since, until, is_open, again, incidents, coverage, replace)
+    if done:
+        print("\n".join(done))
+        print(NEXT.format("Collect telemetry"))
+    else:
+        print(f"Nothing to collect: no partition has ended since{'' if is_open else '; see --open'}")
+
+
+@commands.command()
+def incidents(
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="One source, by its name under tickets.sources; may be repeated. By default, all."),
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The first day; by default, tickets.since.")
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Up to the start of this day, UTC; by default, today."),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Drop what these sources gave before, instead of merging.")
+    ] = False,
+) -> None:
+    """Collect tickets from the systems and files under `tickets` in params.yaml; one outage is one incident."""
+    from crashcast.sources.tickets.collect import collect
+
+    first, end = (None if moment is None else moment.date() for moment in (since, until))
+    print("\n".join(collect(source or [], first, end, replace)))
+    print("Next:")
+    print('  git add data/raw/*.dvc data/raw/.gitignore && git commit -m "Collect incidents"')
+    print("  dvc repro")
+
+
+@commands.command("import")
+def import_(
+    telemetry: Annotated[
+        list[Path], typer.Option(help="Samples: a Parquet or CSV file, or a folder of them; may be repeated.")
+    ],
+    incidents: Annotated[Path, typer.Option(help="Incidents: a Parquet or CSV file.")],
+    coverage: Annotated[
+        Path | None,
+        typer.Option(
+            help="The period of each server's incident records; by default, the period of the server's telemetry."
+        ),
+    ] = None,
+    interval: Annotated[
+        str | None,
+        typer.Option(help="The interval between rows, such as 5m; by default, that of the samples."),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Start over, instead of merging.")] = False,
+) -> None:
+    """Import your own fleet: telemetry and incident records from Parquet or CSV files."""
+    from crashcast.sources.importing.files import import_files
+
+    print("\n".join(import_files(telemetry, incidents, coverage, replace, interval)))
+    print(NEXT.format("Import telemetry and incidents"))
+
+
+@commands.command()
+def demo() -> None:
+    """Simulate the fleet that params.yaml describes under `demo`, and track it with DVC."""
+    from crashcast.sources.demo.simulator import OUTPUTS, write
+    from crashcast.versioning.tracking import track
+
+    summary = write()
+    track(OUTPUTS)
+    print(summary)
+
+
+@commands.command()
+def docs() -> None:
+    """Build Great Expectations' Data Docs of the raw data, valid or not; the pages load their styles from CDNs."""
+    from crashcast.data_docs import build
+    from crashcast.paths import TABLES
+
+    html = build(*TABLES, Path("reports/data_docs"))
+    print(f"Data Docs: {html}")

@@ -1,0 +1,129 @@
+"""Commands that judge a retrained model, and register models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crashcast.errors import UserError
+
+commands = typer.Typer()
+FORMS = {
+    "first": "the first model, compared only with chance and one-rule baselines",
+    "improvement": "better than the last model",
+    "renewal": "as good as the last model, which was stale",
+}
+
+
+@commands.command()
+def review(
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The champion's commit.", show_default="the last commit that HEAD shares with the remote's main branch"
+        ),
+    ] = None,
+    first: Annotated[
+        bool, typer.Option("--first", help="There is no champion: compare with the baselines only.")
+    ] = False,
+    head: Annotated[str, typer.Option(help="The challenger's commit.")] = "HEAD",
+    unreserved: Annotated[
+        bool, typer.Option("--unreserved", help="Do not count this attempt in the shared ledger, as in a fork.")
+    ] = False,
+    folder: Annotated[
+        Path, typer.Option("--out", help="The folder for record.json, comment.md and review.html.")
+    ] = Path("reports/review"),
+) -> None:
+    """Decide whether HEAD's model may replace that of another commit.
+
+    Exit status: 0 ACCEPT, 1 REJECT, 3 INCONCLUSIVE, 2 an error.
+    """
+    try:
+        status = _review(base, first, head, not unreserved, folder)
+    except UserError:
+        raise
+    except Exception:  # 1 would mean REJECT
+        import traceback
+
+        traceback.print_exc()
+        status = 2
+    raise typer.Exit(status)
+
+
+def _review(base: str | None, first: bool, head: str, reserve: bool, folder: Path) -> int:
+    from rich.console import Console
+
+    from crashcast.canonical import write_text
+    from crashcast.review import commit_changes
+    from crashcast.review import review as reviewing
+    from crashcast.review.report import html, record
+    from crashcast.versioning.revision import Revision
+
+    if first and base is not None:
+        raise UserError("--first says that there is no champion, but --base names one: leave one of them out")
+    if base is None and not first:
+        base = reviewing.default_base().sha
+    found = reviewing.review(base, head, reserve=reserve)
+    if found is None:
+        told = "Both commits have the same model: there is nothing to judge."
+        exam = [] if base is None else commit_changes.of_the_exam(Revision.find(base), Revision.find(head))
+        if exam:
+            told += " But later models would be judged by other rules or rows. People must decide about that:\n\n- "
+            told += "\n- ".join(exam)
+        write_text(folder / "comment.md", f"{record.MARKER}\n{told}")
+        print(told)
+        return reviewing.EXIT_STATUS["INCONCLUSIVE"] if exam else 0
+    record.write(folder / "record.json", found.record)
+    write_text(folder / "comment.md", record.as_markdown(found.record))
+    html.write(folder / "review.html", found.record, found.pictures)
+    record.show(found.record, Console())
+    print(f"The page: {folder / 'review.html'}")
+    return reviewing.EXIT_STATUS[found.record["verdict"]]
+
+
+@commands.command()
+def accept(
+    record: Annotated[
+        Path | None, typer.Option(help="The decision record of the pull request that was merged.")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="Such as v2.0.0.", show_default="the next one")] = None,
+    force: Annotated[str | None, typer.Option(help="Register without ACCEPT, for this reason.")] = None,
+    first: Annotated[
+        bool, typer.Option("--first", help="This is another fleet than the last version's: there is no champion.")
+    ] = False,
+) -> None:
+    """Register HEAD's model as a version (a git tag that carries the evidence), if the review accepts it."""
+    from crashcast import registry
+    from crashcast.review.report.record import read
+    from crashcast.review.review import review
+
+    evidence = None if record is None else read(record)
+    model = registry.accept(evidence, review=review, version=version, force_reason=force, first=first)
+    told = [model.verdict, model.form and FORMS[model.form]]
+    print(f"Registered {model.tag}, a git tag: {', '.join(filter(None, told))}")
+
+
+@commands.command()
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, evidence included.")] = False) -> None:
+    """List the registered models with their verdicts and stages."""
+    from rich.console import Console
+
+    from crashcast import registry
+
+    if as_json:
+        print(registry.as_json(registry.models()))
+    else:
+        registry.show(registry.models(), Console())
+
+
+@commands.command()
+def stage(
+    version: Annotated[str, typer.Argument(help="Such as v1.2.0.")],
+    name: Annotated[str, typer.Argument(help="Such as prod.")],
+) -> None:
+    """Record what a registered model is used for (a git tag)."""
+    from crashcast import registry
+
+    print(f"{version} is now {name}: git tag {registry.stage(version, name)}")

@@ -1,0 +1,25 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+Result = TypeVar("Result")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def print_result(
+    result: Result, as_json: bool, to_json: Callable[[Result], Any], show: Callable[[Result, Any], object]
+) -> None:
+    """Print a result for people or, if asked, as JSON."""
+    from rich.console import Console
+
+    from crashcast.canonical import json_text
+
+    if as_json:
+        print(json_text(to_json(result)))
+    else:
+        show(result, Console())
