@@ -33,6 +33,7 @@ CARRIERS = (
     "crashcast.files",
     "crashcast.params.every_section",
     "crashcast.params.execution",
+    "crashcast.progress",
     "crashcast.text",
     "crashcast.versioning",
     "run",

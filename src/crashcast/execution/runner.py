@@ -9,16 +9,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import cache
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from crashcast import tables
 from crashcast.errors import UserError
@@ -27,6 +24,7 @@ from crashcast.execution.memo import Memo
 from crashcast.execution.task import Compute, Counts, Results, Task, execute
 from crashcast.files import replacing_folder, signature
 from crashcast.params.execution import Execution
+from crashcast.progress import progress
 from crashcast.tables import Partition
 
 if TYPE_CHECKING:
@@ -80,7 +78,7 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
         else:
             size = sum(signatures[path].size_bytes for path in {path for task in waiting for path in task.files})
             results = _compute_all(compute, waiting, aside, min(_workers(rules, size), len(missing)))
-        with _progress(stage, len(missing)) as advance, closing(results):
+        with progress(stage, len(missing), "partition") as advance, closing(results):
             for position, counts in results:
                 index = missing[position]
                 for path in tasks[index].files:
@@ -165,18 +163,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def _progress(stage: str, total: int) -> Iterator[Callable[[], None]]:
-    if not sys.stderr.isatty():
-        done = iter(range(1, total + 1))
-        yield lambda: print(f"{stage}: partition {next(done)} of {total}", file=sys.stderr)
-        return
-    columns = (TextColumn(stage), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True) as progress:
-        bar = progress.add_task(stage, total=total)
-        yield lambda: progress.advance(bar)
 
 
 def total(counts: list[dict[str, int]]) -> dict[str, int]:
