@@ -89,11 +89,16 @@ def contents(module: str, with_carriers: bool = False) -> dict[str, str]:
         raise ModuleNotFoundError(f"no module named {module}", name=module)
     files = closure([Path(spec.origin)], with_carriers)
     return {
-        **{_name(file): hashlib.sha256(_code(file).encode()).hexdigest() for file in files},
+        **code_hashes(files),
         **{library: _version(library) for library in _libraries(files)},
         sys.implementation.name: sys.version,
         "machine": f"{platform.system()} {platform.machine()}",  # others round otherwise
     }
+
+
+def code_hashes(files: Iterable[Path]) -> dict[str, str]:
+    """Return a hash of each file's code, without its docstrings."""
+    return {_name(file): hashlib.sha256(_code(file).encode()).hexdigest() for file in files}
 
 
 def differences(here: dict[str, str], there: dict[str, str]) -> list[str]:

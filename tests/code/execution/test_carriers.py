@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ast
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,8 @@ from crashcast.execution import code_hash
 
 SRC = code_hash.SRC
 STAGES = ("validate", "clean", "label", "featurize", "split", "train", "evaluate")
+Digests = dict[str, dict[str, str]]  # stage: file: hash
+Compute = Callable[[], Digests]
 CARRIERS = sorted(file for file in SRC.rglob("*.py") if code_hash.is_carrier(file))
 # what rows and models are made of: who is handed none of it cannot change a result
 FRAMES = {"numpy", "polars", "pandas", "pyarrow", "scipy", "sklearn", "skops"}
@@ -46,25 +46,20 @@ def test_a_carrier_is_handed_no_frame(file: Path) -> None:
 
 
 @pytest.fixture
-def digests(tmp_path: Path) -> Callable[[], dict[str, str]]:
-    """Return what computes the memo's code hash of each stage, from a copy of src that a test may edit."""
-    shutil.copytree(SRC, tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    program = (
-        "import sys; from crashcast.execution import code_hash\n"
-        f"for stage in {STAGES}: print(stage, code_hash.digest(f'stages.{{stage}}'))"
-    )
+def digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compute]:
+    """Give what computes the hashes of each stage's code, from a copy of src that a test may edit."""
+    src = shutil.copytree(SRC, tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code_hash, "SRC", src)
 
-    def compute() -> dict[str, str]:
-        done = subprocess.run(
-            [sys.executable, "-c", program], env={"PYTHONPATH": str(tmp_path / "src")}, cwd=tmp_path, check=True,
-            capture_output=True, text=True,
-        )  # fmt: skip
-        return dict(line.split() for line in done.stdout.splitlines())
+    def compute() -> Digests:
+        code_hash._parse.cache_clear()
+        return {stage: code_hash.code_hashes(code_hash.closure([src / "stages" / f"{stage}.py"])) for stage in STAGES}
 
-    return compute
+    yield compute
+    code_hash._parse.cache_clear()
 
 
-def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+def changed(before: Digests, after: Digests) -> set[str]:
     return {stage for stage in before if before[stage] != after[stage]}
 
 
@@ -74,7 +69,7 @@ def edit(src: Path, file: str, old: str, new: str) -> None:
     (src / file).write_text(text.replace(old, new, 1))
 
 
-def test_rewording_a_message_of_a_carrier_changes_no_key(tmp_path: Path, digests: Callable[[], dict[str, str]]) -> None:
+def test_rewording_a_message_of_a_carrier_changes_no_key(tmp_path: Path, digests: Compute) -> None:
     before = digests()
     for file in CARRIERS:
         path = tmp_path / "src" / file.relative_to(SRC)
@@ -82,7 +77,7 @@ def test_rewording_a_message_of_a_carrier_changes_no_key(tmp_path: Path, digests
     assert changed(before, digests()) == set()
 
 
-def test_a_docstring_changes_no_key(tmp_path: Path, digests: Callable[[], dict[str, str]]) -> None:
+def test_a_docstring_changes_no_key(tmp_path: Path, digests: Compute) -> None:
     before = digests()
     grid = tmp_path / "src/crashcast/grid.py"
     tree = ast.parse(grid.read_text())
@@ -92,9 +87,7 @@ def test_a_docstring_changes_no_key(tmp_path: Path, digests: Callable[[], dict[s
     assert changed(before, digests()) == set()
 
 
-def test_a_parameter_of_train_changes_the_keys_of_no_data_stage(
-    tmp_path: Path, digests: Callable[[], dict[str, str]]
-) -> None:
+def test_a_parameter_of_train_changes_the_keys_of_no_data_stage(tmp_path: Path, digests: Compute) -> None:
     before = digests()
     edit(tmp_path / "src", "crashcast/params/train.py", "class Train(Section):", "NEW = 1\n\n\nclass Train(Section):")
     assert changed(before, digests()) & {"validate", "clean", "label", "featurize", "split"} == set()
@@ -112,7 +105,7 @@ def test_a_parameter_of_train_changes_the_keys_of_no_data_stage(
     ],
 )
 def test_code_that_can_change_a_result_changes_its_keys(
-    tmp_path: Path, digests: Callable[[], dict[str, str]], file: str, stages: set[str]
+    tmp_path: Path, digests: Compute, file: str, stages: set[str]
 ) -> None:
     before = digests()
     path = tmp_path / "src" / file
