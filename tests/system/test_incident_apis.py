@@ -19,14 +19,20 @@ import polars as pl
 import pytest
 import yaml
 from dvc.repo import Repo
+from polars.testing import assert_frame_equal
+from requests.structures import CaseInsensitiveDict
 
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.files import md5
 from crashcast.params.tickets import TicketSource
+from crashcast.sources.http import asked_wait
 from crashcast.sources.importing import files
 from crashcast.sources.tickets import api as apis
+from crashcast.sources.tickets import saved
 from crashcast.sources.tickets.collect import collect
+from crashcast.sources.tickets.systems import SYSTEMS, pagerduty
+from crashcast.sources.tickets.tickets import parse
 
 ROOT = Path(__file__).parents[2]
 RECORDED = ROOT / "tests/data/incident_apis"
@@ -471,16 +477,17 @@ def test_acknowledgements_are_looked_up_only_where_they_are_used(systems: System
     plain = ask(systems, "pagerduty")
     assert len(systems.asked) == 1
     known = ask(systems, "pagerduty", fields={"reported_at": ["acknowledged_at", "created_at"]})
-    assert known[0]["acknowledged_at"] == "2026-03-02T08:51:30Z"  # the first of two
-    assert "acknowledged_at" not in plain[0]
+    given = pagerduty.complete(known[0], moment)
+    assert given["acknowledged_at"] == "2026-03-02T08:51:30Z"  # the first of two
+    assert "acknowledged_at" not in pagerduty.complete(plain[0], moment)
 
 
 @pytest.mark.usefixtures("project")
 def test_more_than_pagerduty_pages_through_is_asked_for_in_shorter_windows(
     systems: Systems, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apis, "PAGE", 2)
-    monkeypatch.setattr(apis, "PAGERDUTY_REACH", 4)
+    monkeypatch.setattr(pagerduty, "PAGE", 2)
+    monkeypatch.setattr(pagerduty, "REACH", 4)
     found = [incident["id"] for incident in ask(systems, "pagerduty")]
     assert found == [incident["id"] for incident in systems.incidents]
 
@@ -506,9 +513,8 @@ def test_a_system_that_stays_down_is_given_up(systems: Systems, monkeypatch: pyt
     ],
 )
 def test_how_long_each_system_asks_to_wait(headers: dict[str, str], wait: float) -> None:
-    response = apis.requests.Response()
-    response.headers.update(headers)
-    assert apis.asked_wait(response, 7) == wait
+    names = [name for system in SYSTEMS.values() for name in system.wait_headers]
+    assert asked_wait(CaseInsensitiveDict(headers), names, 7) == wait
 
 
 def test_no_netrc_replaces_the_token(systems: Systems, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,3 +522,24 @@ def test_no_netrc_replaces_the_token(systems: Systems, project: Path, monkeypatc
     monkeypatch.setenv("NETRC", str(project / "netrc"))
     assert len(ask(systems, "pagerduty")) == 6
     assert systems.refused == []
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("name", ["pagerduty", "opsgenie", "jira"])
+def test_saved_answers_give_the_tickets_that_the_api_gives(systems: Systems, name: str) -> None:
+    answers = {
+        "pagerduty": [{"incidents": systems.incidents}],
+        "opsgenie": list(systems.details.values()),
+        "jira": [{"issues": [issue]} for issue in systems.issues],
+    }[name]
+    closed_later = {"status": "resolved", "resolved_at": None, "last_status_change_at": "2026-03-05T03:00:00Z"}
+    next(incident for incident in systems.incidents if incident["id"] == "Q4WEBS").update(closed_later)
+    for number, answer in enumerate(answers):
+        Path(f"{number}.json").write_text(json.dumps(answer))
+    files = TicketSource.model_validate(SOURCES[name] | {"files": ["*.json"]})
+    latest = datetime(2026, 6, 1, tzinfo=UTC)
+    from_files = parse(name, files, saved.records(name, files), latest)
+    from_api = parse(name, files, ask(systems, name), latest)
+    assert from_api.tickets["resolved_at"].drop_nulls().len()
+    assert_frame_equal(from_files.tickets, from_api.tickets)
+    assert from_files.bad == from_api.bad

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from datetime import date
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from crashcast.params.base import Duration, Group, PositiveDuration, Section
+from crashcast.sources.tickets.system import System
+from crashcast.sources.tickets.systems import SYSTEMS
 
 
 def _several(value: Any) -> Any:
@@ -24,8 +26,17 @@ def _pattern(value: Any) -> str:
     return str(value)  # YAML reads a bare 1 as a number
 
 
+def _system(value: str) -> str:
+    if value not in SYSTEMS:
+        raise ValueError(f"must be one of {', '.join(SYSTEMS)}")
+    return value
+
+
 Pattern = Annotated[str, BeforeValidator(_pattern)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_several)]
+Role = Literal[
+    "ticket_id", "started_at", "resolved_at", "reported_at", "updated_at", "kind", "severity", "summary"
+]  # the fields of a ticket
 Conditions = dict[str, Annotated[tuple[Pattern, ...], BeforeValidator(_several), Field(min_length=1)]]
 
 
@@ -41,21 +52,18 @@ class TicketServer(Group):
 class TicketSource(Group):
     """A system that holds tickets. Its token is in the environment, never here (docs/incidents.md)."""
 
-    type: Literal["pagerduty", "opsgenie", "servicenow", "jira", "table", "notes"]
+    type: Annotated[str, AfterValidator(_system)]
     url: str | None = None  # of the API
     files: Paths = ()  # exports instead: paths and patterns such as notes/**/*.md
-    edition: Literal["cloud", "server"] = "cloud"  # of Jira: they page differently
-    query: str | None = None  # JQL, in Jira's API
+    edition: Literal["cloud", "server"] = "cloud"  # of systems whose editions page differently
+    query: str | None = None  # in the API's own language, if it needs one
     time_zone: str | None = None  # of times that have none
     time_format: str | None = None  # of times that are not ISO 8601, as for strptime
     server: TicketServer = TicketServer()
     # every field matches one of its patterns as a whole; no field: all that is not maintenance
     crash: Conditions = Field(default_factory=dict)
     maintenance: Conditions = Field(default_factory=dict)
-    fields: dict[
-        Literal["ticket_id", "started_at", "resolved_at", "reported_at", "updated_at", "kind", "severity", "summary"],
-        Paths,
-    ] = Field(default_factory=dict)
+    fields: dict[Role, Paths] = Field(default_factory=dict)
 
     @field_validator("url")
     @classmethod
@@ -70,17 +78,29 @@ class TicketSource(Group):
     def _can_be_read(self) -> Self:
         if self.files and self.url:
             raise ValueError("give files or url, not both")
-        if self.type in ("servicenow", "table", "notes") and not self.files:
+        if self.system.ask is None and not self.files:
             raise ValueError(f"type {self.type} reads files: name them under files")
-        if self.type == "notes" and any(path.startswith("/") for path in self.files):
-            raise ValueError("name notes by paths from the project's root: they are their ids")
-        if self.type == "jira" and not self.files and not (self.url and self.query):
-            raise ValueError("type jira needs files, or url and query")
-        if self.query and re.search(r"\border\s+by\b", self.query, re.IGNORECASE):
-            raise ValueError("leave ORDER BY out of the query")
-        if self.type == "jira" and not self.server.field:
-            raise ValueError("type jira needs server.field: a Jira issue has no usual place for it")
+        if problem := self.system.problem(self):
+            raise ValueError(problem)
         return self
+
+    @property
+    def system(self) -> System:
+        """The system that it is of."""
+        return SYSTEMS[self.type]
+
+    def paths(self, role: str) -> tuple[str, ...]:
+        """Return the paths at which a record may have a field of a ticket, or `server`."""
+        if role == "server":
+            stated = self.server.field or None
+        else:
+            stated = next((paths for name, paths in self.fields.items() if name == role), None)
+        return self.system.fields.get(role, ()) if stated is None else stated
+
+    def used_paths(self) -> set[str]:
+        """Return all paths at which a record is read."""
+        found = {path for role in ("server", *get_args(Role)) for path in self.paths(role)}
+        return found | {*self.crash, *self.maintenance}
 
 
 class Tickets(Section):

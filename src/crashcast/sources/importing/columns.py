@@ -11,7 +11,7 @@ import gzip
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
@@ -19,16 +19,13 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from crashcast.errors import UserError
+from crashcast.sources.notation import EARLIEST, EPOCH_UNITS, NULLS, PER_SECOND, utc_text
 from crashcast.tables import TIMESTAMP
 
 SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz")
-NULLS = ["", "-", "na", "n/a", "#n/a", "nan", "nat", "none", "null"]
 DELIMITERS = ",;\t|"
 BLOCK_BYTES = 1 << 26  # a row must fit into a block
-EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)  # older means a clock that was not set, or a wrong unit
-EPOCH_UNITS = {1e11: "s", 1e14: "ms", 1e17: "us", float("inf"): "ns"}  # below this, since 1970, in this unit
 LARGEST_INTEGER = 2.0**63
-PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 MOMENT = (
     r"^(?<date>\d{4}[-/]\d{1,2}[-/]\d{1,2})"
     r"(?:[T ]+(?<clock>\d{1,2}:\d{2})(?::(?<second>\d{2})(?:[.,](?<fraction>\d{1,9}))?)?)?"
@@ -319,15 +316,10 @@ def moments(sheet: Sheet, column: str, latest: datetime | None, required: bool =
     if required and (index := sheet.first(times.is_null())) is not None:
         raise sheet.error("the time is empty", column, index)
     if (index := sheet.first(times < EARLIEST)) is not None:
-        raise sheet.error(f"{show(times[index])} is before 1990: a wrong unit, or a clock not set", column, index)
+        raise sheet.error(f"{utc_text(times[index])} is before 1990: a wrong unit, or a clock not set", column, index)
     if latest is not None and (index := sheet.first(times > latest)) is not None:
-        raise sheet.error(f"{show(times[index])} is in the future, {NOW.format(show(latest))}", column, index)
+        raise sheet.error(f"{utc_text(times[index])} is in the future, {NOW.format(utc_text(latest))}", column, index)
     return times, how
-
-
-def show(moment: datetime) -> str:
-    """Write a time as in our messages."""
-    return moment.strftime("%Y-%m-%d %H:%M:%S") + " UTC"
 
 
 def _from_epoch(sheet: Sheet, column: str, values: pl.Series) -> tuple[pl.Series, str]:

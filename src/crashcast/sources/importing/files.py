@@ -33,8 +33,9 @@ from crashcast.params.validate import Validate
 from crashcast.paths import COVERAGE, DEMO_TRUTH, INCIDENTS, RAW, TABLES, TELEMETRY, TICKET_SOURCES, TICKETS_FILE
 from crashcast.sources import settings
 from crashcast.sources.importing import inference, merging
-from crashcast.sources.importing.columns import SUFFIXES, show
+from crashcast.sources.importing.columns import SUFFIXES
 from crashcast.sources.importing.records import Records, Samples, read_coverage, read_incidents, read_samples
+from crashcast.sources.notation import utc_text
 from crashcast.tables import CRASH, KEYS, Partition
 from crashcast.versioning.tracking import forget, pointer, track
 
@@ -423,7 +424,7 @@ def _rows_of(partition: Partition, files: list[Samples], columns: list[str]) -> 
 def _said_conflict(rows: pl.DataFrame) -> str:
     keys = rows.unique().select(*KEYS)
     moment, server = keys.filter(keys.is_duplicated()).sort("timestamp", "server_id").row(0)
-    return f"{server} at {show(moment)}"
+    return f"{server} at {utc_text(moment)}"
 
 
 def _said(counts: Counter[str], noun: str) -> str:
@@ -484,7 +485,9 @@ def _assume_records(records: Records, cover: Records | None, spans: pl.DataFrame
     starts = records.frame.filter(pl.col("kind") == CRASH)["started_at"].sort()
     within = starts.filter(starts.is_between(first, last)).to_list()
     if outside := starts.len() - len(within):
-        report.assumed.append(f"{outside:,} crashes start outside this telemetry ({show(first)} to {show(last)})")
+        report.assumed.append(
+            f"{outside:,} crashes start outside this telemetry ({utc_text(first)} to {utc_text(last)})"
+        )
     if cover is not None:
         return
     report.assumed.append("incidents were recorded for every server while it had telemetry: --coverage says otherwise")

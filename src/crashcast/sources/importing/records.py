@@ -21,9 +21,9 @@ from crashcast.sources.importing.columns import (
     numbers,
     plain_name,
     read_sheet,
-    show,
     texts,
 )
+from crashcast.sources.notation import utc_text
 from crashcast.tables import CRASH, KEYS, MAINTENANCE
 
 MACHINES = ("server", "host", "node", "machine", "instance", "vm")
@@ -282,10 +282,11 @@ def read_incidents(path: Path, latest: datetime) -> Records:
 def _check_incidents(sheet: Sheet, frame: pl.DataFrame, roles: dict[str, str], latest: datetime) -> None:
     for role in ("started_at", "resolved_at", "reported_at"):
         if (index := sheet.first((frame[role] > latest) & (frame["kind"] == CRASH))) is not None:
-            message = f"{show(frame[role][index])} is in the future, {NOW.format(show(latest))}"
+            message = f"{utc_text(frame[role][index])} is in the future, {NOW.format(utc_text(latest))}"
             raise sheet.error(f"incident '{frame['incident_id'][index]}': {message}", roles[role], index)
     if (index := sheet.first(frame["resolved_at"] < frame["started_at"])) is not None:
-        message = f"resolved at {show(frame['resolved_at'][index])}, but started at {show(frame['started_at'][index])}"
+        start, end = (utc_text(frame[name][index]) for name in ("started_at", "resolved_at"))
+        message = f"resolved at {end}, but started at {start}"
         raise sheet.error(f"incident '{frame['incident_id'][index]}': {message}", roles["resolved_at"], index)
     is_new = frame.to_struct("incident").is_first_distinct()
     if (index := sheet.first(is_new & ~frame["incident_id"].is_first_distinct())) is not None:
@@ -320,7 +321,7 @@ def read_coverage(path: Path, latest: datetime) -> Records:
     end, how_end = moments(sheet, roles["covered_to"], latest)
     if (index := sheet.first(start >= end)) is not None:
         raise sheet.error(
-            f"covered until {show(end[index])}, but from {show(start[index])}", roles["covered_to"], index
+            f"covered until {utc_text(end[index])}, but from {utc_text(start[index])}", roles["covered_to"], index
         )
     ids, groups = identifiers(sheet, roles["server_id"]), _optional_texts(sheet, roles.get("group"))
     frame = pl.DataFrame({"server_id": ids, "covered_from": start, "covered_to": end, "group": groups})

@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ import requests
 from crashcast.errors import UserError
 from crashcast.params.base import PATH
 from crashcast.params.collect import Collect, Query
+from crashcast.sources.http import asked_wait, in_short, with_headers
 from crashcast.tables import TIMESTAMP
 
 FUNCTIONS = {"mean": "avg_over_time", "last": "last_over_time"} | {
@@ -38,7 +39,6 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 FIRST_PATIENCE_S, PATIENCE_S = 20.0, 300.0  # with a server that never answered, and with one that did
 LIMITS = r"too many|exceed|maximum|limit|too large"  # what a server says of a query that asks for too much
 COLUMNS = {"timestamp": TIMESTAMP, "server_id": pl.String, "group": pl.String, "value": pl.Float64}
-SHOWN_CHARACTERS = 300
 
 # PromQL, as far as it takes to find selectors
 NO_CODE = r'"(?:\\.|[^"\\])*"|' r"'(?:\\.|[^'\\])*'|`[^`]*`|#[^\n]*"
@@ -228,14 +228,14 @@ class Server:
             )
         except requests.exceptions.SSLError as error:
             hint = "PROMETHEUS_CA names the authority of its certificate, PROMETHEUS_CERT and PROMETHEUS_KEY yours"
-            message = f"no trusted connection: {_shortened(error)}; {hint}"
+            message = f"no trusted connection: {in_short(error)}; {hint}"
             if "EOF" in str(error):  # it went away, or a busy one refused without a word
                 raise AwayError(message) from None
             raise UserError(f"{self.url}: {message}") from None
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise UserError(f"{PATH}: collect.url: {error}") from None
         except requests.RequestException as error:
-            raise AwayError(_shortened(error)) from None
+            raise AwayError(in_short(error)) from None
         return _understood(answer, self.url, what)
 
     def _session(self) -> requests.Session:
@@ -262,20 +262,12 @@ def _session(url: str, environment: Mapping[str, str]) -> requests.Session:
     if certificate:
         session.cert = (certificate, key) if key else certificate
     if token:
-        session.auth = _bearer(token)  # not a header: a .netrc would replace it
+        session.auth = with_headers({"Authorization": f"Bearer {token.strip()}"})
     elif user:
         session.auth = (user, password or "")
     if (token or user) and urlsplit(url).scheme == "http" and not _is_local(url):
         raise UserError(f"{PATH}: collect.url: {url} would carry a password unencrypted; write https://")
     return session
-
-
-def _bearer(token: str) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
-    def add(request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {token.strip()}"
-        return request
-
-    return add
 
 
 def _is_local(url: str) -> bool:
@@ -290,12 +282,13 @@ def _understood(answer: requests.Response, url: str, what: str) -> dict[str, Any
     except (ValueError, AttributeError):
         content, said = {}, ""
     status = answer.status_code
-    problem = said or f"{status} {answer.reason}: {_shortened(answer.text)}"
+    problem = said or f"{status} {answer.reason}: {in_short(answer.text)}"
     if status == 413 or (status in (400, 422) and re.search(LIMITS, said)) or content.get("errorType") == "timeout":
         raise TooMuchError(problem)
     if status == 429 or status >= 500:
-        after = answer.headers.get("Retry-After", "")
-        raise AwayError(f"{status} {answer.reason}", float(after) if after.isdigit() else 0.0)
+        raise AwayError(
+            f"{status} {answer.reason}: {in_short(said or answer.text)}".rstrip(": "), asked_wait(answer.headers)
+        )
     if status in (401, 403):
         hint = "set PROMETHEUS_TOKEN, PROMETHEUS_USER and PROMETHEUS_PASSWORD, or PROMETHEUS_CERT and PROMETHEUS_KEY"
         raise UserError(f"{url} refuses us ({status} {answer.reason}): {hint}")
@@ -306,17 +299,12 @@ def _understood(answer: requests.Response, url: str, what: str) -> dict[str, Any
     if status != 200:
         raise UserError(f"{url} refuses {what}: {problem}")
     if content.get("status") != "success" or not isinstance(content.get("data"), dict):
-        raise AwayError(f"no answer of Prometheus's: {_shortened(answer.text)}")
+        raise AwayError(f"no answer of Prometheus's: {in_short(answer.text)}")
     # Prometheus 3 warns of odd queries too; any other warning says that something is missing
     if missing := [text for text in content.get("warnings", []) if not text.startswith("PromQL ")]:
-        raise AwayError(f"an incomplete answer: {_shortened(missing[0])}")
+        raise AwayError(f"an incomplete answer: {in_short(missing[0])}")
     data: dict[str, Any] = content["data"]
     return data
-
-
-def _shortened(error: object) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def rows(series: list[dict[str, Any]], metric: str, settings: Collect) -> pl.DataFrame:

@@ -21,9 +21,9 @@ from crashcast.params.data import Data
 from crashcast.params.tickets import Tickets, TicketSource
 from crashcast.paths import COVERAGE, INCIDENTS, RAW, TICKET_SOURCES, TICKETS_FILE
 from crashcast.sources.importing import merging
-from crashcast.sources.tickets import api, exports
+from crashcast.sources.tickets import api, saved
 from crashcast.sources.tickets.outages import merge, starts_after_report
-from crashcast.sources.tickets.tickets import TICKETS, LeftOut, Understood, understand
+from crashcast.sources.tickets.tickets import TICKETS, LeftOut, Parsed, parse
 from crashcast.tables import CRASH, TIMESTAMP
 from crashcast.versioning.tracking import pointer, track
 
@@ -39,7 +39,7 @@ class Collected:
     """What one source gave, and the period [covered_from, covered_to) in which its silence means something."""
 
     name: str
-    understood: Understood
+    parsed: Parsed
     covered_from: datetime | None
     covered_to: datetime | None
 
@@ -66,7 +66,7 @@ def collect(
     Raises
     ------
     UserError
-        Where a source fails or too much of it cannot be understood: data/raw is then as it was.
+        Where a source fails or too many of its records are no valid tickets: data/raw is then as it was.
     """
     rules, now = Tickets.read(), datetime.now(UTC)
     first, last = _midnight(since or rules.since), _midnight(until or now.date())
@@ -84,7 +84,7 @@ def collect(
     old, periods = _known()
     if replace:
         old, periods = (frame.filter(~pl.col("source").is_in(list(chosen))) for frame in (old, periods))
-    new = pl.concat([one.understood.tickets for one in found])
+    new = pl.concat([one.parsed.tickets for one in found])
     tickets, counts = update(old, new)
     incidents, tickets = merge(tickets, rules)
     tables.write(TICKETS_FILE, tickets)  # first: the incidents follow from it, should this be killed in between
@@ -100,28 +100,28 @@ def _midnight(day: date) -> datetime:
 
 def _ask(name: str, source: TicketSource, first: datetime, last: datetime, now: datetime) -> Collected:
     asked = not source.files
-    records = api.records(name, source, first, last) if asked else exports.records(name, source)
-    understood = understand(name, source, records, now)
+    records = api.records(name, source, first, last) if asked else saved.records(name, source)
+    parsed = parse(name, source, records, now)
     if asked:
-        return Collected(name, understood, first, last)
-    ((_, since, until),) = told(understood.tickets).rows() or [(name, None, None)]
-    return Collected(name, understood, since, until)
+        return Collected(name, parsed, first, last)
+    ((_, since, until),) = told(parsed.tickets).rows() or [(name, None, None)]
+    return Collected(name, parsed, since, until)
 
 
 def _judge(found: list[Collected], max_bad_share: float) -> list[str]:
-    bad = [left_out for one in found for left_out in one.understood.bad]
+    bad = [left_out for one in found for left_out in one.parsed.bad]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([LeftOut._fields, *bad])
     write_text(LEFT_OUT_FILE, text.getvalue())
     lines = []
     for one in found:
-        what = one.understood
+        what = one.parsed
         counts = f"{what.tickets.height:,} tickets of {what.read:,} records"
         lines.append(f"{one.name}: {counts}, {what.ignored:,} of no concern, {len(what.bad):,} not understood")
     lines += [f"  {source} {ticket_id}: {reason}" for source, ticket_id, reason in bad[:SHOWN]]
     lines += [f"  and {len(bad) - SHOWN:,} more in {LEFT_OUT_FILE}"] if len(bad) > SHOWN else []
     for one in found:
-        what = one.understood
+        what = one.parsed
         share = len(what.bad) / max(1, what.read - what.ignored)
         if share > max_bad_share:
             excuse = f"{share:.0%} of its tickets are not understood; tickets.max_bad_share bears {max_bad_share:.0%}"

@@ -17,19 +17,13 @@ from pydantic import ValidationError
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.params.tickets import Tickets, TicketSource
-from crashcast.sources.tickets import exports
+from crashcast.sources.tickets import saved
 from crashcast.sources.tickets.collect import KEY, Collected, cover, imported, update
+from crashcast.sources.tickets.fields import values_at
 from crashcast.sources.tickets.outages import merge
-from crashcast.sources.tickets.tickets import (
-    FIELDS,
-    TICKETS,
-    kind_of,
-    moment,
-    newest,
-    servers_of,
-    understand,
-    values_at,
-)
+from crashcast.sources.tickets.systems import SYSTEMS
+from crashcast.sources.tickets.tickets import TICKETS, kind_of, newest, parse, servers_of
+from crashcast.sources.tickets.times import moment
 
 RECORDED = Path(__file__).parents[3] / "data/incident_apis"
 LATEST = datetime(2026, 6, 1, tzinfo=UTC)
@@ -191,7 +185,7 @@ def test_every_record_is_a_ticket_or_said_to_be_none() -> None:
         {"incident_id": "8", "server_id": "a", "started_at": "1970-01-01T00:00:00Z"},
         {"server_id": "a", "started_at": "2026-03-01T10:00:00Z"},
     ]
-    found = understand("ours", source(), records, LATEST)
+    found = parse("ours", source(), records, LATEST)
     assert found.tickets.select("ticket_id", "kind").rows() == [("1", "crash"), ("6", "maintenance")]
     assert found.tickets["started_at"][0] == datetime(
         2026, 3, 1, 10, tzinfo=UTC
@@ -231,13 +225,13 @@ names = st.sampled_from(["incident_id", "server_id", "kind", "started_at", "reso
 @given(st.lists(st.dictionaries(names, anything), max_size=4))
 def test_no_record_is_lost_or_stops_the_others(records: list[dict[str, Any]]) -> None:
     good = {"incident_id": "good", "server_id": "ok", "started_at": "2026-03-01T10:00:00Z"}
-    found = understand("ours", source(time_zone="Europe/Berlin"), [*records, good], LATEST)
+    found = parse("ours", source(time_zone="Europe/Berlin"), [*records, good], LATEST)
     assert found.read == len(records) + 1
     told = {*found.tickets["ticket_id"], *(left_out.ticket_id for left_out in found.bad)}
     assert told >= {"good"}
     assert len(told) <= found.read
     for position, record in enumerate(records, start=1):
-        alone = understand("ours", source(time_zone="Europe/Berlin"), [record], LATEST)
+        alone = parse("ours", source(time_zone="Europe/Berlin"), [record], LATEST)
         assert {
             *alone.tickets["ticket_id"],
             *(bad.ticket_id.replace("record 1", f"record {position}") for bad in alone.bad),
@@ -247,7 +241,7 @@ def test_no_record_is_lost_or_stops_the_others(records: list[dict[str, Any]]) ->
 def tickets_of(type_: str, name: str, **settings: Any) -> pl.DataFrame:
     """Return the tickets of a recorded file."""
     rule = source(type_, files=[str(RECORDED / name)], time_zone="Europe/Berlin", **settings)
-    return understand(type_, rule, exports.records(type_, rule), LATEST).tickets
+    return parse(type_, rule, saved.records(type_, rule), LATEST).tickets
 
 
 def test_jiras_export_says_what_its_api_says() -> None:
@@ -277,14 +271,14 @@ def test_a_table_has_whatever_columns_it_has(tmp_path: Path) -> None:
     pl.DataFrame({"no": [7], "node": ["a"], "down": [datetime(2026, 3, 1, 10)], "up": [None]}).write_parquet(path)
     fields = {"ticket_id": "no", "started_at": "down", "resolved_at": "up", "reported_at": None}
     rule = source(files=[str(path)], server={"field": "node"}, fields=fields, time_zone="UTC")
-    found = understand("ours", rule, exports.records("ours", rule), LATEST).tickets.row(0, named=True)
+    found = parse("ours", rule, saved.records("ours", rule), LATEST).tickets.row(0, named=True)
     assert (found["ticket_id"], found["server_id"], found["resolved_at"]) == ("7", "a", None)
     assert found["started_at"] == datetime(2026, 3, 1, 10, tzinfo=UTC)
 
 
 def test_saved_answers_are_read_as_the_api_gives_them() -> None:
     rule = source("pagerduty", files=[str(RECORDED / "pagerduty_incidents.json")], crash={"priority": "P1"})
-    found = understand("pagerduty", rule, exports.records("pagerduty", rule), LATEST)
+    found = parse("pagerduty", rule, saved.records("pagerduty", rule), LATEST)
     assert found.ignored == 3
     assert found.tickets["server_id"].to_list() == ["Host monitoring", "Host monitoring", "Shop checkout"]
 
@@ -293,7 +287,11 @@ def test_saved_answers_are_read_as_the_api_gives_them() -> None:
     ("name", "content", "message"),
     [
         ("t.json", "{", "is not valid JSON"),
-        ("t.json", '{"result": "none"}', "holds no list of records, by itself or under incidents, data, result"),
+        (
+            "t.json",
+            '{"result": "none"}',
+            "holds no list of records, by itself or under incidents, data, result, issues, records",
+        ),
         ("t.csv", "a,b\n1\n", "row 2: 1 values for 2 columns"),
         ("t.csv", "", "row 1: no header"),
         ("t.csv", b"a,b\n\xff,1\n", "is not UTF-8 text"),
@@ -305,7 +303,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str | None, content: str 
     if name is not None:
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message):
-        list(exports.records("ours", source(files=[str(tmp_path / (name or "none.csv"))])))
+        list(saved.records("ours", source(files=[str(tmp_path / (name or "none.csv"))])))
 
 
 def test_notes_keep_their_zones_and_a_broken_one_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +314,7 @@ def test_notes_keep_their_zones_and_a_broken_one_is_bad(tmp_path: Path, monkeypa
     Path("broken.md").write_text("---\nserver_ids: [b\n---\n")
     Path("plain.md").write_text("Nothing to see\n---\n")
     rule = source("notes", files=["*.md"])
-    found = understand("notes", rule, exports.records("notes", rule), LATEST)
+    found = parse("notes", rule, saved.records("notes", rule), LATEST)
     assert found.tickets.select("ticket_id", "server_id", "summary").rows() == [
         ("good.md", "a", "It fell over"),
         ("good.md", "b", "It fell over"),
@@ -357,10 +355,10 @@ def test_the_documented_sources_are_what_params_take(tmp_path: Path, monkeypatch
     page = (Path(__file__).parents[4] / "docs/incidents.md").read_text()
     documented = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["tickets"]
     rules = Tickets.model_validate(documented)
-    assert {rule.type for rule in rules.sources.values()} == set(FIELDS)
+    assert {rule.type for rule in rules.sources.values()} == set(SYSTEMS)
     note = page.split("```\n---\n")[1].split("```")[0]
     Path("note.md").write_text(f"---\n{note}")
-    found = understand("notes", source("notes"), exports.records("notes", source("notes", files=["note.md"])), LATEST)
+    found = parse("notes", source("notes"), saved.records("notes", source("notes", files=["note.md"])), LATEST)
     assert found.tickets["server_id"].to_list() == ["web-4", "web-5"]
     assert found.bad == []
 
@@ -523,20 +521,20 @@ def test_what_was_imported_becomes_tickets_once() -> None:
 
 def test_periods_of_a_source_join() -> None:
     def period(name: str, first: int, last: int) -> Collected:
-        empty = understand(name, source(), [], LATEST)
+        empty = parse(name, source(), [], LATEST)
         return Collected(name, empty, at(first), at(last))
 
     nothing = pl.DataFrame(schema=tables.TICKET_SOURCES)
     tickets = tickets_at(("x", 0), ("y", -5), ("z", 0))
     first = cover(nothing, [period("x", 0, 60), period("y", 0, 10)], tickets)
-    none = Collected("z", period("z", 0, 1).understood, None, None)
+    none = Collected("z", period("z", 0, 1).parsed, None, None)
     both = cover(first, [period("x", 60, 90), period("y", 20, 30), none], tickets)
     assert both.rows() == [("x", at(0), at(90)), ("y", at(0), at(10)), ("y", at(20), at(30))]
 
 
 def test_a_source_was_not_recorded_before_its_first_ticket() -> None:
     def asked(name: str) -> Collected:
-        return Collected(name, understand(name, source(), [], LATEST), at(0), at(90))
+        return Collected(name, parse(name, source(), [], LATEST), at(0), at(90))
 
     nothing = pl.DataFrame(schema=tables.TICKET_SOURCES)
     tickets = tickets_at(("x", 50), ("x", 40), ("z", 99), ("import", 10), ("import", 30))

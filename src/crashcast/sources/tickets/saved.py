@@ -1,36 +1,19 @@
-"""Tickets in files: a system's export or saved answers as JSON, CSV or Parquet, and notes that people write.
-
-A note is a Markdown file that begins with a small front matter, between two lines of `---`:
-
-    ---
-    server_ids: [web-4, web-5]
-    started_at: 2026-03-02 09:40 +01:00
-    resolved_at: 2026-03-02 10:15 +01:00
-    reported_at: 2026-03-02 09:55 +01:00
-    kind: crash
-    severity: high
-    ---
-    # The load balancer ran out of memory
-"""
+"""Records of ticket systems in files: exports (CSV, Parquet) and saved answers of an API (JSON)."""
 
 from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from crashcast.errors import UserError
 from crashcast.params.tickets import TicketSource
 from crashcast.sources.importing.columns import DELIMITERS, read_sheet
-from crashcast.sources.tickets.tickets import Record
+from crashcast.sources.tickets.fields import Record
+from crashcast.sources.tickets.systems import SYSTEMS
 
-LISTS = ("incidents", "data", "result", "records", "issues")  # under which a system's answer has its records
-FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?\n|)---[ \t]*\r?\n?(.*)\Z", re.DOTALL)
+LIST_KEYS = tuple(dict.fromkeys(system.list_key for system in SYSTEMS.values()))
 
 
 def records(name: str, source: TicketSource) -> Iterator[Record]:
@@ -41,18 +24,15 @@ def records(name: str, source: TicketSource) -> Iterator[Record]:
     name : str
         The source's name.
     source : TicketSource
-        Which names files.
+        With `files`.
 
     Raises
     ------
     UserError
-        Where a path leads to no file, or a file is damaged or of an unknown kind.
+        If a path leads to no file, or a file is damaged or of an unknown kind.
     """
     for path in _paths(name, source.files):
-        if source.type == "notes":
-            yield from _note(path)
-            continue
-        read = {".json": _json, ".csv": _csv}.get(path.suffix.lower(), _sheet)
+        read = source.system.read or {".json": _json, ".csv": _csv}.get(path.suffix.lower(), _sheet)
         yield from read(path)
 
 
@@ -73,14 +53,16 @@ def _json(path: Path) -> Iterator[Record]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON: {error}; export it again") from None
     if isinstance(content, dict):
-        content = next((content[key] for key in LISTS if isinstance(content.get(key), list)), content)
+        content = next((content[key] for key in LIST_KEYS if isinstance(content.get(key), dict | list)), None)
+    if isinstance(content, dict):  # the answer to a question about one record
+        content = [content]
     if not isinstance(content, list) or not all(isinstance(record, dict) for record in content):
-        raise UserError(f"{path} holds no list of records, by itself or under {', '.join(LISTS)}")
+        raise UserError(f"{path} holds no list of records, by itself or under {', '.join(LIST_KEYS)}")
     yield from content
 
 
 def _csv(path: Path) -> Iterator[Record]:
-    # unlike `read_sheet`, with every column that has the same name: Jira repeats `Labels`
+    # unlike `read_sheet`, it keeps all columns of one name: some systems repeat the column of labels
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             delimiter = max(DELIMITERS, key=file.readline().count)
@@ -107,20 +89,3 @@ def _csv(path: Path) -> Iterator[Record]:
 
 def _sheet(path: Path) -> Iterator[Record]:
     yield from read_sheet(path).frame.iter_rows(named=True)
-
-
-def _note(path: Path) -> Iterator[Record]:
-    # a text without front matter is no ticket, and a front matter that is no YAML a bad one
-    try:
-        match = FRONT_MATTER.match(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
-    if match is None:
-        return
-    try:
-        matter: Any = yaml.load(match[1], Loader=yaml.BaseLoader)  # texts alone: times keep their zone
-    except yaml.YAMLError:
-        matter = None
-    heading = next((line.lstrip("# ") for line in match[2].splitlines() if line.strip()), None)
-    known = {"summary": heading, **matter} if isinstance(matter, dict) else {}
-    yield {**known, "file": path.as_posix()}

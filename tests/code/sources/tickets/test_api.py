@@ -1,0 +1,79 @@
+"""Pages that would never end are given up, whatever a server answers; no network is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+import pytest
+
+from crashcast.errors import UserError
+from crashcast.params.tickets import TicketSource
+from crashcast.sources.tickets.api import STALLED_PAGES, Api, records
+
+SINCE, UNTIL = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 31, tzinfo=UTC)
+CREATED = "2026-03-02T09:40:00.000+0100"
+SOURCES: dict[str, dict[str, Any]] = {
+    "pagerduty": {},
+    "opsgenie": {},
+    "jira": {"url": "https://jira.example.com", "query": "project = OPS", "server": {"field": "fields.labels"}},
+    "jira server": {
+        "url": "https://jira.example.com",
+        "edition": "server",
+        "query": "project = OPS",
+        "server": {"field": "fields.labels"},
+    },
+}
+numbers = count()
+ISSUE = {"key": "OPS-1", "fields": {"created": CREATED}}
+
+
+def ask(
+    monkeypatch: pytest.MonkeyPatch, name: str, answer: Callable[[], dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return a source's records and the paths that were asked, if every path answers the same."""
+    asked: list[str] = []
+
+    def get(api: Api, path: str, key: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
+        asked.append(path)
+        assert len(asked) < 1000
+        return answer()
+
+    monkeypatch.setenv("OURS_TOKEN", "token")
+    monkeypatch.setattr(Api, "get", get)
+    source = TicketSource.model_validate({"type": name.split()[0], **SOURCES[name]})
+    return list(records("ours", source, SINCE, UNTIL)), asked
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("jira", lambda: {"issues": [ISSUE], "nextPageToken": "AAA", "isLast": False}),
+        ("jira", lambda: {"issues": [ISSUE], "nextPageToken": f"{next(numbers)}"}),  # always another token
+        ("jira", lambda: {"issues": [], "nextPageToken": f"{next(numbers)}"}),
+        ("jira server", lambda: {"issues": [ISSUE], "total": 10**9}),
+        ("jira server", lambda: {"issues": [ISSUE]}),
+        ("pagerduty", lambda: {"incidents": [{"id": "P1"}], "more": True}),
+        ("pagerduty", lambda: {"incidents": [], "more": True}),
+        ("opsgenie", lambda: {"data": [{"id": "a1"}], "paging": {"next": "https://elsewhere.example.com"}}),
+    ],
+)
+def test_pages_without_progress_end_with_a_message(
+    monkeypatch: pytest.MonkeyPatch, name: str, answer: Callable[[], dict[str, Any]]
+) -> None:
+    with pytest.raises(UserError, match=f"{STALLED_PAGES} pages in a row have no new record, but it announces more"):
+        ask(monkeypatch, name, answer)
+
+
+def test_a_page_without_records_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([{"issues": [], "nextPageToken": "A"}, {"issues": [ISSUE]}])
+    found, asked = ask(monkeypatch, "jira", lambda: next(answers))
+    assert (found, len(asked)) == ([ISSUE], 2)
+
+
+def test_an_id_is_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([{"data": [{"id": "../../v1/users?x=/"}]}, {"data": {}}])
+    _, asked = ask(monkeypatch, "opsgenie", lambda: next(answers))
+    assert asked[1:] == ["/v2/alerts/..%2F..%2Fv1%2Fusers%3Fx%3D%2F"]
