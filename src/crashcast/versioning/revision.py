@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from pathlib import PurePosixPath
 from typing import Any, Self, TypeVar
 
 import yaml
@@ -310,7 +311,15 @@ def _current_hash(revision: Revision, path: str, made: dict[str, str]) -> str | 
     if path in RAW:
         return revision.raw.get(path)
     content = revision.find_file(path)
-    return None if content is None else hash_of(content)
+    return _folder_hash(revision, path) if content is None else hash_of(content)
+
+
+def _folder_hash(revision: Revision, path: str) -> str | None:
+    """Return the hash of a folder of this commit, as DVC records it (see `files.md5`); None if there is none."""
+    listed = git("ls-tree", "-r", "-z", "--name-only", f"{revision.sha}:./{path}").stdout.decode().split("\0")
+    names = sorted(name for name in listed if name and not any(part.startswith(".") for part in name.split("/")))
+    files = [{"md5": hash_of(revision.file(f"{path}/{name}")), "relpath": name} for name in names]
+    return f"{hash_of(json.dumps(files, sort_keys=True).encode())}.dir" if files else None
 
 
 def _differs(content: bytes | None, digest: str) -> bool:
@@ -332,7 +341,9 @@ def check_work_tree(head: Revision) -> None:
     listed = git("status", "--porcelain", "--untracked-files=no", "--no-renames", "-z").stdout.decode().split("\0")
     changed = {line[3:].removeprefix(prefix) for line in filter(None, listed)}
     files = {path for stage in head.stages.values() for path in stage.deps | stage.outs}
-    if found := sorted(changed & {*files, *(f"{path}.dvc" for path in files), PIPELINE, LOCK, PARAMS}):
+    concerned = changed & {*files, *(f"{path}.dvc" for path in files), PIPELINE, LOCK, PARAMS}
+    concerned |= {path for path in changed if any(folder in files for folder in map(str, PurePosixPath(path).parents))}
+    if found := sorted(concerned):
         raise UserError(f"{', '.join(found)}: changed and not committed, so no review would see it; commit it first")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from crashcast import files
 from crashcast.doctor import checks
 from crashcast.errors import UserError
 from crashcast.params.label import Label
@@ -184,6 +185,24 @@ def test_a_lock_that_does_not_match_its_commit_is_refused_naming_what(project: P
     with pytest.raises(UserError, match=r"^dvc.lock of commit [0-9a-f]{8} does not match the commit:\n") as refusal:
         check(commit())
     assert f"  {told}\n" in str(refusal.value)
+
+
+def test_a_folder_of_code_is_a_dependency_as_a_whole(project: Path) -> None:
+    for name in ("b.py", "a/c.py", ".hidden"):
+        write(f"src/labelling/{name}", f"{name}\n")
+    for file in ("dvc.yaml", "dvc.lock"):
+        dep = "src/labelling"
+        if file == "dvc.lock":
+            dep = {"path": dep, "hash": "md5", "md5": files.md5(Path(dep))}
+        edit(file, lambda content, dep=dep: content["stages"]["clean"]["deps"].append(dep))
+    head = commit()
+    check(head)
+    check_work_tree(head)
+    write("src/labelling/a/c.py", "other\n")
+    with pytest.raises(UserError, match=re.escape("src/labelling/a/c.py: changed and not committed")):
+        check_work_tree(head)
+    with pytest.raises(UserError, match="clean: src/labelling changed since it ran"):
+        check(commit())
 
 
 def test_a_commit_whose_stages_read_less_raw_data_is_checked_all_the_same(project: Path) -> None:
