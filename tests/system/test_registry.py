@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 from botocore.session import Session
 from rich.console import Console
 
@@ -20,6 +21,7 @@ from crashcast import registry, tables
 from crashcast.errors import UserError
 from crashcast.versioning.revision import Revision
 
+ROOT = Path(__file__).parents[2]
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 Train = Callable[..., None]
 
@@ -123,7 +125,9 @@ def test_the_only_git_remote_may_have_any_name(trained: Path, judge: Judge, shel
 
 
 def test_other_tools_read_the_tags(trained: Path, judge: Judge, shell: Shell, tmp_path: Path) -> None:
-    (trained / "dvc.yaml").write_text((trained / "dvc.yaml").read_text() + "artifacts: {crash-model: {path: models}}\n")
+    product = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    with (trained / "dvc.yaml").open("a") as file:
+        yaml.safe_dump({"artifacts": product["artifacts"]}, file)
     shell("git commit -q -am artifacts && git push -q origin main", cwd=trained)
     registry.accept(review=judge)
     registry.stage("v1.0.0", "prod")
