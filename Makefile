@@ -1,4 +1,4 @@
-# `make` alone sets up, runs the pipeline and shows the verdict; `make help` lists the rest.
+# `make` sets up, runs the pipeline and shows the verdict; `make help` lists all targets.
 .DEFAULT_GOAL := all
 .PHONY: all env dev data pipeline verdict docs publish push pull s3 lint format test test-slow hooks lock clean help \
 	doctor gc reproduce review accept secrets audit licences sbom
@@ -8,15 +8,17 @@ BIN := .venv/bin/
 S3 = $(BIN)crashcast s3 $(addprefix --port=,$(S3_PORT))
 # dvc.yaml's commands say `python`
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# a user's settings that would slow DVC down (no .pyc files) or bring in other code
+# settings of the user that would slow DVC down (no .pyc files) or add other code
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
+# no notice of a newer pip: the lock decides
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-all: env data pipeline verdict publish  ## set up, make the demo fleet, run the pipeline, show the verdict, push to the local S3
+all: env data pipeline verdict publish  ## set up, simulate the demo fleet, run the pipeline, show the verdict, push to the local S3
 
-env: .venv/.package  ## the locked environment in .venv
-dev: .venv/.dev  ## the same with what tests and checks need
+env: .venv/.package  ## install the locked environment in .venv
+dev: .venv/.dev  ## the same, with the packages for tests and checks
 
-# A changed lock makes a new environment: nothing that it no longer names stays behind.
+# A changed lock makes a new environment, so that packages which it no longer names are gone.
 .venv/.runtime: requirements-build.txt requirements.txt
 	@set -e; found=; for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
 		if $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
@@ -45,54 +47,54 @@ COMPILE = -$(BIN)python -m compileall -qq -j 0 .venv/lib
 	$(COMPILE)
 	@touch $@
 
-# what a killed `dvc` had collected of the files to transfer, the next one would take for all of them
+# A killed `dvc` leaves an incomplete list of the files to transfer, and the next one would take it for complete.
 FORGET = $(BIN)python -c 'from dvc.repo import Repo; Repo().drop_data_index()'
 
-# status 2: the remote does not answer, as crashcast said
+# status 2: the remote does not answer, and crashcast has said so
 pull = $(FORGET) && $(S3) --elsewhere=run -- dvc pull $(1) || { status=$$?; [ $$status = 2 ] || \
 	echo "The remote answers; cache files that DVC calls missing were never pushed to it:" \
 		"run 'make push' where they were made." >&2; exit $$status; }
 
-# Imported data is never simulated over, and only what is missing of it is pulled.
-data: env  ## raw data: the demo fleet, or what was imported
+# Imported data is never replaced by simulated data; only its missing files are pulled.
+data: env  ## get raw data: simulate the demo fleet, or pull imported data
 	@if [ "$$($(BIN)python -c 'from crashcast.params import Data; print(Data.read().source)' 2>&1)" = import ]; then \
 		missing=; for file in data/raw/*.dvc; do [ -e "$${file%.dvc}" ] || missing="$$missing $$file"; done; \
 		[ -z "$$missing" ] || { $(call pull,$$missing); }; \
 	else $(BIN)crashcast demo; fi
 
 pipeline: env  ## run the stages whose inputs changed
-	@# a `dvc` killed while it wrote this file left it empty, and the next one would refuse to read it
+	@# a `dvc` killed while it wrote this file leaves it empty, and the next one refuses to read that
 	@[ ! -f .dvc/tmp/rwlock ] || [ -s .dvc/tmp/rwlock ] || rm .dvc/tmp/rwlock
 	$(BIN)dvc repro
 
-verdict: env  ## the figures of the last run, and where they differ from the committed ones
+verdict: env  ## show the figures of the last run, and outputs that differ from the committed ones
 	@$(BIN)crashcast verdict
 	@$(BIN)crashcast reproduced
 
-docs: env  ## Great Expectations' Data Docs of the raw data, refused or not
+docs: env  ## build Great Expectations' Data Docs of the raw data, valid or not
 	@$(BIN)crashcast docs
 
 publish: env
 	@$(FORGET)
 	@$(S3) --elsewhere=skip -- dvc push
 
-push: env  ## push data and models to DVC's remote, and check what it stored
+push: env  ## push data and models to DVC's remote, and check the stored objects
 	@$(FORGET)
 	@$(S3) --elsewhere=run -- sh -c 'dvc push && crashcast doctor --only remote --repair'
 
-doctor: env  ## look for data that is lost, damaged or not pushed; ARGS=--repair mends it
+doctor: env  ## find data that is lost, damaged or not pushed; ARGS=--repair repairs it
 	@$(S3) --elsewhere=run -- crashcast doctor $(ARGS)
 
-gc: env  ## delete what no commit needs: shows it first, and asks
+gc: env  ## delete data that no commit needs; lists it first, and asks
 	@$(S3) --elsewhere=run -- crashcast gc --remote $(ARGS)
 
-reproduce: env  ## rebuild a commit from its raw data alone, and compare every hash with its dvc.lock; REV=v1.0.0
+reproduce: env  ## rebuild a commit from its raw data, and compare every hash with its dvc.lock; REV=v1.0.0
 	@$(S3) --elsewhere=run -- crashcast reproduce $(or $(REV),HEAD) $(ARGS)
 
-review: env  ## judge HEAD's model against that of the main branch; ARGS="--base REV" names another
+review: env  ## compare HEAD's model with that of the main branch; ARGS="--base REV" names another
 	@$(S3) --elsewhere=run -- crashcast review $(ARGS)
 
-accept: env  ## register HEAD's model as a version, if the review accepts it; on main, once it is merged
+accept: env  ## register HEAD's model as a version, if the review accepts it; on main, after the merge
 	@$(S3) --elsewhere=run -- crashcast accept $(ARGS)
 
 pull: env  ## pull data and models from DVC's remote
@@ -106,38 +108,38 @@ lint: dev  ## check style and types
 	$(BIN)ruff format --check
 	$(BIN)mypy
 
-format: dev  ## mend what can be mended of the style
+format: dev  ## correct the style automatically
 	$(BIN)ruff check --fix
 	$(BIN)ruff format
 
-test: dev  ## every test but the slow ones
+test: dev  ## run all tests except the slow ones
 	$(BIN)pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-slow: dev  ## the slow ones
+test-slow: dev  ## run the slow tests
 	$(BIN)pytest -m slow $(ARGS)
 
-secrets: dev  ## look for credentials in every commit so far
+secrets: dev  ## search all commits for credentials
 	$(BIN)kingfisher scan --config=.kingfisher/config.yaml --no-update-check . --branch=HEAD
 
-audit: dev  ## known vulnerabilities of what is locked, by the OSV database; needs the network
+audit: dev  ## list known vulnerabilities of the locked packages (OSV database); needs the network
 	$(BIN)pip-audit --strict --disable-pip --progress-spinner=off --vulnerability-service=osv \
 		$(addprefix --requirement=,$(wildcard requirements*.txt)) $(ARGS)
 
-licences: dev  ## licences of what the project is installed with
+licences: dev  ## list the licences of the installed packages
 	@$(BIN)pip-licenses --from=mixed --with-system --order=license --packages $$(sed -n 's/==.*//p' requirements.txt) $(ARGS)
 
-sbom: dev  ## reports/sbom.json: the bill of materials of requirements.txt, in CycloneDX's form
+sbom: dev  ## write reports/sbom.json, the bill of materials of requirements.txt in CycloneDX format
 	@mkdir -p reports
 	@PYTHONWARNINGS=ignore $(BIN)cyclonedx-py requirements requirements.txt --pyproject=pyproject.toml \
 		--output-reproducible --output-file=reports/sbom.json $(ARGS)
 
-hooks: dev  ## git calls `make lint` before a commit; before a push, it asks whether the data was pushed
+hooks: dev  ## install git hooks: lint and search for credentials before a commit, check pushed data before a push
 	@.githooks/install
 	$(BIN)pre-commit install
 
 UV_COMPILE = $(BIN)uv pip compile --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate --quiet
-lock: dev  ## bring requirements*.txt in line with pyproject.toml; UPGRADE=--upgrade takes the newest releases
+lock: dev  ## update requirements*.txt from pyproject.toml; UPGRADE=--upgrade takes the newest releases
 	$(UV_COMPILE) $(UPGRADE) pyproject.toml -o requirements.txt
 	$(UV_COMPILE) $(UPGRADE) --group build -c requirements.txt -o requirements-build.txt
 	$(UV_COMPILE) $(UPGRADE) --group dev -c requirements.txt -c requirements-build.txt -o requirements-dev.txt
@@ -145,5 +147,5 @@ lock: dev  ## bring requirements*.txt in line with pyproject.toml; UPGRADE=--upg
 clean:  ## remove the environment; data, models and DVC's cache stay
 	rm -rf .venv
 
-help:  ## this list
+help:  ## show this list
 	@awk -F ':[^#]*## *' '/^[a-z0-9-]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' Makefile
