@@ -19,7 +19,6 @@ from crashcast.doctor.bucket import ASIDE, Bucket
 from crashcast.doctor.cache import Cache, is_same_file, is_whole
 from crashcast.doctor.needs import Output
 from crashcast.errors import UserError
-from crashcast.execution import memo
 
 PROTECTED = 0o444  # what DVC's cache files have
 TEMPORARY = Path(".dvc", "tmp")
@@ -79,7 +78,7 @@ def _mend_cached(md5: str, stores: Stores, kept: list[Path]) -> None:
             kept.append(_keep(target, stores.cache))
     for path in linked:
         with files.replacing(path) as aside:
-            memo.link(target, aside)
+            files.link(target, aside)
 
 
 def _bring(md5: str, stores: Stores, aside: Path) -> None:
@@ -100,7 +99,7 @@ def _keep(damaged: Path, cache: Cache) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         try:
-            memo.link(damaged, path := folder / f"{name}.{number}")
+            files.link(damaged, path := folder / f"{name}.{number}")
         except FileExistsError:
             continue
         return path

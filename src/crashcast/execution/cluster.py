@@ -35,7 +35,7 @@ import polars as pl
 from crashcast.errors import UserError
 from crashcast.execution import code_hash, memo
 from crashcast.execution.task import Compute, Counts, File, Period, Results, Task, execute, frame_bytes, frame_digest
-from crashcast.files import Signature, sha256, signature
+from crashcast.files import Signature, link, sha256, signature
 from crashcast.params.base import Section
 from crashcast.params.every_section import section as section_called
 from crashcast.tables import Partition, partition_at
@@ -476,8 +476,7 @@ class _Inputs:
 
     def lay(self, digest: str, path: Path) -> None:
         """Put an input at a path."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        memo.link(self.fetch(digest), path)
+        link(self.fetch(digest), path)
 
     def fetch(self, digest: str) -> Path:
         """Return where an input lies on this machine.

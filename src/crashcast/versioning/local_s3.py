@@ -27,6 +27,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from crashcast.errors import UserError
+from crashcast.files import link
 
 HOST = "127.0.0.1"
 PORT = 18333  # .dvc/config names it
@@ -170,7 +171,7 @@ def _keys(store: Path) -> dict[str, str]:
         keys = {"access_key_id": f"local-{secrets.token_hex(8)}", "secret_access_key": secrets.token_hex(32)}
         aside.write_text(json.dumps(keys))
         with suppress(FileExistsError):  # another first user was faster
-            os.link(aside, path)
+            link(aside, path)
         aside.unlink()
     keys = json.loads(path.read_text())
     return {"AWS_ACCESS_KEY_ID": keys["access_key_id"], "AWS_SECRET_ACCESS_KEY": keys["secret_access_key"]}

@@ -23,6 +23,7 @@ import polars as pl
 from crashcast import tables
 from crashcast.canonical import write_text
 from crashcast.errors import UserError
+from crashcast.files import link
 from crashcast.params.base import DAY, PATH, format_duration, parse_duration
 from crashcast.params.clean import Clean
 from crashcast.params.data import Data
@@ -400,7 +401,7 @@ def _merge_telemetry(files: list[Samples], described: Telemetry, aside: Path, me
     if merging_in and touched:
         for partition in tables.partitions(TELEMETRY):
             if not partition.path(out).exists():
-                _link(partition.path(TELEMETRY), partition.path(out))
+                link(partition.path(TELEMETRY), partition.path(out))
     if counts["repeated"] or counts["conflicting"]:
         repeats_said = (
             f"{counts['repeated']:,} rows repeat another, {counts['conflicting']:,} conflict with a later one"
@@ -429,14 +430,6 @@ def _said_conflict(rows: pl.DataFrame) -> str:
 
 def _said(counts: Counter[str], noun: str) -> str:
     return f"{counts['added']:,} {noun} added, {counts['corrected']:,} corrected, {counts['unchanged']:,} unchanged"
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)  # the same file: nothing to copy, and DVC need not hash it again
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _merge_incidents(records: Records | None, aside: Path, merging_in: bool, report: Report) -> None:
