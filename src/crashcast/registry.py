@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from crashcast import canonical
 from crashcast.errors import UserError
 from crashcast.review.data_changes import is_another_fleet
-from crashcast.review.ledger import git, shared_remote
-from crashcast.versioning import remote
+from crashcast.versioning import git, remote
 from crashcast.versioning.dvc_files import LOCK
 from crashcast.versioning.revision import MODELS, PARAMS, REGISTERED, Revision, check, default_base
 
@@ -110,9 +109,9 @@ def accept(
         not on DVC's remote or already registered, the record is of another model, the fleet is another one and `first`
         does not say so, or the verdict is not ACCEPT and no reason is given.
     """
-    if changes := git("status", "--porcelain", "--untracked-files=no"):
+    if changes := git.run("status", "--porcelain", "--untracked-files=no").text:
         raise UserError(f"the model of a commit is registered, and these changes are not committed:\n{changes}")
-    shared = shared_remote()
+    shared = git.shared_remote()
     _fetch(shared)
     if shared and not force_reason:
         _require_merged(shared)
@@ -159,7 +158,7 @@ def stage(version: str, stage: str) -> str:
     UserError
         Where there is no such version, it is in that stage already, or the remote takes no push.
     """
-    shared = shared_remote()
+    shared = git.shared_remote()
     _fetch(shared)
     known = [model.version for model in models()]
     if version not in known:
@@ -237,7 +236,7 @@ def _base(champion: Model | None) -> str | None:
     """Return the last commit before HEAD's model that had the champion: it has the policy that was in force."""
     if champion is None:
         return None
-    for commit in git("rev-list", "--first-parent", "HEAD", "--", LOCK, PARAMS).split():
+    for commit in git.run("rev-list", "--first-parent", "HEAD", "--", LOCK, PARAMS).text.split():
         with suppress(UserError):  # from before there was a pipeline, or data or parameters that were not yet run
             if _model_at(commit) == champion.model:
                 check(Revision(commit))
@@ -349,7 +348,7 @@ def _model_at(revision: str) -> str | None:
 
 def _require_merged(shared: str) -> None:
     """Refuse a commit that the remote's main branch lacks: its pull request may yet be rejected."""
-    if default_base(shared).sha != git("rev-parse", "HEAD"):
+    if default_base(shared).sha != git.commit("HEAD"):
         raise UserError(
             "HEAD is not on the remote's main branch: merge and push it first; --force REASON registers it all the same"
         )
@@ -384,7 +383,7 @@ def _content(store: Any, oid: str) -> bytes:
 
 def _fetch(shared: str | None) -> None:
     if shared:
-        git("fetch", "--quiet", "--tags", shared)
+        git.run("fetch", "--quiet", "--tags", shared)
 
 
 def _push(shared: str | None, tag: str) -> None:
@@ -392,9 +391,9 @@ def _push(shared: str | None, tag: str) -> None:
     if shared is None:
         return
     try:
-        git("push", "--quiet", "--no-verify", shared, f"refs/tags/{tag}")
+        git.run("push", "--quiet", "--no-verify", shared, f"refs/tags/{tag}")
     except UserError as error:
-        git("tag", "--delete", tag)
+        git.run("tag", "--delete", tag)
         raise UserError(f"{tag} could not be pushed to `{shared}`, and is undone: {error}") from None
 
 

@@ -29,7 +29,7 @@ from crashcast.execution.task import File, Period, Task
 from crashcast.files import md5
 from crashcast.params.clean import Clean
 from crashcast.tables import partition_at
-from crashcast.versioning import local_s3
+from crashcast.versioning import cache, local_s3
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 import dask  # noqa: E402
@@ -181,7 +181,7 @@ def project(machines, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, "cluster_tasks", raising=False)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(memo, "cache_folder", lambda: folder / ".dvc" / "cache")
+    monkeypatch.setattr(cache, "root", lambda: folder / ".dvc" / "cache")
     for month in MONTHS:
         moments = pl.datetime_range(month.start, month.end, "1m", eager=True, closed="left", time_zone="UTC")
         rows = pl.DataFrame({"timestamp": moments.dt.cast_time_unit("us"), "server_id": "a"})

@@ -724,7 +724,7 @@ def test_gc_keeps_what_a_branch_needs_that_was_not_fetched(
     assert theirs not in garbage.find(on_remote=True, min_age_days=0)[1].found
 
     shutil.move(project, tmp_path / "gone")
-    with pytest.raises(UserError, match="nothing was deleted, since git ls-remote fails"):
+    with pytest.raises(UserError, match=r"nothing was deleted, .*: git ls-remote failed"):
         garbage.find(on_remote=True, min_age_days=0)
 
 

@@ -41,8 +41,9 @@ def memo(
     from rich.console import Console
 
     from crashcast.execution import memo as past
+    from crashcast.versioning import cache
 
-    store = past.Memo(past.cache_folder() / past.NAME)
+    store = past.Memo(cache.root() / past.NAME)
     if verify:
         damaged = [f"damaged, and deleted: {entry.stage} {entry.partition}" for entry in store.verify()]
         print("\n".join(damaged) or "Every result has the right hash.")

@@ -17,7 +17,7 @@ from typing import Literal
 from crashcast import files
 from crashcast.doctor.bucket import OBJECTS
 from crashcast.doctor.reading import side_by_side
-from crashcast.execution.memo import cache_folder
+from crashcast.versioning import cache
 
 State = Literal["good", "unread", "damaged", "missing"]
 HASHED = Path(".dvc", "tmp", "crashcast", "hashed.json")
@@ -43,7 +43,7 @@ class Cache:
         By name: inode, size and time of change of a file whose bytes had that hash.
     """
 
-    folder: Path = field(default_factory=cache_folder)
+    folder: Path = field(default_factory=cache.root)
     hashed: dict[str, list[int]] = field(default_factory=_known)
 
     def path(self, md5: str) -> Path:

@@ -21,10 +21,10 @@ from crashcast.doctor.findings import Finding
 from crashcast.doctor.needs import FILES_THAT_POINT, parse
 from crashcast.errors import UserError
 from crashcast.execution import single_process
-from crashcast.versioning import dvc_files, tracked_data
+from crashcast.versioning import dvc_files, git, tracked_data
 from crashcast.versioning.dvc_files import LOCK
 from crashcast.versioning.environment import RUN, differences
-from crashcast.versioning.revision import PARAMS, PIPELINE, RAW, Revision, git
+from crashcast.versioning.revision import PARAMS, PIPELINE, RAW, Revision
 from crashcast.versioning.revision import check as check_lock
 
 SHOWN = 5
@@ -56,7 +56,7 @@ def environment() -> Iterator[Finding]:
 def pointers() -> Iterator[Finding]:
     """Look for conflicts in the files that DVC reads, and for changes of them that are not committed."""
     readable = True
-    for path in _listed("ls-files", "-z", "--", *FILES_THAT_POINT, PIPELINE, PARAMS):
+    for path in sorted({*git.run("ls-files", "-z", "--", *FILES_THAT_POINT, PIPELINE, PARAMS).entries}):
         try:
             parse(Path(path).read_bytes(), path)
         except FileNotFoundError:
@@ -72,9 +72,7 @@ def pointers() -> Iterator[Finding]:
                 f"git checkout --ours {path} && {again}  (or --theirs)",
                 partial(_take_ours, Path(path)) if is_lock else None,
             )
-    prefix = git("rev-parse", "--show-prefix").stdout.decode().strip()
-    told = _listed("status", "--porcelain", "--no-renames", "-z", "--", *FILES_THAT_POINT, PIPELINE, PARAMS)
-    if readable and (changed := " ".join(sorted(line[3:].removeprefix(prefix) for line in told))):
+    if readable and (changed := " ".join(git.changed(*FILES_THAT_POINT, PIPELINE, PARAMS, untracked=True))):
         yield Finding("warning", changed, "not committed, so nobody else gets it", f"git add {changed} && git commit")
 
 
@@ -184,11 +182,11 @@ def _status() -> dict[str, Any]:
 
 def _take_committed() -> str:
     """Put HEAD's dvc.lock in place of an edited one, where the work tree is what HEAD's says."""
-    edited, committed = Path(LOCK).read_bytes(), git("show", f"HEAD:./{LOCK}")
-    if committed.returncode or committed.stdout == edited:
+    edited, committed = Path(LOCK).read_bytes(), git.file("HEAD", LOCK)
+    if committed is None or committed == edited:
         raise UserError("it is as committed: `dvc repro` brings it up to date")
     kept = _keep(Path(LOCK))
-    _write(Path(LOCK), committed.stdout)
+    _write(Path(LOCK), committed)
     if any(not name.endswith(".dvc") for name in _status()):
         _write(Path(LOCK), edited)
         kept.unlink()
@@ -280,10 +278,3 @@ def _remove_lock() -> str:
 def _stop(process: psutil.Process) -> str:
     single_process.stop(process)
     return "stopped"
-
-
-def _listed(*arguments: str) -> list[str]:
-    asked = git(*arguments)
-    if asked.returncode:
-        raise UserError(f"git {arguments[0]}: {asked.stderr.decode().strip()}")
-    return sorted({*filter(None, asked.stdout.decode(errors="surrogateescape").split("\0"))})

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,9 +23,8 @@ from crashcast.doctor.cache import Cache, is_whole
 from crashcast.doctor.needs import FILES_THAT_POINT
 from crashcast.doctor.reading import MB, side_by_side
 from crashcast.errors import UserError
-from crashcast.versioning import remote
+from crashcast.versioning import git, remote
 from crashcast.versioning.listing import members
-from crashcast.versioning.revision import git
 
 HASH = re.compile(rb"\b[0-9a-f]{32}(?:\.dir\b|\b)")
 CHANGED_BLOBS = re.compile(rb":\d{6} \d{6} ([0-9a-f]+) ([0-9a-f]+) ")  # git diff-tree --raw
@@ -162,7 +160,10 @@ def _delete_stored(bucket: Bucket, hashes: Iterable[str]) -> None:
 
 
 def _needed(trees: list[Path], cache: Cache, bucket: Bucket, stored: Iterable[str]) -> set[str]:
-    named = _named(trees)
+    try:
+        named = _named(trees)
+    except UserError as error:
+        raise UserError(f"nothing was deleted, since nobody knows what commits need: {error}") from None
 
     def files(md5: str) -> set[str]:
         path = cache.path(md5)
@@ -181,51 +182,46 @@ def _needed(trees: list[Path], cache: Cache, bucket: Bucket, stored: Iterable[st
 
 def _named(trees: list[Path]) -> set[str]:
     """Return every hash that stands in a file that points to data, in any commit or work tree."""
-    if _git("rev-parse", "--is-shallow-repository") == b"true\n":
-        raise UserError("this clone is shallow, so nobody knows here what older commits need: git fetch --unshallow")
-    tips = "\n".join(_published()).encode()
-    history = _git(
+    if git.run("rev-parse", "--is-shallow-repository").text == "true":
+        raise UserError("this clone is shallow: git fetch --unshallow")
+    tips = "\n".join(_published())
+    history = git.run(
         "log", "--all", "--reflog", "--stdin", "--full-history", "-m", "--root", "--raw", "--no-renames", "--no-abbrev",
         "--format=", "-z", "--", *EVERYWHERE, given=tips,
-    )  # fmt: skip
-    blobs = {blob for pair in CHANGED_BLOBS.findall(history) for blob in pair if blob.strip(b"0")}
-    contents = _git("cat-file", "--batch", given=b"\n".join(sorted(blobs)))
-    if b" missing\n" in contents:
-        raise UserError("git lacks files of some commits, so nobody knows what they need: git fetch --all")
+    ).output  # fmt: skip
+    blobs = {blob.decode() for pair in CHANGED_BLOBS.findall(history) for blob in pair if blob.strip(b"0")}
+    contents = b""
     for tree in trees:
-        for name in _git("-C", str(tree), "ls-files", "-z", "-c", "-o", "--", *EVERYWHERE).split(b"\0"):
-            path = tree / os.fsdecode(name)
-            contents += path.read_bytes() if name and path.is_file() else b""
-        for line in _git("-C", str(tree), "ls-files", "-s", "--", *EVERYWHERE).splitlines():
-            contents += _git("cat-file", "blob", line.split()[1].decode())
+        for name in git.run("ls-files", "-z", "-c", "-o", "--", *EVERYWHERE, folder=tree).entries:
+            path = tree / name
+            contents += path.read_bytes() if path.is_file() else b""
+        staged = git.run("ls-files", "-z", "-s", "--", *EVERYWHERE, folder=tree).entries
+        blobs |= {entry.split()[1] for entry in staged}
+    contents += git.run("cat-file", "--batch", given="\n".join(sorted(blobs))).output
+    if b" missing\n" in contents:
+        raise UserError("git lacks files of some commits: git fetch --all")
     return {found.decode() for found in HASH.findall(contents)}
 
 
 def _published() -> Iterator[str]:
     """Yield the commits that the git remotes' refs name, brought here where they were not."""
-    for name in _git("remote").decode().split():
-        listed = [line.split("\t") for line in _git("ls-remote", name).decode().splitlines()]
+    for name in git.run("remote").text.split():
+        listed = [line.split("\t") for line in git.run("ls-remote", name).text.splitlines()]
         refs = {ref: sha for sha, ref in listed if not ref.endswith("^{}") and ref != "HEAD"}
-        if absent := [ref for ref, sha in refs.items() if git("cat-file", "-e", sha).returncode]:
-            _git("fetch", "--quiet", "--no-tags", "--refmap=", "--stdin", name, given="\n".join(absent).encode())
-        yield from (sha for sha in refs.values() if not git("cat-file", "-e", f"{sha}^{{commit}}").returncode)
+        if absent := [ref for ref, sha in refs.items() if not _is_here(sha)]:
+            git.run("fetch", "--quiet", "--no-tags", "--refmap=", "--stdin", name, given="\n".join(absent))
+        yield from (sha for sha in refs.values() if git.commit(sha))
 
 
 def _work_trees() -> list[Path]:
-    listed = _git("worktree", "list", "--porcelain", "-z").decode(errors="surrogateescape").split("\0")
+    listed = git.run("worktree", "list", "--porcelain", "-z").entries
     trees = [Path(line.removeprefix("worktree ")) for line in listed if line.startswith("worktree ")]
     return [tree for tree in trees if (tree / ".git").exists()]
 
 
 def _projects(trees: list[Path]) -> Iterator[Path]:
-    prefix = os.fsdecode(_git("rev-parse", "--show-prefix").strip(b"\n"))
-    return (tree.resolve() / prefix for tree in trees)
+    return (tree.resolve() / git.prefix() for tree in trees)
 
 
-def _git(*arguments: str, given: bytes = b"") -> bytes:
-    """Return what git prints; where it fails nothing is known, and nothing is deleted."""
-    done = subprocess.run(["git", *arguments], input=given, capture_output=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["it says nothing"])[-1]
-        raise UserError(f"nothing was deleted, since git {arguments[0]} fails: {reason}")
-    return done.stdout
+def _is_here(sha: str) -> bool:
+    return git.run("cat-file", "-e", sha, expected=(0, 1)).status == 0

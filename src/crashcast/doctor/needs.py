@@ -14,8 +14,9 @@ import yaml
 from crashcast import strict_yaml
 from crashcast.doctor.findings import Finding
 from crashcast.errors import UserError
+from crashcast.versioning import git
 from crashcast.versioning.dvc_files import CONFLICT
-from crashcast.versioning.revision import Revision, git
+from crashcast.versioning.revision import Revision
 
 HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 FILES_THAT_POINT = ("*.dvc", "*dvc.lock")  # git's pathspecs
@@ -67,14 +68,9 @@ def find_revisions(names: Sequence[str] = ("HEAD",), all_commits: bool = False) 
     UserError
         Where git knows one of them not, or there is no commit.
     """
-    if git("rev-parse", "--git-dir").returncode:
-        raise UserError("there is no git repository here: commits say which data must be there")
     if not all_commits:
         return [Revision.find(name) for name in names]
-    listed = git("rev-list", "HEAD", "--branches", "--tags", "--remotes")
-    if listed.returncode:
-        raise UserError(f"git cannot list the commits: {listed.stderr.decode().strip()}")
-    return [Revision(sha) for sha in listed.stdout.decode().split()]
+    return [Revision(sha) for sha in git.run("rev-list", "HEAD", "--branches", "--tags", "--remotes").text.split()]
 
 
 def outputs_of(revisions: Iterable[Revision]) -> tuple[list[Output], list[Finding]]:
@@ -91,7 +87,7 @@ def outputs_of(revisions: Iterable[Revision]) -> tuple[list[Output], list[Findin
     problems: dict[tuple[str, str], Finding] = {}
     trees: set[str] = set()
     for revision in revisions:
-        tree = git("rev-parse", f"{revision.sha}:./").stdout.decode().strip()
+        tree = git.run("rev-parse", f"{revision.sha}:./").text
         if tree in trees:
             continue
         trees.add(tree)
@@ -189,19 +185,16 @@ def _options(blob: str, where: str) -> dict[str, dict[str, dict[str, Any]]]:
 
 def _tree(sha: str) -> dict[str, str]:
     """Return the files of a commit below the project's root, and their blobs."""
-    listed = git("ls-tree", "-r", "-z", sha)
-    if listed.returncode:
-        raise UserError(f"git cannot read commit {sha}: {listed.stderr.decode().strip()}")
-    entries = (line.split("\t", 1) for line in listed.stdout.decode(errors="surrogateescape").split("\0") if line)
+    entries = (entry.split("\t", 1) for entry in git.run("ls-tree", "-r", "-z", sha).entries)
     return {path: told.split()[2] for told, path in entries if told.split()[1] == "blob"}
 
 
 @cache
 def _blob(sha: str) -> bytes:
-    shown = git("cat-file", "blob", sha)
-    if shown.returncode:
-        raise UserError(f"git lacks the file's content: {shown.stderr.decode().strip()}")
-    return shown.stdout
+    content = git.blob(sha)
+    if content is None:
+        raise UserError(f"git does not have the file's content, object {sha}")
+    return content
 
 
 def _parents(path: str) -> Iterator[str]:

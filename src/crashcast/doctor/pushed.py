@@ -13,8 +13,7 @@ from rich.console import Console
 
 from crashcast.doctor import examine
 from crashcast.doctor.findings import Finding, exit_status, show
-from crashcast.errors import UserError
-from crashcast.versioning.revision import git
+from crashcast.versioning import git
 
 
 def commits(lines: Iterable[str], name: str) -> list[str]:
@@ -36,13 +35,10 @@ def commits(lines: Iterable[str], name: str) -> list[str]:
     found: dict[str, None] = {}
     for line in lines:
         _, local, _, theirs = line.split()
-        if not local.strip("0") or git("cat-file", "-e", f"{local}^{{commit}}").returncode:
+        if not local.strip("0") or git.commit(local) is None:
             continue  # a ref that is deleted, or names no commit
-        known = [theirs] if theirs.strip("0") and not git("cat-file", "-e", theirs).returncode else []
-        listed = git("rev-list", local, "--not", *known, f"--remotes={name}", "--")
-        if listed.returncode:
-            raise UserError(f"git cannot list what is pushed: {listed.stderr.decode().strip()}")
-        found |= dict.fromkeys(listed.stdout.decode().split())
+        known = [theirs] if theirs.strip("0") and git.commit(theirs) else []
+        found |= dict.fromkeys(git.run("rev-list", local, "--not", *known, f"--remotes={name}", "--").text.split())
     return [*found]
 
 

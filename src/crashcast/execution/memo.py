@@ -10,13 +10,11 @@ before it is used (digests.py).
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -34,7 +32,8 @@ from crashcast.canonical import json_text
 from crashcast.errors import UserError
 from crashcast.execution.file_hashes import Digests
 from crashcast.execution.single_process import dvc_above
-from crashcast.files import replacing
+from crashcast.files import link, replacing
+from crashcast.versioning import cache
 
 SWITCH = "CRASHCAST_MEMO"
 NAME = "crashcast-memo"
@@ -80,7 +79,6 @@ class Memo:
         if content is None:
             return None
         if content["sha256"] is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 link(record.with_suffix(".parquet"), path)
             except FileNotFoundError:
@@ -189,31 +187,7 @@ def find() -> Memo | None:
         raise UserError(f"{SWITCH} is '{switch}': set it to `off` to compute every partition, or leave it out")
     if switch == "off" or not Path(".dvc").is_dir():
         return None
-    return Memo(cache_folder() / NAME, recalls=not _is_forced())
-
-
-def cache_folder() -> Path:
-    """Return DVC's cache folder; of a git worktree that has none of its own configured, that of the main one."""
-    from dvc.config import Config, ConfigError
-
-    try:
-        configured = Config(str(Path(".dvc").resolve()))["cache"].get("dir")
-    except ConfigError as error:
-        raise UserError(f"DVC's configuration: {error}") from None
-    if configured:
-        return Path(configured)
-    own = Path(".dvc", "cache").resolve()
-    asked = subprocess.run(
-        ["git", "rev-parse", "--path-format=absolute", "--git-common-dir", "--show-prefix"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if asked.returncode:
-        return own
-    git, prefix = asked.stdout.split("\n")[:2]
-    main = Path(git).parent / prefix / ".dvc"
-    return main / "cache" if main.is_dir() else own
+    return Memo(cache.root() / NAME, recalls=not _is_forced())
 
 
 def show(store: Memo, console: Console) -> None:
@@ -229,16 +203,6 @@ def show(store: Memo, console: Console) -> None:
         table.add_row(stage, str(partitions), str(len(entries)), f"{size / MB:,.1f} MB", f"{alone / MB:,.1f} MB")
     console.print(table)
     console.print(f"{store.folder}\nWhat lies not only here is also in DVC's cache or a work tree, as the same file.")
-
-
-def link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, or a copy where the file system cannot."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-            raise
-        shutil.copyfile(source, target)
 
 
 def _is_forced() -> bool:

@@ -16,7 +16,7 @@ from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.review.data_changes import partition_of
 from crashcast.review.rescoring import BELIEVED, LABELS, SPLIT
-from crashcast.versioning import cache, committed_model
+from crashcast.versioning import cache, committed_model, git
 from crashcast.versioning.revision import (
     COVERAGE,
     INCIDENTS,
@@ -25,7 +25,6 @@ from crashcast.versioning.revision import (
     TICKET_SOURCES,
     Revision,
     flatten,
-    git,
 )
 
 CODE = ("src", PIPELINE, "requirements.txt")
@@ -118,10 +117,8 @@ def metrics_between(base: Revision, head: Revision) -> list[dict[str, Any]]:
 
 def code_between(base: Revision, head: Revision) -> list[str]:
     """Return the files of code that differ, the pipeline and its locked environment among them."""
-    listed = git("diff", "--name-only", "--no-renames", "--relative", "-z", base.sha, head.sha, "--", *CODE)
-    if listed.returncode:
-        raise UserError(f"git cannot compare commits {base.name} and {head.name}: {listed.stderr.decode().strip()}")
-    return sorted(filter(None, listed.stdout.decode().split("\0")))
+    asked = ("diff", "--name-only", "--no-renames", "--relative", "-z", base.sha, head.sha, "--", *CODE)
+    return sorted(git.run(*asked).entries)
 
 
 def candidates_between(base: Revision, head: Revision) -> list[dict[str, Any]]:

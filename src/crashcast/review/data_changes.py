@@ -73,7 +73,7 @@ class History:
         if base.raw == head.raw and columns[0] == columns[1]:
             return cls(dict(base.raw), dict(head.raw))
         content = json.dumps([base.raw, head.raw, columns, str(delay)], sort_keys=True)
-        record = cache.folder() / "histories" / f"{hashlib.sha256(content.encode()).hexdigest()}.json"
+        record = cache.review_folder() / "histories" / f"{hashlib.sha256(content.encode()).hexdigest()}.json"
         if (kept := cls._kept(record)) is not None:
             return kept
         found = cls._compare(base, head, columns, delay)

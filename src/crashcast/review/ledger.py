@@ -13,11 +13,9 @@ commit that it replaces, and whoever comes second reads again and takes the next
 from __future__ import annotations
 
 import hashlib
-import os
 import random
-import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -27,6 +25,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from crashcast import canonical
 from crashcast.errors import UserError
 from crashcast.params.acceptance import look_error
+from crashcast.versioning import git
 
 REF = "refs/crashcast/looks"
 FILE = "looks.json"
@@ -106,7 +105,7 @@ def look(rows: str, challenger: str, policy: str | None = None, reserve: bool = 
     UserError
         Where the remote's ledger cannot be read, is corrupt, or takes no push.
     """
-    remote = shared_remote()
+    remote = git.shared_remote()
     if reserve:
         looks = _change(remote, rows, lambda looks: _with(looks, Entry(challenger, policy)))
         note = None if remote else f"No git remote: the ledger of looks ({REF}) is kept in this clone alone."
@@ -131,56 +130,7 @@ def record(rows: str, challenger: str, verdict: Verdict) -> None:
         index = _index(looks, challenger)
         return [*looks[:index], replace(looks[index], verdict=verdict), *looks[index + 1 :]]
 
-    _change(shared_remote(), rows, judged)
-
-
-def git(
-    *arguments: str, given: str | None = None, check: bool = True, variables: Mapping[str, str] | None = None
-) -> str:
-    """Run git, with `given` as its input and `variables` in its environment, and return what it printed.
-
-    Raises
-    ------
-    UserError
-        Where git fails, with its own words.
-    """
-    done = _run(arguments, given, variables)
-    if check and done.returncode:
-        raise UserError(f"git {arguments[0]} failed: {_last_words(done)}")
-    return done.stdout.strip()
-
-
-def shared_remote() -> str | None:
-    """Return the git remote that a team shares: `origin`, or the only one; None where there is none.
-
-    Raises
-    ------
-    UserError
-        Where there are several and none is called `origin`.
-    """
-    names = git("remote").split()
-    if len(names) > 1 and "origin" not in names:
-        raise UserError(
-            f"several git remotes, {', '.join(names)}, and none called `origin`: `git remote rename` the one that the "
-            "team shares, where looks and registered models are written down"
-        )
-    return "origin" if "origin" in names else next(iter(names), None)
-
-
-def _run(
-    arguments: Sequence[str], given: str | None = None, variables: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    # in English, for the messages that are shown as git's
-    environment = os.environ | {"LC_ALL": "C"} | dict(variables or {})
-    try:
-        return subprocess.run(["git", *arguments], input=given, env=environment, text=True, capture_output=True)
-    except FileNotFoundError:
-        raise UserError("git is not installed, and the ledger of looks is kept in git") from None
-
-
-def _last_words(done: subprocess.CompletedProcess[str]) -> str:
-    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("hint:")]
-    return "\n".join(lines) or f"exit status {done.returncode}"
+    _change(git.shared_remote(), rows, judged)
 
 
 def _with(looks: list[Entry], entry: Entry) -> list[Entry]:
@@ -205,14 +155,14 @@ def _change(remote: str | None, rows: str, edit: Callable[[list[Entry]], list[En
             return looks
         commit = _commit(ledger | {rows: looks}, parents)
         done = _swap(remote, commit, parents)
-        if done.returncode == 0:
+        if done.status == 0:
             return looks
         refused += _current(remote)[1] == parents  # nobody else was faster
         if refused >= REFUSALS:
             where = f"git remote `{remote}`" if remote else "this repository"
             raise UserError(
                 f"{where} takes no push to {REF}, the ledger of looks, without which nothing is judged:\n"
-                f"{_last_words(done)}\n"
+                f"{done.words}\n"
                 "Ask for the right to push, or leave the look unreserved (docs/review-in-ci.md)"
             )
         time.sleep(random.uniform(0, wait_s))
@@ -222,13 +172,13 @@ def _change(remote: str | None, rows: str, edit: Callable[[list[Entry]], list[En
 
 def _current(remote: str | None) -> tuple[Ledger, list[str]]:
     """Return the ledger and the commits that a change of it follows: the remote's first, then what it does not know."""
-    local = git("rev-parse", "--verify", "--quiet", REF, check=False)
+    local = git.run("rev-parse", "--verify", "--quiet", REF, expected=(0, 1)).text
     if remote is None:
         return (_read(local), [local]) if local else ({}, [])
     # no ref is written here: processes that share this clone would fight over its lock
-    shared = git("ls-remote", remote, REF).partition("\t")[0]
+    shared = git.run("ls-remote", remote, REF).text.partition("\t")[0]
     if shared:
-        git("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--refmap=", remote, REF)
+        git.run("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--refmap=", remote, REF)
     ledger = _read(shared) if shared else {}
     if not local or local == shared or (shared and _is_ancestor(local, shared)):
         return ledger, [shared] if shared else []
@@ -240,12 +190,13 @@ def _current(remote: str | None) -> tuple[Ledger, list[str]]:
 
 
 def _is_ancestor(older: str, newer: str) -> bool:
-    return _run(["merge-base", "--is-ancestor", older, newer]).returncode == 0
+    # a commit that this clone does not have is nobody's ancestor
+    return git.run("merge-base", "--is-ancestor", older, newer, expected=(0, 1, 128)).status == 0
 
 
 def _read(commit: str) -> Ledger:
     try:
-        ledger = _FORMAT.validate_json(git("cat-file", "blob", f"{commit}:{FILE}"))
+        ledger = _FORMAT.validate_json(git.run("cat-file", "blob", f"{commit}:{FILE}").output)
         for rows, looks in ledger.items():
             if len({entry.challenger for entry in looks}) < len(looks):
                 raise ValueError(f"a challenger stands twice under rows {rows}")
@@ -259,23 +210,23 @@ def _read(commit: str) -> Ledger:
 
 def _commit(ledger: Ledger, parents: list[str]) -> str:
     text = canonical.json_text(_FORMAT.dump_python(ledger)) + "\n"
-    blob = git("hash-object", "-w", "--stdin", given=text)
-    tree = git("mktree", given=f"100644 blob {blob}\t{FILE}\n")
+    blob = git.run("hash-object", "-w", "--stdin", given=text).text
+    tree = git.run("mktree", given=f"100644 blob {blob}\t{FILE}\n").text
     # the same change of the same ledger is the same commit, and needs no settings of the user's
     who = {f"GIT_{role}_{what}": "crashcast" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     when = {f"GIT_{role}_DATE": "@0 +0000" for role in ("AUTHOR", "COMMITTER")}
     follows = [argument for parent in filter(None, parents) for argument in ("-p", parent)]
-    return git("commit-tree", tree, *follows, "-m", "Looks at test rows", variables=who | when)
+    return git.run("commit-tree", tree, *follows, "-m", "Looks at test rows", variables=who | when).text
 
 
-def _swap(remote: str | None, commit: str, parents: list[str]) -> subprocess.CompletedProcess[str]:
+def _swap(remote: str | None, commit: str, parents: list[str]) -> git.Answer:
     """Put `commit` in the place of the first of `parents`, if that still stands there."""
     expected = parents[0] if parents else ""
     if remote is None:
-        return _run(["update-ref", REF, commit, expected or "0" * len(commit)])
+        return git.run("update-ref", REF, commit, expected or "0" * len(commit), expected=git.ANY_STATUS)
     lease = f"--force-with-lease={REF}:{expected}"
-    # no hooks: a pre-push hook that runs tests is for code
-    done = _run(["push", "--quiet", "--no-verify", lease, remote, f"{commit}:{REF}"])
-    if done.returncode == 0:
-        _run(["update-ref", REF, commit])  # a memory for when the remote loses its own; in use elsewhere, no matter
+    done = git.run("push", "--quiet", "--no-verify", lease, remote, f"{commit}:{REF}", expected=git.ANY_STATUS)
+    if done.status == 0:
+        # a copy, for when the remote loses its own; whoever holds the ref's lock just now writes one as well
+        git.run("update-ref", REF, commit, expected=git.ANY_STATUS)
     return done

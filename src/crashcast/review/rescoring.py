@@ -499,7 +499,7 @@ def _score(contestant: Contestant, rows: Path, place: Path) -> tuple[NDArray[np.
     model_folder = cache.lay_out(revision.outs[MODELS], place / "model", f"the model {commit}")
     (place / "scores").mkdir()
     arguments = (model_folder, features, rows, place / "scores")
-    python = environment.interpreter(revision, cache.folder())
+    python = environment.interpreter(revision, cache.review_folder())
     if python == Path(sys.executable) and _is_our_code(revision):
         latency_ms = scoring.score(*arguments)["latency_ms"]
     else:

@@ -354,7 +354,7 @@ def _recall(key: str) -> dict[str, Any] | None:
 def _path(key: str) -> Path:
     from crashcast.versioning import cache
 
-    return cache.folder() / "judged" / f"{key}.json"
+    return cache.review_folder() / "judged" / f"{key}.json"
 
 
 def _hash(content: Any) -> str:

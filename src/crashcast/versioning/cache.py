@@ -18,10 +18,9 @@ import psutil
 
 from crashcast import files
 from crashcast.errors import UserError
-from crashcast.execution import memo
-from crashcast.versioning import listing, remote
+from crashcast.versioning import git, listing, remote
 
-FOLDER = "crashcast-review"  # in DVC's cache folder, beside the memo
+REVIEW = "crashcast-review"  # in DVC's cache folder, beside the memo
 READ_ONLY = 0o444  # as DVC keeps its cache
 
 
@@ -114,9 +113,7 @@ def put(digest: str, target: Path, what: str) -> None:
     contents = members(digest, what) if digest.endswith(".dir") else {"": digest}
     fetch(contents.values(), what)
     for path, member in contents.items():
-        file = target / path if path else target
-        file.parent.mkdir(parents=True, exist_ok=True)
-        memo.link(locate(member, what), file)
+        files.link(locate(member, what), target / path if path else target)
 
 
 def is_held(digest: str) -> bool:
@@ -134,7 +131,7 @@ def is_held(digest: str) -> bool:
 @contextmanager
 def temporary() -> Iterator[Path]:
     """Give an empty folder on the file system of DVC's cache, for as long as needed."""
-    place = folder() / "temporary"
+    place = review_folder() / "temporary"
     place.mkdir(parents=True, exist_ok=True)
     for left in place.iterdir():  # by killed processes
         if not psutil.pid_exists(int(left.name.partition("-")[0])):
@@ -143,14 +140,19 @@ def temporary() -> Iterator[Path]:
         yield Path(made)
 
 
-def folder() -> Path:
+def root() -> Path:
+    """Return DVC's cache folder; of a git worktree for which none is configured, that of the main work tree."""
+    return _root_of(Path.cwd())
+
+
+def review_folder() -> Path:
     """Return where the review keeps what it computed."""
-    return memo.cache_folder().resolve() / FOLDER
+    return root() / REVIEW
 
 
 def cached(digest: str) -> Path:
     """Return where DVC's cache has an object, or would have it."""
-    return _cache_folder(Path.cwd()) / "files" / "md5" / digest[:2] / digest[2:]
+    return root() / "files" / "md5" / digest[:2] / digest[2:]
 
 
 def _copy_in(path: Path, digest: str) -> str:
@@ -167,8 +169,22 @@ def _link(source: Path, target: Path) -> None:
 
 
 @cache
-def _cache_folder(_: Path) -> Path:
-    return memo.cache_folder().resolve()
+def _root_of(project: Path) -> Path:
+    from dvc.config import Config, ConfigError
+
+    try:
+        configured = Config(str(project / ".dvc"))["cache"].get("dir")
+    except ConfigError as error:
+        raise UserError(f"DVC's configuration: {error}") from None
+    if configured:
+        return Path(configured).resolve()
+    asked = git.run("rev-parse", "--path-format=absolute", "--git-common-dir", "--show-prefix", expected=(0, 128))
+    if asked.status == 0:
+        common, prefix = os.fsdecode(asked.output).split("\n")[:2]
+        main = Path(common).parent / prefix / ".dvc"
+        if main.is_dir():
+            return (main / "cache").resolve()
+    return (project / ".dvc" / "cache").resolve()
 
 
 @cache

@@ -14,15 +14,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from crashcast.errors import UserError
+from crashcast.versioning import git
 from crashcast.versioning.revision import Revision
 
 BUILD, RUN = "requirements-build.txt", "requirements.txt"
 SHOWN = 5
-# what would bring in other code, another environment, or the repository of a git hook that called the review
-FOREIGN = {
-    *("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "DVC_ROOT", "DVC_EXP_BASELINE_REV"),
-    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"),
-}
+# what would bring in other code or another environment
+FOREIGN = {"PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "DVC_ROOT", "DVC_EXP_BASELINE_REV"}
 
 
 def interpreter(revision: Revision, folder: Path) -> Path:
@@ -88,7 +86,7 @@ def differences(locked: str) -> Iterator[str]:
 
 def variables(python: Path) -> dict[str, str]:
     """Return the environment variables in which a commit's own code, in its own Python, is what runs."""
-    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    kept = {name: value for name, value in git.environment().items() if name not in FOREIGN}
     return {**kept, "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])}
 
 

@@ -25,7 +25,7 @@ from crashcast import strict_yaml
 from crashcast.errors import UserError
 from crashcast.params.base import Section
 from crashcast.paths import TABLES
-from crashcast.versioning import dvc_files, remote
+from crashcast.versioning import dvc_files, git, remote
 from crashcast.versioning.dvc_files import LOCK, Locked, one_line
 
 PIPELINE, PARAMS = "dvc.yaml", "params.yaml"
@@ -60,9 +60,8 @@ class Revision:
             Where git knows none, as in a clone that was not fetched whole.
         """
         for meant in (name, f"{REGISTERED}@{name}"):
-            found = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{meant}^{{commit}}")
-            if not found.returncode:
-                return cls(found.stdout.decode().strip())
+            if sha := git.commit(meant):
+                return cls(sha)
         raise UserError(
             f"git knows no commit '{name}' here: `git fetch` brings it, `git fetch --unshallow` a shallow clone's"
         )
@@ -74,7 +73,7 @@ class Revision:
 
     def find_file(self, path: str) -> bytes | None:
         """Return a file of this commit, its path relative to the project's root; None where it has none."""
-        return _blob(self.sha, path)
+        return _file(self.sha, path)
 
     def file(self, path: str) -> bytes:
         """Return a file of this commit.
@@ -235,17 +234,17 @@ def default_base(git_remote: str = "origin") -> Revision:
     UserError
         Where there is no such branch, or nothing that both come from.
     """
-    named = git("symbolic-ref", "--quiet", f"refs/remotes/{git_remote}/HEAD").stdout.decode().strip()
+    named = git.run("symbolic-ref", "--quiet", f"refs/remotes/{git_remote}/HEAD", expected=(0, 1)).text
     for branch in filter(None, (named, f"refs/remotes/{git_remote}/main", f"refs/remotes/{git_remote}/master")):
-        if git("rev-parse", "--verify", "--quiet", f"{branch}^{{commit}}").returncode:
+        if git.commit(branch) is None:
             continue
-        found = git("merge-base", branch, "HEAD")
-        if found.returncode:
+        left = git.run("merge-base", branch, "HEAD", expected=(0, 1)).text
+        if not left:
             raise UserError(
                 f"HEAD and {branch.removeprefix('refs/remotes/')} have no commit in common here: fetch the whole "
                 "history (`git fetch --unshallow`), or name the commit to compare with: --base REV"
             )
-        return Revision(found.stdout.decode().strip())
+        return Revision(left)
     raise UserError(
         f"git knows no main branch of a remote here ({git_remote}): `git fetch {git_remote}`, or name one: --base REV"
     )
@@ -316,8 +315,9 @@ def _current_hash(revision: Revision, path: str, made: dict[str, str]) -> str | 
 
 def _folder_hash(revision: Revision, path: str) -> str | None:
     """Return the hash of a folder of this commit, as DVC records it (see `files.md5`); None if there is none."""
-    listed = git("ls-tree", "-r", "-z", "--name-only", f"{revision.sha}:./{path}").stdout.decode().split("\0")
-    names = sorted(name for name in listed if name and not any(part.startswith(".") for part in name.split("/")))
+    listed = git.run("ls-tree", "-r", "-z", "--name-only", revision.sha, f"{path}/").entries
+    found = [PurePosixPath(file).relative_to(path) for file in listed]
+    names = sorted(name.as_posix() for name in found if not any(part.startswith(".") for part in name.parts))
     files = [{"md5": hash_of(revision.file(f"{path}/{name}")), "relpath": name} for name in names]
     return f"{hash_of(json.dumps(files, sort_keys=True).encode())}.dir" if files else None
 
@@ -334,12 +334,9 @@ def check_work_tree(head: Revision) -> None:
     UserError
         Naming the files.
     """
-    if git("rev-parse", "HEAD").stdout.decode().strip() != head.sha:
+    if git.commit("HEAD") != head.sha:
         return
-    prefix = git("rev-parse", "--show-prefix").stdout.decode().strip()
-    # of tracked files alone: two letters, a space, the path; of a renamed one its old path follows
-    listed = git("status", "--porcelain", "--untracked-files=no", "--no-renames", "-z").stdout.decode().split("\0")
-    changed = {line[3:].removeprefix(prefix) for line in filter(None, listed)}
+    changed = {*git.changed(untracked=False)}
     files = {path for stage in head.stages.values() for path in stage.deps | stage.outs}
     concerned = changed & {*files, *(f"{path}.dvc" for path in files), PIPELINE, LOCK, PARAMS}
     concerned |= {path for path in changed if any(folder in files for folder in map(str, PurePosixPath(path).parents))}
@@ -382,18 +379,9 @@ def hash_of(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Run git in the working directory."""
-    try:
-        return subprocess.run(["git", *arguments], capture_output=True, check=False)
-    except FileNotFoundError:
-        raise UserError("git is not installed: the review compares two commits") from None
-
-
 @cache
-def _blob(sha: str, path: str) -> bytes | None:
-    shown = git("cat-file", "blob", f"{sha}:./{path}")
-    return None if shown.returncode else shown.stdout
+def _file(sha: str, path: str) -> bytes | None:
+    return git.file(sha, path)
 
 
 def _names(items: Any) -> frozenset[str]:

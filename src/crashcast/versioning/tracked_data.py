@@ -7,7 +7,6 @@ runs. Git's index is what somebody accepted, so the index is what data is compar
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import yaml
 
 from crashcast import files
 from crashcast.errors import UserError
+from crashcast.versioning import git
 
 SHOWN_DIGITS = 8
 
@@ -34,7 +34,7 @@ def check_tracked(paths: Iterable[Path]) -> None:
     UserError
         Where data differs or is missing, its .dvc file is in neither commit nor index, or there is no git repository.
     """
-    _require_repository()
+    git.run("rev-parse", "--git-dir")  # says what is wrong with the repository before anything about data
     in_experiment = "DVC_EXP_BASELINE_REV" in os.environ
     problems = [problem for path in paths if (problem := _compare(path, "HEAD" if in_experiment else ""))]
     if problems and in_experiment:
@@ -48,10 +48,10 @@ def _compare(path: Path, revision: str) -> str | None:
         return f"{path} is missing: `dvc pull` brings it"
     pointer = f"{path}.dvc"
     accept = f"dvc add {path} && git add {pointer}"
-    shown = _git("show", f"{revision}:./{Path(pointer).as_posix()}")  # an empty revision is the index
-    if shown.returncode:
+    tracked = git.file(revision, Path(pointer).as_posix())  # an empty revision is the index
+    if tracked is None:
         return f"{path}: git does not have {pointer}, so nobody has accepted this data.\n  To accept it: {accept}"
-    accepted = _recorded_hash(pointer, shown.stdout, path.name)
+    accepted = _recorded_hash(pointer, tracked, path.name)
     found = files.md5(path)
     if found == accepted:
         return None
@@ -63,23 +63,9 @@ def _compare(path: Path, revision: str) -> str | None:
     )
 
 
-def _require_repository() -> None:
+def _recorded_hash(pointer: str, content: bytes, name: str) -> str:
     try:
-        answer = _git("rev-parse", "--git-dir")
-    except FileNotFoundError:
-        raise UserError("git is not installed: raw data is compared with its .dvc files in git") from None
-    if answer.returncode:
-        reason = answer.stderr.strip().splitlines()[0]
-        raise UserError(f"raw data is compared with its .dvc files in git, and git says: {reason}; try `git init`")
-
-
-def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-
-
-def _recorded_hash(pointer: str, text: str, name: str) -> str:
-    try:
-        return next(str(out["md5"]) for out in yaml.safe_load(text)["outs"] if out["path"] == name)
+        return next(str(out["md5"]) for out in yaml.safe_load(content)["outs"] if out["path"] == name)
     except (yaml.YAMLError, KeyError, TypeError, StopIteration):
         raise UserError(f"{pointer} in git records no hash of {name}: write it anew with `dvc add`") from None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections import deque
@@ -19,10 +18,8 @@ from typing import Any
 
 from crashcast import canonical
 from crashcast.errors import UserError
-from crashcast.execution import memo
-from crashcast.versioning import dvc_files, environment
-from crashcast.versioning.cache import folder, is_held, put, temporary
-from crashcast.versioning.revision import RAW, Revision, git
+from crashcast.versioning import cache, dvc_files, environment, git
+from crashcast.versioning.revision import RAW, Revision
 
 TAIL_LINES = 30  # of what a failed run said
 SAME_DATA = ", on the data that both models are to be judged on"
@@ -129,27 +126,27 @@ def _kept(key: str) -> dict[str, str] | None:
     """Return what a run wrote that the review made, where DVC's cache still has it."""
     try:
         outs: dict[str, str] = json.loads(_record(key).read_text(encoding="utf-8"))
-        return outs if all(is_held(digest) for digest in outs.values()) else None
+        return outs if all(cache.is_held(digest) for digest in outs.values()) else None
     except (OSError, ValueError):
         return None
 
 
 def _run(revision: Revision, stages: list[str], inputs: Mapping[str, str]) -> None:
     """Run stages of a commit on raw data and what came of it, in a worktree of its own, and keep what they write."""
-    python = environment.interpreter(revision, folder())
+    python = environment.interpreter(revision, cache.review_folder())
     print(f"commit {revision.name} computes {', '.join(stages)} in a temporary worktree", file=sys.stderr)
     needed = {path for name in stages for path in revision.lock[name].deps}
     with worktree(revision) as project:
         local = project / ".dvc" / "config.local"
-        local.write_text(f"[cache]\n    dir = {memo.cache_folder().resolve()}\n", encoding="utf-8")
+        local.write_text(f"[cache]\n    dir = {cache.root()}\n", encoding="utf-8")
         for path in sorted(needed & inputs.keys()):
-            put(inputs[path], project / path, f"{path} of the review")
+            cache.put(inputs[path], project / path, f"{path} of the review")
         if raw := [path for path in RAW if path in needed]:
-            call(python, project, "dvc", "add", "--quiet", *raw)
+            run_dvc(python, project, "add", "--quiet", *raw)
             # `validate` takes for accepted what git's index, here the worktree's own, holds
-            call(python, project, "git", "add", *(f"{path}.dvc" for path in raw))
+            git.run("add", *(f"{path}.dvc" for path in raw), folder=project)
         # DVC's run cache takes what `dvc commit` was told for what a stage wrote
-        call(python, project, "dvc", "repro", "--quiet", "--no-run-cache", "--single-item", *stages)
+        run_dvc(python, project, "repro", "--quiet", "--no-run-cache", "--single-item", *stages)
         written = dvc_files.read(project / dvc_files.LOCK)
         for name in stages:
             entry = written[name]
@@ -157,8 +154,8 @@ def _run(revision: Revision, stages: list[str], inputs: Mapping[str, str]) -> No
             canonical.write_json(_record(_key(entry.command, entry.params, entry.deps)), outs)
 
 
-def call(python: Path, project: Path, program: str, *arguments: str, why: str = SAME_DATA, **variables: str) -> None:
-    """Run a program with the code and environment of another commit, and pass on what it says.
+def run_dvc(python: Path, project: Path, *arguments: str, why: str = SAME_DATA, **variables: str) -> None:
+    """Run DVC with the code and environment of another commit, and pass on its messages.
 
     Parameters
     ----------
@@ -176,10 +173,9 @@ def call(python: Path, project: Path, program: str, *arguments: str, why: str = 
     UserError
         Where it fails.
     """
-    command = [*([python, "-m", program] if program == "dvc" else [program]), *arguments]
     said: deque[str] = deque(maxlen=TAIL_LINES)
     with subprocess.Popen(
-        command, cwd=project, env=environment.variables(python) | variables, text=True,
+        [python, "-m", "dvc", *arguments], cwd=project, env=environment.variables(python) | variables, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as process:  # fmt: skip
         assert process.stdout is not None
@@ -188,27 +184,23 @@ def call(python: Path, project: Path, program: str, *arguments: str, why: str = 
             print(f"  {line.rstrip()}", file=sys.stderr)
     if process.returncode:
         raise UserError(
-            f"`{' '.join([program, *arguments])}` failed with the code of another commit{why}:\n"
-            f"{''.join(said).rstrip()}"
+            f"`{' '.join(['dvc', *arguments])}` failed with the code of another commit{why}:\n{''.join(said).rstrip()}"
         )
 
 
 @contextmanager
 def worktree(revision: Revision) -> Iterator[Path]:
     """Give the project as a commit has it, in a worktree without data, for as long as needed."""
-    prefix = git("rev-parse", "--show-prefix").stdout.decode().strip()
-    with temporary() as folder:
-        git("worktree", "prune")  # forgets those that killed reviews left
+    prefix = git.prefix()
+    with cache.temporary() as folder:
+        git.run("worktree", "prune")  # forgets those that killed reviews left
         place = folder / "worktree"
-        hooks = ("-c", f"core.hooksPath={os.devnull}")  # DVC's own would check out data
-        added = git(*hooks, "worktree", "add", "--quiet", "--detach", str(place), revision.sha)
-        if added.returncode:
-            raise UserError(f"git cannot check out commit {revision.name}: {added.stderr.decode().strip()}")
+        git.run("worktree", "add", "--quiet", "--detach", str(place), revision.sha)
         try:
             yield place / prefix
         finally:
-            git("worktree", "remove", "--force", "--force", str(place))
+            git.run("worktree", "remove", "--force", "--force", str(place), expected=git.ANY_STATUS)
 
 
 def _record(key: str) -> Path:
-    return folder() / "runs" / key[:2] / f"{key}.json"
+    return cache.review_folder() / "runs" / key[:2] / f"{key}.json"

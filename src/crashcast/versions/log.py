@@ -17,7 +17,8 @@ from crashcast import tables
 from crashcast.doctor.needs import FILES_THAT_POINT, Output, outputs_of
 from crashcast.doctor.reading import MB
 from crashcast.errors import UserError
-from crashcast.versioning.revision import Revision, git
+from crashcast.versioning import git
+from crashcast.versioning.revision import Revision
 from crashcast.versions.files import ONLY_REMOTE, Files, UnreadError
 from crashcast.versions.rows import compare
 
@@ -126,10 +127,8 @@ def history(
 
 
 def _commits(start: Revision) -> Iterator[list[str]]:
-    listed = git("log", "--topo-order", f"--format={FORM}", "-z", start.sha, "--", *FILES_THAT_POINT)
-    if listed.returncode:
-        raise UserError(f"git cannot read the history: {listed.stderr.decode().strip()}")
-    for line in filter(None, listed.stdout.decode(errors="replace").split("\0")):
+    listed = git.run("log", "--topo-order", f"--format={FORM}", "-z", start.sha, "--", *FILES_THAT_POINT)
+    for line in filter(None, listed.output.decode(errors="replace").split("\0")):
         yield line.split("\x1f")
 
 

@@ -107,7 +107,7 @@ def rebuild(name: str) -> Rebuilt:
         check(revision)
     except UserError as error:
         notes.append(str(error))
-    python = environment.interpreter(revision, cache.folder())
+    python = environment.interpreter(revision, cache.review_folder())
     stages = tuple(
         worktree_runs.upstream(revision, {path for stage in revision.stages.values() for path in stage.outs})
     )
@@ -115,7 +115,7 @@ def rebuild(name: str) -> Rebuilt:
         cache_folder = project / ".dvc" / "cache"
         (project / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache_folder}\n", encoding="utf-8")
         _link_raw_data(revision, project, cache_folder)
-        worktree_runs.call(python, project, "dvc", "repro", "--force", why=f", {revision.name}", **{memo.SWITCH: "off"})
+        worktree_runs.run_dvc(python, project, "repro", "--force", why=f", {revision.name}", **{memo.SWITCH: "off"})
         written = dvc_files.read(project / LOCK)
         differing = {}
         for stage in stages:
@@ -143,8 +143,7 @@ def _link_raw_data(revision: Revision, project: Path, cache_folder: Path) -> Non
         cache.put(output.md5, project / output.path, what)
         for md5 in {output.md5, *(cache.members(output.md5, what).values() if output.is_folder else ())}:
             target = cache_folder / "files" / "md5" / md5[:2] / md5[2:]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            memo.link(cache.locate(md5, what), target)
+            files.link(cache.locate(md5, what), target)
 
 
 def _output(revision: Revision, project: Path, path: str, committed: str | None, rebuilt: str | None) -> Output:

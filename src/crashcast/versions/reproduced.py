@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from crashcast.versioning import dvc_files
+from crashcast.versioning import dvc_files, git
 from crashcast.versioning.dvc_files import LOCK, Locked, outs_of
 from crashcast.versioning.revision import flatten
 
@@ -28,7 +27,7 @@ def compare(revision: str = "HEAD") -> list[str]:
     UserError
         Where the work tree has no dvc.lock, or one of the two cannot be read.
     """
-    committed = _committed(Path(LOCK), revision)
+    committed = git.file(revision, LOCK)
     if committed is None:
         return [f"{revision} has no {LOCK} to compare with: this is the first run"]
     stages = dvc_files.parse(committed, f"{LOCK} of {revision}"), dvc_files.read()
@@ -42,11 +41,6 @@ def compare(revision: str = "HEAD") -> list[str]:
     far = [line for path in metrics for line in _far_apart(Path(path), revision)]
     lines = [f"This run differs from {revision} in {', '.join(changed)}."]
     return lines + (far or [f"Every figure agrees within {TOLERANCE:.0%}, as it should between types of CPU."])
-
-
-def _committed(path: Path, revision: str) -> bytes | None:
-    shown = subprocess.run(["git", "show", f"{revision}:{path.as_posix()}"], capture_output=True)
-    return shown.stdout if shown.returncode == 0 else None
 
 
 def _causes(before: dict[str, Locked], now: dict[str, Locked]) -> list[str]:
@@ -66,7 +60,7 @@ def _causes(before: dict[str, Locked], now: dict[str, Locked]) -> list[str]:
 
 
 def _far_apart(path: Path, revision: str) -> Iterator[str]:
-    before = dict(flatten(json.loads(_committed(path, revision) or "{}")))
+    before = dict(flatten(json.loads(git.file(revision, path.as_posix()) or "{}")))
     now = dict(flatten(json.loads(path.read_text(encoding="utf-8") if path.exists() else "{}")))
     for name in sorted(before | now):
         old, new = before.get(name), now.get(name)

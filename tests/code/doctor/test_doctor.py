@@ -318,7 +318,7 @@ def test_a_place_that_is_no_project_is_told(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match=r"no \.dvc folder here"):
         examine()
     Path(".dvc").mkdir()
-    with pytest.raises(UserError, match="no git repository here"):
+    with pytest.raises(UserError, match="git rev-parse failed: fatal: not a git repository"):
         examine()
 
 

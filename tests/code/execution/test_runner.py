@@ -21,6 +21,7 @@ from crashcast.execution.task import Period, Task, fingerprint
 from crashcast.files import md5
 from crashcast.params.execution import Execution
 from crashcast.tables import partition_at
+from crashcast.versioning import cache
 
 HOUR = timedelta(hours=1)
 MONTHS = [partition_at(datetime(2024, month, 1), "month") for month in (1, 2, 3)]
@@ -230,7 +231,7 @@ def test_a_period_lies_in_the_files_it_touches(project):
 def memoised(project, monkeypatch):
     """Let the project have a memo, as under DVC."""
     (project / ".dvc").mkdir()
-    monkeypatch.setattr(memo, "cache_folder", lambda: project / ".dvc" / "cache")
+    monkeypatch.setattr(cache, "root", lambda: project / ".dvc" / "cache")
     return project
 
 

@@ -146,7 +146,7 @@ def test_all_that_differs_is_told_at_once(project):
 def test_without_a_repository_nothing_is_accepted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(UserError, match="git says: fatal: not a git repository"):
+    with pytest.raises(UserError, match="git rev-parse failed: fatal: not a git repository"):
         check_tracked([FILE])
 
 
