@@ -1,8 +1,8 @@
-"""Refuse a commit whose dvc.lock is not what its code and parameters give, or whose data was not pushed.
+"""Refuse a commit whose dvc.lock is stale, or whose data was not pushed.
 
     python deploy/ci/check_lock.py
 
-Needs no data: DVC compares hashes. Exit status 2 says that something is wrong, and what.
+Needs no data: DVC compares hashes. On exit status 2 a message says what is wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UP_TO_DATE = "Data and pipelines are up to date."
 def check_current() -> None:
     """Refuse a dvc.lock from which `dvc repro` would change anything.
 
-    DVC's exit status does not tell: it is 0 for a stage that would run, unless that stage's inputs are missing too.
+    DVC's exit status is no help: it is 0 even if a stage would run, unless that stage's inputs are missing too.
     """
     done = subprocess.run(["dvc", "repro", "--allow-missing", "--dry"], text=True, capture_output=True)
     if done.returncode or UP_TO_DATE not in done.stdout:

@@ -2,8 +2,8 @@
 
     python3 deploy/ci/comment.py reports/review/comment.md
 
-Needs nothing but Python, so that the job that may write comments runs no other code. A review that left no file ended
-in an error, and the comment says so: an old ACCEPT must not stay under new commits.
+Needs only Python, so that the job that may write comments runs no other code. If the review left no file, it ended in
+an error, and the comment says so: an old ACCEPT must not stay under new commits.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MARKER = "<!-- crashcast review -->"  # by which the comment is found again
+MARKER = "<!-- crashcast review -->"  # identifies the review's comment
 LONGEST = 60_000  # characters; GitHub takes 65,536
-PER_PAGE = 100  # the most that either takes
+PER_PAGE = 100  # the maximum of both sites
 TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where comments are: how to list, add and replace them."""
+    """A site's comments: how to list, add and replace them."""
 
     comments: str  # URL
     one: str  # URL, less the comment's id
@@ -36,7 +36,7 @@ class Site:
 
 
 def main(markdown: Path) -> None:
-    """Post the comment, or replace the one that is there."""
+    """Post the comment, or replace the earlier one."""
     site = _github() if "GITHUB_ACTIONS" in os.environ else _gitlab()
     text = {"body": _body(markdown, site.log)}
     earlier = next((comment["id"] for comment in _comments(site) if comment["body"].startswith(MARKER)), None)

@@ -1,0 +1,49 @@
+"""What the documentation names exists: files, modules, commands, parameters."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from crashcast.cli import app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: page.name)
+def page(request: pytest.FixtureRequest) -> Path:
+    return Path(request.param)
+
+
+def named(page: Path, pattern: str) -> set[str]:
+    """Return what the pattern's group finds in the page, in code or outside it."""
+    return set(re.findall(pattern, page.read_text(encoding="utf-8")))
+
+
+def test_links_lead_to_files(page: Path) -> None:
+    links = named(page, r"\]\(([^)#]+)[^)]*\)")
+    assert {link for link in links if "://" not in link and not (page.parent / link).exists()} == set()
+
+
+def test_source_files_and_tests_exist(page: Path) -> None:
+    paths = {path for path in named(page, r"`([\w./-]+(?:\.py|/))`") if "/" in path and "NAME" not in path}
+    paths = {path for path in paths if "crashcast-damaged" not in path}  # `crashcast doctor` makes these
+    folders = (ROOT, ROOT / "src/crashcast", ROOT / "src/crashcast/sources/tickets", ROOT / "data/raw")
+    assert {path for path in paths if not any((folder / path).exists() for folder in folders)} == set()
+
+
+def test_commands_exist(page: Path) -> None:
+    known = get_command(app).commands  # type: ignore[attr-defined]
+    assert named(page, r"(?:`|\n|-- )crashcast ([a-z][\w-]*)") - known.keys() == set()
+
+
+def test_parameters_exist(page: Path) -> None:
+    sections = "|".join(PARAMS)
+    dotted = named(page, rf"`((?:{sections})\.[a-z_]+)[`:]") - {"telemetry.py"}
+    assert {name for name in dotted if name.split(".")[1] not in PARAMS[name.split(".")[0]]} == set()
