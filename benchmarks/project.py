@@ -45,7 +45,7 @@ def no_annotations(project: Path) -> None:
 
 def simulate(project: Path) -> None:
     """Write the demo fleet, and what `clean` asks of `validate`: the simulated dirt is the tests' business."""
-    run(project, sys.executable, "-c", "from crashcast.sources.demo import write; write()")
+    run(project, sys.executable, "-c", "from crashcast.sources.demo.simulator import write; write()")
     accept(project)
 
 

@@ -71,12 +71,13 @@ def _beside(path: Path) -> Path:
     """Return a path beside `path` for this process alone, and remove what killed ones left there."""
     for aside in path.parent.glob(f".{glob.escape(path.name)}.*"):
         owner = aside.name.rpartition(".")[2]
-        if owner.isdigit() and not _is_another_running(int(owner)):
+        if owner.isdigit() and not is_another_running(int(owner)):
             shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 
-def _is_another_running(process: int) -> bool:
+def is_another_running(process: int) -> bool:
+    """Tell whether a process with this id runs, other than this one."""
     try:
         os.kill(process, 0)  # asks, sends nothing
     except ProcessLookupError:

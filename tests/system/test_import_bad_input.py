@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from crashcast import cli, tables
 from crashcast.errors import UserError
-from crashcast.sources.importing import files
+from crashcast.sources.importing import files, transaction
 
 ROOT = Path(__file__).parents[2]
 TELEMETRY, INCIDENTS, COVERAGE = Path("in/telemetry.csv"), Path("in/incidents.csv"), Path("in/coverage.csv")
@@ -434,7 +434,7 @@ def test_a_killed_import_is_cleared_away(imported: Path, crashcast: Run) -> None
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-from crashcast.sources import files
+from crashcast.sources.importing import files
 
 number = int(sys.argv[1])
 
@@ -469,14 +469,14 @@ def test_what_a_killed_import_had_moved_is_put_back(imported: Path, number: int)
     before = state()
     killed_import(number)
     assert state() != before
-    files.recover()
+    transaction.recover()
     assert state() == before
 
 
 def test_an_import_that_was_killed_when_it_was_done_stays(imported: Path) -> None:
     killed_import(WRITES + MOVES)
     assert list(Path("data").glob(".import.*"))
-    files.recover()
+    transaction.recover()
     assert not list(Path("data").glob(".import.*"))
     assert tables.read(Path("data/raw/telemetry/month=2026-03/part-0.parquet")).height == 2
 

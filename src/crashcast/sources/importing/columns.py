@@ -21,6 +21,7 @@ import pyarrow.csv as pa_csv
 from crashcast.errors import UserError
 from crashcast.sources.notation import EARLIEST, EPOCH_UNITS, NULLS, PER_SECOND, utc_text
 from crashcast.tables import TIMESTAMP
+from crashcast.text import some_of
 
 SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz")
 DELIMITERS = ",;\t|"
@@ -188,12 +189,10 @@ def choose(sheet: Sheet, roles: Roles, required: tuple[str, ...]) -> dict[str, s
             chosen[role] = free.pop(found[0])
         elif role in required:
             known = ", ".join(name for tier in tiers for name in tier)
-            raise sheet.error(f"no column for {role}: name it one of {known}; there are {_some(sheet.frame.columns)}")
+            raise sheet.error(
+                f"no column for {role}: name it one of {known}; there are {some_of(sheet.frame.columns, SHOWN)}"
+            )
     return chosen
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def texts(sheet: Sheet, column: str) -> pl.Series:

@@ -34,7 +34,9 @@ from crashcast.params.collect import Collect, Query
 from crashcast.params.telemetry import Telemetry
 from crashcast.paths import RAW, TELEMETRY
 from crashcast.sources.importing.columns import SUFFIXES
-from crashcast.sources.importing.files import Report, import_files, known_telemetry, recover
+from crashcast.sources.importing.files import import_files, known_telemetry
+from crashcast.sources.importing.report import Report
+from crashcast.sources.importing.transaction import recover
 from crashcast.sources.prometheus.client import COLUMNS, MAX_POINTS, Chunk, Server, promql, rows
 from crashcast.tables import KEYS, Partition
 

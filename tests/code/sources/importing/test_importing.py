@@ -24,8 +24,7 @@ from crashcast.params.clean import Clean
 from crashcast.params.data import Data
 from crashcast.params.features import Features
 from crashcast.params.telemetry import Metric, Telemetry
-from crashcast.sources import settings
-from crashcast.sources.importing import files, inference, merging
+from crashcast.sources.importing import files, inference, merging, params_file
 from crashcast.sources.importing.columns import Sheet, identifiers, moments, numbers, plain_name, read_sheet
 from crashcast.sources.importing.records import read_coverage, read_incidents
 
@@ -389,7 +388,7 @@ def test_params_keep_every_other_line(project: Path) -> None:
     section = telemetry(
         cpu_pct=Metric(min=0, max=100, can_stick=True), load=Metric(min=-0.5, max=2e15, aggregate="last")
     )
-    text, changes = settings.describe_import(Path("params.yaml"), section)
+    text, changes = params_file.describe_import(Path("params.yaml"), section)
     Path("params.yaml").write_text(text)
     assert changes == ["features.interactions.cpu_latency_combo is left out: its metrics are no more"]
     assert Telemetry.read() == section
@@ -404,7 +403,7 @@ def test_params_keep_every_other_line(project: Path) -> None:
 
 
 def test_params_stay_byte_for_byte_where_nothing_is_new(project: Path) -> None:
-    text, changes = settings.describe_import(Path("params.yaml"), Telemetry.read())
+    text, changes = params_file.describe_import(Path("params.yaml"), Telemetry.read())
     assert text == Path("params.yaml").read_text().replace("source: demo  ", "source: import", 1)
     assert changes == []
 
@@ -416,7 +415,7 @@ def test_features_forget_metrics_that_are_no_more(project: Path, columns: str, k
     path = Path("params.yaml")
     path.write_text(path.read_text().replace("columns: all ", f"columns: {columns} ", 1))
     section = telemetry(cpu_pct=Metric(min=0, max=100), latency_ms=Metric(min=0, max=60_000))
-    path.write_text(settings.describe_import(path, section)[0])
+    path.write_text(params_file.describe_import(path, section)[0])
     assert Features.read().columns == kept
     assert Features.read().interactions == {"cpu_latency_combo": ("cpu_pct", "latency_ms")}
 

@@ -1,0 +1,139 @@
+"""Whether the files of an import fit together, and with earlier imports: their metrics, servers and periods."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import polars as pl
+
+from crashcast.errors import UserError
+from crashcast.params.base import DAY, PATH
+from crashcast.params.telemetry import Telemetry
+from crashcast.sources.importing.records import Records, Samples
+from crashcast.sources.importing.report import Report
+from crashcast.sources.notation import utc_text
+from crashcast.tables import CRASH
+from crashcast.text import some_of
+
+SILENT_GAPS = 10  # after so many usual gaps between crashes without one, the records may have stopped
+
+
+def common_metrics(files: list[Samples], known: Telemetry | None, report: Report) -> list[str]:
+    """Return the metrics; every file must have each of them.
+
+    Parameters
+    ----------
+    files : list of Samples
+        At least one.
+    known : Telemetry, optional
+        The section of params.yaml that earlier imports wrote; its metrics are the only ones then.
+    report : Report
+        Takes what was read, and what was left out.
+
+    Raises
+    ------
+    UserError
+        If a file has another metric, or one that is missing or text in another file.
+    """
+    _report_readings(files, report)
+    owners = {name: file for file in reversed(files) for name in reversed(file.metrics)}
+    metrics = list(dict.fromkeys(known.metrics if known else [name for file in files for name in file.metrics]))
+    if not metrics:
+        raise UserError(f"{files[0].source}: no numeric column besides the keys; telemetry needs at least one metric")
+    for file in files:
+        if known and (new := [name for name in file.metrics if name not in known.metrics]):
+            message = f"column '{new[0]}' is new: earlier imports and {PATH} do not have it"
+            raise UserError(f"{file.source}: {message}; leave it out, or import everything again with --replace")
+        for name in metrics:
+            if name in file.left_out:
+                message = f"column '{name}' holds {file.left_out[name]}, but numbers in {owners[name].source}"
+                raise UserError(f"{file.source}: {message}")
+            if name not in (*file.metrics, *file.empty):
+                other = owners[name].source if name in owners else "earlier imports"
+                message = f"no column '{name}', unlike {other}"
+                raise UserError(f"{file.source}: {message}; add it, empty where there are no values")
+    left_out = {name: "empty" for file in files for name in file.empty}
+    left_out |= {name: why for file in files for name, why in file.left_out.items()}
+    report.read += [f"column '{name}' left out: {why}" for name, why in left_out.items() if name not in metrics]
+    return metrics
+
+
+def _report_readings(files: list[Samples], report: Report) -> None:
+    files_of_reading: dict[str, list[str]] = {}
+    for file in files:
+        files_of_reading.setdefault(file.understood, []).append(str(file.source))
+    for reading, names in files_of_reading.items():
+        others = f" and {len(names) - 1:,} more files" if len(names) > 1 else ""
+        report.read.append(f"{names[0]}{others}: {reading}")
+
+
+def check_servers(
+    incidents: Records | None, coverage: Records | None, sampled: set[str], covered: set[str], report: Report
+) -> None:
+    """Compare the servers of incidents and coverage with those that have telemetry.
+
+    Parameters
+    ----------
+    incidents, coverage : Records, optional
+        Those of this import.
+    sampled, covered : set of str
+        Servers with telemetry in this import; servers that earlier imports know.
+    report : Report
+        Takes notes and servers without telemetry or coverage.
+
+    Raises
+    ------
+    UserError
+        If no incident is on a known server, or the coverage does not fit the telemetry.
+    """
+    if incidents is not None:
+        _check_servers_of_incidents(incidents, sampled | covered, report)
+    if coverage is not None:
+        _check_servers_of_coverage(coverage, sampled, covered, report)
+
+
+def _check_servers_of_incidents(incidents: Records, known: set[str], report: Report) -> None:
+    servers = incidents.frame["server_id"]
+    strange = set(servers) - known
+    example = f"incidents name {_some(strange)}; telemetry has {_some(known)}"
+    if servers.len() and len(strange) == servers.n_unique():
+        raise incidents.sheet.error(f"no incident is on a server that has telemetry: {example}")
+    report.read += incidents.notes
+    if strange:
+        count = servers.is_in(strange).sum()
+        report.assumed.append(f"{count:,} incidents on servers without telemetry are kept: {example}")
+
+
+def _check_servers_of_coverage(coverage: Records, sampled: set[str], covered: set[str], report: Report) -> None:
+    report.read += coverage.notes
+    servers, known = coverage.frame["server_id"], sampled | covered
+    if (index := coverage.sheet.first(~servers.is_in(known))) is not None:
+        message = f"server '{servers[index]}' has no telemetry (which has {_some(known)})"
+        raise coverage.sheet.error(f"{message}; remove the row, or import its telemetry too", None, index)
+    if missing := sampled - covered - set(servers):
+        message = f"{_some(missing)} has telemetry, but no row here"
+        raise coverage.sheet.error(f"{message}; add one, or leave its telemetry out if its incidents are unknown")
+    if unextended := sampled - set(servers):
+        report.assumed.append(f"{_some(unextended)} is not in {coverage.sheet.path}: its new rows have no labels")
+
+
+def _some(servers: set[str]) -> str:
+    return some_of(sorted(servers))
+
+
+def report_periods(incidents: Records, has_coverage: bool, first: datetime, last: datetime, report: Report) -> None:
+    """Report crashes outside the telemetry's period [first, last], and long periods in it without a crash."""
+    starts = incidents.frame.filter(pl.col("kind") == CRASH)["started_at"].sort()
+    within = starts.filter(starts.is_between(first, last)).to_list()
+    if outside := starts.len() - len(within):
+        period = f"{utc_text(first)} to {utc_text(last)}"
+        report.assumed.append(f"{outside:,} crashes start outside this telemetry ({period})")
+    if has_coverage:
+        return
+    report.assumed.append("incidents were recorded for every server while it had telemetry: --coverage says otherwise")
+    if len(within) > 1:
+        usual = (within[-1] - within[0]) / (len(within) - 1)
+        for silence, end in ((within[0] - first, "first"), (last - within[-1], "last")):
+            if silence > max(SILENT_GAPS * usual, DAY):
+                days = f"{silence / DAY:.0f} days"
+                report.assumed.append(f"there is no crash in the {end} {days}: were incidents recorded then?")

@@ -1,0 +1,153 @@
+"""The section `telemetry` of params.yaml, from the rows of an import: interval, partition, metrics."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import polars as pl
+
+from crashcast.errors import UserError
+from crashcast.params.base import DAY, format_duration, parse_duration
+from crashcast.params.clean import Clean
+from crashcast.params.features import Features
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Metric, Telemetry
+from crashcast.params.validate import Validate
+from crashcast.sources.importing import inference
+from crashcast.sources.importing.report import Report
+from crashcast.tables import KEYS
+
+
+def parse_interval(text: str) -> timedelta:
+    """Return the interval that --interval states.
+
+    Raises
+    ------
+    UserError
+        If it is no duration, or does not divide a day.
+    """
+    try:
+        interval = parse_duration(text)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"--interval {text}: {error}") from None
+    if not interval or DAY % interval:
+        raise UserError(f"--interval {text} does not divide a day: take one that does, such as 1m, 5m, 15m or 1h")
+    return interval
+
+
+def infer_section(
+    rows: pl.LazyFrame,
+    rows_per_server: pl.DataFrame,
+    interval: timedelta | None,
+    partition: str | None,
+    report: Report,
+) -> Telemetry:
+    """Infer the section from the rows of a first import.
+
+    Parameters
+    ----------
+    rows : LazyFrame
+        `timestamp`, `server_id` and the metrics.
+    rows_per_server : DataFrame
+        `server_id` and `rows`.
+    interval, partition : optional
+        Taken as they are if given.
+    report : Report
+        Takes what was inferred, and values that other sections do not allow.
+
+    Raises
+    ------
+    UserError
+        If no interval is given and none can be inferred.
+    """
+    samples = _samples_of_some_servers(rows, rows_per_server)
+    if interval is not None:
+        why = "as --interval says"
+    elif found := inference.infer_interval(samples.select(*KEYS)):
+        interval, why = found
+    else:
+        raise UserError("no server has two samples: say the cadence with --interval, such as --interval 5m")
+    months = rows.group_by(pl.col("timestamp").dt.truncate("1mo")).len().select(pl.col("len").max())
+    densest = months.collect().item()
+    unit = partition or inference.infer_partition(densest)
+    report.inferred.append(f"interval {format_duration(interval)}: {why}")
+    report.inferred.append(f"a file per {unit}: at most {densest:,} rows a month")
+    names = rows.collect_schema().names()[len(KEYS) :]
+    metrics = {name: _infer_metric(name, rows, samples, report) for name in names}
+    _report_short_durations(interval, report)
+    return Telemetry.model_validate({"interval": interval, "partition": unit, "metrics": metrics})
+
+
+def _samples_of_some_servers(rows: pl.LazyFrame, rows_per_server: pl.DataFrame) -> pl.DataFrame:
+    # of a large fleet, as many as fit into memory
+    chosen = inference.choose_servers(rows_per_server)
+    if len(chosen) < rows_per_server.height:
+        rows = rows.filter(pl.col("server_id").is_in(chosen))
+    ordered = rows.collect().sort("server_id", "timestamp", maintain_order=True)
+    return ordered.unique(list(KEYS), keep="last", maintain_order=True)
+
+
+def _infer_metric(name: str, rows: pl.LazyFrame, samples: pl.DataFrame, report: Report) -> Metric:
+    facts = inference.describe(rows, name)
+    metric = inference.infer_metric(name, facts, samples, Clean.read().stuck_after)
+    report.inferred.append(_metric_line(name, metric, facts))
+    tolerated = Validate.read().max_missing_share
+    if facts.values < (1 - tolerated) * facts.rows:
+        message = f"{name} is missing in {1 - facts.values / facts.rows:.0%} of rows"
+        report.assumed.append(f"{message}, and validate.max_missing_share ({tolerated:g}) refuses that")
+    return metric
+
+
+def _metric_line(name: str, metric: Metric, facts: inference.Facts) -> str:
+    low, high = (f"{value:g}" for value in (facts.low or 0.0, facts.high or 0.0))
+    words = [f"{name}: {_plain(metric.min)} .. {_plain(metric.max)} (seen {low} .. {high})", metric.aggregate]
+    words += ["can stick"] if metric.can_stick else []
+    words += [f"{facts.markers:,} x -1 or the like taken as no value"] if facts.markers else []
+    return ", ".join(words)
+
+
+def _plain(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:g}"
+
+
+def extend_section(
+    rows: pl.LazyFrame,
+    rows_per_server: pl.DataFrame,
+    known: Telemetry,
+    interval: timedelta | None,
+    report: Report,
+) -> Telemetry:
+    """Return the section of earlier imports, with --interval if it is given.
+
+    The report takes values outside the section's ranges, and a cadence of the new rows that differs.
+    """
+    for name, metric in known.metrics.items():
+        is_outside = ~pl.col(name).is_between(metric.min, metric.max)
+        outside, total = rows.select(is_outside.sum(), pl.len()).collect().row(0)
+        if outside:
+            limits = f"{_plain(metric.min)} .. {_plain(metric.max)}"
+            report.assumed.append(
+                f"{name}: {outside:,} of {total:,} new values lie outside {limits} and will be dropped"
+            )
+    if interval is not None:
+        _report_short_durations(interval, report)
+    chosen = interval or known.interval
+    found = inference.infer_interval(_samples_of_some_servers(rows.select(*KEYS), rows_per_server))
+    if found and found[0] != chosen:
+        cadences = f"{format_duration(found[0])}, not {format_duration(chosen)}"
+        report.assumed.append(f"the new samples come every {cadences}: --interval changes telemetry.interval")
+    return known.model_copy(update={"interval": chosen})
+
+
+def _report_short_durations(interval: timedelta, report: Report) -> None:
+    # a duration shorter than the interval means nothing
+    label, features = Label.read(), Features.read()
+    durations = {"label.horizon": label.horizon, "label.lead": label.lead or interval}
+    for kind in ("rolling_mean", "rolling_std", "rolling_max", "differences", "missing_share"):
+        durations[f"features.{kind}"] = min(getattr(features, kind), default=interval)
+    short = [f"{key} ({format_duration(value)})" for key, value in durations.items() if value < interval]
+    if short:
+        cadence = format_duration(interval)
+        report.assumed.append(
+            f"shorter than the interval {cadence}, please lengthen in params.yaml: {', '.join(short)}"
+        )

@@ -1,0 +1,151 @@
+"""New rows merged into the tables of data/raw; the merged tables are written to the workspace of an import."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from crashcast import tables
+from crashcast.errors import UserError
+from crashcast.files import link
+from crashcast.params.telemetry import Telemetry
+from crashcast.paths import COVERAGE, INCIDENTS, TELEMETRY
+from crashcast.sources.importing import merging
+from crashcast.sources.importing.records import Records, Samples
+from crashcast.sources.importing.report import Report
+from crashcast.sources.notation import utc_text
+from crashcast.tables import CRASH, KEYS, Partition
+
+MAX_CONFLICTING_SHARE = 0.1  # above it, the rows of a file stand for something finer than servers
+
+
+def write_telemetry(files: list[Samples], telemetry: Telemetry, folder: Path, is_merge: bool, report: Report) -> bool:
+    """Write the partitions that change, each merged on its own; return whether any does.
+
+    Raises
+    ------
+    UserError
+        If too many rows have the server and time of another one, but other values.
+    """
+    columns = [*KEYS, *telemetry.metrics]
+    partitions = _partitions_of(files, telemetry.partition)
+    new_table, counts, written, conflict = folder / TELEMETRY.name, Counter[str](), 0, ""
+    for partition in partitions:
+        rows = _rows_of(partition, files, columns)
+        new, repeats = merging.last_of_each(rows, list(KEYS))
+        path = partition.path(TELEMETRY)
+        old = tables.read(path, columns) if is_merge and path.exists() else new.clear()
+        merged, changes = merging.merge(old, new, list(KEYS))
+        counts += repeats + changes
+        if repeats["conflicting"] and not conflict:
+            conflict = _example_of_conflict(rows)
+        if changes["added"] or changes["corrected"]:
+            tables.write(partition.path(new_table), merged.sort("timestamp", "server_id"))
+            written += 1
+    share = counts["conflicting"] / counts.total()
+    if share > MAX_CONFLICTING_SHARE:
+        message = f"{share:.0%} of rows have the server and time of another row, but other values, such as {conflict}"
+        raise UserError(f"telemetry: {message}; give one row per server and time, with a column per metric or device")
+    if is_merge and written:
+        _link_others(new_table)
+    if counts["repeated"] or counts["conflicting"]:
+        repeated = f"{counts['repeated']:,} rows repeat another, {counts['conflicting']:,} conflict with a later one"
+        report.assumed.append(f"{repeated}: of a server's samples at one moment the last one read holds")
+    changed = _changes(counts, "rows")
+    report.written.append(f"{TELEMETRY}: {changed}; {written:,} of {len(partitions):,} partitions written")
+    return written > 0
+
+
+def _partitions_of(files: list[Samples], unit: str) -> list[Partition]:
+    days = pl.concat([file.scan().select(pl.col("timestamp").dt.date()) for file in files]).unique().collect()
+    moments = (datetime(day.year, day.month, day.day) for day in days["timestamp"])
+    return sorted({tables.partition_at(moment, unit) for moment in moments})
+
+
+def _rows_of(partition: Partition, files: list[Samples], columns: list[str]) -> pl.DataFrame:
+    start, end = tables.utc(partition.start, partition.end)
+    begin, stop = (moment.replace(tzinfo=UTC) for moment in (partition.start, partition.end))
+    frames = [
+        file.scan().filter(pl.col("timestamp").is_between(start, end, closed="left")).select(columns).collect()
+        for file in files
+        if file.first < stop and begin <= file.last
+    ]
+    return pl.concat(frames)
+
+
+def _example_of_conflict(rows: pl.DataFrame) -> str:
+    keys = rows.unique().select(*KEYS)
+    moment, server = keys.filter(keys.is_duplicated()).sort("timestamp", "server_id").row(0)
+    return f"{server} at {utc_text(moment)}"
+
+
+def _link_others(new_table: Path) -> None:
+    # the partitions that do not change: nothing to copy, and DVC need not hash them again
+    for partition in tables.partitions(TELEMETRY):
+        source, target = partition.path(TELEMETRY), partition.path(new_table)
+        if not target.exists():
+            link(source, target)
+
+
+def _changes(counts: Counter[str], noun: str) -> str:
+    return f"{counts['added']:,} {noun} added, {counts['corrected']:,} corrected, {counts['unchanged']:,} unchanged"
+
+
+def write_incidents(incidents: Records | None, folder: Path, is_merge: bool, report: Report) -> None:
+    """Write the incidents, merged into those of earlier imports; without incidents, an empty table."""
+    if incidents is None:
+        report.assumed.append(
+            "there are no incidents yet, and nothing to learn from: `crashcast incidents` brings them"
+        )
+    new = pl.DataFrame(schema=tables.INCIDENTS) if incidents is None else incidents.frame  # type: ignore[arg-type]
+    old = tables.read(INCIDENTS, tables.INCIDENTS) if is_merge else new.clear()
+    if incidents is not None and not incidents.has_ids:
+        new = merging.adopt_ids(old, new)
+    merged, counts = merging.merge(old, new, ["incident_id"])
+    tables.write(folder / INCIDENTS.name, merged.sort("started_at", "server_id", "incident_id"))
+    crashes = merged.filter(pl.col("kind") == CRASH)
+    total = f"{crashes.height:,} crashes on {crashes['server_id'].n_unique():,} servers in all"
+    report.written.append(f"{INCIDENTS}: {_changes(counts, 'incidents')}; {total}")
+
+
+def write_coverage(
+    coverage: Records | None,
+    old: pl.DataFrame | None,
+    files: list[Samples],
+    spans: pl.DataFrame,
+    interval: timedelta,
+    folder: Path,
+    report: Report,
+) -> None:
+    """Write the coverage: that of a file, or every server's while it has telemetry, joined with earlier periods.
+
+    Parameters
+    ----------
+    coverage : Records, optional
+        The file's.
+    old : DataFrame, optional
+        The coverage of earlier imports.
+    files : list of Samples
+        Name the servers' groups, if `coverage` does not.
+    spans : DataFrame
+        `server_id`, `first` and `last` sample.
+    interval : timedelta
+        The cadence.
+    folder : Path
+        The workspace.
+    report : Report
+    """
+    periods = merging.assume_coverage(spans, interval) if coverage is None else coverage.frame
+    seen_groups = pl.concat([file.groups for file in files]).sort("timestamp")
+    last_groups = seen_groups.group_by("server_id", maintain_order=True).last()
+    of_server = dict(last_groups.select("server_id", "group").iter_rows())
+    group = pl.col("server_id").replace_strict(of_server, default=None, return_dtype=pl.String)
+    periods = periods.with_columns(group=pl.coalesce("group", group))
+    merged = merging.merge_coverage(periods if old is None else pl.concat([old.select(*tables.COVERAGE), periods]))
+    tables.write(folder / COVERAGE.name, merged)
+    count = merged["group"].drop_nulls().n_unique()
+    in_groups = f" in {count:,} groups" if count else ""
+    report.written.append(f"{COVERAGE}: {merged['server_id'].n_unique():,} servers{in_groups}")
