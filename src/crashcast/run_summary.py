@@ -1,7 +1,7 @@
-"""The figures of the last run beside chance and the one-rule baselines, and what they amount to in words.
+"""The figures of the last run beside chance and the one-rule baselines, and the verdict in words.
 
-The verdict is about the model against what anybody could do without it. Whether a retrained model may replace another
-one is for the review to say.
+The verdict compares the model with chance and simple rules. Whether a retrained model may replace another one is
+decided by the review.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from rich.console import Console
 from rich.table import Table
 
 from crashcast.errors import UserError
-from crashcast.text import all_of
+from crashcast.text import all_of, counted
 
 STAGES = ("validate", "clean", "label", "split", "candidates", "train", "evaluate")
-RANDOM = "random"  # the baseline that is no rule: alarms drawn by lot
+RANDOM = "random"  # the baseline without a rule: random alarms
 NONE = "none"
 
 
 class Figures(dict[str, Any]):
-    """A metrics file, or a part of one; what it lacks is the user's to mend."""
+    """A metrics file, or a part of one; a missing figure is an error of the user."""
 
     def __init__(self, items: Iterable[tuple[str, Any]], path: Path) -> None:
         super().__init__(items)
         self.path = path
 
     def __missing__(self, name: str) -> Any:
-        """Say which figure is not there."""
-        raise UserError(f"{self.path} lacks {name}: `dvc repro` writes it anew")
+        """Name the missing figure."""
+        raise UserError(f"{self.path} lacks {name}: `dvc repro` writes it again")
 
 
 class Row(NamedTuple):
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """What is shown.
+    """The figures, the verdict and its context, as shown to people.
 
     Attributes
     ----------
@@ -55,10 +55,10 @@ class Summary:
         The data, the test part and the model, a sentence or two each.
     rows : list of Row
     confidence : float
-        Of the intervals.
+        The level of the intervals.
     verdict : str
     holds : bool
-        Whether the model is shown to beat chance and every rule, within the budget.
+        Whether the model is shown to be better than chance and every rule, with false alarms within the budget.
     """
 
     about: list[str]
@@ -69,12 +69,12 @@ class Summary:
 
 
 def read(folder: Path) -> dict[str, Figures]:
-    """Read what each stage measured.
+    """Read the metrics of each stage.
 
     Raises
     ------
     UserError
-        Where a file is missing, or no JSON of finite numbers.
+        If a file is missing, or is not JSON with finite numbers.
     """
     return {stage: _read(folder / f"{stage}.json") for stage in STAGES}
 
@@ -91,12 +91,12 @@ def _read(path: Path) -> Figures:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: `dvc repro` writes it") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is unreadable ({error}): `dvc repro` writes it anew") from None
+        raise UserError(f"{path} is unreadable ({error}): `dvc repro` writes it again") from None
     return found
 
 
 def summarise(metrics: dict[str, Figures]) -> Summary:
-    """Put every figure beside what it must be compared with, and draw the conclusion.
+    """Put every figure beside the one to compare it with, and conclude.
 
     Parameters
     ----------
@@ -111,34 +111,34 @@ def summarise(metrics: dict[str, Figures]) -> Summary:
 
 
 def conclude(found: Figures, rules: dict[str, Figures]) -> tuple[str, bool]:
-    """Say in words what the intervals and the budget allow to be said.
+    """Conclude from the intervals and the budget.
 
     Returns
     -------
     str
         The verdict.
     bool
-        Whether nothing is left to be shown: better than chance and every rule, false alarms within the budget.
+        See `Summary.holds`.
     """
     beaten = ["chance"] if found["lift_low"] > 1 else []
     beaten += [name for name, rule in rules.items() if rule["pr_auc_gain_low"] > 0]
     unbeaten = [name for name in ("chance", *rules) if name not in beaten]
     price = found["false_alarms_per_server_day"] / found["false_alarm_budget"]
-    spent = f"{price:.4g}"  # 1.003 times it must not read "over budget (1 times it)"
+    spent = f"{price:.4g}"  # 1.003 must not read as 1, over budget
     words = [
         f"better than {all_of(beaten)}" if beaten else "",
         f"not shown to be better than {all_of(unbeaten)}" if unbeaten else "",
-        "false alarms " + (f"within budget ({spent} of it)" if price <= 1 else f"over budget ({spent} times it)"),
+        "false alarms " + ("within budget" if price <= 1 else "over budget") + f" ({spent} times the budget)",
     ]
     return f"{'; '.join(filter(None, words))}.", not unbeaten and price <= 1
 
 
 def _data(metrics: dict[str, Figures]) -> str:
     clean, label, warnings = metrics["clean"], metrics["label"], metrics["validate"]["warnings"]
+    warned = counted(warnings, "warning") if warnings else "no warnings"
     return (
-        f"Data: {clean['samples']:,} samples, validated with {warnings or 'no'} warning{'s' * (warnings != 1)}, became "
-        f"{clean['rows']:,} rows, gaps filled. "
-        f"{label['known']:,} have a known label: {label['base_rate']:.2%} precede a crash."
+        f"Data: {clean['samples']:,} samples, validated with {warned}, became {clean['rows']:,} rows; gaps are filled. "
+        f"{label['known']:,} rows have a known label; {label['base_rate']:.2%} of them precede a crash."
     )
 
 
@@ -147,13 +147,13 @@ def _test(metrics: dict[str, Figures]) -> str:
     period = f", {part['from'][:10]} to {part['to'][:10]}"
     blind = found["crashes_without_known_row"]
     return f"Test: {found['rows']:,} rows of {part['servers']:,} servers{period}; {found['crashes']:,} crashes" + (
-        f", {blind:,} of them without a known row to warn from." if blind else "."
+        f", {blind:,} of them without a row with a known label before it." if blind else "."
     )
 
 
 def _model(metrics: dict[str, Figures]) -> str:
     chosen, evidence, fitted = metrics["candidates"]["chosen"], metrics["candidates"]["candidates"], metrics["train"]
-    best: dict[str, str] = {}  # of each algorithm
+    best: dict[str, str] = {}  # candidate of each algorithm
     for name in sorted(evidence, key=lambda name: evidence[name]["pr_auc"], reverse=True):
         best.setdefault(_algorithm(name), name)
     reached = {name: _number(evidence[name]["pr_auc"]) for name in best.values()}
@@ -241,4 +241,4 @@ def as_markdown(summary: Summary) -> str:
 
 
 def _header(summary: Summary) -> tuple[str, ...]:
-    return ("figure", "test", f"{summary.confidence:.0%} interval", "beside it")
+    return ("figure", "test", f"{summary.confidence:.0%} interval", "compare with")

@@ -27,7 +27,7 @@ def named(page: Path, pattern: str) -> set[str]:
 
 
 def test_links_lead_to_files(page: Path) -> None:
-    links = named(page, r"\]\(([^)#]+)[^)]*\)")
+    links = named(page, r"\]\(([^)#]+)[^)]*\)") | named(page, r'src="([^"]+)"')
     assert {link for link in links if "://" not in link and not (page.parent / link).exists()} == set()
 
 

@@ -112,8 +112,8 @@ def test_every_figure_stands_beside_what_it_is_compared_with(project):
 
 def test_data_test_part_and_choice_are_told_in_sentences(project):
     assert summary(project).about == [
-        "Data: 12,000 samples, validated with 1 warning, became 11,000 rows, gaps filled. "
-        "10,000 have a known label: 1.23% precede a crash.",
+        "Data: 12,000 samples, validated with 1 warning, became 11,000 rows; gaps are filled. "
+        "10,000 rows have a known label; 1.23% of them precede a crash.",
         "Test: 10 rows of 1 servers, 2026-01-01 to 2026-01-01; 1 crashes.",
         "Model: logistic_regression C=1, by PR-AUC on validation the best of 5 candidates, 0.65 against "
         "0.55 (hist_gradient_boosting max_leaf_nodes=7) and 0.2 (dummy). Its alarms open at a score of 0.5, with 0.25 "
@@ -124,7 +124,8 @@ def test_data_test_part_and_choice_are_told_in_sentences(project):
 def test_crashes_that_nobody_could_warn_of_are_told(project):
     change(project / "metrics" / "evaluate.json", crashes_without_known_row=1)
     assert summary(project).about[1] == (
-        "Test: 10 rows of 1 servers, 2026-01-01 to 2026-01-01; 1 crashes, 1 of them without a known row to warn from."
+        "Test: 10 rows of 1 servers, 2026-01-01 to 2026-01-01; 1 crashes, 1 of them without a row with a known label "
+        "before it."
     )
 
 
@@ -136,7 +137,7 @@ def conclude(lift_low: float = 2.0, false_alarms: float = 0.5, **gain_low: float
 
 def test_the_verdict_claims_only_what_the_intervals_show():
     words, holds = conclude(recent=0.1, often=0.01)
-    assert words == "better than chance, recent and often; false alarms within budget (1 of it)."
+    assert words == "better than chance, recent and often; false alarms within budget (1 times the budget)."
     assert holds
     words, holds = conclude(recent=0.1, often=0.0)
     assert words.startswith("better than chance and recent; not shown to be better than often; ")
@@ -145,7 +146,7 @@ def test_the_verdict_claims_only_what_the_intervals_show():
     assert words.startswith("not shown to be better than chance and recent; ")
     assert not holds
     words, holds = conclude(false_alarms=0.75)
-    assert words == "better than chance; false alarms over budget (1.5 times it)."
+    assert words == "better than chance; false alarms over budget (1.5 times the budget)."
     assert not holds
 
 
@@ -194,7 +195,7 @@ def test_the_command_writes_the_same_as_markdown(project):
     assert done.exit_code == 0
     told = summary(project)
     table = [line for line in done.output.splitlines() if line.startswith("|")]
-    assert table[0] == "| figure | test | 90% interval | beside it |"
+    assert table[0] == "| figure | test | 90% interval | compare with |"
     assert [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in table[2:]] == told.rows
     assert done.output.rstrip().endswith(f"**Verdict: {told.verdict}**")
     assert all(sentence in done.output for sentence in told.about)
