@@ -1,7 +1,7 @@
 """Run one stage: python src/run.py STAGE ARGUMENT...
 
-Python puts this file's folder first on its path, so a stage runs the code of its own clone or worktree, never that of
-another one that happens to be installed. Bad input ends in a message and exit status 1.
+Python puts this file's folder first on its path. So a stage runs the code of its own clone or worktree, even if another
+one is installed. Bad input ends in a message and exit status 1.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Import the stage named first and hand its `main` the remaining arguments as paths."""
+    """Import the stage of the first argument, and call its `main` with the other arguments as paths."""
     stage, *arguments = sys.argv[1:] or [""]
     if not Path(__file__).with_name("stages").joinpath(f"{stage}.py").is_file():
         sys.exit(f"run.py: there is no stage '{stage}': dvc.yaml calls this; type `dvc repro`")

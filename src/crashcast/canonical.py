@@ -9,7 +9,7 @@ from typing import Any
 
 from crashcast.files import replacing
 
-SIGNIFICANT_DIGITS = 6  # what a reader can use; later ones differ between CPU types
+SIGNIFICANT_DIGITS = 6  # enough for a reader; later digits differ between CPU types
 
 
 def write_text(path: Path, text: str) -> None:
@@ -19,12 +19,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, digits: int = SIGNIFICANT_DIGITS) -> None:
-    """Write JSON with sorted keys and finite numbers of so many significant digits; 17 keep every bit.
+    """Write JSON with sorted keys and finite numbers of `digits` significant digits; 17 digits keep every bit.
 
     Raises
     ------
     ValueError
-        Where a number is NaN or infinite: `dvc metrics diff` would pass over it.
+        If a number is NaN or infinite, because `dvc metrics diff` would ignore it.
     """
     write_text(path, json_text(value, digits))
 

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, linked, and hashed as DVC does. No byte of their content is decided here."""
+"""Files: atomic writes, hard links, and hashes as DVC computes them. Their content comes from the caller."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Signature(NamedTuple):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to, and move it into place only on success."""
+    """Yield a path beside `path` to write to, and move it to `path` only on success."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _beside(path)
     try:
@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder beside `path` to fill, and put it in its place only on success."""
+    """Yield an empty folder beside `path` to fill, and move it to `path` only on success."""
     aside = _beside(path)
     before = aside.with_name(f".{path.name}.before.{os.getpid()}")
     aside.mkdir(parents=True)
@@ -68,7 +68,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    """Return a path beside `path` for this process alone, and remove what killed ones left there."""
+    """Return a path beside `path` for this process alone, and remove leftovers of killed processes."""
     for aside in path.parent.glob(f".{glob.escape(path.name)}.*"):
         owner = aside.name.rpartition(".")[2]
         if owner.isdigit() and not is_another_running(int(owner)):

@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, ten times as fast, where PyYAML was built with it
+FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, ten times as fast, if PyYAML was built with it
 EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 
 
 class _Strict:
-    """Two things of YAML 1.2, as DVC reads and writes it: 1e-05 is a number, and no key comes twice."""
+    """Two rules of YAML 1.2, which DVC follows: 1e-05 is a number, and no key occurs twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -38,14 +38,14 @@ for loader in (_Fast, _Exact):
 
 
 def parse(text: str | bytes) -> Any:
-    """Return what a YAML document holds.
+    """Return the content of a YAML document.
 
     Raises
     ------
     yaml.YAMLError
-        Where it is none, with the place.
+        If the text is not such a document; the message has the line.
     """
     try:
         return yaml.load(text, _Fast)
     except yaml.YAMLError:
-        return yaml.load(text, _Exact)  # fails too, and names the place exactly: libyaml may name the line after
+        return yaml.load(text, _Exact)  # fails too, with the exact line: libyaml may name the next one

@@ -34,7 +34,6 @@ for title, commands in GROUPS.items():
 
 def main() -> None:
     """Run a command. Bad input ends in a message and exit status 2."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not spin (src/run.py)
     try:
         _require_root()
         app()
