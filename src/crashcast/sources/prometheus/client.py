@@ -1,8 +1,7 @@
-"""A Prometheus-compatible server, asked for rows at one cadence: exact aggregates, no stale sample, all or nothing.
+"""A Prometheus-compatible server: asked again while it fails, and in halves if an answer is too large.
 
-A row at t holds the samples in (t - interval, t]. Range selectors alone give exactly them: an instant selector repeats
-the last sample for five minutes. Whether a range includes its left end differs between servers (Prometheus 2 includes
-it, 3 does not), so that is asked before anything else, and made up for by a millisecond.
+Whether a range includes its left end differs between servers (Prometheus 2 includes it, 3 does not), so that is asked
+before anything else.
 """
 
 from __future__ import annotations
@@ -14,118 +13,41 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import polars as pl
 import requests
 
 from crashcast.errors import UserError
 from crashcast.params.base import PATH
-from crashcast.params.collect import Collect, Query
 from crashcast.sources.http import asked_wait, in_short, with_headers
-from crashcast.tables import TIMESTAMP
+from crashcast.sources.prometheus.chunks import Chunk
+from crashcast.sources.prometheus.queries import key_of
 
-FUNCTIONS = {"mean": "avg_over_time", "last": "last_over_time"} | {
-    name: f"{name}_over_time" for name in ("min", "max", "sum")
-}
-PLACEHOLDER = "$interval"
-MAX_POINTS = 11_000  # of a series, in one answer: Prometheus's own limit
 CONNECT_S, READ_S = 10, 150  # a server ends a query itself after two minutes
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 FIRST_PATIENCE_S, PATIENCE_S = 20.0, 300.0  # with a server that never answered, and with one that did
-LIMITS = r"too many|exceed|maximum|limit|too large"  # what a server says of a query that asks for too much
-COLUMNS = {"timestamp": TIMESTAMP, "server_id": pl.String, "group": pl.String, "value": pl.Float64}
-
-# PromQL, as far as it takes to find selectors
-NO_CODE = r'"(?:\\.|[^"\\])*"|' r"'(?:\\.|[^'\\])*'|`[^`]*`|#[^\n]*"
-LABEL_LIST = r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)"
-SELECTOR = r"(?<![\w:.$])(?:[a-zA-Z_:][\w:]*(?:\s*\{[^}]*\})?|\{[^}]*\})"
-WORDS = {"and", "or", "unless", "atan2", "bool", "offset", "by", "without", "on", "ignoring", "inf", "nan"}
-WORDS |= {"group_left", "group_right"}
+LIMITS = r"too many|exceed|maximum|limit|too large"  # words of a server that refuses a query as too large
 
 
 class TooMuchError(Exception):
-    """The server refuses to answer so much at once."""
+    """The server refuses an answer of this size."""
 
 
-class AwayError(Exception):
-    """The server cannot answer now; it may, later."""
+class PassingError(Exception):
+    """A failure that may pass: asking again can help."""
 
     def __init__(self, message: str, wait_s: float = 0.0) -> None:
         super().__init__(message)
         self.wait_s = wait_s
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Some rows of one metric: those from `first` to `last`, both included, a `step` apart."""
-
-    metric: str
-    promql: str
-    first: datetime
-    last: datetime
-    step: timedelta
-
-
-def promql(metric: str, query: Query, interval: timedelta, is_left_open: bool) -> str:
-    """Return what to ask the server for one metric.
-
-    Parameters
-    ----------
-    metric : str
-        Its name in params.yaml.
-    query : str or mapping
-        PromQL that says `[$interval]` where it means (t - interval, t], or an aggregate and its selector, such as
-        `{mean: node_load1}`.
-    interval : timedelta
-        Of rows.
-    is_left_open : bool
-        Whether the server's ranges leave out their left end.
-
-    Raises
-    ------
-    UserError
-        Where the query would give stale samples, later ones, or what depends on how it is cut into chunks.
-    """
-    if isinstance(query, str):
-        filled = query
-        _check(metric, query)
-    else:
-        ((aggregate, selector),) = query.items()
-        if re.fullmatch(SELECTOR, re.sub(NO_CODE, "", selector.strip())) is None:
-            message = (
-                f"{_key(metric)}: {aggregate} is taken of one metric, such as up{{job='node'}}, not of '{selector}'"
-            )
-            raise UserError(f"{message}; write an expression out, with [{PLACEHOLDER}] for its ranges")
-        filled = f"{FUNCTIONS[aggregate]}({selector.strip()}[{PLACEHOLDER}])"
-    milliseconds = interval // timedelta(milliseconds=1)
-    return filled.replace(PLACEHOLDER, f"{milliseconds if is_left_open else milliseconds - 1}ms")
-
-
-def _key(metric: str) -> str:
-    return f"{PATH}: collect.queries.{metric}"
-
-
-def _check(metric: str, query: str) -> None:
-    code = re.sub(LABEL_LIST, " ", re.sub(r"\[[^\]]*\]", "[]", re.sub(NO_CODE, "", query)))
-    if "@" in code or re.search(r"\boffset\s*-", code):
-        raise UserError(f"{_key(metric)}: @ and a negative offset can look ahead of a row's own time; leave them out")
-    for found in re.finditer(SELECTOR, code):
-        following = code[found.end() :].lstrip()
-        is_word = found[0].lower() in WORDS or (following.startswith("(") and "{" not in found[0])
-        if not is_word and not following.startswith("["):
-            name = found[0].partition("{")[0].strip() or found[0]
-            message = f"'{name}' has no range, and the server would repeat its last sample for five minutes"
-            raise UserError(f"{_key(metric)}: {message}; write last_over_time({name}[{PLACEHOLDER}])")
-
-
 @dataclass
 class Server:
-    """A server and the way in, from the environment; several threads may ask at once.
+    """A server; several threads may ask it at once.
 
     Attributes
     ----------
@@ -133,7 +55,7 @@ class Server:
         Without `/api/v1`.
     environment : mapping
         PROMETHEUS_TOKEN, or PROMETHEUS_USER and PROMETHEUS_PASSWORD; PROMETHEUS_CERT and PROMETHEUS_KEY for a client
-        certificate; PROMETHEUS_CA for an authority that the system does not know.
+        certificate; PROMETHEUS_CA for an authority that the system does not know. All are optional.
     """
 
     url: str
@@ -146,11 +68,11 @@ class Server:
         self._session()  # a missing certificate shows at once
 
     def end(self) -> None:
-        """Let nobody wait any longer."""
+        """Give up waiting, in all threads."""
         self._ended.set()
 
     def is_left_open(self, moment: datetime) -> bool:
-        """Tell whether ranges leave out their left end, by counting a moment and the one a second before it."""
+        """Tell whether ranges leave out their left end: count the samples of a range that has one at either end."""
         seconds = moment.replace(tzinfo=UTC).timestamp() // 1
         form = {"query": "count_over_time(vector(1)[1s:1s])", "time": f"{seconds:.0f}"}
         try:
@@ -160,31 +82,27 @@ class Server:
             raise UserError(f"{self.url} does not count as Prometheus does: is its API Prometheus's?") from None
 
     def read(self, chunk: Chunk) -> list[dict[str, Any]]:
-        """Return the series of a chunk, as the API gives them, in as many pieces as the server bears."""
+        """Return the series of a chunk, as the API gives them; asked for in halves if the server refuses the whole."""
         form = {
             "query": chunk.promql,
             "start": f"{chunk.first.timestamp():.3f}",
             "end": f"{chunk.last.timestamp():.3f}",
             "step": f"{chunk.step.total_seconds():.3f}",
-            "partial_response": "false",  # of Thanos: all or an error
+            "partial_response": "false",  # Thanos: all series or an error
         }
         try:
-            answer = self.ask("query_range", form, f"{_key(chunk.metric)}, {chunk.promql}")
+            answer = self.ask("query_range", form, f"{key_of(chunk.metric)}, {chunk.promql}")
         except TooMuchError as error:
             points = (chunk.last - chunk.first) // chunk.step + 1
             if points == 1:
-                message = f"{self.url} refuses even one moment of {_key(chunk.metric)}: {error}"
+                message = f"{self.url} refuses even one moment of {key_of(chunk.metric)}: {error}"
                 raise UserError(f"{message}; narrow the query, or raise the server's limit") from None
             middle = chunk.first + (points // 2) * chunk.step
-            halves = ((chunk.first, middle - chunk.step), (middle, chunk.last))
-            return [
-                series
-                for first, last in halves
-                for series in self.read(Chunk(chunk.metric, chunk.promql, first, last, chunk.step))
-            ]
+            halves = (replace(chunk, last=middle - chunk.step), replace(chunk, first=middle))
+            return [series for half in halves for series in self.read(half)]
         if answer.get("resultType") != "matrix":
             raise UserError(
-                f"{self.url} answers {_key(chunk.metric)} with a {answer.get('resultType')}, not with series"
+                f"{self.url} answers {key_of(chunk.metric)} with a {answer.get('resultType')}, not with series"
             )
         series: list[dict[str, Any]] = answer["result"]
         return series
@@ -195,9 +113,9 @@ class Server:
         Raises
         ------
         TooMuchError
-            Where a smaller question may be answered.
+            If a smaller question may be answered.
         UserError
-            Where asking again cannot help, or did not for `PATIENCE_S`.
+            If asking again cannot help, or did not for `PATIENCE_S`.
         """
         begun, wait_s = time.monotonic(), FIRST_WAIT_S
         while True:
@@ -205,7 +123,7 @@ class Server:
                 answer = self._ask_once(path, form, what)
                 self._answered.set()
                 return answer
-            except AwayError as error:
+            except PassingError as error:
                 patience_s = PATIENCE_S if self._answered.is_set() else FIRST_PATIENCE_S
                 if time.monotonic() - begun > patience_s or self._ended.is_set():
                     message = f"{self.url} gives no answer: {error}"
@@ -230,13 +148,13 @@ class Server:
             hint = "PROMETHEUS_CA names the authority of its certificate, PROMETHEUS_CERT and PROMETHEUS_KEY yours"
             message = f"no trusted connection: {in_short(error)}; {hint}"
             if "EOF" in str(error):  # it went away, or a busy one refused without a word
-                raise AwayError(message) from None
+                raise PassingError(message) from None
             raise UserError(f"{self.url}: {message}") from None
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise UserError(f"{PATH}: collect.url: {error}") from None
         except requests.RequestException as error:
-            raise AwayError(in_short(error)) from None
-        return _understood(answer, self.url, what)
+            raise PassingError(in_short(error)) from None
+        return _data_of(answer, self.url, what)
 
     def _session(self) -> requests.Session:
         if not hasattr(self._sessions, "own"):  # a session is one thread's
@@ -274,8 +192,8 @@ def _is_local(url: str) -> bool:
     return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
-def _understood(answer: requests.Response, url: str, what: str) -> dict[str, Any]:
-    """Return the data of an answer, or raise what it means."""
+def _data_of(answer: requests.Response, url: str, what: str) -> dict[str, Any]:
+    """Return the data of an answer; raise the error that any other answer means."""
     try:
         content: dict[str, Any] = answer.json()
         said = str(content.get("error", ""))
@@ -286,7 +204,7 @@ def _understood(answer: requests.Response, url: str, what: str) -> dict[str, Any
     if status == 413 or (status in (400, 422) and re.search(LIMITS, said)) or content.get("errorType") == "timeout":
         raise TooMuchError(problem)
     if status == 429 or status >= 500:
-        raise AwayError(
+        raise PassingError(
             f"{status} {answer.reason}: {in_short(said or answer.text)}".rstrip(": "), asked_wait(answer.headers)
         )
     if status in (401, 403):
@@ -299,76 +217,9 @@ def _understood(answer: requests.Response, url: str, what: str) -> dict[str, Any
     if status != 200:
         raise UserError(f"{url} refuses {what}: {problem}")
     if content.get("status") != "success" or not isinstance(content.get("data"), dict):
-        raise AwayError(f"no answer of Prometheus's: {in_short(answer.text)}")
+        raise PassingError(f"no answer of Prometheus's: {in_short(answer.text)}")
     # Prometheus 3 warns of odd queries too; any other warning says that something is missing
     if missing := [text for text in content.get("warnings", []) if not text.startswith("PromQL ")]:
-        raise AwayError(f"an incomplete answer: {in_short(missing[0])}")
+        raise PassingError(f"an incomplete answer: {in_short(missing[0])}")
     data: dict[str, Any] = content["data"]
     return data
-
-
-def rows(series: list[dict[str, Any]], metric: str, settings: Collect) -> pl.DataFrame:
-    """Turn series of the API into rows.
-
-    Parameters
-    ----------
-    series : list
-        `{"metric": labels, "values": [[seconds, text], ...]}`.
-    metric : str
-        Its name in params.yaml.
-    settings : Collect
-        Which labels are the server and the group.
-
-    Returns
-    -------
-    DataFrame
-        `timestamp`, `server_id`, `group`, `value`, in order of (timestamp, server_id); NaN and infinity are no values.
-
-    Raises
-    ------
-    UserError
-        Where a series has no server, or a server two values at a moment.
-    """
-    servers, groups, seconds, values, owners = [], [], [], [], []
-    for index, one in enumerate(series):
-        if "values" not in one:
-            raise UserError(f"{_key(metric)} gives native histograms: write histogram_quantile(0.99, ...) around it")
-        server, count = _server(one["metric"], metric, settings), len(one["values"])
-        servers += [server] * count
-        groups += [one["metric"].get(settings.group_label) if settings.group_label else None] * count
-        seconds += [moment for moment, _ in one["values"]]
-        values += [float(value) for _, value in one["values"]]
-        owners += [index] * count
-    moments = (pl.Series(seconds, dtype=pl.Float64) * 1e6).round().cast(pl.Int64)
-    frame = pl.DataFrame(
-        {
-            "timestamp": moments.cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
-            "server_id": pl.Series(servers, dtype=pl.String),
-            "group": pl.Series(groups, dtype=pl.String),
-            "value": pl.Series(values, dtype=pl.Float64),
-            "owner": pl.Series(owners, dtype=pl.UInt32),
-        }
-    )
-    frame = frame.filter(pl.col("value").is_finite()).sort("timestamp", "server_id", "owner")
-    keys = frame.select("timestamp", "server_id")
-    if (repeated := frame.filter(keys.is_duplicated())).height:
-        first, second = (_labels(series[owner]["metric"]) for owner in repeated["owner"][:2])
-        moment = repeated["timestamp"][0].strftime("%Y-%m-%d %H:%M")
-        message = f"{_key(metric)} gives two values for {repeated['server_id'][0]} at {moment}: {first} and {second}"
-        raise UserError(f"{message}; give one, such as with sum by ({settings.server_label}) (...)")
-    return frame.select(list(COLUMNS))
-
-
-def _server(labels: Mapping[str, str], metric: str, settings: Collect) -> str:
-    if settings.server_label not in labels:
-        message = f"{_key(metric)} gives series without the label {settings.server_label}: {_labels(labels)}"
-        raise UserError(f"{message}; keep it, such as with sum by ({settings.server_label}) (...), or see server_label")
-    match = re.fullmatch(settings.server_pattern, labels[settings.server_label])
-    if match is None or not match[1]:
-        message = f"collect.server_pattern does not match {settings.server_label}='{labels[settings.server_label]}'"
-        raise UserError(f"{PATH}: {message}, of {_key(metric)}")
-    return match[1]
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    return "{" + ", ".join(f"{name}={value!r}" for name, value in sorted(labels.items())) + "}"

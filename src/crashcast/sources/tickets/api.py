@@ -29,6 +29,7 @@ ATTEMPTS = 8
 TIMEOUT_S = (10, 60)  # to connect, and between bytes
 LONGEST_WAIT_S = 300.0  # that a server may ask for
 PASSING = {408, 425, 429, 500, 502, 503, 504}
+SHOWN_EVERY = 1000  # records
 STALLED_PAGES = 5  # pages in a row without a new record, after which the server is taken to repeat itself
 Position = TypeVar("Position")
 PageOfWindow = Callable[[datetime, datetime, int], tuple[list[Record], bool]]
@@ -52,7 +53,10 @@ def records(name: str, source: TicketSource, since: datetime, until: datetime) -
         If the token is missing or refused, the system still fails when asked again, or its pages do not end.
     """
     assert source.system.ask is not None  # or params.yaml is refused
-    yield from source.system.ask(Api(name, source), source, since, until)
+    for count, record in enumerate(source.system.ask(Api(name, source), source, since, until), start=1):
+        if count % SHOWN_EVERY == 0:
+            print(f"incidents: {name}: {count:,} records", file=sys.stderr)
+        yield record
 
 
 class Api:
@@ -70,8 +74,10 @@ class Api:
         self.session = requests.Session()
         self.session.auth = with_headers({"Accept": "application/json", **source.system.headers(token, user)})
 
-    def get(self, path: str, key: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the answer of a path: an object that has under `key` an object or a list of objects.
+    def get(
+        self, path: str, key: str, parameters: dict[str, Any] | None = None, kind: type[Any] = list
+    ) -> dict[str, Any]:
+        """Return the answer of a path: an object that has under `key` a list of records, or one record (`kind=dict`).
 
         A failure that may pass is waited out.
 
@@ -88,7 +94,7 @@ class Api:
                 )
                 if response.status_code == 200:
                     answer = response.json()
-                    if _has_records(answer, key):
+                    if _has_records(answer, key, kind):
                         return dict(answer)
                     raise self.error(f"the answer of {path} has no '{key}': is url right?")
                 if response.status_code not in PASSING:
@@ -108,6 +114,7 @@ class Api:
             if wait > LONGEST_WAIT_S:
                 raise self.error(f"{why}: it asks to wait {wait:.0f} s; run again then")
             if attempt + 1 < ATTEMPTS:
+                print(f"incidents: {self.name}: {why}; asking again in {wait:.0f} s", file=sys.stderr)
                 time.sleep(wait)
         raise self.error(f"{path} failed {ATTEMPTS} times, last with {why}; nothing was written, run again later")
 
@@ -174,9 +181,7 @@ class Api:
         """
         while since < until:
             end = min(since + WINDOW, until)
-            found = self._window(page, since, end, size, reach)
-            print(f"incidents: {self.name}, until {end:%Y-%m-%d}: {len(found):,} records", file=sys.stderr)
-            yield from found
+            yield from self._window(page, since, end, size, reach)
             since = end
 
     def _window(self, page: PageOfWindow, first: datetime, last: datetime, size: int, reach: int) -> list[Record]:
@@ -199,6 +204,6 @@ class Api:
         return [record for start, end in halves for record in self._window(page, start, end, size, reach)]
 
 
-def _has_records(answer: Any, key: str) -> bool:
-    found = answer.get(key) if isinstance(answer, dict) else None
-    return isinstance(found, dict) or (isinstance(found, list) and all(isinstance(record, dict) for record in found))
+def _has_records(answer: Any, key: str, kind: type[Any]) -> bool:
+    found: Any = answer.get(key) if isinstance(answer, dict) else None
+    return isinstance(found, kind) and (kind is dict or all(isinstance(record, dict) for record in found))

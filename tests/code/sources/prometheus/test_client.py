@@ -1,4 +1,4 @@
-"""`crashcast collect`: what is asked, what answers mean, and which partitions are collected. Servers are scripted."""
+"""What a server is asked and what its answers mean. Servers are scripted."""
 
 from __future__ import annotations
 
@@ -12,150 +12,20 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from crashcast.errors import UserError
+from crashcast.params.collect import Collect
 from crashcast.sources.prometheus import client
-from crashcast.sources.prometheus.client import Chunk, Collect, Server, promql, rows
-from crashcast.sources.prometheus.collect import choose, chunks
-from crashcast.tables import Partition, partition_at
+from crashcast.sources.prometheus.chunks import Chunk
+from crashcast.sources.prometheus.client import Server
+from crashcast.sources.prometheus.series import rows
 
 ROOT = Path(__file__).parents[4]
 SETTINGS = Collect.read(ROOT / "params.yaml")
 START = datetime(2026, 1, 1, tzinfo=UTC)
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+HOUR = timedelta(hours=1)
 
 Answer = tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], dict[str, str]]
-
-
-@pytest.mark.parametrize("metric", SETTINGS.queries)
-def test_the_default_queries_are_ranges_of_the_interval(metric: str) -> None:
-    asked = promql(metric, SETTINGS.queries[metric], HOUR, is_left_open=True)
-    assert "[3600000ms]" in asked
-    assert "$" not in asked
-
-
-@pytest.mark.parametrize(
-    ("query", "asked"),
-    [
-        ({"mean": "node_load1"}, "avg_over_time(node_load1[3599999ms])"),
-        ({"last": 'up{job="node, too"} '}, 'last_over_time(up{job="node, too"}[3599999ms])'),
-        ({"sum": '{__name__="up"}'}, 'sum_over_time({__name__="up"}[3599999ms])'),
-        ("rate(a_total[$interval]) / rate(b_total[5m])", "rate(a_total[3599999ms]) / rate(b_total[5m])"),
-    ],
-)
-def test_a_closed_range_is_a_millisecond_shorter(query: str | dict[str, str], asked: str) -> None:
-    assert promql("m", query, HOUR, is_left_open=False) == asked
-    assert promql("m", query, HOUR, is_left_open=True) == asked.replace("3599999", "3600000")
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        "max_over_time(a[1h:5m])[$interval:1m]",  # nonsense to the server, but without instant selectors
-        'sum by (instance, le) (rate(a:b_total{x="}", y=~\'a"b\'} [$interval])) > bool 1e3',
-        "rate(a[$interval]) * on (instance) group_left(role) last_over_time(info[1d]) or vector(0)",
-        "sum(rate(a[5m] offset 1h)) without (le) / scalar(count(count_over_time(b[1h] )))  # per c",
-        "clamp_max(rate(a[$interval]), Inf) unless absent_over_time({job='x'}[1h]) == 0x1f and -NaN",
-        "(time() - last_over_time(node_boot_time_seconds[$interval])) / 3600",
-        "topk by (instance) (1, rate(by_total[$interval]))",
-    ],
-)
-def test_ranges_are_accepted_however_they_are_written(query: str) -> None:
-    assert promql("m", query, HOUR, is_left_open=True)
-
-
-@pytest.mark.parametrize(
-    ("query", "message"),
-    [
-        ("node_load1", "'node_load1' has no range, and the server would repeat its last sample for five minutes"),
-        ("rate(a[5m]) / b{c='d'}", "'b' has no range"),
-        ("avg_over_time((a / on (x) rate(b[5m]))[1h:1m])", "write last_over_time(a[$interval])"),
-        ("sum by (x) ({job='y'})", "'{job=}' has no range"),
-        ("a offset 5m", "'a' has no range"),
-        ("rate(a[5m] offset -1h)", "can look ahead of a row's own time"),
-        ("rate(a[5m] @ end())", "can look ahead of a row's own time"),
-        ({"mean": "a / b"}, "mean is taken of one metric, such as up{job='node'}, not of 'a / b'"),
-        ({"mean": "rate(a[5m])"}, "mean is taken of one metric"),
-    ],
-)
-def test_a_query_that_repeats_samples_or_looks_ahead_is_refused(query: str | dict[str, str], message: str) -> None:
-    with pytest.raises(UserError) as caught:
-        promql("cpu", query, HOUR, is_left_open=True)
-    assert message in str(caught.value)
-    assert str(caught.value).startswith("params.yaml: collect.queries.cpu: ")
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("url", "https://me:secret@host", "must be http(s)://host:port, with a path if need be"),
-        ("url", "host:9090", "must be http(s)://host:port"),
-        ("server_pattern", ".+", "needs a group in parentheses"),
-        ("server_pattern", "(", "is no regular expression"),
-        ("queries", {"a": {"mean": "b", "max": "b"}}, "at most 1"),
-        ("queries", {"a": {"median": "b"}}, "'mean', 'min', 'max', 'sum' or 'last'"),
-        ("parallel", 0, "greater than or equal to 1"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(tmp_path: Path, key: str, value: object, message: str) -> None:
-    content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content["collect"][key] = value
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(UserError) as caught:
-        Collect.read(tmp_path / "params.yaml")
-    assert f"collect.{key}" in str(caught.value)
-    assert message in str(caught.value)
-
-
-def series(values: list[tuple[float, str]], **labels: str) -> dict[str, Any]:
-    """Return a series as the API gives it, hours after the start."""
-    return {"metric": labels, "values": [[START.timestamp() + 3600 * hour, value] for hour, value in values]}
-
-
-def test_labels_become_servers_and_groups_and_no_number_becomes_no_row() -> None:
-    given = [
-        series([(0, "1"), (1, "NaN"), (2, "2.5e-07")], instance="b:9100", job="web", mode="idle"),
-        series([(0, "-0.1"), (1, "+Inf"), (2, "-Inf")], instance="[::1]:9100", job="db"),
-        series([(1, "3")], instance="a"),
-    ]
-    frame = rows(given, "m", SETTINGS)
-    assert frame.rows() == [
-        (START, "[::1]", "db", -0.1),
-        (START, "b", "web", 1.0),
-        (START + HOUR, "a", None, 3.0),
-        (START + 2 * HOUR, "b", "web", 2.5e-07),
-    ]
-    assert dict(frame.schema) == client.COLUMNS
-    assert rows([], "m", SETTINGS).schema == frame.schema
-    without = SETTINGS.model_copy(update={"group_label": None, "server_pattern": r"([^:]+:\d+)"})
-    assert rows(given[:1], "m", without).rows()[0] == (START, "b:9100", None, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ([series([(0, "1")], job="web")], "gives series without the label instance: {job='web'}; keep it"),
-        ([series([(0, "1")], instance=":9100")], "collect.server_pattern does not match instance=':9100'"),
-        (
-            [series([(0, "1"), (1, "1")], instance="a", disk="x"), series([(1, "2")], instance="a", disk="y")],
-            "two values for a at 2026-01-01 01:00: {disk='x', instance='a'} and {disk='y', instance='a'}",
-        ),
-        ([{"metric": {"instance": "a"}, "histograms": []}], "gives native histograms"),
-    ],
-)
-def test_series_that_are_not_one_per_server_are_refused(given: list[dict[str, Any]], message: str) -> None:
-    with pytest.raises(UserError) as caught:
-        rows(given, "disk", SETTINGS.model_copy(update={"server_pattern": "([^:]+)(:.*)?"}))
-    assert message in str(caught.value)
-    assert "collect.queries.disk" in str(caught.value)
-
-
-def test_one_server_may_change_its_labels_over_time() -> None:
-    given = [series([(0, "1")], instance="a", job="old"), series([(1, "2")], instance="a", job="new")]
-    assert rows(given, "m", SETTINGS)["group"].to_list() == ["old", "new"]
 
 
 class Scripted(BaseHTTPRequestHandler):
@@ -323,86 +193,3 @@ def test_the_environment_says_who_asks(
     url, handler = serve(lambda form: good([]))
     Server(url, environment).read(CHUNK)
     assert handler.heads[0].get("Authorization") == header
-
-
-def day(number: int) -> Partition:
-    """Return a day of January 2026."""
-    return partition_at(datetime(2026, 1, number), "day")
-
-
-@pytest.mark.parametrize(
-    ("present", "reach", "options", "wanted"),
-    [
-        ([], None, {"since": 1}, {1: 1, 2: 2, 3: 3, 4: 4}),  # noon of the 5th: that day is not over
-        ([], None, {"since": 3, "is_open": True}, {3: 3, 4: 4, 5: 5}),
-        ([1, 2, 3, 4], 4.5, {}, {4: 4.5}),
-        ([1, 2, 3, 4], 2.75, {}, {2: 2.75, 3: 3, 4: 4}),
-        ([1, 2, 3], 3.5, {}, {3: 3.5, 4: 4}),
-        ([1, 2, 4], 4.5, {}, {4: 4.5}),
-        ([1, 2, 4], 4.5, {"since": 1}, {3: 3, 4: 4.5}),
-        ([3, 4], 1.5, {}, {3: 3, 4: 4}),  # nothing begins earlier by itself
-        ([1, 2, 3, 4], 4.5, {"since": 2, "again": True}, {2: 2, 3: 3, 4: 4}),
-        ([1, 2, 3, 4], 4.5, {"is_open": True}, {4: 4.5, 5: 5}),
-        ([1, 2, 3, 4, 5], 4.5, {"is_open": True}, {4: 4.5, 5: 5}),
-        ([1, 2, 3, 4, 5], 5.25, {}, {}),
-    ],
-)
-def test_missing_partitions_are_collected_and_what_late_samples_touch(
-    present: list[int], reach: float | None, options: dict[str, Any], wanted: dict[int, float]
-) -> None:
-    def moment(number: float) -> datetime:
-        return datetime(2026, 1, 1) + (number - 1) * DAY
-
-    since = moment(options.pop("since")) if "since" in options else None
-    chosen = choose(
-        "day",
-        [day(number) for number in present],
-        None if reach is None else moment(reach),
-        since,
-        datetime(2026, 1, 5, 12),
-        **options,
-    )
-    assert chosen == {day(number): moment(start) for number, start in wanted.items()}
-
-
-@given(
-    late_hours=st.integers(0, 60),
-    delays=st.lists(st.integers(0, 60), min_size=120, max_size=120),
-    runs=st.lists(st.tuples(st.integers(1, 119), st.booleans()), min_size=1, max_size=12),
-)
-def test_no_sample_is_lost_that_is_no_later_than_the_window(
-    late_hours: int, delays: list[int], runs: list[tuple[int, bool]]
-) -> None:
-    """Samples come hourly, every other one late; what a collection leaves behind is all that had arrived by then."""
-    begin = datetime(2026, 1, 1)
-    arrived = [n + min(delay, late_hours) * (n % 2) for n, delay in enumerate(delays)]
-    held: set[int] = set()
-    for now, is_open in sorted(runs):
-        present = {partition_at(begin + n * HOUR, "day") for n in held}
-        reach = begin + (max(held) - late_hours) * HOUR if held else None
-        until = begin + now * HOUR
-        chosen = choose("day", present, reach, None if held else begin, until, is_open)
-        for partition, start in chosen.items():
-            end = min(partition.end, until + HOUR)
-            held |= {n for n in range(120) if start <= begin + n * HOUR < end and arrived[n] <= now}
-        over = now + 1 if is_open else now // 24 * 24
-        assert held >= {n for n in range(over) if arrived[n] <= now}
-
-
-@given(
-    interval_s=st.sampled_from([1, 5, 15, 60, 300, 3600, 86400]),
-    chunk_s=st.integers(1, 200_000),
-    start_s=st.integers(0, 86_399),
-    until_s=st.integers(1, 200_000),
-)
-def test_chunks_hold_every_row_once_and_no_more_points_than_a_server_gives(
-    interval_s: int, chunk_s: int, start_s: int, until_s: int
-) -> None:
-    partition, interval = day(1), timedelta(seconds=interval_s)
-    start, until = (partition.start + timedelta(seconds=s) for s in (start_s, until_s))
-    cut = list(chunks(partition, start, until, {"a": "q"}, interval, timedelta(seconds=chunk_s)))
-    moments = [one.first + n * interval for one in cut for n in range((one.last - one.first) // interval + 1)]
-    due = range(start_s // interval_s, min(until_s, 86_400 - interval_s) // interval_s + 1)
-    assert moments == [START + n * interval for n in due]
-    most = max(((one.last - one.first) // interval + 1 for one in cut), default=0)
-    assert most <= max(1, min(11_000, chunk_s // interval_s))

@@ -36,7 +36,7 @@ def ask(
     """Return a source's records and the paths that were asked, if every path answers the same."""
     asked: list[str] = []
 
-    def get(api: Api, path: str, key: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
+    def get(api: Api, path: str, key: str, parameters: object = None, kind: type[Any] = list) -> dict[str, Any]:
         asked.append(path)
         assert len(asked) < 1000
         return answer()

@@ -33,7 +33,8 @@ def ask(api: Api, source: TicketSource, since: datetime, until: datetime) -> Ite
         return answer["data"], "next" in (answer.get("paging") or {})
 
     for alert in api.in_windows(page, since, until, PAGE, REACH):
-        yield alert | api.get(f"/v2/alerts/{api.quoted(alert, 'id')}", "data")["data"] if detailed else alert
+        details = api.get(f"/v2/alerts/{api.quoted(alert, 'id')}", "data", kind=dict)["data"] if detailed else {}
+        yield alert | details
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -1,0 +1,84 @@
+"""Series, as the API of Prometheus gives them, as rows: one value for each server and time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from crashcast.errors import UserError
+from crashcast.params.base import PATH
+from crashcast.params.collect import Collect
+from crashcast.sources.prometheus.queries import key_of
+from crashcast.tables import TIMESTAMP
+
+COLUMNS = {"timestamp": TIMESTAMP, "server_id": pl.String, "group": pl.String, "value": pl.Float64}
+
+
+def rows(series: list[dict[str, Any]], metric: str, collect: Collect) -> pl.DataFrame:
+    """Turn series of the API into rows.
+
+    Parameters
+    ----------
+    series : list
+        `{"metric": labels, "values": [[seconds, text], ...]}`.
+    metric : str
+        Its name in params.yaml.
+    collect : Collect
+        Which labels are the server and the group.
+
+    Returns
+    -------
+    DataFrame
+        `timestamp`, `server_id`, `group`, `value`, in order of (timestamp, server_id); NaN and infinity are no values.
+
+    Raises
+    ------
+    UserError
+        If a series has no server, or a server two values at a moment.
+    """
+    servers, groups, seconds, values, owners = [], [], [], [], []
+    for index, one in enumerate(series):
+        if "values" not in one:
+            raise UserError(f"{key_of(metric)} gives native histograms: write histogram_quantile(0.99, ...) around it")
+        server, count = _server(one["metric"], metric, collect), len(one["values"])
+        servers += [server] * count
+        groups += [one["metric"].get(collect.group_label) if collect.group_label else None] * count
+        seconds += [moment for moment, _ in one["values"]]
+        values += [float(value) for _, value in one["values"]]
+        owners += [index] * count
+    moments = (pl.Series(seconds, dtype=pl.Float64) * 1e6).round().cast(pl.Int64)
+    frame = pl.DataFrame(
+        {
+            "timestamp": moments.cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
+            "server_id": pl.Series(servers, dtype=pl.String),
+            "group": pl.Series(groups, dtype=pl.String),
+            "value": pl.Series(values, dtype=pl.Float64),
+            "owner": pl.Series(owners, dtype=pl.UInt32),
+        }
+    )
+    frame = frame.filter(pl.col("value").is_finite()).sort("timestamp", "server_id", "owner")
+    keys = frame.select("timestamp", "server_id")
+    if (repeated := frame.filter(keys.is_duplicated())).height:
+        first, second = (_labels(series[owner]["metric"]) for owner in repeated["owner"][:2])
+        moment = repeated["timestamp"][0].strftime("%Y-%m-%d %H:%M")
+        message = f"{key_of(metric)} gives two values for {repeated['server_id'][0]} at {moment}: {first} and {second}"
+        raise UserError(f"{message}; give one, such as with sum by ({collect.server_label}) (...)")
+    return frame.select(list(COLUMNS))
+
+
+def _server(labels: Mapping[str, str], metric: str, collect: Collect) -> str:
+    if collect.server_label not in labels:
+        message = f"{key_of(metric)} gives series without the label {collect.server_label}: {_labels(labels)}"
+        raise UserError(f"{message}; keep it, such as with sum by ({collect.server_label}) (...), or see server_label")
+    match = re.fullmatch(collect.server_pattern, labels[collect.server_label])
+    if match is None or not match[1]:
+        message = f"collect.server_pattern does not match {collect.server_label}='{labels[collect.server_label]}'"
+        raise UserError(f"{PATH}: {message}, of {key_of(metric)}")
+    return match[1]
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{name}={value!r}" for name, value in sorted(labels.items())) + "}"
