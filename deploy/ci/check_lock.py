@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 from crashcast.errors import UserError
-from crashcast.versioning.revision import check_pushed
+from crashcast.versioning.lock_checks import check_pushed
 
 UP_TO_DATE = "Data and pipelines are up to date."
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -96,18 +96,29 @@ def signature(path: Path) -> Signature:
 def md5(path: Path) -> str:
     """Return the MD5 of a file, as DVC records it; of a folder, DVC's `.dir` hash.
 
-    Source: dvc-data, `hashfile/tree.py`: the MD5 of the JSON list of members sorted by path.
+    Source: dvc-data, `hashfile/tree.py`.
     """
     if path.is_dir():
-        members = [
-            {"md5": md5(member), "relpath": member.relative_to(path).as_posix()}
-            for member in path.rglob("*")
-            if member.is_file() and not _is_ignored(member.relative_to(path))
-        ]
-        listing = json.dumps(sorted(members, key=lambda member: member["relpath"]), sort_keys=True)
-        return hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest() + ".dir"
+        return hashlib.md5(folder_list(md5s(path)).encode(), usedforsecurity=False).hexdigest() + ".dir"
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def md5s(folder: Path) -> dict[str, str]:
+    """Return the MD5 of each file of a folder that DVC would track, by its path in the folder."""
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {name.as_posix(): md5(folder / name) for name in names if not _is_ignored(name)}
+
+
+def folder_list(contents: Mapping[str, str]) -> str:
+    """Return DVC's list of a folder's files, whose MD5 is the folder's hash.
+
+    Parameters
+    ----------
+    contents : mapping of str to str
+        The MD5 of each file, by its path in the folder.
+    """
+    return json.dumps([{"md5": contents[path], "relpath": path} for path in sorted(contents)], sort_keys=True)
 
 
 def sha256(path: Path) -> str:

@@ -22,7 +22,8 @@ from crashcast.errors import UserError
 from crashcast.review.data_changes import is_another_fleet
 from crashcast.versioning import git, remote
 from crashcast.versioning.dvc_files import LOCK
-from crashcast.versioning.revision import MODELS, PARAMS, REGISTERED, Revision, check, default_base
+from crashcast.versioning.lock_checks import check
+from crashcast.versioning.revision import MODELS, PARAMS, REGISTERED, Revision, default_base
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -125,7 +126,7 @@ def accept(
         wanted = _order(version)
         if last and wanted <= _order(last.version):
             raise UserError(f"{version} does not follow {last.version}, the last registered version")
-    _require_pushed(model)
+    remote.check_held(model, MODELS)
     champion = None if last is None or _starts_over(last, first) else last
     decision = _decide(record, champion, model, force_reason, review, options)
     version = version or _next(last, champion, decision)
@@ -352,33 +353,6 @@ def _require_merged(shared: str) -> None:
         raise UserError(
             "HEAD is not on the remote's main branch: merge and push it first; --force REASON registers it all the same"
         )
-
-
-def _require_pushed(model: str) -> None:
-    """Refuse a model of which DVC's remote lacks a file, or has another: read, not asked, for a folder's list lies."""
-    from dvc.repo import Repo
-
-    remote.check()
-    with Repo() as repo:
-        store = repo.cloud.get_remote_odb()
-        try:
-            listing = _content(store, model)
-            members = [entry["md5"] for entry in json.loads(listing)] if model.endswith(".dir") else []
-            for member in members:
-                _content(store, member)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{MODELS} is not whole on {remote.url()} ({error}): `make push` where it was made"
-            ) from None
-
-
-def _content(store: Any, oid: str) -> bytes:
-    import hashlib
-
-    content: bytes = store.fs.cat_file(store.oid_to_path(oid))
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != oid.removesuffix(".dir"):
-        raise ValueError(f"{oid} has other content there")
-    return content
 
 
 def _fetch(shared: str | None) -> None:

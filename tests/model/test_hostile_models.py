@@ -18,11 +18,11 @@ import yaml
 
 from crashcast.errors import UserError
 from crashcast.files import md5
-from crashcast.modeling import locked, model
+from crashcast.modeling import model
 from crashcast.modeling.estimators import candidates, fit
 from crashcast.modeling.model import Model, load, save
 from crashcast.params.train import Train
-from crashcast.versioning import cache
+from crashcast.versioning import cache, committed_model
 
 FEATURES = ["cpu_pct", "latency_ms"]
 RULES = Train.model_validate(
@@ -74,7 +74,7 @@ def canary(tmp_path: Path) -> Path:
 def refused(match: str) -> None:
     """Refuse the model with the right hash too: somebody may have committed it."""
     lock()
-    for reader in (locked.load, lambda: load(Path("models"))):
+    for reader in (committed_model.load, lambda: load(Path("models"))):
         with pytest.raises(UserError, match=match):
             reader()
 
@@ -94,8 +94,8 @@ def array_in(name: str = "models/model.skops") -> str:
 
 
 def test_a_model_that_is_the_locked_one_is_loaded(here: Path) -> None:
-    assert locked.load().features == FEATURES
-    assert locked.load(Path("models"), here / "dvc.lock").features == FEATURES
+    assert committed_model.load().features == FEATURES
+    assert committed_model.load(Path("models"), here / "dvc.lock").features == FEATURES
 
 
 @pytest.mark.parametrize("name", ["model.skops", "model.json", "one more"])
@@ -108,7 +108,7 @@ def test_a_model_with_another_hash_is_refused_before_anything_is_read(
     monkeypatch.setattr(skops.io, "get_untrusted_types", lambda **_: pytest.fail("it was read"))
 
     with pytest.raises(UserError, match=r"models is refused: its hash is \w+\.dir, dvc.lock names \w+\.dir"):
-        locked.load()
+        committed_model.load()
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_a_model_that_no_lock_names_is_refused(here: Path, canary: Path, text: s
     Path("dvc.lock").unlink() if text is None else Path("dvc.lock").write_text(text)
 
     with pytest.raises(UserError, match=told):
-        locked.load()
+        committed_model.load()
     assert not canary.exists()
 
 
 def test_a_model_that_is_not_there_is_refused(here: Path) -> None:
     shutil.rmtree("models")
     with pytest.raises(UserError, match="its hash is nothing"):
-        locked.load()
+        committed_model.load()
 
 
 def test_a_pickle_under_the_models_name_runs_nothing(here: Path, canary: Path) -> None:

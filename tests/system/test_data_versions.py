@@ -18,8 +18,8 @@ from rich.console import Console
 
 from crashcast import files, tables
 from crashcast.cli import main as crashcast
-from crashcast.doctor import bucket as buckets
 from crashcast.errors import UserError
+from crashcast.versioning import bucket as buckets
 from crashcast.versioning import cache
 from crashcast.versions import diff, log
 from crashcast.versions.files import DAMAGED, NOWHERE, ONLY_REMOTE

@@ -22,13 +22,15 @@ from botocore.config import Config
 from botocore.session import Session
 
 from crashcast import files
-from crashcast.doctor import bucket as buckets
+from crashcast.doctor import bucket as bucket_checks
 from crashcast.doctor import examine, garbage, repair
 from crashcast.doctor.cache import Cache
 from crashcast.doctor.findings import SOUND, UNKNOWN, WRONG, Finding, exit_status
-from crashcast.doctor.needs import Output
 from crashcast.errors import UserError
 from crashcast.execution import single_process
+from crashcast.versioning import bucket as buckets
+from crashcast.versioning import dvc_command
+from crashcast.versioning.outputs import Output
 
 ONE, TWO, FOLDER = Path("data/raw/one"), Path("data/raw/two"), Path("data/raw")
 FILES = {"one": "1" * 100, "two": "2" * 200, "three": "3" * 300}
@@ -418,7 +420,7 @@ def test_a_lock_in_conflict_is_found_and_our_side_taken(project: Path) -> None:
 
     assert Path("dvc.lock").read_text() == lock
     assert problems(examine(parts=["project"])) == []
-    assert "<<<<<<<" in (repair.TEMPORARY / "crashcast/dvc.lock.1").read_text()
+    assert "<<<<<<<" in (dvc_command.TEMPORARY / "crashcast/dvc.lock.1").read_text()
 
 
 def test_a_commit_whose_lock_cannot_be_read_is_no_pass(project: Path) -> None:
@@ -460,7 +462,7 @@ def test_a_lock_edited_by_hand_is_found_and_the_committed_one_taken(project: Pat
     assert any(finding.severity == "repaired" for finding in examine(parts=["project"], mend=True))
 
     assert Path("dvc.lock").read_text() == lock
-    assert (repair.TEMPORARY / "crashcast/dvc.lock.1").read_text() == edited
+    assert (dvc_command.TEMPORARY / "crashcast/dvc.lock.1").read_text() == edited
     assert problems(examine(parts=["project"])) == []
 
 
@@ -531,7 +533,7 @@ def test_locks_of_the_dead_the_living_and_of_others(project: Path) -> None:
 
 def test_nothing_is_repaired_while_a_dvc_command_runs(project: Path) -> None:
     edit_in_place(ONE, "edited")
-    with repair.alone(), pytest.raises(UserError, match="a dvc command is running"):
+    with dvc_command.kept_out(), pytest.raises(UserError, match="a dvc command is running"):
         subprocess_examine()
 
 
@@ -590,7 +592,7 @@ def test_each_operation_that_fails_is_named(
             return call(self, method, **arguments)
 
         monkeypatch.setattr(buckets.Bucket, "call", answer)
-        return [*buckets.check(bucket)]
+        return [*bucket_checks.check(bucket)]
 
     only(refuse("list_objects_v2"), "unknown", "cannot be listed", "access denied")
     only(refuse("put_object"), "warning", "put fails, so you cannot push")
@@ -602,14 +604,14 @@ def test_a_clock_that_is_off_is_named(project: Path, bucket: buckets.Bucket, mon
     now_s = time.time()
     monkeypatch.setattr(buckets, "time", SimpleNamespace(time=lambda: now_s - 300))
 
-    clock = only([*buckets.check(bucket)], "warning", "this machine's clock: ", "s behind the server's")
+    clock = only([*bucket_checks.check(bucket)], "warning", "this machine's clock: ", "s behind the server's")
     assert 295 < float(clock.what.split()[0]) < 330
 
 
 def test_the_trial_leaves_nothing_behind(project: Path, bucket: buckets.Bucket, client: Any) -> None:
-    assert problems([*buckets.check(bucket)]) == []
+    assert problems([*bucket_checks.check(bucket)]) == []
 
-    scratch = client.list_objects_v2(Bucket=bucket.name, Prefix=bucket.key(buckets.SCRATCH))
+    scratch = client.list_objects_v2(Bucket=bucket.name, Prefix=bucket.key(bucket_checks.SCRATCH))
     assert scratch.get("Contents", []) == []
 
 

@@ -21,8 +21,8 @@ from crashcast.review import commit_changes, rescoring
 from crashcast.review.data_changes import History
 from crashcast.review.report import plot_data
 from crashcast.review.review import EXIT_STATUS, _anchor
-from crashcast.versioning import cache, environment, revision, worktree_runs
-from crashcast.versioning.revision import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision
+from crashcast.versioning import cache, dvc_files, environment, lock_checks, worktree_runs
+from crashcast.versioning.revision import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision, default_base
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -108,7 +108,7 @@ def test_other_training_on_the_same_features_gives_both_models_own_figures(here:
     base, head = Revision.find("main"), branch(here, "training", {"max_iter: 10": "max_iter: 30"})
     assert base.outs["models"] != head.outs["models"]
     for commit in (base, head):
-        revision.check(commit)
+        lock_checks.check(commit)
     found = rescoring.rescore(base, head)
     for model, commit in (("champion", base), ("challenger", head)):
         assert pr_auc(found.forward, model) == pytest.approx(told(commit, "pr_auc"), rel=1e-5)
@@ -234,7 +234,7 @@ def test_a_fresh_clone_fetches_what_the_review_needs_and_no_more(
     run("git checkout -q training && dvc checkout -q && dvc push -q && git push -q origin training", here)
     run(f"git clone -q {here.parent / 'remote.git'} clone && cd clone && git checkout -q training", tmp_path)
     monkeypatch.chdir(tmp_path / "clone")
-    base = revision.default_base()
+    base = default_base()
     assert base == Revision.find("origin/main")
     assert rescoring.rescore(base, head).forward.rows.height == told(head, "rows")
     stored = Path(".dvc/cache/files/md5")
@@ -246,11 +246,11 @@ def test_a_fresh_clone_fetches_what_the_review_needs_and_no_more(
 
 
 def test_what_was_not_pushed_is_refused(here: Path, s3: dict[str, str], tmp_path: Path, monkeypatch) -> None:
-    revision.check_pushed()
+    lock_checks.check_pushed()
     head = branch(here, "unpushed", {"C: [0.1]": "C: [0.002]"})
     run("git checkout -q unpushed && dvc checkout -q && git push -q origin unpushed", here)
     with pytest.raises(UserError, match=r"^not on DVC's remote: .*models/.*`make push` where it was made"):
-        revision.check_pushed()
+        lock_checks.check_pushed()
     run(f"git clone -q {here.parent / 'remote.git'} clone && cd clone && git checkout -q unpushed", tmp_path)
     monkeypatch.chdir(tmp_path / "clone")
     with pytest.raises(UserError, match=r"is neither in DVC's cache nor on its remote, s3://.*: `make push` where"):
@@ -259,7 +259,7 @@ def test_what_was_not_pushed_is_refused(here: Path, s3: dict[str, str], tmp_path
     with pytest.raises(UserError, match=r"DVC's remote s3://.* cannot be reached"):
         rescoring.rescore(Revision.find("origin/main"), head)
     with pytest.raises(UserError, match=r"DVC's remote s3://.* cannot be reached: The request signature"):
-        revision.check_pushed()
+        lock_checks.check_pushed()
 
 
 def test_a_damaged_model_is_refused_before_it_is_loaded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,12 +423,12 @@ def test_figures_edited_by_hand_are_refused(here: Path) -> None:
 def test_a_metric_that_is_no_number_is_refused(here: Path) -> None:
     run("git checkout -q -b nan training", here)
     text = Path(EVALUATION).read_text()
-    before = revision.hash_of(text.encode())
+    before = dvc_files.hash_of(text.encode())
     figure = json.loads(text)["pr_auc"]
     text = text.replace(f'"pr_auc": {figure}', '"pr_auc": NaN')
     Path(EVALUATION).write_text(text)
     lock = Path("dvc.lock").read_text()
-    Path("dvc.lock").write_text(lock.replace(before, revision.hash_of(text.encode())))
+    Path("dvc.lock").write_text(lock.replace(before, dvc_files.hash_of(text.encode())))
     run("git commit -q -a -m nan", here)
     status, told, record = review(here, "nan")
     assert (status, record) == (2, None)
@@ -496,13 +496,13 @@ def test_a_shorter_test_part_is_told_apart_from_what_the_base_would_have_judged(
 def test_figures_edited_by_hand_in_metrics_and_lock_do_not_stand_up_to_rescoring(here: Path) -> None:
     run("git checkout -q -b forged training", here)
     figures = json.loads(Path(EVALUATION).read_text())
-    before = revision.hash_of(Path(EVALUATION).read_bytes())
+    before = dvc_files.hash_of(Path(EVALUATION).read_bytes())
     Path(EVALUATION).write_text(json.dumps(figures | {"pr_auc": 0.99}))
     lock = Path("dvc.lock").read_text()
-    Path("dvc.lock").write_text(lock.replace(before, revision.hash_of(Path(EVALUATION).read_bytes())))
+    Path("dvc.lock").write_text(lock.replace(before, dvc_files.hash_of(Path(EVALUATION).read_bytes())))
     run("git commit -q -a -m forged", here)
     head = Revision.find("forged")
-    revision.check(head)
+    lock_checks.check(head)
     with pytest.raises(UserError, match=f"{EVALUATION} of commit {head.name} says pr_auc 0.99, and its model gives"):
         rescoring.rescore(Revision.find("main"), head)
 
@@ -514,7 +514,7 @@ def test_a_commit_whose_parameters_were_changed_after_the_run_is_refused(here: P
     with pytest.raises(
         UserError, match=r"does not match the commit:\n  label: params.yaml: label changed since it ran"
     ):
-        revision.check(Revision.find("stale"))
+        lock_checks.check(Revision.find("stale"))
 
 
 def test_figures_are_those_of_dvc(here: Path) -> None:

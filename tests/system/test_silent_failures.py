@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from crashcast.doctor import bucket as buckets
 from crashcast.doctor import examine
 from crashcast.doctor.cache import Cache
 from crashcast.doctor.findings import SOUND, WRONG, Finding, exit_status
 from crashcast.files import md5
+from crashcast.versioning import bucket as buckets
 from crashcast.versions.rebuild import rebuild
 
 TESTS = Path(__file__).parents[1]

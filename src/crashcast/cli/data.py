@@ -104,7 +104,7 @@ def import_(
 def demo() -> None:
     """Simulate the fleet that params.yaml describes under `demo`, and track it with DVC."""
     from crashcast.sources.demo.simulator import OUTPUTS, write
-    from crashcast.versioning.tracking import track
+    from crashcast.versioning.tracked_data import track
 
     summary = write()
     track(OUTPUTS)

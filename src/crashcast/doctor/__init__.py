@@ -1,7 +1,7 @@
 """The doctor: is everything there that commits need, and is it what it says? What is wrong, where, and what to type.
 
-`checks` looks at the clone itself, `bucket` at DVC's remote, `cache` at DVC's cache, `needs` at what commits need, and
-`objects` compares the last three; `repair` works from good copies. `pushed` is git's pre-push hook, and `garbage`
+`checks` looks at the clone itself, `bucket` at DVC's remote, `cache` at DVC's cache, and `objects`
+compares them with the data of commits; `repair` works from good copies. `pushed` is git's pre-push hook, and `garbage`
 deletes what no commit needs.
 """
 
@@ -11,12 +11,15 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from crashcast.doctor import bucket as s3
-from crashcast.doctor import checks, needs, objects, repair
+from crashcast.doctor import bucket as bucket_checks
+from crashcast.doctor import checks, objects
 from crashcast.doctor.cache import Cache
 from crashcast.doctor.findings import Finding, mended
 from crashcast.errors import UserError
 from crashcast.versioning import local_s3, remote
+from crashcast.versioning.bucket import Bucket, connect
+from crashcast.versioning.dvc_command import kept_out
+from crashcast.versioning.outputs import find_revisions, outputs_of
 from crashcast.versioning.revision import Revision
 
 PARTS = ("environment", "project", "bucket", "remote", "cache")
@@ -59,7 +62,7 @@ def examine(
         raise UserError(f"there is no part '{unknown[0]}': {', '.join(PARTS)}")
     if not Path(".dvc").is_dir():
         raise UserError("there is no .dvc folder here: run this from the root of the project")
-    commits = needs.find_revisions(revisions, all_commits)
+    commits = find_revisions(revisions, all_commits)
     found: list[Finding] = []
     if "environment" in parts:
         found += checks.environment()
@@ -78,12 +81,13 @@ def examine(
 
 
 def _data(commits: list[Revision], parts: Collection[str], deep: bool, mend: bool) -> list[Finding]:
-    outputs, found = needs.outputs_of(commits)
+    outputs, unread = outputs_of(commits)
+    found = [Finding(*one) for one in unread]
     bucket, told = _bucket(parts)
     found += told
     if not outputs:
         return found
-    with repair.alone() if mend else nullcontext():
+    with kept_out() if mend else nullcontext():
         try:
             for _ in range(ROUNDS if mend else 0):
                 tried = _mended(objects.check(outputs, Cache(), bucket, parts, deep), mend)
@@ -95,15 +99,15 @@ def _data(commits: list[Revision], parts: Collection[str], deep: bool, mend: boo
             return [*found, Finding("unknown", remote.url(), f"it stopped answering: {error}", "run this again")]
 
 
-def _bucket(parts: Collection[str]) -> tuple[s3.Bucket | None, list[Finding]]:
+def _bucket(parts: Collection[str]) -> tuple[Bucket | None, list[Finding]]:
     if not {"bucket", "remote"} & {*parts}:
         return None, []
     try:
-        bucket = s3.connect()
+        bucket = connect()
         remote.check()
     except UserError as error:
         return None, [Finding("unknown", "the remote", str(error), _how_to_reach_it())]
-    return bucket, [*s3.check(bucket)] if "bucket" in parts else []
+    return bucket, [*bucket_checks.check(bucket)] if "bucket" in parts else []
 
 
 def _mended(findings: Iterable[Finding], mend: bool) -> list[Finding]:

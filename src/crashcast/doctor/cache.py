@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Literal
 
 from crashcast import files
-from crashcast.doctor.bucket import OBJECTS
-from crashcast.doctor.reading import side_by_side
 from crashcast.versioning import cache
+from crashcast.versioning.cache import is_whole
+from crashcast.versioning.dvc_command import TEMPORARY
+from crashcast.versioning.dvc_files import object_path
+from crashcast.versioning.side_by_side import side_by_side
 
 State = Literal["good", "unread", "damaged", "missing"]
-HASHED = Path(".dvc", "tmp", "crashcast", "hashed.json")
+HASHED = TEMPORARY / "crashcast" / "hashed.json"
 READERS = 4
 
 
@@ -48,7 +50,7 @@ class Cache:
 
     def path(self, md5: str) -> Path:
         """Return where an object lies, or would."""
-        return self.folder / OBJECTS / md5[:2] / md5[2:]
+        return self.folder / object_path(md5)
 
     def states(self, hashes: Iterable[str], deep: bool = False) -> dict[str, State]:
         """Say of objects whether they are `good`, `damaged` or `missing`.
@@ -84,14 +86,6 @@ class Cache:
     def _hash(self, md5: str) -> list[int] | None:
         stamp = _stamp(self.path(md5))  # before it is read: what changes meanwhile has another one
         return stamp if is_whole(self.path(md5), md5) else None
-
-
-def is_whole(path: Path, md5: str) -> bool:
-    """Return whether a file is there and its bytes have the hash that names an object."""
-    try:
-        return path.is_file() and files.md5(path) == md5.removesuffix(".dir")
-    except OSError:
-        return False
 
 
 def is_same_file(one: Path, other: Path) -> bool:

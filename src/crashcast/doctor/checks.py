@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from crashcast import files
-from crashcast.doctor import repair
 from crashcast.doctor.findings import Finding
-from crashcast.doctor.needs import FILES_THAT_POINT, parse
 from crashcast.errors import UserError
 from crashcast.execution import single_process
-from crashcast.versioning import dvc_files, git, tracked_data
-from crashcast.versioning.dvc_files import LOCK
+from crashcast.text import some_of
+from crashcast.versioning import dvc_command, dvc_files, git, tracked_data
+from crashcast.versioning.dvc_command import PATH_LOCKS
+from crashcast.versioning.dvc_files import LOCK, NAMING_DATA, PIPELINE
 from crashcast.versioning.environment import RUN, differences
-from crashcast.versioning.revision import PARAMS, PIPELINE, RAW, Revision
-from crashcast.versioning.revision import check as check_lock
+from crashcast.versioning.lock_checks import check as check_lock
+from crashcast.versioning.revision import PARAMS, RAW, Revision
 
 SHOWN = 5
-NOTES = repair.TEMPORARY / "crashcast"
-RWLOCK = repair.TEMPORARY / "rwlock"
+NOTES = dvc_command.TEMPORARY / "crashcast"
 UNCACHED = "not in cache"  # as DVC says of an output that is in the work tree, unchanged
 OURS, BASE, THEIRS, END = "<<<<<<<", "|||||||", "=======", ">>>>>>>"
 
@@ -47,18 +43,18 @@ def environment() -> Iterator[Finding]:
             )
     with suppress(FileNotFoundError):
         if found := list(differences(Path(RUN).read_text(encoding="utf-8"))):
-            shown = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+            shown = some_of(found, SHOWN)
             yield Finding(
-                "error", RUN, f"what is installed differs, and may write other bytes: {shown}", "make clean env"
+                "error", RUN, f"installed packages differ, and may write other bytes: {shown}", "make clean env"
             )
 
 
 def pointers() -> Iterator[Finding]:
     """Look for conflicts in the files that DVC reads, and for changes of them that are not committed."""
     readable = True
-    for path in sorted({*git.run("ls-files", "-z", "--", *FILES_THAT_POINT, PIPELINE, PARAMS).entries}):
+    for path in sorted({*git.run("ls-files", "-z", "--", *NAMING_DATA, PIPELINE, PARAMS).entries}):
         try:
-            parse(Path(path).read_bytes(), path)
+            dvc_files.load(Path(path).read_bytes(), path)
         except FileNotFoundError:
             continue  # git says so below
         except UserError as error:
@@ -72,7 +68,7 @@ def pointers() -> Iterator[Finding]:
                 f"git checkout --ours {path} && {again}  (or --theirs)",
                 partial(_take_ours, Path(path)) if is_lock else None,
             )
-    if readable and (changed := " ".join(git.changed(*FILES_THAT_POINT, PIPELINE, PARAMS, untracked=True))):
+    if readable and (changed := " ".join(git.changed(*NAMING_DATA, PIPELINE, PARAMS, untracked=True))):
         yield Finding("warning", changed, "not committed, so nobody else gets it", f"git add {changed} && git commit")
 
 
@@ -109,7 +105,7 @@ def commit(revision: Revision) -> Iterator[Finding]:
 def work_tree() -> Iterator[Finding]:
     """Ask DVC what differs between the work tree and its files: edited data, stages that are to run again."""
     try:
-        status = _status()
+        status = dvc_command.ask("status")
     except UserError as error:
         yield Finding("unknown", "dvc status", str(error))
         return
@@ -156,7 +152,7 @@ def _as_locked(paths: list[str]) -> list[str]:
     """Return the outputs of stages that are in the work tree as dvc.lock has them."""
     if not Path(LOCK).exists():  # no stage has run: it is raw data
         return []
-    locked = dvc_files.outs_of(dvc_files.read())
+    locked = dvc_files.outs_of(dvc_files.read_lock())
     present = [path for path in paths if path in locked and Path(path).exists()]
     return [path for path in present if files.md5(Path(path)) == locked[path]]
 
@@ -169,17 +165,6 @@ def _causes(change: dict[str, dict[str, str]] | str, known: list[str]) -> Iterat
         yield from (f"{path} {told}" for path, told in items.items() if not (kind == "changed outs" and path in known))
 
 
-def _status() -> dict[str, Any]:
-    command = [sys.executable, "-m", "dvc", "status", "--json"]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        status: dict[str, Any] = json.loads(asked.stdout)
-    except ValueError:
-        reason = (asked.stderr.strip().splitlines() or ["it says nothing"])[0]
-        raise UserError(f"DVC cannot say what differs: {reason.removeprefix('ERROR: ')}") from None
-    return status
-
-
 def _take_committed() -> str:
     """Put HEAD's dvc.lock in place of an edited one, where the work tree is what HEAD's says."""
     edited, committed = Path(LOCK).read_bytes(), git.file("HEAD", LOCK)
@@ -187,7 +172,7 @@ def _take_committed() -> str:
         raise UserError("it is as committed: `dvc repro` brings it up to date")
     kept = _keep(Path(LOCK))
     _write(Path(LOCK), committed)
-    if any(not name.endswith(".dvc") for name in _status()):
+    if any(not name.endswith(".dvc") for name in dvc_command.ask("status")):
         _write(Path(LOCK), edited)
         kept.unlink()
         raise UserError("HEAD's does not fit the work tree either: `dvc repro` brings it up to date")
@@ -205,7 +190,7 @@ def _take_ours(path: Path) -> str:
         elif side in ("", OURS):
             lines.append(line)
     text = "".join(lines).encode()
-    parse(text, f"our side of {path}")
+    dvc_files.load(text, f"our side of {path}")
     kept = _keep(path)
     _write(path, text)
     return f"our side taken, `dvc checkout && dvc repro` does the rest; the file in conflict is {kept}"
@@ -227,34 +212,28 @@ def _write(path: Path, content: bytes) -> None:
 
 def _locks() -> Iterator[Finding]:
     try:
-        held = _holders()
+        held = dvc_command.path_lock_holders()
     except FileNotFoundError:
         return
     except ValueError:
         yield Finding(
-            "error", str(RWLOCK), "empty or cut short by a kill, so DVC refuses to run", f"rm {RWLOCK}", _remove_lock
+            "error",
+            str(PATH_LOCKS),
+            "empty or cut short by a kill, so DVC refuses to run",
+            f"rm {PATH_LOCKS}",
+            _remove_lock,
         )
         return
     for pid, command in held.items():
         state = _state(pid)
         if state == "another":
             what = f"`{command}` was killed as process {pid}, which is another program now, and DVC would wait for it"
-            yield Finding("error", str(RWLOCK), what, f"rm {RWLOCK}", _remove_lock)
+            yield Finding("error", str(PATH_LOCKS), what, f"rm {PATH_LOCKS}", _remove_lock)
         elif state == "dead":
             what = f"`{command}` was killed as process {pid}: the next dvc command sees that"
-            yield Finding("note", str(RWLOCK), what, "", _remove_lock)
+            yield Finding("note", str(PATH_LOCKS), what, "", _remove_lock)
         else:
-            yield Finding("note", str(RWLOCK), f"`{command}` runs as process {pid}")
-
-
-def _holders() -> dict[int, str]:
-    """Return the processes that DVC's file of path locks names."""
-    content = json.loads(RWLOCK.read_text(encoding="utf-8"))
-    try:
-        readers = [info for infos in content.get("read", {}).values() for info in infos]
-        return {int(info["pid"]): str(info["cmd"]) for info in [*readers, *content.get("write", {}).values()]}
-    except (AttributeError, KeyError, TypeError):
-        raise ValueError from None
+            yield Finding("note", str(PATH_LOCKS), f"`{command}` runs as process {pid}")
 
 
 def _state(pid: int) -> str:
@@ -267,11 +246,11 @@ def _state(pid: int) -> str:
 
 
 def _remove_lock() -> str:
-    with repair.alone(), suppress(FileNotFoundError):
+    with dvc_command.kept_out(), suppress(FileNotFoundError):
         with suppress(ValueError):
-            if any(_state(pid) == "runs" for pid in _holders()):
+            if any(_state(pid) == "runs" for pid in dvc_command.path_lock_holders()):
                 raise UserError("a dvc command runs: wait until it ends")
-        RWLOCK.unlink()
+        PATH_LOCKS.unlink()
     return "removed"
 
 

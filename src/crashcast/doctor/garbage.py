@@ -17,18 +17,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from crashcast.doctor import repair
-from crashcast.doctor.bucket import OBJECTS, REQUESTS, Bucket, connect
-from crashcast.doctor.cache import Cache, is_whole
-from crashcast.doctor.needs import FILES_THAT_POINT
-from crashcast.doctor.reading import MB, side_by_side
+from crashcast.doctor.cache import Cache
 from crashcast.errors import UserError
+from crashcast.progress import MB
 from crashcast.versioning import git, remote
-from crashcast.versioning.listing import members
+from crashcast.versioning.bucket import REQUESTS, Bucket, connect
+from crashcast.versioning.cache import is_whole
+from crashcast.versioning.dvc_command import kept_out
+from crashcast.versioning.dvc_files import NAMING_DATA, OBJECTS, members
+from crashcast.versioning.side_by_side import side_by_side
 
 HASH = re.compile(rb"\b[0-9a-f]{32}(?:\.dir\b|\b)")
 CHANGED_BLOBS = re.compile(rb":\d{6} \d{6} ([0-9a-f]+) ([0-9a-f]+) ")  # git diff-tree --raw
-EVERYWHERE = [f":/{pattern}" for pattern in FILES_THAT_POINT]  # also above the project's folder
+EVERYWHERE = [f":/{pattern}" for pattern in NAMING_DATA]  # also above the project's folder
 DAY_S = 86_400.0
 MIN_AGE_DAYS = 14.0
 SHOWN = 10
@@ -99,7 +100,7 @@ def collect(
         if input(f"Delete them? Type their number, {number}, to go on: ").strip() != str(number):
             print("Nothing was deleted.")
             return
-    with repair.alone():
+    with kept_out():
         for before, now in zip(shown, find(on_remote, min_age_days), strict=True):
             gone = before.found.keys() & now.found.keys()  # not what somebody has come to need meanwhile
             now.delete(sorted(gone, key=lambda md5: not md5.endswith(".dir")))

@@ -13,14 +13,15 @@ from functools import partial
 from pathlib import Path
 
 from crashcast.doctor import repair
-from crashcast.doctor.bucket import REQUESTS, Bucket
-from crashcast.doctor.cache import Cache, State, is_whole
+from crashcast.doctor.cache import Cache, State
 from crashcast.doctor.findings import Finding
-from crashcast.doctor.needs import Object, Output
-from crashcast.doctor.reading import side_by_side
-from crashcast.versioning.listing import RefusedListError, members
+from crashcast.text import some_of
+from crashcast.versioning.bucket import REQUESTS, Bucket
+from crashcast.versioning.cache import is_whole
+from crashcast.versioning.dvc_files import RefusedListError, is_of, members
+from crashcast.versioning.outputs import Object, Output
+from crashcast.versioning.side_by_side import side_by_side
 
-SHOWN = 3
 REPAIR = "crashcast doctor --repair"
 
 
@@ -32,7 +33,7 @@ def check(
     Parameters
     ----------
     outputs : list of Output
-        See `needs.outputs_of`.
+        See `outputs.outputs_of`.
     cache : Cache
         Of this clone.
     bucket : Bucket or None
@@ -152,7 +153,7 @@ def _on_remote(inside: dict[Output, list[Object]], cache: Cache, bucket: Bucket,
             suspects |= unread.intersection(files) if total_bytes != output.size_bytes else set()
     # a size that differs from a record may be the record's fault: the bytes decide
     for md5, digest in bucket.hashes_of({md5: stored[md5].size_bytes for md5 in suspects}).items():
-        states[md5] = "good" if digest == md5.removesuffix(".dir") else "damaged"
+        states[md5] = "good" if is_of(md5, digest) else "damaged"
     return states
 
 
@@ -161,8 +162,7 @@ def _where(output: Output) -> str:
 
 
 def _names(things: list[Object]) -> str:
-    names = [thing.path for thing in things]
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return some_of([thing.path for thing in things])
 
 
 def _share(bad: list[Object], things: list[Object]) -> str:

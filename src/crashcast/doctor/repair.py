@@ -6,23 +6,20 @@ What is replaced goes to `crashcast-damaged`, beside DVC's objects in the cache 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from crashcast import files
-from crashcast.doctor.bucket import ASIDE, Bucket
-from crashcast.doctor.cache import Cache, is_same_file, is_whole
-from crashcast.doctor.needs import Output
+from crashcast.doctor.cache import Cache, is_same_file
 from crashcast.errors import UserError
-
-PROTECTED = 0o444  # what DVC's cache files have
-TEMPORARY = Path(".dvc", "tmp")
-SHOWN = 3
+from crashcast.text import some_of
+from crashcast.versioning.bucket import ASIDE, Bucket
+from crashcast.versioning.cache import READ_ONLY, is_whole
+from crashcast.versioning.dvc_files import is_of
+from crashcast.versioning.outputs import Output
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,8 @@ def mend_cache(hashes: list[str], stores: Stores) -> str:
     """
     kept: list[Path] = []
     _each(hashes, lambda md5: _mend_cached(md5, stores, kept))
-    shown = ", ".join(os.path.relpath(path) for path in kept[:SHOWN])
-    return f"brought back from a good copy; what lay there is kept: {shown}{' ...' * (len(kept) > SHOWN)}"
+    shown = some_of([os.path.relpath(path) for path in kept])
+    return f"brought back from a good copy; the damaged files are kept: {shown}"
 
 
 def _mend_cached(md5: str, stores: Stores, kept: list[Path]) -> None:
@@ -73,7 +70,7 @@ def _mend_cached(md5: str, stores: Stores, kept: list[Path]) -> None:
         _bring(md5, stores, aside)
         if not is_whole(aside, md5):
             raise UserError(f"{md5} did not come over whole: run this again")
-        aside.chmod(PROTECTED)
+        aside.chmod(READ_ONLY)
         if target.exists():
             kept.append(_keep(target, stores.cache))
     for path in linked:
@@ -126,7 +123,7 @@ def mend_remote(hashes: list[str], stores: Stores) -> str:
 
 def _mend_stored(md5: str, stores: Stores) -> None:
     assert stores.bucket is not None
-    if md5 in stores.bucket.stored([md5]) and stores.bucket.hash_of(md5) == md5.removesuffix(".dir"):
+    if md5 in stores.bucket.stored([md5]) and is_of(md5, stores.bucket.hash_of(md5)):
         return  # another output holds it too
     copies = [stores.cache.path(md5), *stores.files.get(md5, ())]
     whole = next((path for path in copies if is_whole(path, md5)), None)
@@ -150,17 +147,11 @@ def rebuild_list(output: Output, cache: Cache, bucket: Bucket | None) -> str:
     if bucket and bucket.restore_version(output.md5):
         return "an older version on the remote is current again"
     folder, target = Path(output.path), cache.path(output.md5)
-    found = (path for path in folder.rglob("*") if path.is_file())
-    names = sorted(path.relative_to(folder) for path in found)
-    entries = [
-        {"md5": files.md5(folder / name), "relpath": name.as_posix()} for name in names if not files._is_ignored(name)
-    ]
-    listing = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
     with files.replacing(target) as aside:
-        aside.write_text(listing, encoding="utf-8")
+        aside.write_text(files.folder_list(files.md5s(folder)), encoding="utf-8")
         if not is_whole(aside, output.md5):
             raise UserError("the folder in the work tree is another version")
-        aside.chmod(PROTECTED)
+        aside.chmod(READ_ONLY)
         if target.exists():
             _keep(target, cache)
     return "written anew from the folder in the work tree"
@@ -174,30 +165,4 @@ def _each(hashes: list[str], mend: Callable[[str], None]) -> None:
         except UserError as error:
             problems.append(str(error))
     if problems:
-        rest = f" (and {len(problems) - SHOWN} more)" if len(problems) > SHOWN else ""
-        raise UserError("; ".join(problems[:SHOWN]) + rest)
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Keep DVC's commands out while something is repaired or deleted.
-
-    Raises
-    ------
-    UserError
-        Where one runs.
-    """
-    from dvc.config import Config
-    from dvc.lock import LockError, make_lock
-
-    TEMPORARY.mkdir(parents=True, exist_ok=True)
-    uses_links = Config.from_cwd()["core"].get("hardlink_lock", False)
-    lock = make_lock(str(TEMPORARY / "lock"), tmp_dir=str(TEMPORARY), hardlink_lock=uses_links)
-    try:
-        lock.lock()
-    except LockError:
-        raise UserError("a dvc command is running: wait until it ends, then run this again") from None
-    try:
-        yield
-    finally:
-        lock.unlock()
+        raise UserError(some_of(problems))

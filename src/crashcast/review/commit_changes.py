@@ -17,10 +17,10 @@ from crashcast.errors import UserError
 from crashcast.review.data_changes import partition_of
 from crashcast.review.rescoring import BELIEVED, LABELS, SPLIT
 from crashcast.versioning import cache, committed_model, git
+from crashcast.versioning.dvc_files import PIPELINE
 from crashcast.versioning.revision import (
     COVERAGE,
     INCIDENTS,
-    PIPELINE,
     TELEMETRY,
     TICKET_SOURCES,
     Revision,

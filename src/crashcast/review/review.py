@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crashcast.errors import UserError
-from crashcast.versioning.revision import MODELS, Revision, check, check_pushed, check_work_tree, default_base
+from crashcast.versioning.lock_checks import check, check_pushed, check_work_tree
+from crashcast.versioning.revision import MODELS, Revision, default_base
 
 if TYPE_CHECKING:
     from crashcast.params.acceptance import Acceptance

@@ -5,7 +5,6 @@ Every file is checked against its hash before it is used.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ import psutil
 
 from crashcast import files
 from crashcast.errors import UserError
-from crashcast.versioning import git, listing, remote
+from crashcast.versioning import dvc_files, git, remote
 
 REVIEW = "crashcast-review"  # in DVC's cache folder, beside the memo
 READ_ONLY = 0o444  # as DVC keeps its cache
@@ -34,7 +33,7 @@ def members(digest: str, what: str) -> dict[str, str]:
     what : str
         What it is, for an error.
     """
-    return listing.members(locate(digest, what).read_bytes(), what)
+    return dvc_files.members(locate(digest, what).read_bytes(), what)
 
 
 def locate(digest: str, what: str) -> Path:
@@ -47,7 +46,7 @@ def locate(digest: str, what: str) -> Path:
     """
     fetch([digest], what)
     path = cached(digest)
-    if _md5(path, files.signature(path)) != digest.removesuffix(".dir"):
+    if not dvc_files.is_of(digest, _md5(path, files.signature(path))):
         raise UserError(f"{what} is damaged: {path} is not what its name says; remove it and `dvc fetch`")
     return path
 
@@ -102,9 +101,8 @@ def hold(path: Path) -> str:
 
 def hold_folder(contents: Mapping[str, str]) -> str:
     """Put a folder of files that DVC's cache holds into it, and return the folder's hash."""
-    entries = [{"md5": contents[path], "relpath": path} for path in sorted(contents)]
     with temporary() as folder:
-        (folder / "listing").write_text(json.dumps(entries, sort_keys=True), encoding="utf-8")
+        (folder / "listing").write_text(files.folder_list(contents), encoding="utf-8")
         return _copy_in(folder / "listing", files.md5(folder / "listing") + ".dir")
 
 
@@ -116,14 +114,22 @@ def put(digest: str, target: Path, what: str) -> None:
         files.link(locate(member, what), target / path if path else target)
 
 
+def is_whole(path: Path, digest: str) -> bool:
+    """Tell whether a file is there and has the bytes that its hash says."""
+    try:
+        return path.is_file() and dvc_files.is_of(digest, files.md5(path))
+    except OSError:
+        return False
+
+
 def is_held(digest: str) -> bool:
     """Tell whether DVC's cache has all of a file or folder."""
     path = cached(digest)
     if not path.exists() or not digest.endswith(".dir"):
         return path.exists()
     try:
-        contents = listing.members(path.read_bytes(), digest)
-    except listing.RefusedListError:
+        contents = dvc_files.members(path.read_bytes(), digest)
+    except dvc_files.RefusedListError:
         return False
     return all(cached(md5).exists() for md5 in contents.values())
 
@@ -152,7 +158,7 @@ def review_folder() -> Path:
 
 def cached(digest: str) -> Path:
     """Return where DVC's cache has an object, or would have it."""
-    return root() / "files" / "md5" / digest[:2] / digest[2:]
+    return root() / dvc_files.object_path(digest)
 
 
 def _copy_in(path: Path, digest: str) -> str:

@@ -1,12 +1,23 @@
-"""The model of a commit: its files, and what they say of it."""
+"""The model of a commit: the one whose bytes its dvc.lock names, and no other.
+
+A stage gets its model from DVC, and the review checks each file against the hash of its commit. Anybody may have filled
+a folder of a work tree, so a program outside the pipeline loads a model with `load`.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from crashcast import files
+from crashcast.errors import UserError
+from crashcast.versioning import dvc_files
 from crashcast.versioning.cache import locate, members
 from crashcast.versioning.revision import MODELS, Revision
+
+if TYPE_CHECKING:
+    from crashcast.modeling.model import Model
 
 CARD = "card.md"
 
@@ -18,8 +29,8 @@ def files_of(revision: Revision) -> dict[str, str]:
 
 def is_same(one: Revision, other: Revision) -> bool:
     """Tell whether two commits have the same model, whatever its card says of how it was chosen."""
-    files, others = ({name: digest for name, digest in files_of(r).items() if name != CARD} for r in (one, other))
-    return files == others
+    model, another = ({name: digest for name, digest in files_of(r).items() if name != CARD} for r in (one, other))
+    return model == another
 
 
 def describe(revision: Revision) -> dict[str, Any]:
@@ -27,3 +38,32 @@ def describe(revision: Revision) -> dict[str, Any]:
     file = locate(files_of(revision)["model.json"], f"the model of commit {revision.name}")
     described: dict[str, Any] = json.loads(file.read_bytes())
     return described
+
+
+def load(folder: Path = Path(MODELS), lock: Path = Path(dvc_files.LOCK)) -> Model:
+    """Read a model whose bytes are those of the last run; before that is sure, no byte of it is interpreted.
+
+    Parameters
+    ----------
+    folder : Path
+        As dvc.lock names it.
+    lock : Path
+        Of the project, or of the commit that the model belongs to.
+
+    Raises
+    ------
+    UserError
+        Where dvc.lock cannot be read, has no hash of it, or another one; or `crashcast.modeling.model.load` refuses it.
+    """
+    locked = dvc_files.outs_of(dvc_files.read_lock(lock)).get(folder.as_posix())
+    if locked is None:
+        raise UserError(f"{lock} names no {folder}: only a model that the pipeline made is loaded")
+    found = files.md5(folder) if folder.is_dir() else "nothing"
+    if found != locked:
+        raise UserError(
+            f"{folder} is refused: its hash is {found}, {lock} names {locked}. "
+            f"`dvc checkout {folder}` brings that one, `dvc repro` makes a new one"
+        )
+    from crashcast.modeling import model
+
+    return model.load(folder)

@@ -14,6 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from crashcast.errors import UserError
+from crashcast.text import some_of
 from crashcast.versioning import git
 from crashcast.versioning.revision import Revision
 
@@ -47,7 +48,7 @@ def interpreter(revision: Revision, folder: Path) -> Path:
     place = folder / "environments" / key[:16]
     python, whole = place / "bin" / "python", place / ".whole"
     if not whole.exists():
-        shown = ", ".join(lacking[:SHOWN]) + (f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else "")
+        shown = some_of(lacking, SHOWN)
         print(f"setting up the environment of commit {revision.name}: {shown}", file=sys.stderr)
         _call(revision, sys.executable, "-m", "venv", "--clear", place)
         for name, text in ((BUILD, build), (RUN, locked)):

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from crashcast.errors import UserError
+from crashcast.versioning.dvc_files import RefusedListError, hash_of, is_of, members
 
 TIMEOUT_S = 10
 LOOPBACK = re.compile(r"https?://(127\.|localhost|\[::1\])")
@@ -59,6 +60,36 @@ def check() -> None:
         if is_local() and not isinstance(error, ClientError):  # nobody answered
             reason += "; the local server runs beside a command: `crashcast s3 -- COMMAND`, and make's targets do so"
         raise UserError(f"DVC's remote {url()} cannot be reached: {reason}") from None
+
+
+def check_held(digest: str, what: str) -> None:
+    """Refuse a file or folder that the remote lacks in part, or holds with other bytes.
+
+    Every object is read: of a folder whose list was pushed, DVC takes all files to be there.
+
+    Raises
+    ------
+    UserError
+        If an object is missing or damaged, or as `check` does.
+    """
+    from dvc.repo import Repo
+
+    check()
+    with Repo() as repo:
+        store = repo.cloud.get_remote_odb()
+
+        def content(oid: str) -> bytes:
+            found: bytes = store.fs.cat_file(store.oid_to_path(oid))
+            if not is_of(oid, hash_of(found)):
+                raise ValueError(f"{oid} has other content there")
+            return found
+
+        try:
+            found = content(digest)
+            for member in members(found, what).values() if digest.endswith(".dir") else ():
+                content(member)
+        except (OSError, ValueError, RefusedListError) as error:
+            raise UserError(f"{what} is not whole on {url()} ({error}): `make push` where it was made") from None
 
 
 def failures() -> tuple[type[Exception], ...]:

@@ -1,34 +1,28 @@
-"""A commit as the review sees it: its files as git has them, and whether its dvc.lock belongs to them.
+"""A commit: its files as git has them, and what dvc.yaml, dvc.lock, params.yaml and the metrics files in it say.
 
-Everything fails closed: what is missing, in conflict, edited by hand or not pushed is an error that says so, never a
-pass. A lock that belongs to its commit says by hash which data, code and parameters made which model and figures.
+A file that is missing, in conflict or damaged is an error that says so.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
-from crashcast import strict_yaml
 from crashcast.errors import UserError
 from crashcast.params.base import Section
 from crashcast.paths import TABLES
-from crashcast.versioning import dvc_files, git, remote
-from crashcast.versioning.dvc_files import LOCK, Locked, one_line
+from crashcast.versioning import dvc_files, git
+from crashcast.versioning.dvc_files import LOCK, PIPELINE, Locked, Stage, pointer, tracked_hash
 
-PIPELINE, PARAMS = "dvc.yaml", "params.yaml"
+PARAMS = "params.yaml"
 TELEMETRY, INCIDENTS, COVERAGE, TICKET_SOURCES = RAW = tuple(path.as_posix() for path in TABLES)  # as DVC names them
 MODELS = "models"  # the output of `train`
 REGISTERED = "crash-model"  # what the registry calls it: a version's git tag is crash-model@v1.0.0
@@ -97,7 +91,7 @@ class Revision:
         UserError
             Where there is none, it is no YAML, or a number in it is not finite.
         """
-        params = self._yaml(PARAMS)
+        params = self._sections(PARAMS)
         for name, value in flatten(params):
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{PARAMS} of commit {self.name}: {name} is {value}: write a finite number")
@@ -125,7 +119,7 @@ class Revision:
     def stages(self) -> dict[str, Stage]:
         """The stages of its dvc.yaml."""
         try:
-            return {name: Stage.of(content) for name, content in self._yaml(PIPELINE)["stages"].items()}
+            return {name: Stage.of(content) for name, content in self._sections(PIPELINE)["stages"].items()}
         except (KeyError, TypeError, AttributeError):
             raise UserError(
                 f"{PIPELINE} of commit {self.name} cannot be read: every stage is to have its name and its own `cmd` "
@@ -144,13 +138,17 @@ class Revision:
         content = self.find_file(LOCK)
         if content is None:
             raise UserError(f"commit {self.name} has no {LOCK}: run `dvc repro` there and commit what it writes")
-        locked = dvc_files.parse(content, f"{LOCK} of commit {self.name}")
+        locked = dvc_files.parse_lock(content, f"{LOCK} of commit {self.name}")
         return {name: entry for name, entry in locked.items() if name in self.stages}
 
     @cached_property
     def raw(self) -> dict[str, str]:
         """The hash of each of `raw_paths`, from its .dvc file."""
-        return {path: self._pointer(path) for path in self.raw_paths}
+        paths = [Path(path) for path in self.raw_paths]
+        return {
+            path.as_posix(): tracked_hash(self.file(pointer(path).as_posix()), path, f"of commit {self.name}")
+            for path in paths
+        }
 
     @property
     def raw_paths(self) -> list[str]:
@@ -191,39 +189,8 @@ class Revision:
                 raise UserError(f"{where}: {name} is null: a figure that is missing cannot be compared")
         return figures
 
-    def _pointer(self, path: str) -> str:
-        try:
-            return str(self._yaml(f"{path}.dvc")["outs"][0]["md5"])
-        except (KeyError, TypeError, IndexError):
-            raise UserError(f"{path}.dvc of commit {self.name} records no hash: `dvc add {path}`") from None
-
-    def _yaml(self, path: str) -> dict[str, Any]:
-        try:
-            content = strict_yaml.parse(self.file(path))
-        except yaml.YAMLError as error:
-            raise UserError(f"{path} of commit {self.name} is no YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{path} of commit {self.name} holds a {type(content).__name__}, not named sections")
-        return content
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage as dvc.yaml declares it; `metrics` are outputs too."""
-
-    command: str
-    deps: frozenset[str]
-    params: frozenset[str]
-    outs: frozenset[str]
-    metrics: frozenset[str]
-
-    @classmethod
-    def of(cls, content: dict[str, Any]) -> Self:
-        """Read what dvc.yaml says of one stage."""
-        deps, params, outs, metrics, plots = (
-            _names(content.get(key, ())) for key in ("deps", "params", "outs", "metrics", "plots")
-        )
-        return cls(one_line(content["cmd"]), deps, params, outs | metrics | plots, metrics)
+    def _sections(self, path: str) -> dict[str, Any]:
+        return dvc_files.load(self.file(path), f"{path} of commit {self.name}")
 
 
 def default_base(git_remote: str = "origin") -> Revision:
@@ -250,121 +217,6 @@ def default_base(git_remote: str = "origin") -> Revision:
     )
 
 
-def check(revision: Revision) -> None:
-    """Refuse a commit whose dvc.lock does not belong to its code, parameters and data, or whose figures do not.
-
-    Raises
-    ------
-    UserError
-        Naming everything that does not fit together.
-    """
-    lock = revision.lock
-    made = revision.outs
-    stale = [
-        f"{name}: {problem}"
-        for name, stage in revision.stages.items()
-        for problem in (_differences(revision, stage, lock[name], made) if name in lock else ["it was never run"])
-    ]
-    if stale:
-        listed = "\n".join(f"  {line}" for line in stale)
-        raise UserError(
-            f"{LOCK} of commit {revision.name} does not match the commit:\n{listed}\n"
-            "Run `dvc repro` there, commit what it writes and `make push`."
-        )
-    edited = [path for path, digest in made.items() if _differs(revision.find_file(path), digest)]
-    if edited:
-        raise UserError(
-            f"{', '.join(edited)} of commit {revision.name} is not what the pipeline wrote: {LOCK} records another "
-            "hash. Was it edited by hand? `git restore` or `dvc repro` it, and commit that."
-        )
-    _ = revision.metrics  # reads every figure
-
-
-def _differences(revision: Revision, stage: Stage, locked: Locked, made: dict[str, str]) -> Iterator[str]:
-    if stage.command != locked.command:
-        yield "its command changed since it ran"
-    recorded = locked.params.get(PARAMS, {})
-    if stage.params != recorded.keys():
-        yield "it reads other parameters than when it ran"
-    for name in sorted(stage.params & recorded.keys()):
-        if revision.params.get(name) != recorded[name]:
-            yield f"{PARAMS}: {name} changed since it ran"
-    if stage.deps != locked.deps.keys():
-        yield "it reads other files than when it ran"
-    for path, digest in locked.deps.items():
-        now = _current_hash(revision, path, made)
-        if now is None:
-            yield f"nothing says what {path} is: neither git, nor a .dvc file, nor a stage"
-        elif now != digest:
-            yield f"{path} changed since it ran"
-    if stage.outs != locked.outs.keys():
-        yield "it writes other files than when it ran"
-    for path in sorted(stage.metrics):
-        if revision.find_file(path) is None:
-            yield f"{path} is missing"
-
-
-def _current_hash(revision: Revision, path: str, made: dict[str, str]) -> str | None:
-    if path in made:
-        return made[path]
-    if path in RAW:
-        return revision.raw.get(path)
-    content = revision.find_file(path)
-    return _folder_hash(revision, path) if content is None else hash_of(content)
-
-
-def _folder_hash(revision: Revision, path: str) -> str | None:
-    """Return the hash of a folder of this commit, as DVC records it (see `files.md5`); None if there is none."""
-    listed = git.run("ls-tree", "-r", "-z", "--name-only", revision.sha, f"{path}/").entries
-    found = [PurePosixPath(file).relative_to(path) for file in listed]
-    names = sorted(name.as_posix() for name in found if not any(part.startswith(".") for part in name.parts))
-    files = [{"md5": hash_of(revision.file(f"{path}/{name}")), "relpath": name} for name in names]
-    return f"{hash_of(json.dumps(files, sort_keys=True).encode())}.dir" if files else None
-
-
-def _differs(content: bytes | None, digest: str) -> bool:
-    return content is not None and hash_of(content) != digest
-
-
-def check_work_tree(head: Revision) -> None:
-    """Refuse changes that are not committed, in files that the pipeline reads or writes: the review would miss them.
-
-    Raises
-    ------
-    UserError
-        Naming the files.
-    """
-    if git.commit("HEAD") != head.sha:
-        return
-    changed = {*git.changed(untracked=False)}
-    files = {path for stage in head.stages.values() for path in stage.deps | stage.outs}
-    concerned = changed & {*files, *(f"{path}.dvc" for path in files), PIPELINE, LOCK, PARAMS}
-    concerned |= {path for path in changed if any(folder in files for folder in map(str, PurePosixPath(path).parents))}
-    if found := sorted(concerned):
-        raise UserError(f"{', '.join(found)}: changed and not committed, so no review would see it; commit it first")
-
-
-def check_pushed() -> None:
-    """Refuse outputs and data of HEAD that lie on this machine alone: nobody else could use or check the model.
-
-    Raises
-    ------
-    UserError
-        Naming them, or saying that the remote does not answer.
-    """
-    remote.check()  # to DVC a wrong bucket looks like data that nobody pushed, and its words for no answer say nothing
-    command = [sys.executable, "-m", "dvc", "data", "status", "--not-in-remote", "--json"]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        status = json.loads(asked.stdout)
-    except ValueError:
-        said = asked.stderr.strip().splitlines() or ["it says nothing"]
-        reason = next((line for line in said if line.startswith("ERROR: ")), said[-1])
-        raise UserError(f"DVC cannot say what was pushed to its remote: {reason}") from None
-    if missing := status.get("not_in_remote", []):
-        raise UserError(f"not on DVC's remote: {', '.join(missing)}: `make push` where it was made")
-
-
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the leaves of nested mappings, named `a.b.c`."""
     if isinstance(value, dict) and value:
@@ -374,15 +226,6 @@ def flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def hash_of(content: bytes) -> str:
-    """Return the MD5 of a file's bytes, as DVC records it."""
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
 @cache
 def _file(sha: str, path: str) -> bytes | None:
     return git.file(sha, path)
-
-
-def _names(items: Any) -> frozenset[str]:
-    return frozenset(item if isinstance(item, str) else next(iter(item)) for item in items or ())

@@ -1,4 +1,4 @@
-"""Raw data against git: it must be what its .dvc file says, as committed or as staged.
+"""Raw data that DVC tracks, and that must be what its .dvc file says, as committed or as staged.
 
 `dvc repro` takes edited raw data for the new truth: it rewrites the .dvc file in the work tree before the first stage
 runs. Git's index is what somebody accepted, so the index is what data is compared with.
@@ -10,11 +10,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
 from crashcast import files
 from crashcast.errors import UserError
-from crashcast.versioning import git
+from crashcast.versioning import dvc_command, git
+from crashcast.versioning.dvc_files import pointer, tracked_hash
 
 SHOWN_DIGITS = 8
 
@@ -46,29 +45,58 @@ def check_tracked(paths: Iterable[Path]) -> None:
 def _compare(path: Path, revision: str) -> str | None:
     if not path.exists():
         return f"{path} is missing: `dvc pull` brings it"
-    pointer = f"{path}.dvc"
-    accept = f"dvc add {path} && git add {pointer}"
-    tracked = git.file(revision, Path(pointer).as_posix())  # an empty revision is the index
+    dvc_file = pointer(path)
+    accept = f"dvc add {path} && git add {dvc_file}"
+    tracked = git.file(revision, dvc_file.as_posix())  # an empty revision is the index
     if tracked is None:
-        return f"{path}: git does not have {pointer}, so nobody has accepted this data.\n  To accept it: {accept}"
-    accepted = _recorded_hash(pointer, tracked, path.name)
+        return f"{path}: git does not have {dvc_file}, so nobody has accepted this data.\n  To accept it: {accept}"
+    accepted = tracked_hash(tracked, path, "in git")
     found = files.md5(path)
     if found == accepted:
         return None
     return (
         f"{path} is not the data that git {'has committed' if revision else 'knows'}: "
-        f"its hash is {_shorten(found)}, {pointer} says {_shorten(accepted)}.\n"
-        f"  To restore it: git restore {pointer} && dvc checkout {path}\n"
+        f"its hash is {_shorten(found)}, {dvc_file} says {_shorten(accepted)}.\n"
+        f"  To restore it: git restore {dvc_file} && dvc checkout {path}\n"
         f"  To accept it: {accept}"
     )
 
 
-def _recorded_hash(pointer: str, content: bytes, name: str) -> str:
-    try:
-        return next(str(out["md5"]) for out in yaml.safe_load(content)["outs"] if out["path"] == name)
-    except (yaml.YAMLError, KeyError, TypeError, StopIteration):
-        raise UserError(f"{pointer} in git records no hash of {name}: write it anew with `dvc add`") from None
-
-
 def _shorten(digest: str) -> str:
     return digest[:SHOWN_DIGITS] + (".dir" if digest.endswith(".dir") else "")
+
+
+def track(paths: list[Path]) -> None:
+    """Have DVC track files and folders, as `dvc add` does, and stage their .dvc files: this data is meant.
+
+    `validate` accepts what is committed or staged. So only this, and a person's own `git add`, may stage a .dvc file:
+    with DVC's core.autostage an edit in place would be staged by `dvc repro --ignore-errors`, and accepted ever after.
+
+    Raises
+    ------
+    UserError
+        With DVC's own message where it cannot: no repository, a path that a stage already writes, a full disk.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    locks = dvc_command.PATH_LOCKS
+    if locks.is_file() and locks.stat().st_size == 0:  # a `dvc` that was killed while it wrote them left it empty
+        locks.unlink()
+    try:
+        with Repo() as repo:
+            repo.add([str(path) for path in paths])
+            repo.scm.add([str(pointer(path)) for path in paths])
+    except DvcException as error:
+        raise UserError(f"{', '.join(map(str, paths))} could not be tracked by DVC: {error}") from None
+
+
+def forget(path: Path) -> None:
+    """Remove a file or folder that DVC tracks, and its .dvc file from the next commit; nothing where there is none."""
+    from dvc.repo import Repo
+
+    if not pointer(path).exists():
+        return
+    with Repo() as repo:
+        repo.remove(str(pointer(path)), outs=True)
+        repo.scm.add([str(pointer(path))])

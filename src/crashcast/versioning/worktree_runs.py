@@ -147,7 +147,7 @@ def _run(revision: Revision, stages: list[str], inputs: Mapping[str, str]) -> No
             git.run("add", *(f"{path}.dvc" for path in raw), folder=project)
         # DVC's run cache takes what `dvc commit` was told for what a stage wrote
         run_dvc(python, project, "repro", "--quiet", "--no-run-cache", "--single-item", *stages)
-        written = dvc_files.read(project / dvc_files.LOCK)
+        written = dvc_files.read_lock(project / dvc_files.LOCK)
         for name in stages:
             entry = written[name]
             outs = {path: digest for path, digest in entry.outs.items() if path not in revision.stages[name].metrics}

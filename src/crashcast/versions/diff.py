@@ -17,9 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from crashcast.doctor.findings import SOUND, UNKNOWN, WRONG
-from crashcast.doctor.needs import Output, outputs_of
 from crashcast.errors import UserError
 from crashcast.versioning import cache
+from crashcast.versioning.outputs import Output, outputs_of
 from crashcast.versioning.revision import Revision
 from crashcast.versions.files import ONLY_REMOTE, Files
 from crashcast.versions.log import PART, TABLE, changed_files, is_among, name_files

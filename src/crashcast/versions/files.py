@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crashcast.doctor.bucket import Bucket, connect
-from crashcast.doctor.cache import is_whole
-from crashcast.doctor.needs import Output
 from crashcast.errors import UserError
-from crashcast.versioning import cache, listing
+from crashcast.versioning import cache, dvc_files
+from crashcast.versioning.bucket import Bucket, connect
+from crashcast.versioning.cache import is_whole
+from crashcast.versioning.outputs import Output
 
 BLOCK_BYTES = 1 << 12  # little more than what is asked for
 ONLY_REMOTE, NOWHERE, DAMAGED = "only on the remote", "neither here nor on the remote", "damaged"
@@ -68,7 +68,7 @@ class Files:
             content = self.bucket.read(output.md5) if self.bucket else None
         if content is None:
             raise UnreadError(DAMAGED if path.exists() else NOWHERE if self.bucket else ONLY_REMOTE)
-        named = listing.members(content, f"{output.path} of commit {output.revision}")
+        named = dvc_files.members(content, f"{output.path} of commit {output.revision}")
         return {f"{output.path}/{name}": md5 for name, md5 in named.items()}
 
     def held(self, md5: str) -> Held:

@@ -14,10 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from crashcast import tables
-from crashcast.doctor.needs import FILES_THAT_POINT, Output, outputs_of
-from crashcast.doctor.reading import MB
 from crashcast.errors import UserError
+from crashcast.progress import MB
 from crashcast.versioning import git
+from crashcast.versioning.dvc_files import NAMING_DATA
+from crashcast.versioning.outputs import Output, outputs_of
 from crashcast.versioning.revision import Revision
 from crashcast.versions.files import ONLY_REMOTE, Files, UnreadError
 from crashcast.versions.rows import compare
@@ -127,7 +128,7 @@ def history(
 
 
 def _commits(start: Revision) -> Iterator[list[str]]:
-    listed = git.run("log", "--topo-order", f"--format={FORM}", "-z", start.sha, "--", *FILES_THAT_POINT)
+    listed = git.run("log", "--topo-order", f"--format={FORM}", "-z", start.sha, "--", *NAMING_DATA)
     for line in filter(None, listed.output.decode(errors="replace").split("\0")):
         yield line.split("\x1f")
 

@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from crashcast import files
-from crashcast.doctor.needs import outputs_of
 from crashcast.errors import UserError
 from crashcast.execution import memo
 from crashcast.versioning import cache, dvc_files, environment, worktree_runs
 from crashcast.versioning.dvc_files import LOCK
-from crashcast.versioning.revision import SHOWN_DIGITS, Revision, check
+from crashcast.versioning.lock_checks import check
+from crashcast.versioning.outputs import outputs_of
+from crashcast.versioning.revision import SHOWN_DIGITS, Revision
 from crashcast.versions.diff import File, read_difference, show_files
 from crashcast.versions.log import changed_files
 from crashcast.versions.reproduced import TOLERANCE, is_close
@@ -116,7 +117,7 @@ def rebuild(name: str) -> Rebuilt:
         (project / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache_folder}\n", encoding="utf-8")
         _link_raw_data(revision, project, cache_folder)
         worktree_runs.run_dvc(python, project, "repro", "--force", why=f", {revision.name}", **{memo.SWITCH: "off"})
-        written = dvc_files.read(project / LOCK)
+        written = dvc_files.read_lock(project / LOCK)
         differing = {}
         for stage in stages:
             before = lock[stage].outs if stage in lock else {}
@@ -142,8 +143,7 @@ def _link_raw_data(revision: Revision, project: Path, cache_folder: Path) -> Non
         what = f"{output.path} of commit {revision.name}"
         cache.put(output.md5, project / output.path, what)
         for md5 in {output.md5, *(cache.members(output.md5, what).values() if output.is_folder else ())}:
-            target = cache_folder / "files" / "md5" / md5[:2] / md5[2:]
-            files.link(cache.locate(md5, what), target)
+            files.link(cache.locate(md5, what), cache_folder / dvc_files.object_path(md5))
 
 
 def _output(revision: Revision, project: Path, path: str, committed: str | None, rebuilt: str | None) -> Output:

@@ -30,7 +30,7 @@ def compare(revision: str = "HEAD") -> list[str]:
     committed = git.file(revision, LOCK)
     if committed is None:
         return [f"{revision} has no {LOCK} to compare with: this is the first run"]
-    stages = dvc_files.parse(committed, f"{LOCK} of {revision}"), dvc_files.read()
+    stages = dvc_files.parse_lock(committed, f"{LOCK} of {revision}"), dvc_files.read_lock()
     before, now = map(outs_of, stages)
     changed = [path for path in before | now if before.get(path) != now.get(path)]
     if causes := _causes(*stages):

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from crashcast import canonical, files
-from crashcast.doctor import checks, examine, garbage, needs, pushed
-from crashcast.doctor.bucket import Bucket, Stored
+from crashcast.doctor import checks, examine, garbage, pushed
 from crashcast.doctor.cache import Cache
 from crashcast.doctor.findings import SOUND, UNKNOWN, WRONG, Finding, as_json, exit_status, mended, show
-from crashcast.doctor.needs import Output
-from crashcast.doctor.reading import side_by_side
 from crashcast.errors import UserError
+from crashcast.versioning.bucket import Bucket, Stored
+from crashcast.versioning.outputs import Output, Unread, find_revisions, outputs_of
 from crashcast.versioning.revision import Revision
+from crashcast.versioning.side_by_side import side_by_side
 
 A, B, C, D = ("0123456789abcdef0123456789abcde" + letter for letter in "abcd")
 POINTER = f"outs:\n- md5: {A}.dir\n  size: 30\n  nfiles: 2\n  hash: md5\n  path: raw\n"
@@ -65,8 +65,8 @@ def project(tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Pa
     return here
 
 
-def outputs() -> tuple[list[Output], list[Finding]]:
-    return needs.outputs_of(needs.find_revisions())
+def outputs() -> tuple[list[Output], list[Unread]]:
+    return outputs_of(find_revisions())
 
 
 def test_a_commit_needs_what_dvc_keeps_and_nothing_that_git_keeps(project: Path) -> None:
@@ -86,11 +86,11 @@ def test_a_commit_needs_what_dvc_keeps_and_nothing_that_git_keeps(project: Path)
     ("name", "text", "severity", "reason"),
     [
         ("dvc.lock", f"<<<<<<< HEAD\n{LOCK}=======\n>>>>>>> theirs\n", "error", "merge conflict"),
-        ("dvc.lock", "stages: [", "error", "no YAML"),
-        ("dvc.lock", "", "error", "nothing that DVC writes"),
+        ("dvc.lock", "stages: [", "error", "is unreadable"),
+        ("dvc.lock", "", "error", "no named sections"),
         ("dvc.lock", LOCK.replace("path: out/kept, ", ""), "error", "not as DVC writes it"),
         ("data/raw.dvc", POINTER.replace("  hash: md5\n", ""), "unknown", "no MD5 as DVC 3 records it"),
-        ("dvc.yaml", "stages: [", "error", "no YAML"),
+        ("dvc.yaml", "stages: [", "error", "is unreadable"),
     ],
 )
 def test_what_cannot_be_read_is_never_passed_over(
@@ -110,7 +110,7 @@ def test_of_all_commits_each_output_is_named_once_with_a_commit_that_needs_it(pr
     (project / "data/raw.dvc").write_text(POINTER.replace(A, D))
     shell("git commit -q -a -m two")
 
-    found, _ = needs.outputs_of(needs.find_revisions(all_commits=True))
+    found, _ = outputs_of(find_revisions(all_commits=True))
 
     assert sorted(output.md5 for output in found) == sorted([f"{A}.dir", f"{D}.dir", B, C])
     assert {output.md5: output.revision for output in found}[f"{A}.dir"] == Revision.find("HEAD~1").name
@@ -171,7 +171,7 @@ def test_a_conflict_whose_our_side_is_no_yaml_is_left(tmp_path: Path) -> None:
     lock = tmp_path / "dvc.lock"
     lock.write_text("<<<<<<< HEAD\nstages: [\n=======\nstages: {}\n>>>>>>> b\n")
 
-    with pytest.raises(UserError, match=r"our side of .* is no YAML"):
+    with pytest.raises(UserError, match=r"our side of .* is unreadable"):
         checks._take_ours(lock)
 
     assert lock.read_text().startswith("<<<<<<<")

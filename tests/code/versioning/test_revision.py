@@ -17,7 +17,9 @@ from crashcast.doctor import checks
 from crashcast.errors import UserError
 from crashcast.params.label import Label
 from crashcast.review.commit_changes import code_between, metrics_between
-from crashcast.versioning.revision import RAW, Revision, check, check_work_tree, default_base, flatten, hash_of
+from crashcast.versioning.dvc_files import hash_of
+from crashcast.versioning.lock_checks import check, check_work_tree
+from crashcast.versioning.revision import RAW, Revision, default_base, flatten
 
 METRICS = "metrics/evaluate.json"
 PIPELINE = {

@@ -32,7 +32,7 @@ from crashcast.sources.demo.mechanisms import (
     truth,
 )
 from crashcast.sources.demo.telemetry import DECIMALS, render
-from crashcast.versioning.tracking import pointer
+from crashcast.versioning.dvc_files import pointer
 
 OUTPUTS = [*TABLES, DEMO_TRUTH]
 

@@ -30,7 +30,8 @@ from crashcast.sources.importing.telemetry_section import extend_section, infer_
 from crashcast.sources.importing.transaction import exchanged, recover, workspace
 from crashcast.sources.importing.writing import write_coverage, write_incidents, write_telemetry
 from crashcast.tables import KEYS
-from crashcast.versioning.tracking import forget, pointer, track
+from crashcast.versioning.dvc_files import pointer
+from crashcast.versioning.tracked_data import forget, track
 
 Unit = Literal["month", "week", "day"]
 

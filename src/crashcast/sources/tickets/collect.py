@@ -25,7 +25,8 @@ from crashcast.sources.tickets import api, saved
 from crashcast.sources.tickets.outages import merge, starts_after_report
 from crashcast.sources.tickets.tickets import TICKETS, LeftOut, Parsed, parse
 from crashcast.tables import CRASH, TIMESTAMP
-from crashcast.versioning.tracking import pointer, track
+from crashcast.versioning.dvc_files import pointer
+from crashcast.versioning.tracked_data import track
 
 LEFT_OUT_FILE = Path("reports/tickets_left_out.csv")
 IMPORTED = "import"  # the source of incidents that `crashcast import` wrote

@@ -31,7 +31,7 @@ from crashcast.sources.demo.mechanisms import (
 )
 from crashcast.sources.demo.telemetry import DECIMALS, DECOYS, render
 from crashcast.tables import CRASH, MAINTENANCE, Partition, partition_at
-from crashcast.versioning.tracking import track
+from crashcast.versioning.tracked_data import track
 
 PARAMS = Path(__file__).parents[4] / "params.yaml"
 HOUR = timedelta(hours=1)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from crashcast.versioning.listing import RefusedListError, members
+from crashcast.versioning.dvc_files import RefusedListError, members
 
 MD5 = "0" * 32
 

@@ -1,25 +1,17 @@
-"""What commits need: the objects behind every dvc.lock and .dvc file, as git has them."""
+"""The data of commits: every output that a dvc.lock or .dvc file names by hash, as git has them."""
 
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import yaml
-
-from crashcast import strict_yaml
-from crashcast.doctor.findings import Finding
 from crashcast.errors import UserError
 from crashcast.versioning import git
-from crashcast.versioning.dvc_files import CONFLICT
+from crashcast.versioning.dvc_files import HASH, LOCK, PIPELINE, load
 from crashcast.versioning.revision import Revision
-
-HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
-FILES_THAT_POINT = ("*.dvc", "*dvc.lock")  # git's pathspecs
 
 
 class Object(NamedTuple):
@@ -28,6 +20,23 @@ class Object(NamedTuple):
     md5: str
     path: str
     size_bytes: int | None
+
+
+class Unread(NamedTuple):
+    """A file, or a part of one, that does not say which data it needs.
+
+    Attributes
+    ----------
+    severity : str
+        `error`, or `unknown` if only a hash of another kind stands there.
+    where, what, todo : str
+        The file and commit, the reason, and what to type.
+    """
+
+    severity: Literal["error", "unknown"]
+    where: str
+    what: str
+    todo: str
 
 
 @dataclass(frozen=True)
@@ -73,18 +82,18 @@ def find_revisions(names: Sequence[str] = ("HEAD",), all_commits: bool = False) 
     return [Revision(sha) for sha in git.run("rev-list", "HEAD", "--branches", "--tags", "--remotes").text.split()]
 
 
-def outputs_of(revisions: Iterable[Revision]) -> tuple[list[Output], list[Finding]]:
+def outputs_of(revisions: Iterable[Revision]) -> tuple[list[Output], list[Unread]]:
     """Return what commits have DVC keep, each output with the first of the commits that needs it.
 
     Returns
     -------
     list of Output
         One of each path and hash.
-    list of Finding
-        What could not be read: what those files need is not known.
+    list of Unread
+        What could not be read: which data it needs is not known.
     """
     outputs: dict[tuple[str, str], Output] = {}
-    problems: dict[tuple[str, str], Finding] = {}
+    problems: dict[tuple[str, str], Unread] = {}
     trees: set[str] = set()
     for revision in revisions:
         tree = git.run("rev-parse", f"{revision.sha}:./").text
@@ -99,38 +108,19 @@ def outputs_of(revisions: Iterable[Revision]) -> tuple[list[Output], list[Findin
     return list(outputs.values()), list(problems.values())
 
 
-def parse(content: bytes, where: str) -> dict[str, Any]:
-    """Return what a dvc.lock, dvc.yaml or .dvc file holds.
-
-    Raises
-    ------
-    UserError
-        Where it is in conflict or no YAML.
-    """
-    if CONFLICT.search(content):
-        raise UserError(f"{where} holds a merge conflict")
-    try:
-        held = strict_yaml.parse(content)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(held, dict):
-        raise UserError(f"{where} holds nothing that DVC writes")
-    return held
-
-
-def _outputs(revision: Revision) -> Iterator[Output | Finding]:
+def _outputs(revision: Revision) -> Iterator[Output | Unread]:
     tree = _tree(revision.sha)
     in_git = {*tree, *(folder for path in tree for folder in _parents(path))}
     for path, blob in tree.items():
         name = posixpath.basename(path)
-        if name != "dvc.lock" and not (name.endswith(".dvc") and name != ".dvc"):
+        if name != LOCK and not (name.endswith(".dvc") and name != ".dvc"):
             continue
         folder, where = posixpath.dirname(path), f"{path} of {revision.name}"
         try:
-            held = parse(_blob(blob), path)
-            if name == "dvc.lock":
-                pipeline = tree.get(posixpath.join(folder, "dvc.yaml"))
-                options = _options(pipeline, posixpath.join(folder, "dvc.yaml")) if pipeline else {}
+            held = load(_blob(blob), path)
+            if name == LOCK:
+                declared_in = posixpath.join(folder, PIPELINE)
+                options = _options(tree[declared_in], declared_in) if declared_in in tree else {}
                 stages = [(stage, options.get(key, {})) for key, stage in held.get("stages", {}).items()]
                 if "schema" not in held:
                     raise UserError(f"{path} holds nothing that DVC writes")
@@ -140,7 +130,7 @@ def _outputs(revision: Revision) -> Iterator[Output | Finding]:
                 yield from _outs(stage, declared, folder, where, in_git, revision.name)
         except (UserError, KeyError, TypeError, AttributeError) as error:
             reason = str(error) if isinstance(error, UserError) else "it is not as DVC writes it"
-            yield Finding(
+            yield Unread(
                 "error",
                 where,
                 f"unreadable, so what it needs is not known: {reason}",
@@ -155,15 +145,15 @@ def _outs(
     where: str,
     in_git: set[str],
     revision: str,
-) -> Iterator[Output | Finding]:
+) -> Iterator[Output | Unread]:
     for out in stage.get("outs", ()):
         options = declared.get("", {}) | declared.get(out["path"], {}) | out
         path = posixpath.normpath(posixpath.join(folder, options.get("wdir") or stage.get("wdir", ""), out["path"]))
         if path in in_git or options.get("cache") is False:
             continue
         md5 = str(out.get("md5"))
-        if not HASH.fullmatch(md5) or out.get("hash") != "md5":
-            yield Finding("unknown", where, f"{path}: no MD5 as DVC 3 records it, so not checked", f"dvc commit {path}")
+        if not HASH.fullmatch(md5.removesuffix(".dir")) or out.get("hash") != "md5":
+            yield Unread("unknown", where, f"{path}: no MD5 as DVC 3 records it, so not checked", f"dvc commit {path}")
             continue
         is_pushed = options.get("push", True) is not False and "remote" not in options
         yield Output(path, md5, out.get("size"), revision, is_pushed)
@@ -173,7 +163,7 @@ def _outs(
 def _options(blob: str, where: str) -> dict[str, dict[str, dict[str, Any]]]:
     """Return, by stage and output, what dvc.yaml says of it beside its path; '' is the stage itself."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, stage in (parse(_blob(blob), where).get("stages") or {}).items():
+    for name, stage in (load(_blob(blob), where).get("stages") or {}).items():
         if not isinstance(stage, dict):
             continue
         found[name] = {"": {"wdir": stage["wdir"]} if "wdir" in stage else {}}
