@@ -107,7 +107,7 @@ def data_log(
     revision: Annotated[str, typer.Option("--rev", help="The commit to begin with.")] = "HEAD",
     number: Annotated[int | None, typer.Option("--max-count", "-n", min=1, help="The number of commits.")] = None,
     on_remote: Annotated[
-        bool, typer.Option("--remote", help="Also read the files' footers on DVC's remote; nothing is downloaded.")
+        bool, typer.Option("--remote", help="Also read the files' footers on DVC's remote; nothing is stored.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from crashcast.cli import main
 from crashcast.errors import UserError
 from crashcast.params import every_section
 from crashcast.params.base import SECTIONS, format_duration, parse_duration
@@ -252,17 +250,3 @@ def test_a_duration_is_written_in_its_largest_whole_unit(seconds):
 def test_a_metric_cannot_take_the_name_of_a_key(name):
     with pytest.raises(ValueError, match=f"{name} cannot be the name of a metric"):
         Telemetry(interval="1h", partition="month", metrics={name: {"min": 0, "max": 1}})
-
-
-def test_a_folder_below_the_root_is_not_taken_for_a_project_that_lacks_everything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("dvc.yaml", "params.yaml"):
-        (tmp_path / name).write_text("")
-    (tmp_path / "docs" / "pictures").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "docs" / "pictures")
-    monkeypatch.setattr(sys, "argv", ["crashcast", "memo"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == "crashcast: run from the root of the project: cd ../..\n"

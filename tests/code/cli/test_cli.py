@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
-from crashcast.cli import GROUPS, app
+from crashcast.cli import GROUPS, app, main
 
 # what a command needs is imported when it runs
 HEAVY = {"dvc", "numpy", "pandas", "polars", "rich.console", "sklearn", "crashcast.registry"}
@@ -24,3 +26,17 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     program = f"import sys, crashcast.cli; print({HEAVY!r} & sys.modules.keys() or 'light')"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout == "light\n"
+
+
+def test_a_folder_below_the_root_is_not_taken_for_a_project_that_lacks_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("dvc.yaml", "params.yaml"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "docs" / "pictures").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "docs" / "pictures")
+    monkeypatch.setattr(sys, "argv", ["crashcast", "memo"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "crashcast: run from the root of the project: cd ../..\n"
