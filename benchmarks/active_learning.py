@@ -7,7 +7,7 @@ Active learning: one annotation is the true answer for one server-day. Chosen by
 export` uses, or by lot, from the same pool, beginning with the same few; the committee that learns from them then looks
 for crashes on later days. Recall is the share of the true crash days that it finds while it raises a false alarm on one
 healthy day in 500. How many annotations does it take until recall stays at or above 90 % of what the whole pool gives?
-Where the largest budget does not suffice, it counts as enough, which flatters the lot. A second lot is compared with
+If the largest budget does not suffice, it counts as enough, which favours the lot. A second lot is compared with
 the first in the same way.
 
 Flips: of as many healthy server-days as crash days, 10 % of each are given the wrong label. What share of those is
@@ -115,7 +115,7 @@ def active_learning(windows: Windows, seed: int, pool_size: int = POOL, test_siz
 def curve(
     pool: Windows, test: Windows, start: np.ndarray, seed: int, lot: np.random.Generator | None
 ) -> list[dict[str, Any]]:
-    """Annotate in batches until the budget is spent: by lot, or by `select` where there is none."""
+    """Annotate in batches until the budget is spent: by lot, or by `select` if there is no lot."""
     known, points = start, []
     while True:
         found, crashes = recall(pool, known, test, seed), int(pool.crash[known].sum())
@@ -133,7 +133,7 @@ def curve(
 
 
 def annotations_needed(points: list[dict[str, Any]], target: float) -> int:
-    """Return from how many annotations on recall stays at the target or above; the budget where it never does."""
+    """Return from how many annotations on recall stays at the target or above; the budget if it never does."""
     needed = BUDGET
     for point in reversed(points):
         if point["recall"] < target:

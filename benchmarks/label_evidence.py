@@ -4,7 +4,7 @@
     python benchmarks/label_evidence.py midway      # five fleets with a ticket system adopted midway
     python benchmarks/label_evidence.py demo        # ten fleets like the demo's
     python benchmarks/label_evidence.py larger      # ten more, of twice as many servers and with a larger test part
-    python benchmarks/label_evidence.py choosing    # ten more like the demo's, where all candidates compete
+    python benchmarks/label_evidence.py choosing    # ten more like the demo's, with all candidates
     python benchmarks/label_evidence.py demo --seeds 7 --out FILE       # other fleets
 
 Nothing was developed on the seeds that are the default.
@@ -251,7 +251,7 @@ def models() -> dict[str, Any]:
 
 
 def of(way: str, path: Path) -> Path:
-    """Return where an output made of one way's labels lies."""
+    """Return the path of an output made from one method's labels."""
     return path.with_name(f"{way}_{path.name}")
 
 

@@ -4,9 +4,9 @@
 
 CPU is user + system time of the command and of all descendants that were waited for, as the kernel counts it. The
 peak of the largest process is the kernel's too (maximum resident set). The peak of all processes together is sampled:
-every 100 ms, less often where asking takes the kernel long, the proportional set sizes (shared pages counted once) of
-the command and its descendants are added up, so peaks shorter than that are missed. Compare CPU, not wall time, where a
-machine does other work meanwhile.
+every 100 ms, less often if the kernel answers slowly, the proportional set sizes (shared pages counted once) of
+the command and its descendants are added up, so peaks shorter than that are missed. Compare CPU, not wall time, if
+the machine does other work meanwhile.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def measure(
     Raises
     ------
     RuntimeError
-        Where it fails; holds what it printed.
+        If it fails; the message is its output.
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "usage.json"

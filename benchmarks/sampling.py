@@ -6,7 +6,7 @@
 A design is a number of negatives per crash row and a limit of rows, beyond which both kinds are thinned alike. Each is
 drawn several times. Every fifth server trains (ten million rows, of which seven are the train part), so that the exact
 fit is possible (9 GiB); the test part holds all servers, for five times the rows make an interval narrow enough to see
-5 % in. Differences are paired and two-way resampled (servers, days), relative to the exact fit; a design passes where
+5 % in. Differences are paired and two-way resampled (servers, days), relative to the exact fit; a design passes if
 the 90 % interval lies within 5 % for every draw.
 """
 
@@ -48,7 +48,7 @@ MARGIN = 0.05
 
 
 def main() -> None:
-    """Prepare the data where none are named, compare, and write what came out."""
+    """Prepare the data if none are named, compare, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--project", type=Path, help="a folder that holds params.yaml, data/features and so on")
     parser.add_argument("--keep", type=Path, help="prepare the data in this folder and leave it there")

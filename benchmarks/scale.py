@@ -102,7 +102,7 @@ def main() -> None:
         command.add_argument("--servers", type=int, nargs=several, default=servers)
         command.add_argument("--months", type=int, nargs=several, default=months)
         command.add_argument("--out", type=Path, default=RESULTS)
-        command.add_argument("--folder", type=Path, help="where the copy of the project goes; a temporary folder")
+        command.add_argument("--folder", type=Path, help="for the copy of the project; by default, a temporary folder")
         if name == "size":
             command.add_argument("--raw", type=Path, help="raw data that is there already, instead of demo fleets")
     arguments = parser.parse_args()
@@ -293,7 +293,7 @@ def rebuild(project: Path, *targets: str) -> Figures:
     Raises
     ------
     ValueError
-        Where an output has other bytes.
+        If an output has other bytes.
     """
     lock = (project / "dvc.lock").read_bytes()
     found = dvc_repro(project, "--force", *targets, CRASHCAST_MEMO="off")

@@ -52,14 +52,14 @@ Figures = dict[str, dict[str, dict[str, list[float]]]]
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the files come from and go to.
+    """The source and target of the files.
 
     Attributes
     ----------
     project, clone : Path
         A project whose cache holds the files, and a clone of it that has none.
     back : Path
-        Where the tools beside DVC put what they bring back.
+        The folder into which the tools beside DVC download.
     """
 
     project: Path
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=36)
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS)
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--folder", type=Path, help="where the files go; a temporary folder")
+    parser.add_argument("--folder", type=Path, help="the folder for the files; by default, a temporary one")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         folders = prepare(Path(folder), arguments.files, arguments.mib * MIB)
@@ -151,7 +151,7 @@ def transfer(tool: str, folders: Folders, store: Path) -> dict[str, dict[str, fl
 
 
 def command_of(tool: str, direction: str, folders: Folders) -> tuple[Path, list[str]]:
-    """Return where to run what."""
+    """Return the folder to run a command in, and the command."""
     is_push = direction == "push"
     here = folders.project if is_push else folders.clone
     local, far = folders.project / DATA, f"{local_s3.BUCKET}/{tool}"
@@ -184,7 +184,7 @@ def compare(one: Path, other: Path) -> None:
     Raises
     ------
     SystemExit
-        Where they do not.
+        If they do not.
     """
     names = sorted(str(path.relative_to(one)) for path in one.rglob("*") if path.is_file())
     found = sorted(str(path.relative_to(other)) for path in other.rglob("*") if path.is_file())
@@ -200,7 +200,7 @@ def version(tool: str) -> str:
 
 
 def path() -> str:
-    """Return where programs are looked for: this environment's first."""
+    """Return the search path of programs: this environment's first."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 

@@ -117,7 +117,7 @@ def aggregated(name: str, metric: Metric) -> str:
 
 
 def usable(name: str, steps: int) -> str:
-    """Select a metric with NaN where its sensor is stuck."""
+    """Select a metric with NaN while its sensor is stuck."""
     shown = f"shown_{name}"
     return f"""CASE WHEN {name} IS NOT NULL AND count({shown}) OVER stuck = {steps}
             AND max({shown}) OVER stuck = min({shown}) OVER stuck AND 2 * count({name}) OVER stuck > {steps}
@@ -243,12 +243,12 @@ def featurize() -> str:
 
 
 def since_known(name: str, window: timedelta) -> str:
-    """Select a count of crashes; null where the records do not reach back as far as its window."""
+    """Select a count of crashes; null if the records do not reach back as far as its window."""
     return f"CASE WHEN timestamp - {sql(window)} >= known_since THEN coalesce({name}, 0) END::FLOAT AS {name}"
 
 
 def against_fleet(name: str) -> str:
-    """Select how many standard deviations a server is from the fleet's mean; 0 where all agree."""
+    """Select how many standard deviations a server is from the fleet's mean; 0 if all are equal."""
     deviation = f"({name} - mean_{name}) / nullif(spread_{name}, 0)"
     return f"round_bits(coalesce({deviation}, {name} * 0)) AS {name}_vs_fleet"
 

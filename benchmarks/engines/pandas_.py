@@ -80,7 +80,7 @@ def clean(telemetry: Path) -> pd.DataFrame:
 
 
 def stuck(shown: pd.DataFrame, observed: pd.DataFrame, steps: int) -> pd.DataFrame:
-    """Tell where a sensor has shown one value for `steps` rows, most of them observed."""
+    """Mark rows at which a sensor has shown one value for `steps` rows, most of them observed."""
     window = shown.rolling(steps)
     return observed & (window.max() == window.min()) & (2 * observed.rolling(steps).sum() > steps)
 
@@ -151,7 +151,7 @@ def featurize(rows: pd.DataFrame, incidents: pd.DataFrame, coverage: pd.DataFram
             keep(f"{name}_diff_{format_duration(window)}", values.diff(window // settings.interval))
         if rules.fleet_relative:
             deviation = values.sub(values.mean(axis=1), axis=0).div(values.std(axis=1, ddof=0), axis=0)
-            keep(f"{name}_vs_fleet", deviation.fillna(0).where(values.notna()))  # 0 where all agree
+            keep(f"{name}_vs_fleet", deviation.fillna(0).where(values.notna()))  # 0 if all are equal
     for window in rules.missing_share:
         steps = window // settings.interval
         keep(f"missing_share_{format_duration(window)}", 1 - exists.rolling(steps, min_periods=1).sum() / steps)
@@ -160,7 +160,7 @@ def featurize(rows: pd.DataFrame, incidents: pd.DataFrame, coverage: pd.DataFram
 
 
 def history(rows: pd.DataFrame, incidents: pd.DataFrame, coverage: pd.DataFrame, rules: Features) -> pd.DataFrame:
-    """Return the hours since the last known crash and how many there were, null where the records do not reach back."""
+    """Return the hours since the last known crash and how many there were, null if the records do not reach back."""
     crashes = incidents[incidents["kind"] == "crash"]
     known_at = crashes[["started_at", "reported_at"]].max(axis=1)
     counts = {f"crashes_{format_duration(window)}": window for window in rules.incident_counts}

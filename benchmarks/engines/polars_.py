@@ -84,7 +84,7 @@ def aggregated(name: str, metric: Metric) -> pl.Expr:
 
 
 def usable(name: str, fill: int, steps: int) -> pl.Expr:
-    """Return a metric with NaN where its sensor is stuck."""
+    """Return a metric with NaN while its sensor is stuck."""
     value = pl.col(name)
     shown = value.forward_fill(fill).cast(pl.Float32)
     unchanged = shown.rolling_max(steps) == shown.rolling_min(steps)
@@ -155,7 +155,7 @@ def featurize(rows: pl.LazyFrame, incidents: pl.LazyFrame, coverage: pl.LazyFram
     ]
     if rules.fleet_relative:
         deviation = (level - level.mean().over("timestamp")) / level.std(ddof=0).over("timestamp")
-        windows.append(deviation.fill_nan(0.0).name.suffix("_vs_fleet"))  # where all agree
+        windows.append(deviation.fill_nan(0.0).name.suffix("_vs_fleet"))  # if all are equal
     features = values.with_columns(window.cast(pl.Float32) for window in windows)
     for window in rules.differences:
         suffix = f"_diff_{format_duration(window)}"
@@ -185,7 +185,7 @@ def rolling_std(column: pl.Expr, window: timedelta) -> pl.Expr:
 
 
 def with_history(rows: pl.LazyFrame, incidents: pl.LazyFrame, coverage: pl.LazyFrame, rules: Features) -> pl.LazyFrame:
-    """Add the hours since the last known crash and how many there were, null where the records do not reach back."""
+    """Add the hours since the last known crash and how many there were, null if the records do not reach back."""
     moment, started, known_at = (
         pl.col("timestamp"),
         pl.col("started_at"),

@@ -158,7 +158,7 @@ def compare(data: Path, out: Path) -> dict[str, float]:
     Raises
     ------
     ValueError
-        Where they differ by more than the module says.
+        If they differ by more than the module says.
     """
     worst = {"units": 0.0, "std_of_largest_level": 0.0, "vs_fleet": 0.0}
     for table in TABLES:
