@@ -143,7 +143,7 @@ def judge() -> tuple[dict[str, Any], Gains]:
         Of each claim and figure, the gain in every replicate.
     """
     rules, label, budget = Evaluate.read(), Label.read(), Alarms.read().false_alarms_per_server_day
-    timing = {"lead": label.lead, "horizon": label.horizon, "interval": Telemetry.read().interval}
+    window = alarms.AlarmWindow.of(label, Telemetry.read().interval)
     rule, model = read_rule(SPLIT), load(MODELS)
     recorded = read_covered_crashes(BELIEVED, COVERAGE, Incidents.read())
     crashes = read_covered_crashes(TRUE_INCIDENTS, COVERAGE, Incidents.read())
@@ -166,10 +166,8 @@ def judge() -> tuple[dict[str, Any], Gains]:
     replicates, caught = {}, {}
     for name, (before, now) in scores.items():
         rows = validation.select("timestamp", "server_id", "label").with_columns(score=before)
-        point = alarms.choose_threshold(rows, recorded, budget, **timing)
-        judged = alarms.judge(
-            keys.with_columns(score=now), crashes, point.threshold, period=period(rule, "test"), **timing
-        )
+        point = alarms.choose_threshold(rows, recorded, budget, window)
+        judged = alarms.judge(keys.with_columns(score=now), crashes, point.threshold, window, period(rule, "test"))
         replicates[name] = pr_auc_replicates(target, now, cells, draws)
         caught[name] = judged.crashes.sort("started_at", "server_id")
         found[name] = {

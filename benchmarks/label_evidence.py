@@ -312,12 +312,12 @@ def against_truth(sources: dict[str, dict[str, float]], truth: pl.DataFrame) -> 
 def judge(way: str) -> dict[str, float]:
     """Judge one model by the true crashes, on the test rows of the tickets' split."""
     rules, rule, model = Label.read(), read_rule(of(TICKETS, SPLIT)), load(of(way, MODELS))
-    timing = rules.timing(Telemetry.read().interval)
+    window = alarms.AlarmWindow.of(rules, Telemetry.read().interval)
     crashes = read_covered_crashes(TRUE_INCIDENTS, COVERAGE, Incidents.read())
     test = pl.concat(rows for _, rows in read_part(FEATURES, of(TRUTH, LABELS), rule, "test"))
     score = model.predict(test)
     rows = test.select("timestamp", "server_id", "label").with_columns(score=score)
-    found = alarms.judge(rows, crashes, model.threshold, period=period(rule, "test"), **timing).metrics
+    found = alarms.judge(rows, crashes, model.threshold, window, period(rule, "test")).metrics
     return {
         "event_recall": found.event_recall or 0.0,
         "false_alarms_per_server_day": found.false_alarms_per_server_day or 0.0,

@@ -108,8 +108,8 @@ def trained(self_training: dict[str, float] | None) -> dict[str, float]:
     test = pl.concat(rows for _, rows in read_part(FEATURES, LABELS, rule, "test"))
     score = model.predict(test)
     rows = test.select("timestamp", "server_id", "label").with_columns(score=score)
-    timing = rules.timing(Telemetry.read().interval)
-    found = alarms.judge(rows, crashes, model.threshold, period=period(rule, "test"), **timing).metrics
+    window = alarms.AlarmWindow.of(rules, Telemetry.read().interval)
+    found = alarms.judge(rows, crashes, model.threshold, window, period(rule, "test")).metrics
     area = ranking.pr_auc(test["label"].to_numpy(), score)
     return {"pr_auc": area, "event_recall": found.event_recall or 0.0, "rows": float(test.height)}
 

@@ -10,7 +10,6 @@ that on-call can bear? Intervals come from resampling servers and, independently
 
 from __future__ import annotations
 
-from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,8 @@ from crashcast.modeling.bootstrap import (
     total_replicates,
 )
 from crashcast.modeling.model import Model, load
-from crashcast.modeling.split_rule import assign, crashes_of_part, labelled, period, read_part, read_rule, row_hash
+from crashcast.modeling.slices import crash_kinds, names, server_slices
+from crashcast.modeling.split_rule import crashes_of_part, period, read_part, read_rule, row_hash
 from crashcast.params.alarms import Alarms
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.incidents import Incidents
@@ -42,7 +42,6 @@ from crashcast.params.telemetry import Telemetry
 
 Floats = NDArray[np.float64]
 SAMPLE_ROWS = 5_000  # of each label and partition, to measure what features matter
-FRESH_AFTER = timedelta(days=30)
 MIN_SLICE_CRASHES = 10  # a recall of fewer says nothing
 
 
@@ -59,7 +58,7 @@ def main(
 ) -> None:
     """Score the test part and write what came out."""
     settings, label, limits, rules = Telemetry.read(), Label.read(), Alarms.read(), Evaluate.read()
-    timing, budget = label.timing(settings.interval), limits.false_alarms_per_server_day
+    window, budget = alarms.AlarmWindow.of(label, settings.interval), limits.false_alarms_per_server_day
     rule, model = read_rule(split), load(models)
     crashes = read_covered_crashes(incidents, coverage, Incidents.read())
     baselines = one_rules(model.features)
@@ -69,14 +68,14 @@ def main(
     rows = pl.concat(with_baselines(piece, baselines, rules.seed) for _, piece in validation)
     earlier = crashes_of_part(crashes, rule, "validation")
     thresholds = {
-        name: alarms.choose_threshold(by(name, rows), earlier, budget, **timing).threshold
+        name: alarms.choose_threshold(by(name, rows), earlier, budget, window).threshold
         for name in (RANDOM, *baselines)
     }
     del rows
 
     test, sample = score_test(features, labels, rule, model, predictions, baselines, rules.seed)
     target, own = test["label"].to_numpy(), crashes_of_part(crashes, rule, "test")
-    judged = alarms.judge(test, own, model.threshold, period=period(rule, "test"), **timing)
+    judged = alarms.judge(test, own, model.threshold, window, period(rule, "test"))
     figures: dict[str, Any] = {
         **ranking.row_metrics(target, test["score"].to_numpy(), model.threshold),
         **judged.metrics.as_dict(),
@@ -84,8 +83,10 @@ def main(
         "false_alarm_budget": budget,
         "confidence": rules.confidence,
     }
-    fleet = pl.concat([names_of(test), judged.crashes["server_id"]])  # a crash may have no known row
-    draws = TwoWayDraws.draw(fleet, period(rule, "test"), rules.block, rules.replicates, rules.seed)
+    servers = names(test) | names(judged.crashes)  # a crash may have no known row
+    draws = TwoWayDraws.draw(
+        pl.Series(sorted(servers)), period(rule, "test"), rules.block, rules.replicates, rules.seed
+    )
     cells = draws.cells(test["server_id"], test["timestamp"])
     replicates = pr_auc_replicates(target, test["score"].to_numpy(), cells, draws)
     figures |= intervals(target, cells, judged, replicates, draws, rules.confidence)
@@ -94,7 +95,7 @@ def main(
     for name, threshold in thresholds.items():
         rows = by(name, test)
         score = rows["score"].to_numpy()
-        rival = alarms.judge(rows, own, threshold, period=period(rule, "test"), **timing).metrics
+        rival = alarms.judge(rows, own, threshold, window, period(rule, "test")).metrics
         gain = percentile_interval(replicates - pr_auc_replicates(target, score, cells, draws), rules.confidence)
         figures["baselines"][name] = {
             "pr_auc": ranking.pr_auc(target, score),
@@ -104,7 +105,8 @@ def main(
             "pr_auc_gain_high": gain.high,
         }
 
-    figures["slices"] = slices(test, judged.crashes, crashes, servers_of_train(labels, rule), read_groups(coverage))
+    slices = server_slices(servers, coverage, rule, tables.partitions(labels), lambda partition: partition.path(labels))
+    figures["slices"] = by_slice(test, judged.crashes, crashes, slices)
     write_json(evaluation, figures)
     with replacing_folder(plots_folder) as aside:
         plots.write(aside, test, judged.crashes, model.threshold, importance(model, sample, rules.seed), label)
@@ -155,11 +157,6 @@ def by(name: str, rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select("timestamp", "server_id", "label", score=pl.col(f"by_{name}").cast(pl.Float64))
 
 
-def names_of(rows: pl.DataFrame) -> pl.Series:
-    """Return the servers that have rows."""
-    return rows["server_id"].unique().cast(pl.String)
-
-
 def intervals(
     target: NDArray[np.integer],
     cells: NDArray[np.integer],
@@ -180,26 +177,8 @@ def intervals(
     return {f"{name}_{side}": getattr(limit, side) for name, limit in limits.items() for side in ("low", "high")}
 
 
-def servers_of_train(labels: Path, rule: dict[str, Any]) -> set[str]:
-    """Return the servers that the model has seen."""
-    return {
-        server
-        for _, rows in labelled(labels)
-        for server in rows.filter(assign(rows, rule) == "train")["server_id"].unique()
-    }
-
-
-def read_groups(coverage: Path) -> dict[str, str]:
-    """Return the group of each server that has one."""
-    return dict(tables.read(coverage, ["server_id", "group"]).drop_nulls().sort("server_id", "group").iter_rows())
-
-
-def slices(
-    rows: pl.DataFrame,
-    judged: pl.DataFrame,
-    crashes: pl.DataFrame,
-    seen: set[str],
-    group_of: dict[str, str],
+def by_slice(
+    rows: pl.DataFrame, judged: pl.DataFrame, crashes: pl.DataFrame, slices: dict[str, frozenset[str]]
 ) -> dict[str, dict[str, float | None]]:
     """Judge parts of the fleet and kinds of crash by themselves.
 
@@ -210,30 +189,13 @@ def slices(
     judged : DataFrame
         The test part's crashes with `caught`.
     crashes : DataFrame
-        Every covered crash: one is a repeat where its server crashed in the `FRESH_AFTER` before.
-    seen : set of str
-        Servers of the train part.
-    group_of : dict
-        Each server's group.
+        Every covered crash: it tells repeated crashes from fresh ones.
+    slices : dict of str to frozenset
+        The servers of each slice.
     """
-    history = crashes.sort("started_at").with_columns(since=pl.col("started_at").diff().over("server_id"))
-    repeat = judged.join(
-        history.filter(pl.col("since") <= FRESH_AFTER),
-        on=["server_id", "started_at"],
-        how="semi",
-        maintain_order="left",
-    )
-    kinds = {
-        "fresh_crashes": judged.join(repeat, on=["server_id", "started_at"], how="anti", maintain_order="left"),
-        "repeated_crashes": repeat,
-    }
-    fleets = {"seen_servers": seen, "unseen_servers": {*names_of(rows), *judged["server_id"]} - seen}
-    for server, group in group_of.items():
-        fleets.setdefault(f"group_{group}", set()).add(server)
-
-    figures = {name: _recall(members) for name, members in kinds.items()}
+    figures = {name: _recall(judged.filter(some)) for name, some in crash_kinds(judged, crashes).items()}
     labels, scores = rows["label"].to_numpy(), rows["score"].to_numpy()
-    for name, servers in fleets.items():
+    for name, servers in slices.items():
         inside = pl.col("server_id").is_in(sorted(servers))
         members = rows.select(inside).to_series().to_numpy()
         target, score = labels[members], scores[members]

@@ -81,12 +81,12 @@ def main(
         del values
 
     rows, scores = score_validation(features, labels, rule, columns, fitted, kept)
-    target, timing = rows["label"].to_numpy(), label.timing(settings.interval)
+    target, window = rows["label"].to_numpy(), alarms.AlarmWindow.of(label, settings.interval)
 
     def at_budget(raw: NDArray[np.float64]) -> tuple[float, alarms.EventMetrics]:
         scored = rows.with_columns(score=raw)
-        threshold = alarms.choose_threshold(scored, crashes, limits.false_alarms_per_server_day, **timing).threshold
-        return threshold, alarms.judge(scored, crashes, threshold, period=period(rule, "validation"), **timing).metrics
+        threshold = alarms.choose_threshold(scored, crashes, limits.false_alarms_per_server_day, window).threshold
+        return threshold, alarms.judge(scored, crashes, threshold, window, period(rule, "validation")).metrics
 
     evidence: dict[str, dict[str, Any]] = {}
     for (candidate, _), file in zip(fitted, scores, strict=True):

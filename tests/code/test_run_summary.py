@@ -29,8 +29,8 @@ def evaluation() -> dict:
     moments = pl.Series([START + hour * HOUR for hour in range(10)]).dt.replace_time_zone("UTC")
     rows = pl.DataFrame({"timestamp": moments, "server_id": "a", "score": scores})
     crashes = pl.DataFrame({"server_id": ["a"], "started_at": [(START + 4 * HOUR).replace(tzinfo=UTC)]})
-    timing = {"lead": HOUR, "horizon": 2 * HOUR, "interval": HOUR, "period": (START, START + 10 * HOUR)}
-    judged = alarms.judge(rows, crashes, 0.5, **timing).metrics
+    window, period = alarms.AlarmWindow(HOUR, 2 * HOUR, HOUR), (START, START + 10 * HOUR)
+    judged = alarms.judge(rows, crashes, 0.5, window, period).metrics
     return {
         **ranking.row_metrics(labels.to_numpy(), rows["score"].to_numpy(), 0.5),
         **judged.as_dict(),

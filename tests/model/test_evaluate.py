@@ -202,6 +202,14 @@ def at(day):
     return datetime(2025, 1, 1) + timedelta(days=day)
 
 
+SLICES = {
+    "seen_servers": {"a"},
+    "unseen_servers": {"b"},
+    "group_web": {"a", "b"},
+    "group_database": {"c"},
+}
+
+
 def test_slices_by_hand(monkeypatch):
     """Two servers: a was trained on and crashed before, b is new; crashes 40 days after the last are fresh."""
     monkeypatch.setattr(evaluate, "MIN_SLICE_CRASHES", 2)
@@ -213,7 +221,7 @@ def test_slices_by_hand(monkeypatch):
     )
     crashes = frame(server_id=["a", "a", "a", "b"], started_at=[at(day) for day in (20, 60, 61, 62)])
     judged = crashes[1:].with_columns(caught=pl.Series([True, False, True]))
-    found = evaluate.slices(rows, judged, crashes, {"a", "gone"}, {"a": "web", "b": "web", "c": "database"})
+    found = evaluate.by_slice(rows, judged, crashes, SLICES)
     assert found == {
         "fresh_crashes": {"crashes": 2, "event_recall": 1.0},
         "repeated_crashes": {"crashes": 1, "event_recall": None},  # too few to say
@@ -233,14 +241,10 @@ def test_slices_by_hand(monkeypatch):
 def test_a_slice_of_one_class_is_left_out(label):
     rows = frame(timestamp=[at(1), at(1)], server_id=["a", "b"], label=[label, 1 - label], score=[0.5, 0.6])
     crashes = frame(server_id=["a"], started_at=[at(2)])
-    found = evaluate.slices(rows, crashes.with_columns(caught=True), crashes, {"a"}, {})
+    found = evaluate.by_slice(
+        rows, crashes.with_columns(caught=True), crashes, {"seen_servers": {"a"}, "unseen_servers": {"b"}}
+    )
     assert set(found) == {"fresh_crashes", "repeated_crashes"}
-
-
-def test_a_server_of_two_groups_counts_in_the_last(tmp_path):
-    coverage = pl.DataFrame({"server_id": ["b", "a", "a", "c"], "group": ["web", "web", "database", None]})
-    tables.write(tmp_path / "coverage.parquet", coverage)
-    assert evaluate.read_groups(tmp_path / "coverage.parquet") == {"a": "web", "b": "web"}
 
 
 def test_only_what_the_model_uses_is_important(judged):

@@ -134,7 +134,7 @@ def judge(rule: dict[str, Any], columns: list[str], scorers: list[Scorer]) -> It
         Of `pr_auc` and `event_recall` (at the alarm budget) the value and its replicates; the same draws for all.
     """
     label, limits, rules = Label.read(), Alarms.read(), Evaluate.read()
-    timing = label.timing(Telemetry.read().interval)
+    window = alarms.AlarmWindow.of(label, Telemetry.read().interval)
     covered = read_covered_crashes(INCIDENTS, COVERAGE, Incidents.read())
     crashes = crashes_of_part(covered, rule, "validation")
     with ExitStack() as stack:
@@ -153,8 +153,8 @@ def judge(rule: dict[str, Any], columns: list[str], scorers: list[Scorer]) -> It
             file.seek(0)
             scores = np.frombuffer(file.read())
             scored = rows.with_columns(score=scores)
-            threshold = alarms.choose_threshold(scored, crashes, limits.false_alarms_per_server_day, **timing).threshold
-            found = alarms.judge(scored, crashes, threshold, period=span, **timing)
+            threshold = alarms.choose_threshold(scored, crashes, limits.false_alarms_per_server_day, window).threshold
+            found = alarms.judge(scored, crashes, threshold, window, span)
             of_crash = draws.cells(found.crashes["server_id"], found.crashes["last_warning_at"])
             caught = total_replicates(found.crashes["caught"].to_numpy(), of_crash, draws)
             total = total_replicates(np.ones(found.crashes.height), of_crash, draws)

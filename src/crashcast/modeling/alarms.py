@@ -1,16 +1,16 @@
 """Alarms and crashes: what on-call gets from scores at a threshold.
 
 An alarm opens at a server's first known row at or above the threshold and lasts lead + horizon. Rows inside it open no
-other; still high afterwards, it opens again. Opened at t it is
+other; if the score is still high afterwards, it opens again. An alarm that opened at t is
 
-- true, where a crash of its server starts in (t + lead, t + lead + horizon];
-- late, where one starts in (t, t + lead] and none in the window above;
+- true if a crash of its server starts in (t + lead, t + lead + horizon];
+- late if one starts in (t, t + lead] and none in the window above;
 - false otherwise.
 
 One alarm may warn of several crashes, and one crash may have several true alarms. Known rows are those whose label is
 known. Rows have `timestamp`, `server_id` and `score`; crashes are one row each, with `server_id` and `started_at`,
-covered by incident records. Frames may come in any order, servers as text or, where there are many rows, as categories;
-they leave sorted by (time, server_id), servers as text.
+covered by incident records. Frames may come in any order, with servers as text or as categories; they leave sorted by
+(time, server_id), with servers as text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -28,12 +28,32 @@ from numpy.typing import NDArray
 
 from crashcast import tables
 from crashcast.params.base import DAY
+from crashcast.params.label import Label
 
 TRUE, LATE, FALSE = "true", "late", "false"  # outcomes of an alarm
 HOUR = timedelta(hours=1)
 INSTANT = timedelta(microseconds=1)  # the resolution of timestamps
 BATCH_ROWS = 4_000_000  # looked at together: alarms are a server's own, so servers can be taken some at a time
 FIRST_ROWS = 10_000  # a threshold is sought among so many of the highest rows, then among twice as many, ...
+
+
+@dataclass(frozen=True)
+class AlarmWindow:
+    """When an alarm counts as true (see the module's docstring), and the cadence of the rows that raise it."""
+
+    lead: timedelta
+    horizon: timedelta
+    interval: timedelta
+
+    @classmethod
+    def of(cls, label: Label, interval: timedelta) -> Self:
+        """Return the window of what the label means."""
+        return cls(label.lead, label.horizon, interval)
+
+    @property
+    def duration(self) -> timedelta:
+        """How long an alarm lasts."""
+        return self.lead + self.horizon
 
 
 class OperatingPoint(NamedTuple):
@@ -45,7 +65,7 @@ class OperatingPoint(NamedTuple):
 
 @dataclass(frozen=True)
 class EventMetrics:
-    """What a threshold meant for on-call in one period; None where there was nothing to divide by.
+    """What a threshold meant for on-call in one period; None if there was nothing to divide by.
 
     Attributes
     ----------
@@ -104,10 +124,7 @@ def judge(
     rows: pl.DataFrame,
     crashes: pl.DataFrame,
     threshold: float,
-    *,
-    lead: timedelta,
-    horizon: timedelta,
-    interval: timedelta,
+    window: AlarmWindow,
     period: tuple[datetime, datetime],
 ) -> Judgement:
     """Judge scores at a threshold by the alarms they raise and the crashes those catch.
@@ -121,22 +138,20 @@ def judge(
         of them. The period's own, which recall counts, are those whose last moment to warn lies in it (`crashes_of`).
     threshold : float
         Rows at or above it raise alarms.
-    lead, horizon : timedelta
-        What the label means.
-    interval : timedelta
-        The rows' cadence.
+    window : AlarmWindow
+        When an alarm counts as true.
     period : pair of datetime
         From (included) and to (excluded); naive, meaning UTC.
     """
     start, end = tables.utc(*period)
     if rows.select((~pl.col("timestamp").is_between(start, end, closed="left")).any()).item():
         raise ValueError(f"rows outside the period from {period[0]} to {period[1]}")
-    alarms = judge_alarms(open_alarms(rows, threshold, lead + horizon), crashes, lead, horizon)
-    crashes = catch(crashes_of(crashes, period, lead), alarms, rows, lead, horizon)
+    alarms = judge_alarms(open_alarms(rows, threshold, window.duration), crashes, window)
+    crashes = catch(crashes_of(crashes, period, window.lead), alarms, rows, window)
 
     outcomes = {outcome: alarms.filter(outcome=outcome).height for outcome in (TRUE, LATE, FALSE)}
     caught = crashes.filter("caught")
-    server_days = rows.height * interval / DAY
+    server_days = rows.height * window.interval / DAY
     metrics = EventMetrics(
         threshold=threshold,
         server_days=server_days,
@@ -194,7 +209,7 @@ def _by_servers(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
         yield rows.filter(pl.col("server_id").is_in(some.tolist()))
 
 
-def judge_alarms(alarms: pl.DataFrame, crashes: pl.DataFrame, lead: timedelta, horizon: timedelta) -> pl.DataFrame:
+def judge_alarms(alarms: pl.DataFrame, crashes: pl.DataFrame, window: AlarmWindow) -> pl.DataFrame:
     """Say how each alarm ended.
 
     Returns
@@ -207,13 +222,13 @@ def judge_alarms(alarms: pl.DataFrame, crashes: pl.DataFrame, lead: timedelta, h
     opened = pl.col("timestamp")
     return (
         alarms.with_columns(
-            in_time=_next(alarms, opened + lead, crashes, "started_at", exact=False),
+            in_time=_next(alarms, opened + window.lead, crashes, "started_at", exact=False),
             soonest=_next(alarms, opened, crashes, "started_at", exact=False),
         )
         .with_columns(
-            outcome=pl.when(pl.col("in_time") <= opened + lead + horizon)
+            outcome=pl.when(pl.col("in_time") <= opened + window.lead + window.horizon)
             .then(pl.lit(TRUE))
-            .when(pl.col("soonest") <= opened + lead)
+            .when(pl.col("soonest") <= opened + window.lead)
             .then(pl.lit(LATE))
             .otherwise(pl.lit(FALSE)),
         )
@@ -240,19 +255,18 @@ def crashes_of(crashes: pl.DataFrame, period: tuple[datetime, datetime], lead: t
     )
 
 
-def catch(
-    crashes: pl.DataFrame, alarms: pl.DataFrame, rows: pl.DataFrame, lead: timedelta, horizon: timedelta
-) -> pl.DataFrame:
+def catch(crashes: pl.DataFrame, alarms: pl.DataFrame, rows: pl.DataFrame, window: AlarmWindow) -> pl.DataFrame:
     """Say which crashes had a true alarm, how early, and which ones no known row could have warned of.
 
     Returns
     -------
     DataFrame
-        The crashes with `caught`, `lead_time` (from the opening of the first true alarm to the crash, null where
+        The crashes with `caught`, `lead_time` (from the opening of the first true alarm to the crash, null if
         missed) and `had_known_row` (one lay where an alarm would have been true).
     """
     crashes, alarms = crashes.sort("started_at", "server_id"), alarms.sort("timestamp", "server_id")
-    earliest, latest = pl.col("started_at") - lead - horizon, pl.col("started_at") - lead
+    latest = pl.col("started_at") - window.lead
+    earliest = latest - window.horizon
     first_rows = [
         _next(crashes, earliest, batch.sort("timestamp"), "timestamp")
         for batch in _by_servers(rows.select("timestamp", "server_id"))
@@ -271,21 +285,13 @@ def catch(
     )
 
 
-def choose_threshold(
-    rows: pl.DataFrame,
-    crashes: pl.DataFrame,
-    budget: float,
-    *,
-    lead: timedelta,
-    horizon: timedelta,
-    interval: timedelta,
-) -> OperatingPoint:
+def choose_threshold(rows: pl.DataFrame, crashes: pl.DataFrame, budget: float, window: AlarmWindow) -> OperatingPoint:
     """Choose the lowest threshold down to which false alarms stay within a budget.
 
     Going down through the distinct scores, the last one before the budget is first exceeded. (False alarms do not
     always grow on the way down: an alarm may open earlier and become true. A lower threshold that happens to fit again
     is not taken.) The threshold lies halfway to the next score, so that a difference in a score's last digit raises no
-    other alarms; just above the highest score where already that one exceeds the budget; at the lowest where none does.
+    other alarms; just above the highest score if already that one exceeds the budget; at the lowest if none does.
 
     Parameters
     ----------
@@ -295,25 +301,25 @@ def choose_threshold(
         Covered crashes of these servers.
     budget : float
         False alarms per server-day.
-    lead, horizon, interval : timedelta
-        What the label means, and the rows' cadence.
+    window : AlarmWindow
+        When an alarm counts as true.
     """
     rows = _with_scores(rows)
     if rows.is_empty():
         raise ValueError("no known rows to choose a threshold on")
-    scores, server_days = rows["score"].to_numpy(), rows.height * interval / DAY
+    scores, server_days = rows["score"].to_numpy(), rows.height * window.interval / DAY
     # somewhere the budget is exceeded for certain; what lies above it is gone through score by score
     exceeding, rank = -np.inf, FIRST_ROWS
     while np.isneginf(exceeding) and rank <= rows.height:
         score = float(np.partition(scores, -rank)[-rank])
-        alarms = open_alarms(rows, score, lead + horizon)
-        if judge_alarms(alarms, crashes, lead, horizon).filter(outcome=FALSE).height / server_days > budget:
+        alarms = open_alarms(rows, score, window.duration)
+        if judge_alarms(alarms, crashes, window).filter(outcome=FALSE).height / server_days > budget:
             exceeding = score
         rank *= 2
 
     fitting = OperatingPoint(float(np.nextafter(scores.max(), np.inf)), 0.0)
     candidates = rows.filter(pl.col("score") > exceeding)
-    for score, false_alarms in _false_alarms_by_threshold(candidates, crashes, lead, horizon):
+    for score, false_alarms in _false_alarms_by_threshold(candidates, crashes, window):
         rate = false_alarms / server_days
         if rate > budget:
             exceeding = score
@@ -330,16 +336,16 @@ def _halfway(high: float, low: float) -> float:
 
 
 def _false_alarms_by_threshold(
-    rows: pl.DataFrame, crashes: pl.DataFrame, lead: timedelta, horizon: timedelta
+    rows: pl.DataFrame, crashes: pl.DataFrame, window: AlarmWindow
 ) -> Iterator[tuple[float, int]]:
     """Yield each distinct score, falling, with the number of false alarms at it as the threshold.
 
-    Rows are added from the highest score down, and each changes its own server's alarms alone: nothing where it falls
+    Rows are added from the highest score down, and each changes its own server's alarms alone: nothing if it falls
     inside an open alarm, else from there on until an alarm opens where one did before.
     """
-    rows = judge_alarms(rows, crashes, lead, horizon)  # an alarm's outcome depends on when it opens alone
+    rows = judge_alarms(rows, crashes, window)  # an alarm's outcome depends on when it opens alone
     is_false = rows.select(pl.col("outcome") == FALSE).to_series().to_list()
-    reopens = _reopens(rows, lead + horizon).tolist()
+    reopens = _reopens(rows, window.duration).tolist()
     servers, scores = rows["server_id"].to_list(), rows["score"].to_numpy()
     order = np.argsort(-scores, kind="stable")
     falls = np.diff(scores[order], append=-np.inf) < 0
@@ -367,7 +373,7 @@ def _false_alarms_by_threshold(
 
 
 def _reopens(rows: pl.DataFrame, duration: timedelta) -> NDArray[np.int64]:
-    """Index of the server's first row at or after each row's time + duration, len(rows) where there is none.
+    """Index of the server's first row at or after each row's time + duration, len(rows) if there is none.
 
     Rows are sorted by time.
     """
@@ -387,7 +393,7 @@ def _next(
 ) -> pl.Series:
     """Look up `value` (the time itself by default) in a server's first row of `table` at or after `moment`.
 
-    Both frames are sorted by time; null where there is no such row. Not exact: after `moment`, not at it.
+    Both frames are sorted by time; null if there is no such row. Not exact: after `moment`, not at it.
     """
     server = pl.col("server_id").cast(pl.Categorical)
     wanted = frame.select(server, _moment=moment)

@@ -29,7 +29,3 @@ class Label(Section):
     def reach(self) -> timedelta:
         """How far ahead of a row the label looks, and how long an alarm lasts."""
         return self.lead + self.horizon
-
-    def timing(self, interval: timedelta) -> dict[str, timedelta]:
-        """Return what alarms of rows at this cadence are judged by."""
-        return {"lead": self.lead, "horizon": self.horizon, "interval": interval}

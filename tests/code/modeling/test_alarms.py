@@ -15,6 +15,7 @@ HOUR = timedelta(hours=1)
 START = datetime(2025, 3, 3)
 UTC = pl.Datetime("us", "UTC")
 LEAD, HORIZON = 1 * HOUR, 6 * HOUR
+WINDOW = alarms.AlarmWindow(LEAD, HORIZON, HOUR)
 
 
 def table(time, *rows):
@@ -45,7 +46,7 @@ def always_high(server, n_hours, start=0):
 
 def judge(rows, crashes, threshold=0.5, lead=LEAD, horizon=HORIZON, *, n_hours=48):
     period = (START, START + n_hours * HOUR)
-    return alarms.judge(rows, crashes, threshold, lead=lead, horizon=horizon, interval=HOUR, period=period)
+    return alarms.judge(rows, crashes, threshold, alarms.AlarmWindow(lead, horizon, HOUR), period)
 
 
 def test_an_alarm_lasts_and_opens_again_if_still_high():
@@ -83,13 +84,13 @@ def test_scores_that_are_no_numbers_are_refused(score):
     ],
 )
 def test_the_outcome_depends_on_when_the_crash_comes(crash, outcome, started):
-    judged = alarms.judge_alarms(rows_of(("a", 10, 1.0)), crashes_of(("a", crash), ("b", 12)), LEAD, HORIZON)
+    judged = alarms.judge_alarms(rows_of(("a", 10, 1.0)), crashes_of(("a", crash), ("b", 12)), WINDOW)
     assert judged["outcome"].to_list() == [outcome]
     assert hours(judged["started_at"]) == [started]
 
 
 def test_a_crash_in_time_counts_before_one_too_soon():
-    judged = alarms.judge_alarms(rows_of(("a", 10, 1.0)), crashes_of(("a", 10.5), ("a", 14), ("a", 16)), LEAD, HORIZON)
+    judged = alarms.judge_alarms(rows_of(("a", 10, 1.0)), crashes_of(("a", 10.5), ("a", 14), ("a", 16)), WINDOW)
     assert judged["outcome"].to_list() == ["true"]
     assert hours(judged["started_at"]) == [14]
 
@@ -124,7 +125,7 @@ def test_lead_time_counts_from_the_first_true_alarm():
     # alarms of two hours each, at 4 and 6, both true for the crash at 7.5
     lead, horizon = timedelta(0), 4 * HOUR
     raised, crashes = rows_of(("a", 0, 1.0), ("a", 4, 1.0), ("a", 6, 1.0)), crashes_of(("a", 7.5))
-    caught = alarms.catch(crashes, raised, raised, lead, horizon)
+    caught = alarms.catch(crashes, raised, raised, alarms.AlarmWindow(lead, horizon, HOUR))
     assert caught["lead_time"].to_list() == [3.5 * HOUR]
 
 
@@ -325,8 +326,7 @@ def test_an_alarm_opened_too_early_hides_the_rows_inside_it():
 
 
 def choose_of(rows, crashes, budget, lead=1, horizon=6):
-    timing = {"lead": lead * HOUR, "horizon": horizon * HOUR, "interval": HOUR}
-    return alarms.choose_threshold(rows, crashes, budget, **timing)
+    return alarms.choose_threshold(rows, crashes, budget, alarms.AlarmWindow(lead * HOUR, horizon * HOUR, HOUR))
 
 
 def choose(rows, crashes, *arguments, **named):

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import polars as pl
+import pytest
+
+from crashcast import tables
+from crashcast.modeling.slices import crash_kinds, server_groups, server_slices
+
+START = datetime(2025, 1, 1)
+
+
+def crashes(*rows):
+    return pl.DataFrame(
+        {"server_id": [row[0] for row in rows], "started_at": [START + timedelta(days=row[1]) for row in rows]},
+        schema={"server_id": pl.String, "started_at": tables.TIMESTAMP},
+    )
+
+
+def test_a_crash_within_30_days_of_another_of_its_server_is_a_repeat():
+    history = crashes(("a", 0), ("a", 40), ("a", 70), ("b", 41))
+    kinds = crash_kinds(history[1:], history)
+    assert kinds["fresh_crashes"].tolist() == [True, False, True]
+    assert kinds["repeated_crashes"].tolist() == [False, True, False]
+
+
+def test_a_server_of_two_groups_counts_in_the_last(tmp_path):
+    coverage = pl.DataFrame({"server_id": ["b", "a", "a", "c"], "group": ["web", "web", "database", None]})
+    tables.write(tmp_path / "coverage.parquet", coverage)
+    assert server_groups(tmp_path / "coverage.parquet") == {"group_web": {"a", "b"}}
+
+
+@pytest.fixture
+def labels(tmp_path):
+    """Lay out two months of labels: a and b have known rows in January, c an unknown one, d a row in February."""
+    (tmp_path / "labels").mkdir()
+    tables.write(tmp_path / "coverage.parquet", pl.DataFrame({"server_id": ["a"], "group": ["web"]}))
+    for month, rows in ((1, [("a", 0), ("b", 1), ("c", None)]), (2, [("d", 0), ("a", 0)])):
+        frame = pl.DataFrame(
+            {
+                "timestamp": pl.Series([datetime(2025, month, 5)] * len(rows)).dt.replace_time_zone("UTC"),
+                "server_id": [row[0] for row in rows],
+                "label": pl.Series([row[1] for row in rows], dtype=pl.Int8),
+            }
+        )
+        tables.write(tmp_path / "labels" / f"month=2025-{month:02}" / tables.PART, frame)
+    return tmp_path / "labels"
+
+
+def divided(labels, rule, servers="abcd"):
+    read = []
+
+    def path_of(partition):
+        read.append(partition.name)
+        return partition.path(labels)
+
+    coverage = labels.parent / "coverage.parquet"
+    found = server_slices(frozenset(servers), coverage, rule, tables.partitions(labels), path_of)
+    return {name: "".join(sorted(members)) for name, members in found.items()}, read
+
+
+def periods(end):
+    span = {"from": START.isoformat(), "to": end.isoformat()}
+    return {"method": "time", "periods": dict.fromkeys(("train", "validation", "test"), span)}
+
+
+def test_servers_with_known_rows_in_the_train_part_were_seen(labels):
+    found, read = divided(labels, periods(datetime(2025, 2, 1)))
+    assert found == {"seen_servers": "ab", "unseen_servers": "cd", "group_web": "a"}
+    assert read == ["month=2025-01"]
+
+
+def test_reading_ends_once_every_server_was_found(labels):
+    found, read = divided(labels, periods(datetime(2025, 3, 1)), "ad")
+    assert found["seen_servers"] == "ad"
+    assert read == ["month=2025-02"]
+
+
+def test_a_split_by_server_says_itself_which_were_seen(labels):
+    rule = {"method": "server", "servers": {"train": ["a", "gone"], "validation": ["b"], "test": ["c", "d"]}}
+    assert divided(labels, rule) == ({"seen_servers": "a", "unseen_servers": "bcd", "group_web": "a"}, [])
