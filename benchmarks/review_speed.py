@@ -1,9 +1,9 @@
-"""What the evidence of a review costs at full size: 10,000 servers, four months of hourly rows, 2,000 replicates.
+"""What the comparison of a review costs at full size: 10,000 servers, four months of hourly rows, 2,000 replicates.
 
     python benchmarks/review_speed.py
 
 Scores are simulated: half of the crashes announce themselves, each model sees them through its own noise. The rows are
-written to a file first, so that what is measured is reading them back and gathering the evidence.
+written to a file first, so that what is measured is reading them back and comparing the models.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from measure import measure
 from project import ROOT
 
 from crashcast.canonical import write_json
+from crashcast.modeling.alarms import AlarmWindow
 from crashcast.params.acceptance import Acceptance
 from crashcast.params.alarms import Alarms
-from crashcast.review.comparison import gather
+from crashcast.review.comparison import compare
 
 SERVERS, DAYS, GROUPS = 10_000, 122, 5
 CRASHES_PER_SERVER_DAY = 0.024
@@ -36,7 +37,7 @@ MAX_WALL_S, MAX_MIB = 60, 2048
 def main() -> None:
     """Simulate, measure in a process of its own, and write what came out."""
     if len(sys.argv) > 1:
-        gather_from(Path(sys.argv[1]))
+        compare_from(Path(sys.argv[1]))
         return
     with tempfile.TemporaryDirectory() as folder:
         simulate(Path(folder))
@@ -97,8 +98,8 @@ def stamps(hours: np.ndarray) -> pl.Series:
     return pl.Series(np.datetime64(START, "us") + since).dt.replace_time_zone("UTC")
 
 
-def gather_from(folder: Path) -> None:
-    """Read the rows and gather the evidence."""
+def compare_from(folder: Path) -> None:
+    """Read the rows and compare the models."""
     began = time.perf_counter()
     files = sorted(folder.glob("rows-*.parquet"))
     servers = pl.Series("server_id", names(), dtype=pl.Categorical)
@@ -113,13 +114,13 @@ def gather_from(folder: Path) -> None:
         rows=rows,
         crashes=pl.read_parquet(folder / "crashes.parquet"),
         period=(START, START + timedelta(days=DAYS)),
-        timing={"lead": LEAD_H * HOUR, "horizon": HORIZON_H * HOUR, "interval": HOUR},
+        window=AlarmWindow(LEAD_H * HOUR, HORIZON_H * HOUR, HOUR),
         thresholds={"champion": 0.5, "challenger": 0.5},
-        groups={f"group_{group}": frozenset(names()[group::GROUPS]) for group in range(GROUPS)},
+        slices={f"group_{group}": frozenset(names()[group::GROUPS]) for group in range(GROUPS)},
     )
     print(f"{time.perf_counter() - began:.0f} s to read {rescored.rows.height:,} rows")
     params = ROOT / "params.yaml"
-    found = gather(rescored, Acceptance.read(params), Alarms.read(params).false_alarms_per_server_day)
+    found = compare(rescored, Acceptance.read(params), Alarms.read(params).false_alarms_per_server_day)
     for name, one in found.differences.items():
         print(f"{name}: {one.champion:.4f}, {one.challenger:.4f}; standard error {one.standard_error:.2g}")
     print(f"{time.perf_counter() - began:.0f} s in all")

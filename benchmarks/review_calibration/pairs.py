@@ -19,9 +19,10 @@ from crashcast.params.acceptance import Acceptance, look_error
 from crashcast.params.alarms import Alarms
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
-from crashcast.review.comparison import Evidence, gather
+from crashcast.review.comparison import Comparison, compare
 from crashcast.review.policy import Both, Facts, Reason, decide
-from crashcast.review.rescoring import Rescored
+from crashcast.review.report.reasons import in_words
+from crashcast.review.rescoring import ScoredRows
 from crashcast.review.two_way import pr_auc_influence, steps_of
 
 PARAMS = ROOT / "params.yaml"
@@ -89,7 +90,7 @@ def train_on(
 ) -> Contender:
     """Train on some servers (one named twice counts twice), choose the threshold on their validation rows, score."""
     label, budget = Label.read(PARAMS), Alarms.read(PARAMS).false_alarms_per_server_day
-    timing = label.timing(Telemetry.read(PARAMS).interval)
+    window = alarms.AlarmWindow.of(label, Telemetry.read(PARAMS).interval)
     scale = np.nan_to_num(np.nanstd(fleet.train.values, axis=0))
 
     def seen(values: np.ndarray) -> np.ndarray:
@@ -112,7 +113,7 @@ def train_on(
     model = Model(**{**vars(model), "slope": slope, "intercept": intercept})
     inside = fleet.crashes.filter(pl.col("server_id").is_in(servers.tolist()))
     rows = validation.keys.with_columns(score=model.probability(scores))
-    threshold = alarms.choose_threshold(rows, inside, budget, **timing).threshold
+    threshold = alarms.choose_threshold(rows, inside, budget, window).threshold
     area = average_precision_score(truth["labels"], raw(truth["values"]), sample_weight=truth["weights"])
     model = Model(**{**vars(model), "threshold": threshold})
     return Contender(model, model.probability(raw(fleet.test.values)), float(area))
@@ -127,24 +128,24 @@ def of_servers(rows: Rows, servers: np.ndarray) -> Rows:
     return Rows(rows.keys[index], rows.values[index])
 
 
-def evidence_of(
+def compared(
     fleet: Fleet, champion: Contender, challenger: Contender, acceptance: Acceptance, anchor: Contender | None = None
-) -> Evidence:
-    """Gather the evidence on the fleet's test rows."""
+) -> Comparison:
+    """Compare the models on the fleet's test rows."""
     scores = {"champion": champion.test, "challenger": challenger.test}
     if anchor is not None:
         scores["anchor"] = anchor.test
     thresholds = {"champion": champion.model.threshold, "challenger": challenger.model.threshold}
     rows = fleet.test.keys.with_columns(pl.col("server_id").cast(pl.Categorical), **scores)
-    timing = Label.read(PARAMS).timing(Telemetry.read(PARAMS).interval)
-    rescored = Rescored(rows, fleet.crashes, fleet.periods["test"], timing, thresholds, fleet.groups)
-    return gather(rescored, acceptance, Alarms.read(PARAMS).false_alarms_per_server_day)
+    window = alarms.AlarmWindow.of(Label.read(PARAMS), Telemetry.read(PARAMS).interval)
+    rescored = ScoredRows(rows, fleet.crashes, fleet.periods["test"], window, thresholds, fleet.groups)
+    return compare(rescored, acceptance, Alarms.read(PARAMS).false_alarms_per_server_day)
 
 
 def reviewed(kind: str, noise: float, fleet: Fleet, champion: Contender, challenger: Contender) -> dict[str, Any]:
     """Review a pair: what was decided, on what, and what two simpler rules would have said."""
     acceptance = Acceptance.read(PARAMS)
-    found = evidence_of(fleet, champion, challenger, acceptance)
+    found = compared(fleet, champion, challenger, acceptance)
     fresh = decide({"base": found}, acceptance, Facts(look=1, rows_kind="own", latency=ALIKE, size=ALIKE))
     stale = Facts(look=1, rows_kind="later", is_stale=True, latency=ALIKE, size=ALIKE)
     renewal = decide({"base": found}, acceptance, stale)
@@ -180,7 +181,9 @@ def reviewed(kind: str, noise: float, fleet: Fleet, champion: Contender, challen
 def vetoes(reasons: tuple[Reason, ...]) -> list[str]:
     """Return what vetoed."""
     return sorted(
-        reason.text.split(":")[0][:60] for reason in reasons if reason.outcome == "fail" and reason.check != "primary"
+        in_words(reason).split(":")[0][:60]
+        for reason in reasons
+        if reason.outcome == "fail" and reason.check != "primary"
     )
 
 
@@ -203,8 +206,8 @@ def looks(
     found = []
     for look in range(1, LOOKS + 1):
         challenger = train_on(fleet, truth, rng.choice(halves[1], len(halves[1])), 0.0, rng)
-        evidence = evidence_of(fleet, champion, challenger, acceptance)
-        decision = decide({"base": evidence}, acceptance, Facts(look, "own", latency=ALIKE, size=ALIKE))
+        found = compared(fleet, champion, challenger, acceptance)
+        decision = decide({"base": found}, acceptance, Facts(look, "own", latency=ALIKE, size=ALIKE))
         found.append({"verdict": decision.verdict, "true_gain": challenger.true_pr_auc - champion.true_pr_auc})
     return found
 
@@ -232,7 +235,7 @@ def one_chain(number: int, truth: dict[str, np.ndarray]) -> dict[str, Any]:
         part = fleet._replace(test=test, periods={**fleet.periods, "test": period})
         rivals = [one.on(part.test.values, rng) for one in (champion, challenger)]
         rivals.append(rivals[0] if anchor is champion else anchor.on(part.test.values, rng))
-        found = evidence_of(part, rivals[0], rivals[1], acceptance, rivals[2])
+        found = compared(part, rivals[0], rivals[1], acceptance, rivals[2])
         facts = Facts(1, "later", is_stale=True, has_anchor=champion is not anchor, latency=ALIKE, size=ALIKE)
         decision = decide({"base": found}, acceptance, facts)
         steps.append({"verdict": decision.verdict, "form": decision.form, "true_gain": challenger.true_pr_auc - best})

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from crashcast import canonical
 from crashcast.errors import UserError
-from crashcast.review.data_changes import is_another_fleet
 from crashcast.versioning import git, remote
 from crashcast.versioning.dvc_files import LOCK
 from crashcast.versioning.lock_checks import check
+from crashcast.versioning.raw_data import is_another_fleet
 from crashcast.versioning.revision import MODELS, PARAMS, REGISTERED, Revision, default_base
 
 if TYPE_CHECKING:

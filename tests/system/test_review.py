@@ -20,7 +20,7 @@ from crashcast.modeling import ranking
 from crashcast.review import commit_changes, rescoring
 from crashcast.review.data_changes import History
 from crashcast.review.report import plot_data
-from crashcast.review.review import EXIT_STATUS, _anchor
+from crashcast.review.review import EXIT_STATUS, _find_anchor
 from crashcast.versioning import cache, dvc_files, environment, lock_checks, worktree_runs
 from crashcast.versioning.revision import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision, default_base
 
@@ -96,7 +96,7 @@ def month(project: Path) -> str:
         return branch(project, "month", {"months: 3": "months: 4"}, data="crashcast demo").sha
 
 
-def pr_auc(rescored: rescoring.Rescored, model: str) -> float:
+def pr_auc(rescored: rescoring.ScoredRows, model: str) -> float:
     return ranking.pr_auc(rescored.rows["label"].to_numpy(), rescored.rows[model].to_numpy())
 
 
@@ -113,14 +113,14 @@ def test_other_training_on_the_same_features_gives_both_models_own_figures(here:
     for model, commit in (("champion", base), ("challenger", head)):
         assert pr_auc(found.forward, model) == pytest.approx(told(commit, "pr_auc"), rel=1e-5)
         assert found.size_bytes[model] > 1000
-        assert found.latency_ms[model] > 0
-    assert (found.kind, found.excluded, found.definitions) == ("own", {}, {})
+        assert found.forward.latency_ms[model] > 0
+    assert (found.kind, found.forward.excluded, list(found.by_definition)) == ("own", {}, [rescoring.THE_BASES])
     assert found.reverse == "its rows are the same"
-    assert found.denominators["crashes"] == dict.fromkeys(("expected", "found"), told(head, "crashes"))
-    assert found.denominators["server_days"]["found"] == pytest.approx(told(head, "server_days"), rel=1e-5)
+    assert found.expected["crashes"] == found.found["crashes"] == told(head, "crashes")
+    assert found.found["server_days"] == pytest.approx(told(head, "server_days"), rel=1e-5)
     assert not found.history.is_corrected
-    assert set(found.forward.groups) >= {"seen_servers", "unseen_servers", "group_web"}
-    assert len(found.forward.groups["seen_servers"]) == 60
+    assert set(found.forward.slices) >= {"seen_servers", "unseen_servers", "group_web"}
+    assert len(found.forward.slices["seen_servers"]) == 60
 
 
 def test_a_models_own_code_gives_the_same_scores_in_a_process_of_its_own(
@@ -156,27 +156,27 @@ def test_with_more_data_and_other_features_the_champions_own_code_computes_its_f
 def test_other_labels_are_judged_by_the_bases_and_by_their_own(here: Path) -> None:
     base, head = Revision.find("main"), branch(here, "labels", {"horizon: 6h ": "horizon: 12h "})
     found = rescoring.rescore(base, head)
-    assert list(found.definitions) == ["the challenger's labels"]
-    theirs = found.definitions["the challenger's labels"]
-    assert [rescored.timing["horizon"].total_seconds() / 3600 for rescored in (found.forward, theirs)] == [6, 12]
+    assert list(found.by_definition) == [rescoring.THE_BASES, "the challenger's labels"]
+    theirs = found.by_definition["the challenger's labels"]
+    assert [rescored.window.horizon.total_seconds() / 3600 for rescored in (found.forward, theirs)] == [6, 12]
     # nearly its own test rows: less those in the embargo around the champion's validation part
     assert pr_auc(theirs, "challenger") == pytest.approx(told(head, "pr_auc"), rel=0.05)
     assert found.forward.rows["label"].sum() < theirs.rows["label"].sum()
-    assert list(found.excluded) == ["within the embargo of the champion's validation part"]
+    assert list(found.forward.excluded) == ["within the embargo of the champion's validation part"]
     # hours in which a longer horizon cannot know: before planned reboots, and at the end of the records
-    assert found.denominators["server_days"]["found"] < 0.995 * found.denominators["server_days"]["expected"]
+    assert found.found["server_days"] < 0.995 * found.expected["server_days"]
 
 
 def test_whom_to_believe_about_crashes_is_part_of_the_labels(here: Path) -> None:
     base, head = Revision.find("main"), branch(here, "believing", {"aggregate: dawid_skene": "aggregate: tickets"})
     found = rescoring.rescore(base, head)
-    assert list(found.definitions) == ["the challenger's labels"]
+    assert list(found.by_definition) == [rescoring.THE_BASES, "the challenger's labels"]
     believed, recorded = (tables.read(cache.locate(r.outs["data/incidents.parquet"], "")) for r in (base, head))
     assert believed["confidence"].drop_nulls().min() >= 0.5
     assert recorded["confidence"].null_count() == recorded.height
     # crashes of the test period, those without a ticket among them, are the base's to say
-    crashes = found.denominators["crashes"]
-    assert crashes == {"expected": told(base, "crashes"), "found": told(head, "crashes")}
+    crashes = found.expected["crashes"], found.found["crashes"]
+    assert crashes == (told(base, "crashes"), told(head, "crashes"))
     whose = ["server_id", "started_at"]
     assert not believed.select(whose).equals(recorded.select(whose))
 
@@ -211,20 +211,20 @@ def test_a_rewritten_history_is_listed_and_judged_both_ways(here: Path, month: s
     # with the base's history put back, the data is what it would have been
     assert {path: history.head[path] for path in RAW} == honest.raw
     found = rescoring.rescore(base, head)
-    assert list(found.definitions) == ["the corrected history"]
+    assert list(found.by_definition) == [rescoring.THE_BASES, "the corrected history"]
     assert found.rows_hash == rescoring.rescore(base, honest).rows_hash
     assert History.of(base, head) == history  # as it was kept
 
 
 def test_a_first_model_is_judged_against_what_the_evaluation_calls_baselines(here: Path) -> None:
     head = Revision.find("main")
-    found = rescoring.rescore_first(head)
+    found = rescoring.rescore(None, head).by_definition
     assert list(found) == ["dummy", "hours_since_crash", "crashes_7d"]
     for name in ("hours_since_crash", "crashes_7d"):
         expected = told(head, f"baselines.{name}.pr_auc")
-        assert pr_auc(found[name].forward, "champion") == pytest.approx(expected, rel=1e-5)
-        assert pr_auc(found[name].forward, "challenger") == pytest.approx(told(head, "pr_auc"), rel=1e-5)
-    assert pr_auc(found["dummy"].forward, "champion") == pytest.approx(told(head, "base_rate"), rel=1e-5)
+        assert pr_auc(found[name], "champion") == pytest.approx(expected, rel=1e-5)
+        assert pr_auc(found[name], "challenger") == pytest.approx(told(head, "pr_auc"), rel=1e-5)
+    assert pr_auc(found["dummy"], "champion") == pytest.approx(told(head, "base_rate"), rel=1e-5)
 
 
 def test_a_fresh_clone_fetches_what_the_review_needs_and_no_more(
@@ -351,12 +351,12 @@ def test_another_fleet_has_no_champion_and_no_anchor(here: Path, monkeypatch: py
 
     registered = SimpleNamespace(version="v1.0.0", revision=main.sha, model="another")
     monkeypatch.setattr(registry, "anchor", lambda: registered)
-    assert _anchor(main) == (main, None)
+    assert _find_anchor(main) == (main, None)
     who = "v1.0.0, the last model accepted as an improvement,"
-    assert _anchor(ours) == (None, f"{who} is another fleet's: not compared")
+    assert _find_anchor(ours) == (None, f"{who} is another fleet's: not compared")
     poorer = Revision(main.sha)
     del poorer.params["telemetry"]["metrics"]["cpu_pct"]
-    assert _anchor(poorer) == (None, f"{who} needs cpu_pct, which the base's telemetry has no more: not compared")
+    assert _find_anchor(poorer) == (None, f"{who} needs cpu_pct, which the base's telemetry has no more: not compared")
 
 
 WITHDRAW = """
@@ -383,7 +383,7 @@ def test_an_eased_test_set_is_rejected(here: Path) -> None:
     status, _, record = review(here, "eased")
     assert (status, record["verdict"]) == (1, "REJECT")
     assert "denominator" in failed(record)
-    eased = commit_changes.of_the_exam(Revision.find("main"), Revision.find("eased"))
+    eased = commit_changes.of_the_rules(Revision.find("main"), Revision.find("eased"))
     assert {"data/labels has other content", f"{COVERAGE} has other content"} <= set(eased)  # nor with the same model
 
 
@@ -487,9 +487,8 @@ def test_a_random_split_is_refused(here: Path) -> None:
 def test_a_shorter_test_part_is_told_apart_from_what_the_base_would_have_judged(here: Path) -> None:
     shares = {"train: 0.70": "train: 0.80", "validation: 0.15": "validation: 0.13", "test: 0.15": "test: 0.07"}
     found = rescoring.rescore(Revision.find("main"), branch(here, "shorter", shares))
-    days = found.denominators["server_days"]
-    assert days["found"] / days["expected"] == pytest.approx(7 / 15, abs=0.02)
-    assert found.denominators["crashes"]["found"] < found.denominators["crashes"]["expected"]
+    assert found.found["server_days"] / found.expected["server_days"] == pytest.approx(7 / 15, abs=0.02)
+    assert found.found["crashes"] < found.expected["crashes"]
     assert found.kind == "own"
 
 

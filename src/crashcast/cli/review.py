@@ -68,16 +68,16 @@ def _review(base: str | None, first: bool, head: str, reserve: bool, folder: Pat
     found = reviewing.review(base, head, reserve=reserve)
     if found is None:
         told = "Both commits have the same model: there is nothing to judge."
-        exam = [] if base is None else commit_changes.of_the_exam(Revision.find(base), Revision.find(head))
-        if exam:
+        changed = [] if base is None else commit_changes.of_the_rules(Revision.find(base), Revision.find(head))
+        if changed:
             told += " But later models would be judged by other rules or rows. People must decide about that:\n\n- "
-            told += "\n- ".join(exam)
+            told += "\n- ".join(changed)
         write_text(folder / "comment.md", f"{record.MARKER}\n{told}")
         print(told)
-        return reviewing.EXIT_STATUS["INCONCLUSIVE"] if exam else 0
+        return reviewing.EXIT_STATUS["INCONCLUSIVE"] if changed else 0
     record.write(folder / "record.json", found.record)
     write_text(folder / "comment.md", record.as_markdown(found.record))
-    html.write(folder / "review.html", found.record, found.pictures)
+    html.write(folder / "review.html", found.record, found.plot_data)
     record.show(found.record, Console())
     print(f"The page: {folder / 'review.html'}")
     return reviewing.EXIT_STATUS[found.record["verdict"]]

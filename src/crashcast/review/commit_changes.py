@@ -15,7 +15,7 @@ import polars as pl
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.review.data_changes import partition_of
-from crashcast.review.rescoring import BELIEVED, LABELS, SPLIT
+from crashcast.review.test_set import CONSENSUS, LABELS, SPLIT
 from crashcast.versioning import cache, committed_model, git
 from crashcast.versioning.dvc_files import PIPELINE
 from crashcast.versioning.revision import (
@@ -30,7 +30,7 @@ from crashcast.versioning.revision import (
 CODE = ("src", PIPELINE, "requirements.txt")
 POLICY = "acceptance"
 VALIDATION, CANDIDATES = "metrics/validate.json", "metrics/candidates.json"
-EXAM, EXAM_PARAMS = (LABELS, SPLIT, BELIEVED, COVERAGE), (f"{POLICY}.", "alarms.")
+RULES, RULES_PARAMS = (LABELS, SPLIT, CONSENSUS, COVERAGE), (f"{POLICY}.", "alarms.")
 # figures of a server group, a baseline, a metric or a candidate, which one commit may have and the other not
 COMES_AND_GOES = {
     "metrics/evaluate.json": r"slices\..+|baselines\.(hours_since_crash|crashes_7d)\..+",
@@ -77,15 +77,15 @@ def between(base: Revision, head: Revision) -> dict[str, Any]:
     }
 
 
-def of_the_exam(base: Revision, head: Revision) -> list[str]:
-    """Say, a line each, what later models will be judged by otherwise: policy, alarms, labels, crashes, split."""
+def of_the_rules(base: Revision, head: Revision) -> list[str]:
+    """List, a line each, changes of what later models will be judged by: policy, alarms, labels, crashes, split."""
     lines = [
         f"{row['name']} changes from {row['base']} to {row['challenger']}"
         for row in _parameters_between(base, head)
-        if row["name"].startswith(EXAM_PARAMS)
+        if row["name"].startswith(RULES_PARAMS)
     ]
     before, now = ({**revision.outs, **revision.raw} for revision in (base, head))
-    return lines + [f"{path} has other content" for path in EXAM if before.get(path) != now.get(path)]
+    return lines + [f"{path} has other content" for path in RULES if before.get(path) != now.get(path)]
 
 
 def metrics_between(base: Revision, head: Revision) -> list[dict[str, Any]]:

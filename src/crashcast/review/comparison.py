@@ -21,21 +21,19 @@ from scipy.special import stdtrit
 from crashcast.errors import UserError
 from crashcast.modeling import alarms
 from crashcast.modeling.bootstrap import TwoWayDraws, ratio_replicates
+from crashcast.modeling.slices import crash_kinds
 from crashcast.params.base import DAY, format_duration
+from crashcast.review.alarm_curve import AlarmCurve, PerPoint, between, false_alarms, place_of
 from crashcast.review.two_way import Replicator, chunks, pr_auc_influence, spread, steps_of, total_influence
 
 if TYPE_CHECKING:
     from crashcast.params.acceptance import Acceptance
-    from crashcast.review.rescoring import Rescored
+    from crashcast.review.rescoring import ScoredRows
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]
 
-FRESH_AFTER = timedelta(days=30)  # as in the evaluation: a crash within it after another of its server is a repeat
 ANCHOR, ALL, LEAD = "pr_auc_against_anchor", "all_crashes", "lead_h"
-CURVE = (1 / 4, 4)  # thresholds are tried from a quarter of the alarm budget to four times it
-CURVE_POINTS = 32
-SEARCHED, SAMPLED_ROWS = 32, 1_000_000  # times as many rows as at first, found among so many
 SLOPE_WITHIN = 1.3  # times the budget, and the budget divided by it: where the curve's slope is taken
 
 
@@ -92,8 +90,8 @@ class Slice:
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """What the rescored rows say.
+class Comparison:
+    """What the rescored rows show.
 
     Attributes
     ----------
@@ -124,12 +122,12 @@ class Evidence:
     slices: Mapping[str, Slice]
 
 
-def gather(rescored: Rescored, acceptance: Acceptance, budget: float) -> Evidence:
+def compare(scored: ScoredRows, acceptance: Acceptance, budget: float) -> Comparison:
     """Measure both models on the same rows.
 
     Parameters
     ----------
-    rescored : Rescored
+    scored : ScoredRows
         The rows with every model's probabilities, at least one before a crash and one not.
     acceptance : Acceptance
         How to resample: `block`, `replicates`, `seed`.
@@ -141,12 +139,11 @@ def gather(rescored: Rescored, acceptance: Acceptance, budget: float) -> Evidenc
     UserError
         Where a block is too short for one label, or no row precedes a crash, or all do.
     """
-    timing, rows = rescored.timing, rescored.rows
-    reach = timing["lead"] + timing["horizon"]
-    if acceptance.block < reach:
+    window, rows = scored.window, scored.rows
+    if acceptance.block < window.duration:
         raise UserError(
             f"params.yaml: acceptance.block ({format_duration(acceptance.block)}) must be at least lead + horizon "
-            f"({format_duration(reach)}): what one crash touches must not count as several blocks"
+            f"({format_duration(window.duration)}): what one crash touches must not count as several blocks"
         )
     labels = rows["label"].to_numpy()
     positives = int(np.count_nonzero(labels))
@@ -155,32 +152,32 @@ def gather(rescored: Rescored, acceptance: Acceptance, budget: float) -> Evidenc
             f"{positives} of the {rows.height} rescored rows precede a crash, so no ranking can be judged: review "
             "against a test period with crashes (params.yaml: split)"
         )
-    crashes = alarms.crashes_of(rescored.crashes, rescored.period, timing["lead"])
+    crashes = alarms.crashes_of(scored.crashes, scored.period, window.lead)
     fleet = pl.concat([rows["server_id"].unique().cast(pl.String), crashes["server_id"].cast(pl.String)])
-    draws = TwoWayDraws.draw(fleet, rescored.period, acceptance.block, acceptance.replicates, acceptance.seed)
+    draws = TwoWayDraws.draw(fleet, scored.period, acceptance.block, acceptance.replicates, acceptance.seed)
     # 8 bytes to count how often a server was drawn are 7 too many
     draws = replace(draws, of_servers=draws.of_servers.astype(np.int16), of_blocks=draws.of_blocks.astype(np.int16))
-    comparison = _Comparison(draws, labels, draws.cells(rows["server_id"], rows["timestamp"]))
+    paired = _Paired(draws, labels, draws.cells(rows["server_id"], rows["timestamp"]))
 
     models: list[str] = [name for name in ("champion", "challenger", "anchor") if name in rows.columns]
     scores = {name: rows[name].to_numpy() for name in models}
-    rankings = {name: comparison.rank(score, rescored.groups) for name, score in scores.items()}
-    differences = comparison.ranked(rankings)
-    differences["brier"] = comparison.brier(scores)
-    kinds = _kinds(crashes, rescored.crashes)
-    curves = {name: _AlarmCurve.of(rescored, name, crashes, budget) for name in ("champion", "challenger")}
-    recalls, lead = comparison.alarms(curves, crashes, kinds, budget, timing["interval"])
+    rankings = {name: paired.rank(score, scored.slices) for name, score in scores.items()}
+    differences = paired.ranked(rankings)
+    differences["brier"] = paired.brier(scores)
+    kinds = {ALL: np.ones(crashes.height, dtype=bool), **crash_kinds(crashes, scored.crashes)}
+    curves = {name: AlarmCurve.of(scored, name, crashes, budget) for name in ("champion", "challenger")}
+    recalls, lead = paired.alarms(curves, crashes, kinds, budget, window.interval)
     differences |= {"event_recall": recalls.pop(ALL), LEAD: lead}
 
     slices = {}
     for name, part in rankings["challenger"].parts.items():
-        difference = comparison.difference(PR_AUC, rankings["champion"].parts[name], part)
-        inside = crashes["server_id"].cast(pl.String).is_in(sorted(rescored.groups[name]))
+        difference = paired.difference(PR_AUC, rankings["champion"].parts[name], part)
+        inside = crashes["server_id"].cast(pl.String).is_in(sorted(scored.slices[name]))
         slices[name] = Slice(name, part.rows, int(inside.sum()), difference)
     for name, difference in recalls.items():
         slices[name] = Slice(name, rows.height, int(kinds[name].sum()), difference)
-    server_days = rows.height * (timing["interval"] / DAY)
-    return Evidence(
+    server_days = rows.height * (window.interval / DAY)
+    return Comparison(
         rows=rows.height,
         positives=positives,
         crashes=crashes.height,
@@ -188,10 +185,10 @@ def gather(rescored: Rescored, acceptance: Acceptance, budget: float) -> Evidenc
         servers=draws.shape[0],
         servers_with_crashes=crashes["server_id"].n_unique(),
         groups=incident_groups(crashes["started_at"], acceptance.block),
-        blocks=int(comparison.rows.reshape(draws.shape).any(axis=0).sum()),
+        blocks=int(paired.rows.reshape(draws.shape).any(axis=0).sum()),
         differences=differences,
         false_alarms_over_budget={
-            name: _false_alarms(rescored, name) / server_days / budget for name in ("champion", "challenger")
+            name: false_alarms(scored, name) / server_days / budget for name in ("champion", "challenger")
         },
         slices=slices,
     )
@@ -204,138 +201,6 @@ def incident_groups(started_at: pl.Series, block: timedelta) -> int:
         if ends is None or moment >= ends:
             groups, ends = groups + 1, moment + block
     return groups
-
-
-def _kinds(crashes: pl.DataFrame, history: pl.DataFrame) -> dict[str, NDArray[np.bool_]]:
-    """Return which crashes are of each kind."""
-    of_server = history.sort("started_at").with_columns(since=pl.col("started_at").diff().over("server_id"))
-    repeats = of_server.filter(pl.col("since") <= FRESH_AFTER).select("server_id", "started_at", repeat=True).unique()
-    joined = crashes.join(repeats, on=["server_id", "started_at"], how="left", maintain_order="left")
-    repeat = joined["repeat"].fill_null(False).to_numpy()
-    return {ALL: np.ones(crashes.height, dtype=bool), "fresh_crashes": ~repeat, "repeated_crashes": repeat}
-
-
-def _scored(rescored: Rescored, model: str) -> pl.DataFrame:
-    return rescored.rows.select("timestamp", "server_id", score=model)
-
-
-def _false_alarms(rescored: Rescored, model: str) -> int:
-    """Count false alarms at the model's stored threshold."""
-    timing, threshold = rescored.timing, rescored.thresholds[model]
-    high = _scored(rescored, model).filter(pl.col("score") >= threshold)
-    opened = alarms.open_alarms(high, threshold, timing["lead"] + timing["horizon"])
-    return len(_false(opened, rescored))
-
-
-def _false(opened: pl.DataFrame, rescored: Rescored) -> pl.DataFrame:
-    lead, horizon = rescored.timing["lead"], rescored.timing["horizon"]
-    return alarms.judge_alarms(opened, rescored.crashes, lead, horizon).filter(outcome=alarms.FALSE)
-
-
-class _AlarmCurve(NamedTuple):
-    """Alarms at falling thresholds: what each false one and each caught crash belongs to.
-
-    Attributes
-    ----------
-    points : int
-        Thresholds.
-    false : DataFrame
-        `point`, `server_id`, `timestamp` of each false alarm.
-    caught : DataFrame
-        `point`, `crash` (its number) and `lead_h` of each caught crash.
-    """
-
-    points: int
-    false: pl.DataFrame
-    caught: pl.DataFrame
-
-    @classmethod
-    def of(cls, rescored: Rescored, model: str, crashes: pl.DataFrame, budget: float) -> _AlarmCurve:
-        """Try thresholds until false alarms exceed the budget several times over."""
-        timing, rows = rescored.timing, _scored(rescored, model)
-        lead, horizon = timing["lead"], timing["horizon"]
-        allowed = budget * rows.height * (timing["interval"] / DAY)
-        scores = rows["score"].to_numpy()
-        # r rows raise at most r alarms
-        first = min(max(int(CURVE[0] * allowed), 1), rows.height)
-        every = -(-rows.height // SAMPLED_ROWS)
-        falling, last = np.sort(scores[::every])[::-1], SEARCHED * first
-        while last < rows.height:
-            score = float(falling[min(last // every, len(falling) - 1)])
-            high = rows.filter(pl.col("score") >= score)
-            if _false(alarms.open_alarms(high, score, lead + horizon), rescored).height > CURVE[1] * allowed:
-                break
-            last *= 4
-        else:
-            high = rows
-        falling = np.sort(high["score"].to_numpy())[::-1]
-        ranks = np.geomspace(min(first, len(falling)), len(falling), CURVE_POINTS).astype(np.int64)
-
-        numbered = crashes.with_row_index("crash")
-        false, caught = [], []
-        for point, score in enumerate(np.unique(falling[ranks - 1])[::-1]):
-            some = high.filter(pl.col("score") >= score)
-            opened = alarms.open_alarms(some, float(score), lead + horizon)
-            false.append(_false(opened, rescored).select("server_id", "timestamp", point=pl.lit(point, pl.Int64)))
-            caught.append(
-                alarms.catch(numbered, opened, opened, lead, horizon)
-                .filter("caught")
-                .select("crash", lead_h=pl.col("lead_time") / alarms.HOUR, point=pl.lit(point, pl.Int64))
-            )
-            if false[-1].height > CURVE[1] * allowed:
-                break
-        return cls(len(false), pl.concat(false), pl.concat(caught))
-
-
-class _Place(NamedTuple):
-    """Where on a curve, in each replicate: between the thresholds before `point` (none before 0) and `point`."""
-
-    point: Ints
-    share: Floats  # of the way
-
-
-def _place(false: Floats, allowed: Floats) -> _Place:
-    """Find where false alarms first come to what is allowed, going down; the last threshold where they never do.
-
-    Parameters
-    ----------
-    false : array of shape (points, replicates)
-        At falling thresholds; above the first there are none.
-    allowed : array of shape (replicates,)
-    """
-    exceeds = false > allowed
-    point = np.where(exceeds.any(axis=0), exceeds.argmax(axis=0), len(false) - 1)
-    at, padded = np.arange(len(point)), np.vstack([np.zeros(len(point)), false])
-    before, after = padded[point, at], padded[point + 1, at]
-    share = np.divide(allowed - before, after - before, out=np.ones(len(point)), where=after > before)
-    return _Place(point, np.clip(share, 0, 1))
-
-
-def _between(values: Floats, place: _Place) -> Floats:
-    """Interpolate values of shape (points, replicates)."""
-    at, padded = np.arange(values.shape[1]), np.vstack([np.zeros(values.shape[1]), values])
-    between: Floats = (1 - place.share) * padded[place.point, at] + place.share * padded[place.point + 1, at]
-    return between
-
-
-class _PerPoint(NamedTuple):
-    """Values that belong to a threshold and a cell."""
-
-    point: Ints
-    cells: Ints
-    value: Floats
-    points: int
-
-    @property
-    def sums(self) -> Floats:
-        """Of each threshold, shape (points, 1)."""
-        return np.bincount(self.point, weights=self.value, minlength=self.points)[:, None].astype(np.float64)
-
-    def in_cells(self, place: _Place, n_cells: int) -> Floats:
-        """Sum each cell's values, interpolated."""
-        point, share = place.point[0], place.share[0]
-        weight = np.where(self.point == point, share, np.where(self.point == point - 1, 1 - share, 0.0))
-        return np.bincount(self.cells, weights=weight * self.value, minlength=n_cells).astype(np.float64)
 
 
 class _Total(NamedTuple):
@@ -385,7 +250,7 @@ def _ratio(numerator: _Total, denominator: _Total) -> _Figure | None:
     return _Figure(figure, influence, ratio_replicates(numerator.replicates, denominator.replicates))
 
 
-class _Comparison:
+class _Paired:
     """The figures of several models on the same rows and draws."""
 
     def __init__(self, draws: TwoWayDraws, labels: NDArray[np.integer], cells: Ints) -> None:
@@ -451,7 +316,7 @@ class _Comparison:
 
     def alarms(
         self,
-        curves: dict[str, _AlarmCurve],
+        curves: dict[str, AlarmCurve],
         crashes: pl.DataFrame,
         kinds: dict[str, NDArray[np.bool_]],
         budget: float,
@@ -480,33 +345,33 @@ class _Comparison:
         return recalls, self.difference(MEAN_LEAD, *(_ratio(model[LEAD], model[ALL]) for model in caught))
 
     def _at_budget(
-        self, curve: _AlarmCurve, of_crash: Ints, kinds: dict[str, NDArray[np.bool_]], allowed: Floats
+        self, curve: AlarmCurve, of_crash: Ints, kinds: dict[str, NDArray[np.bool_]], allowed: Floats
     ) -> dict[str, _Total]:
         """Return what a model catches of each kind of crash, and the sum of leads, where it spends what is allowed."""
         point, crash = curve.caught["point"].to_numpy(), curve.caught["crash"].to_numpy()
         values = {kind: some[crash].astype(np.float64) for kind, some in kinds.items()}
         values[LEAD] = curve.caught["lead_h"].to_numpy()
-        caught = {name: _PerPoint(point, of_crash[crash], value, curve.points) for name, value in values.items()}
+        caught = {name: PerPoint(point, of_crash[crash], value, curve.points) for name, value in values.items()}
         cells = self.draws.cells(curve.false["server_id"], curve.false["timestamp"])
-        false = _PerPoint(curve.false["point"].to_numpy(), cells, np.ones(len(cells)), curve.points)
+        false = PerPoint(curve.false["point"].to_numpy(), cells, np.ones(len(cells)), curve.points)
 
-        replicated = _place(self._replicated(false), self.replicator.total(allowed))
+        replicated = place_of(self._replicated(false), self.replicator.total(allowed))
         budget, sums = np.array([allowed.sum()]), false.sums
-        place = _place(sums, budget)
-        fewer, more = (_place(sums, budget * times) for times in (1 / SLOPE_WITHIN, SLOPE_WITHIN))
-        step = _between(sums, more) - _between(sums, fewer)
+        place = place_of(sums, budget)
+        fewer, more = (place_of(sums, budget * times) for times in (1 / SLOPE_WITHIN, SLOPE_WITHIN))
+        step = between(sums, more) - between(sums, fewer)
         # a cell that spends more than its share makes the threshold rise everywhere
         spent = false.in_cells(place, self.n_cells)
         overspent = spent - allowed * (spent.sum() / budget[0])
         found = {}
         for name, value in caught.items():
-            rise = _between(value.sums, more) - _between(value.sums, fewer)
+            rise = between(value.sums, more) - between(value.sums, fewer)
             slope = float((rise / step)[0]) if sums[-1, 0] > budget[0] and step[0] > 0 else 0.0
             at = value.in_cells(place, self.n_cells) - slope * overspent
-            found[name] = _Total(at, _between(self._replicated(value), replicated))
+            found[name] = _Total(at, between(self._replicated(value), replicated))
         return found
 
-    def _replicated(self, values: _PerPoint) -> Floats:
+    def _replicated(self, values: PerPoint) -> Floats:
         """Sum the values of each threshold in every replicate, by what changes from one threshold to the next."""
         has_next = values.point + 1 < values.points
         changes = self.replicator.totals(

@@ -23,7 +23,7 @@ from crashcast.params.incidents import Incidents
 from crashcast.params.telemetry import Telemetry
 from crashcast.sources.importing.merging import join_periods, merge_coverage
 from crashcast.tables import KEYS, Partition
-from crashcast.versioning import cache
+from crashcast.versioning import cache, raw_data
 from crashcast.versioning.revision import COVERAGE, INCIDENTS, TELEMETRY, TICKET_SOURCES, Revision
 
 CHANGED, ADDED, REMOVED = "changed", "added", "removed"
@@ -90,8 +90,8 @@ class History:
 
     @classmethod
     def _compare(cls, base: Revision, head: Revision, columns: tuple[list[str], list[str]], delay: timedelta) -> Self:
-        covered = _read_both(base, head, COVERAGE, tables.COVERAGE)
-        recorded = _read_both(base, head, INCIDENTS, tables.INCIDENTS)
+        covered = raw_data.read_both(base, head, COVERAGE, tables.COVERAGE)
+        recorded = raw_data.read_both(base, head, INCIDENTS, tables.INCIDENTS)
         coverage, cover_notes, known_to = judged_coverage(*covered)
         incidents, notes = judged_incidents(*recorded, known_to, delay)
         sources, source_notes = pl.DataFrame(), pl.DataFrame(schema=NOTE)
@@ -103,7 +103,7 @@ class History:
                 .select(labelling_functions.systems().explode().unique())
                 .to_series()
             )
-            periods = _read_both(base, head, TICKET_SOURCES, tables.TICKET_SOURCES)
+            periods = raw_data.read_both(base, head, TICKET_SOURCES, tables.TICKET_SOURCES)
             sources, source_notes = judged_sources(*periods, named, reach)
         old, new = _Telemetry.of(base), _Telemetry.of(head)
         until = old.last()
@@ -137,25 +137,6 @@ class History:
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
-
-
-def is_another_fleet(one: Revision, other: Revision) -> bool:
-    """Tell whether two commits' records cover no server in common; a commit without such records cannot tell."""
-    digests = [revision.raw.get(COVERAGE) for revision in (one, other)]
-    if None in digests or digests[0] == digests[1]:
-        return False
-    first, second = (set(rows["server_id"]) for rows in _read_both(one, other, COVERAGE, ["server_id"]))
-    return bool(first and second) and first.isdisjoint(second)
-
-
-def _read_both(
-    base: Revision, head: Revision, path: str, columns: Collection[str]
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    first, second = (
-        tables.read(cache.locate(revision.raw[path], f"{path} of commit {revision.name}"), columns)
-        for revision in (base, head)
-    )
-    return first, second
 
 
 def _notes(rows: pl.DataFrame, what: str, at: str, record: pl.Expr, records: pl.Expr | None = None) -> pl.DataFrame:

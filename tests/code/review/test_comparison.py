@@ -12,14 +12,16 @@ from sklearn.metrics import average_precision_score
 
 from crashcast.errors import UserError
 from crashcast.modeling import alarms
+from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.bootstrap import TwoWayDraws, pr_auc_replicates
 from crashcast.params.acceptance import Acceptance
 from crashcast.review import comparison
+from crashcast.review.alarm_curve import between, place_of
 from crashcast.review.two_way import Replicator, pr_auc_influence, spread, steps_of, total_influence
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 START = datetime(2025, 3, 3)
-TIMING = {"lead": HOUR, "horizon": 6 * HOUR, "interval": HOUR}
+WINDOW = AlarmWindow(lead=HOUR, horizon=6 * HOUR, interval=HOUR)
 BUDGET = 0.05
 POLICY = Acceptance.model_validate(
     {
@@ -83,9 +85,9 @@ def fleet(seed=1, servers=40, days=20, crashes=120, outages=0, signals=(2.0, 2.0
         rows=rows,
         crashes=pl.DataFrame({"server_id": names[crashed], "started_at": moments(at)}),
         period=(START, START + days * DAY),
-        timing=TIMING,
+        window=WINDOW,
         thresholds={"champion": 0.9, "challenger": 0.9},
-        groups={"group_even": frozenset(names[::2]), "group_odd": frozenset(names[1::2])},
+        slices={"group_even": frozenset(names[::2]), "group_odd": frozenset(names[1::2])},
     )
 
 
@@ -100,7 +102,7 @@ def rescored():
 
 @pytest.fixture(scope="module")
 def found(rescored):
-    return comparison.gather(rescored, POLICY, BUDGET)
+    return comparison.compare(rescored, POLICY, BUDGET)
 
 
 @settings(deadline=None, max_examples=50)
@@ -209,7 +211,7 @@ def test_points_are_those_of_the_plain_metrics(rescored, found):
     brier = found.differences["brier"]
     assert brier.champion == pytest.approx(np.mean((rescored.rows["champion"].to_numpy() - labels) ** 2))
     assert brier.gain == pytest.approx(brier.champion - brier.challenger)
-    inside = rescored.rows.filter(pl.col("server_id").cast(pl.String).is_in(sorted(rescored.groups["group_odd"])))
+    inside = rescored.rows.filter(pl.col("server_id").cast(pl.String).is_in(sorted(rescored.slices["group_odd"])))
     part = found.slices["group_odd"]
     assert part.rows == inside.height
     assert part.difference.champion == pytest.approx(average_precision_score(inside["label"], inside["champion"]))
@@ -218,8 +220,8 @@ def test_points_are_those_of_the_plain_metrics(rescored, found):
 def test_recall_is_taken_where_the_budget_is_spent(rescored, found):
     for model in ("champion", "challenger"):
         rows = rescored.rows.select("timestamp", "server_id", "label", score=model)
-        point = alarms.choose_threshold(rows, rescored.crashes, BUDGET, **TIMING)
-        judged = alarms.judge(rows, rescored.crashes, point.threshold, period=rescored.period, **TIMING).metrics
+        point = alarms.choose_threshold(rows, rescored.crashes, BUDGET, WINDOW)
+        judged = alarms.judge(rows, rescored.crashes, point.threshold, WINDOW, rescored.period).metrics
         assert getattr(found.differences["event_recall"], model) == pytest.approx(judged.event_recall, abs=0.02)
     assert found.slices["fresh_crashes"].crashes + found.slices["repeated_crashes"].crashes == found.crashes
 
@@ -228,7 +230,7 @@ def test_a_curve_is_read_where_false_alarms_first_come_to_what_is_allowed():
     false, caught = np.array([[2.0], [4.0], [8.0], [6.0]]), np.array([[1.0], [3.0], [4.0], [9.0]])
 
     def at(allowed):
-        return comparison._between(caught, comparison._place(false, np.array([allowed])))[0]
+        return between(caught, place_of(false, np.array([allowed])))[0]
 
     assert at(1) == 0.5  # half way from nothing to the first threshold
     assert at(4) == 3
@@ -252,7 +254,7 @@ def test_deviations_have_the_spread_of_the_standard_error(found):
 
 
 def test_equal_models_do_not_differ(rescored):
-    same = comparison.gather(altered(rescored, challenger=pl.col("champion")), POLICY, BUDGET)
+    same = comparison.compare(altered(rescored, challenger=pl.col("champion")), POLICY, BUDGET)
     for difference in [*same.differences.values(), *(part.difference for part in same.slices.values())]:
         assert difference.difference == 0
         assert difference.reach(0.01) == 0
@@ -260,15 +262,15 @@ def test_equal_models_do_not_differ(rescored):
 
 def test_to_swap_the_models_turns_every_difference_around(rescored, found):
     names = {"champion": pl.col("challenger"), "challenger": pl.col("champion")}
-    swapped = comparison.gather(altered(rescored, **names), POLICY, BUDGET)
+    swapped = comparison.compare(altered(rescored, **names), POLICY, BUDGET)
     for name, difference in found.differences.items():
         assert swapped.differences[name].difference == pytest.approx(-difference.difference)
         assert swapped.differences[name].standard_error == pytest.approx(difference.standard_error)
 
 
 def test_the_order_of_rows_and_repeated_calls_change_nothing(rescored, found):
-    again = comparison.gather(rescored, POLICY, BUDGET)
-    shuffled = comparison.gather(
+    again = comparison.compare(rescored, POLICY, BUDGET)
+    shuffled = comparison.compare(
         SimpleNamespace(**{**vars(rescored), "rows": rescored.rows.sample(fraction=1, shuffle=True, seed=3)}),
         POLICY,
         BUDGET,
@@ -280,7 +282,7 @@ def test_the_order_of_rows_and_repeated_calls_change_nothing(rescored, found):
 
 
 def test_an_anchor_is_compared_too(rescored, found):
-    with_anchor = comparison.gather(altered(rescored, anchor=pl.col("champion")), POLICY, BUDGET)
+    with_anchor = comparison.compare(altered(rescored, anchor=pl.col("champion")), POLICY, BUDGET)
     own, against = with_anchor.differences["pr_auc"], with_anchor.differences[comparison.ANCHOR]
     assert (against.difference, against.standard_error) == (own.difference, own.standard_error)
     assert comparison.ANCHOR not in found.differences
@@ -288,16 +290,16 @@ def test_an_anchor_is_compared_too(rescored, found):
 
 def test_false_alarms_are_counted_at_the_stored_thresholds(rescored):
     eager = SimpleNamespace(**{**vars(rescored), "thresholds": {"champion": 2.0, "challenger": 0.0}})
-    spent = comparison.gather(eager, POLICY, BUDGET).false_alarms_over_budget
+    spent = comparison.compare(eager, POLICY, BUDGET).false_alarms_over_budget
     assert spent["champion"] == 0
     assert spent["challenger"] > 2 / BUDGET  # always on: one after another
 
 
 def test_a_model_without_any_alarm_in_time_has_no_lead(rescored):
     is_late = pl.when(label=1).then(0.0).otherwise(pl.col("challenger"))
-    blind = comparison.gather(altered(rescored, challenger=is_late), POLICY, BUDGET).differences
+    blind = comparison.compare(altered(rescored, challenger=is_late), POLICY, BUDGET).differences
     assert blind["event_recall"].difference < 0
-    constant = comparison.gather(altered(rescored, challenger=pl.lit(0.1)), POLICY, BUDGET).differences
+    constant = comparison.compare(altered(rescored, challenger=pl.lit(0.1)), POLICY, BUDGET).differences
     assert constant["event_recall"].challenger < 0.05  # budget / (24 / 7) of always on
 
 
@@ -317,7 +319,7 @@ def test_counts(rescored, found):
 
 def test_where_no_crash_belongs_to_the_period_there_is_no_recall(rescored):
     nothing = SimpleNamespace(**{**vars(rescored), "crashes": rescored.crashes.clear()})
-    found = comparison.gather(nothing, POLICY, BUDGET)
+    found = comparison.compare(nothing, POLICY, BUDGET)
     assert (found.crashes, found.groups, found.servers_with_crashes) == (0, 0, 0)
     for name in ("event_recall", "lead_h"):
         assert found.differences[name].difference is None
@@ -326,12 +328,12 @@ def test_where_no_crash_belongs_to_the_period_there_is_no_recall(rescored):
 
 def test_a_block_shorter_than_a_label_is_refused(rescored):
     with pytest.raises(UserError, match="at least lead \\+ horizon"):
-        comparison.gather(rescored, POLICY.model_copy(update={"block": 6 * HOUR}), BUDGET)
+        comparison.compare(rescored, POLICY.model_copy(update={"block": 6 * HOUR}), BUDGET)
 
 
 def test_rows_without_a_crash_are_refused(rescored):
     with pytest.raises(UserError, match="0 of the 19200 rescored rows"):
-        comparison.gather(altered(rescored, label=pl.lit(0, pl.Int8)), POLICY, BUDGET)
+        comparison.compare(altered(rescored, label=pl.lit(0, pl.Int8)), POLICY, BUDGET)
 
 
 @pytest.mark.parametrize("outages", [0, 8])

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from crashcast.params.acceptance import Acceptance, look_error
 from crashcast.review import policy
-from crashcast.review.comparison import ANCHOR, Difference, Evidence, Slice
-from crashcast.review.policy import Both, Facts, decide
+from crashcast.review.comparison import ANCHOR, Comparison, Difference, Slice
+from crashcast.review.policy import Both, Facts, Reason, decide
+from crashcast.review.report import reasons
 
 VALUES = {
     "metric": "pr_auc",
@@ -50,7 +51,7 @@ def evidence(gain, error=0.01, *, anchor=None, slices=(), over=1.0, **others):
     }
     if anchor is not None:
         differences[ANCHOR] = difference(ANCHOR, anchor, error)
-    return Evidence(
+    return Comparison(
         rows=100_000,
         positives=600,
         crashes=100,
@@ -110,7 +111,7 @@ def test_a_guardrail_vetoes_a_loss_beyond_its_margin(name, within, beyond):
     decision = decide({"base": evidence(0.05, **{name: beyond})}, POLICY, FACTS)
     assert decision.verdict == "REJECT"
     assert decision.form is None
-    assert decision.headline.startswith("Vetoed by guardrail")
+    assert reasons.headline(decision).startswith("Vetoed by guardrail")
     assert outcomes(decision, "primary") == ["pass"]
 
 
@@ -153,8 +154,8 @@ def test_the_same_evidence_leads_to_the_same_decision_with_reasons(gain, error, 
     found, facts = evidence(gain, error), replace(FACTS, look=look, is_stale=is_stale, rows_kind=kind)
     decision = decide({"base": found}, POLICY, facts)
     assert decision == decide({"base": found}, POLICY, facts)
-    assert decision.headline.endswith(".")
-    assert all(reason.text for reason in decision.reasons)
+    assert reasons.headline(decision).endswith(".")
+    assert all(reasons.in_words(reason) for reason in decision.reasons)
     assert (decision.form is not None) == (decision.verdict == "ACCEPT")
 
 
@@ -170,7 +171,7 @@ def test_too_little_is_never_accepted_and_says_how_much_is_lacking(too_few, told
     decision = decide({"base": evidence(0.2, **too_few)}, POLICY, FACTS)
     assert decision.verdict == "INCONCLUSIVE"
     assert decision.detectable is None
-    assert told in decision.headline
+    assert told in reasons.headline(decision)
     assert verdict(evidence(-0.2, **too_few)) == "REJECT"
 
 
@@ -193,7 +194,7 @@ def test_hard_limits(facts, check):
     decision = decide({"base": evidence(0.1)}, POLICY, replace(FACTS, **facts))
     assert decision.verdict == "REJECT"
     assert "fail" in outcomes(decision, check)
-    assert decision.headline.startswith(f"Vetoed by {check}")
+    assert reasons.headline(decision).startswith(f"Vetoed by {check}")
 
 
 def test_what_fits_the_limits_passes():
@@ -246,13 +247,14 @@ def test_nothing_is_accepted_with_another_alarm_budget() -> None:
 
 @pytest.mark.parametrize(("error", "said"), [(0.05, "95%"), (0.0304, "97%"), (0.0003, "99.97%"), (0.00004, "99.996%")])
 def test_a_confidence_is_never_certainty(error: float, said: str) -> None:
-    assert policy._confidence(error) == f"{said} confidence"
+    assert reasons.confidence(error) == f"{said} confidence"
 
 
 def test_an_anchor_that_cannot_be_compared_is_told_of() -> None:
     decision = decide({"base": evidence(0.05)}, POLICY, replace(FACTS, no_anchor="v1.0.0 is another fleet's"))
     assert decision.verdict == "ACCEPT"
-    assert ("anchor", "shown", "v1.0.0 is another fleet's") in decision.reasons
+    assert Reason("anchor", "shown", "v1.0.0 is another fleet's") in decision.reasons
+    assert reasons.in_words(Reason("anchor", "shown", "v1.0.0 is another fleet's")) == "v1.0.0 is another fleet's"
 
 
 def test_an_anchor_that_was_not_compared_is_no_pass():
@@ -270,7 +272,7 @@ def test_every_definition_must_pass():
     assert both(evidence(-0.1), evidence(0.05)).verdict == "REJECT"
     worse = both(evidence(0.05), evidence(0.05, event_recall=-0.1))
     assert worse.verdict == "REJECT"
-    assert "(the challenger's labels)" in worse.headline
+    assert "(the challenger's labels)" in reasons.headline(worse)
 
 
 def test_the_first_model_must_beat_every_baseline_and_nothing_else():
@@ -280,7 +282,7 @@ def test_the_first_model_must_beat_every_baseline_and_nothing_else():
     assert (decision.verdict, decision.form) == ("ACCEPT", "first")
     assert decide({"random": strong, "crashes_7d": weak}, POLICY, facts).verdict == "INCONCLUSIVE"
     # scores of a rule are no probabilities
-    assert not any("Brier" in reason.text for reason in decision.reasons)
+    assert not any("Brier" in reasons.in_words(reason) for reason in decision.reasons)
     assert "brier" not in [row["name"] for row in policy.difference_rows(strong, POLICY, "first", 0.05, is_first=True)]
     assert (
         decide({"random": replace(strong, false_alarms_over_budget={"challenger": 3.0})}, POLICY, facts).verdict
@@ -293,15 +295,17 @@ def test_a_first_model_on_too_little_is_told_so_first_and_once():
     few = evidence(0.2, groups=13)
     decision = decide({"random": few, "crashes_7d": evidence(0.01, groups=13)}, POLICY, facts)
     assert decision.verdict == "INCONCLUSIVE"
-    assert "too little to accept anything, which takes" in decision.headline
+    assert "too little to accept anything, which takes" in reasons.headline(decision)
     assert outcomes(decision, "sample size") == ["open"]
-    assert not any("champion" in reason.text for reason in decision.reasons)
+    assert not any("champion" in reasons.in_words(reason) for reason in decision.reasons)
 
 
 def test_a_loosened_policy_is_shown_and_not_applied():
     decision = decide({"base": evidence(0.05)}, POLICY, replace(FACTS, policy_changes=(("min_gain", 0.01, 0.0),)))
     assert outcomes(decision, "policy") == ["shown"]
-    assert "from 0.01 to 0.0" in next(reason.text for reason in decision.reasons if reason.check == "policy")
+    assert "from 0.01 to 0.0" in next(
+        reasons.in_words(reason) for reason in decision.reasons if reason.check == "policy"
+    )
 
 
 def share_accepted(true_gain, found, replicates=1000):

@@ -23,8 +23,9 @@ from crashcast.errors import UserError
 from crashcast.execution import code_hash
 from crashcast.files import md5
 from crashcast.modeling import model, split_rule
+from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.model import Model, save
-from crashcast.review import rescoring, scoring
+from crashcast.review import scoring, test_set
 from crashcast.review.data_changes import (
     ADDED,
     CHANGED,
@@ -37,13 +38,10 @@ from crashcast.review.data_changes import (
 )
 from crashcast.review.report.plot_data import draw
 from crashcast.review.rescoring import (
-    Contestant,
-    Region,
-    Rescored,
-    kind_of,
-    longest_open,
+    ScoredRows,
     rescore,
 )
+from crashcast.review.test_set import GroundTruth, ScoredModel, kind_of, longest_open
 from crashcast.versioning import cache
 from crashcast.versioning.revision import COVERAGE, INCIDENTS, TELEMETRY, TICKET_SOURCES, Revision
 
@@ -148,20 +146,22 @@ class Rules:
         return self
 
 
-def contestant(rule: dict, embargo: timedelta = 12 * HOUR) -> Contestant:
-    return Contestant(Rules(embargo), "", rule)  # type: ignore[arg-type]
+def model_with(rule: dict, embargo: timedelta = 12 * HOUR) -> ScoredModel:
+    return ScoredModel(Rules(embargo), "", rule)  # type: ignore[arg-type]
 
 
-class TestRegion:
-    def reasons(self, region: Region, days: list[float], server: str = "a") -> list[str | None]:
+class TestTestSet:
+    def reasons(self, rows: test_set.TestSet, days: list[float], server: str = "a") -> list[str | None]:
         moments = [at(1) + timedelta(days=day - 1) for day in days]
-        return region.reasons(pl.DataFrame({"timestamp": moments, "server_id": server})).to_list()
+        return rows.reasons(pl.DataFrame({"timestamp": moments, "server_id": server})).to_list()
 
     def test_rows_that_either_model_was_trained_on_are_left_out_by_reason(self) -> None:
         champion, challenger = periods(1, 10, 15, 20), periods(5, 12, 14, 20)
-        region = Region.of(challenger, {"champion": contestant(champion), "challenger": contestant(challenger)})
-        assert region.period == (naive(15), naive(20))
-        assert self.reasons(region, [14, 14.4, 14.6, 14.9, 15, 19.9]) == [
+        found = test_set.TestSet.of(
+            challenger, {"champion": model_with(champion), "challenger": model_with(challenger)}
+        )
+        assert found.period == (naive(15), naive(20))
+        assert self.reasons(found, [14, 14.4, 14.6, 14.9, 15, 19.9]) == [
             "in the champion's validation part",
             "in the champion's validation part",
             "within the embargo of the champion's validation part",
@@ -172,23 +172,23 @@ class TestRegion:
 
     def test_the_longest_embargo_holds_for_all(self) -> None:
         rule = periods(1, 10, 15, 20)
-        models = {"champion": contestant(rule, 48 * HOUR), "challenger": contestant(rule, HOUR)}
-        assert Region.of(rule, models).period == (naive(16, 12), naive(20))
+        models = {"champion": model_with(rule, 48 * HOUR), "challenger": model_with(rule, HOUR)}
+        assert test_set.TestSet.of(rule, models).period == (naive(16, 12), naive(20))
 
     def test_servers_that_either_model_was_trained_on_are_left_out(self) -> None:
         rule = by_server(["a"], ["b"], ["c", "d"])
-        models = {"champion": contestant(by_server(["d"], ["b"], ["a", "c"])), "challenger": contestant(rule)}
-        region = Region.of(rule, models)
-        assert not region.is_empty
-        assert self.reasons(region, [3], "c") == [None]
-        assert self.reasons(region, [3], "d") == ["on a server of the champion's train part"]
+        models = {"champion": model_with(by_server(["d"], ["b"], ["a", "c"])), "challenger": model_with(rule)}
+        found = test_set.TestSet.of(rule, models)
+        assert not found.is_empty
+        assert self.reasons(found, [3], "c") == [None]
+        assert self.reasons(found, [3], "d") == ["on a server of the champion's train part"]
         crashes = pl.DataFrame({"server_id": ["a", "c", "d"], "started_at": at(3)})
-        assert region.crashes(crashes)["server_id"].to_list() == ["c"]
+        assert found.crashes(crashes)["server_id"].to_list() == ["c"]
 
     def test_a_test_part_inside_the_others_training_leaves_nothing(self) -> None:
         challenger = periods(1, 3, 5, 8)
-        models = {"champion": contestant(periods(1, 10, 15, 20)), "challenger": contestant(challenger)}
-        assert Region.of(challenger, models).is_empty
+        models = {"champion": model_with(periods(1, 10, 15, 20)), "challenger": model_with(challenger)}
+        assert test_set.TestSet.of(challenger, models).is_empty
 
 
 class TestScoring:
@@ -471,18 +471,19 @@ def commit(
     return Revision.find("HEAD")
 
 
-def test_crashes_are_those_that_the_commit_believes_and_in_an_older_one_those_recorded(
+def test_crashes_are_those_that_the_evidence_agrees_on_and_in_an_older_commit_those_recorded(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded, seen = ticket(1), ticket(2, "b")
     months = {"month=2026-01": telemetry(1, range(1, 3))}
     older = commit(months, tickets(recorded))
-    assert rescoring._own_exam(older).crashes()["server_id"].to_list() == [recorded["server_id"]]
-    monkeypatch.setitem(STAGES, "believe", rescoring.BELIEVED)
-    newer = commit(months, tickets(recorded), made={rescoring.BELIEVED: hold_file(tickets(recorded, seen))})
-    exam = rescoring._own_exam(newer)
-    assert exam.crashes()["server_id"].to_list() == [recorded["server_id"], "b"]
-    assert exam.rules_of_crashes != rescoring._own_exam(older).rules_of_crashes
+    assert GroundTruth.of(older).crashes()["server_id"].to_list() == [recorded["server_id"]]
+    monkeypatch.setitem(STAGES, "resolve", test_set.CONSENSUS)
+    newer = commit(months, tickets(recorded), made={test_set.CONSENSUS: hold_file(tickets(recorded, seen))})
+    truth = GroundTruth.of(newer)
+    assert truth.crashes()["server_id"].to_list() == [recorded["server_id"], "b"]
+    assert not truth.has_the_crashes_of(GroundTruth.of(older))
+    assert truth.has_the_crashes_of(GroundTruth.of(newer))
 
 
 JANUARY, FEBRUARY = "month=2026-01", "month=2026-02"
@@ -648,18 +649,18 @@ class TestRescore:
         assert found.forward.rows["challenger"].unique().to_list() == pytest.approx([0.3])
         assert found.forward.thresholds == {"champion": 0.05, "challenger": 0.15}
         assert found.forward.period == (naive(15), naive(21))
-        assert (found.kind, found.excluded) == ("own", {})
-        assert found.denominators["crashes"] == {"expected": 1, "found": 1}
-        assert found.denominators["server_days"] == {"expected": 0.5, "found": 0.5}  # 12 rows of an hour
-        assert found.forward.groups["group_web"] == {"a"}
-        assert found.forward.groups["seen_servers"] == {"a", "b"}
+        assert (found.kind, found.forward.excluded) == ("own", {})
+        assert (found.expected["crashes"], found.found["crashes"]) == (1, 1)
+        assert (found.expected["server_days"], found.found["server_days"]) == (0.5, 0.5)  # 12 rows of an hour
+        assert found.forward.slices["group_web"] == {"a"}
+        assert found.forward.slices["seen_servers"] == {"a", "b"}
 
     def test_rows_without_features_of_a_model_are_left_out_and_counted(self, project: Path) -> None:
         fewer = features_of(self.DATA).filter(pl.col("timestamp") != at(17))
         found = rescore(self.commit(0.1), self.commit(0.3, features=fewer))
         assert at(17) not in found.forward.rows["timestamp"].to_list()
-        assert found.excluded["without features of the challenger"] == 2
-        assert found.denominators["scored_rows"] == {"expected": 12, "found": 10}
+        assert found.forward.excluded["without features of the challenger"] == 2
+        assert (found.expected["scored_rows"], found.found["scored_rows"]) == (12, 10)
 
     @pytest.mark.parametrize(
         ("told", "said"),
@@ -709,7 +710,7 @@ class TestRescore:
         assert found.forward.period[1] == naive(21)
         assert isinstance(found.reverse, str)
         found = rescore(head, base)
-        assert found.excluded["in the champion's validation part"] == 10
+        assert found.forward.excluded["in the champion's validation part"] == 10
         assert isinstance(found.reverse, str)
 
     def test_the_anchor_scores_the_same_rows(self, project: Path) -> None:
@@ -726,9 +727,9 @@ def test_pictures_of_rows_by_hand() -> None:
         challenger=pl.when(pl.col("timestamp") == at(18, 20)).then(0.9).otherwise(0.1),
     )
     crashes = pl.DataFrame({"server_id": ["a"], "started_at": [at(18, 14) + HOUR / 2]})
-    timing = {"lead": HOUR, "horizon": 6 * HOUR, "interval": HOUR}
+    window = AlarmWindow(HOUR, 6 * HOUR, HOUR)
     thresholds = {"champion": 0.5, "challenger": 0.5}
-    drawn = draw(Rescored(rows, crashes, (naive(18), naive(19)), timing, thresholds, {}))
+    drawn = draw(ScoredRows(rows, crashes, (naive(18), naive(19)), window, thresholds, {}))
     assert drawn["warning_h"] == [7, 1]
     (crash,) = drawn["crashes"]
     assert crash["caught_by"] == "champion"

@@ -11,7 +11,7 @@ import polars as pl
 from crashcast import tables
 from crashcast.modeling import alarms, ranking
 from crashcast.modeling.alarms import HOUR
-from crashcast.review.rescoring import CHALLENGER, CHAMPION, Rescored
+from crashcast.review.rescoring import CHALLENGER, CHAMPION, ScoredRows
 
 MODELS = (CHAMPION, CHALLENGER)
 POINTS = 200  # of a curve
@@ -20,12 +20,12 @@ AROUND = timedelta(hours=48)
 DIGITS = 6
 
 
-def draw(rescored: Rescored, thresholds: Mapping[str, float] | None = None) -> dict[str, Any]:
+def draw(scored: ScoredRows, thresholds: Mapping[str, float] | None = None) -> dict[str, Any]:
     """Return curves, crashes and timelines of both models.
 
     Parameters
     ----------
-    rescored : Rescored
+    scored : ScoredRows
         Rows of both kinds.
     thresholds : mapping of str to float, optional
         At which each model raises alarms; by default as it was trained.
@@ -37,35 +37,32 @@ def draw(rescored: Rescored, thresholds: Mapping[str, float] | None = None) -> d
         before a crash, and until how many, an alarm counts), and `crashes`: by whom each was caught and how early, and
         for at most 20 that one model caught and the other missed, the scores around it.
     """
-    thresholds = dict(thresholds or rescored.thresholds)
-    target = rescored.rows["label"].to_numpy()
-    scores = {name: rescored.rows[name].to_numpy() for name in MODELS}
+    thresholds = dict(thresholds or scored.thresholds)
+    target = scored.rows["label"].to_numpy()
+    scores = {name: scored.rows[name].to_numpy() for name in MODELS}
     curves = {name: ranking.pr_curve(target, score, POINTS) for name, score in scores.items()}
     bins = {name: ranking.reliability(target, score) for name, score in scores.items()}
-    lead, horizon = rescored.timing["lead"] / HOUR, rescored.timing["horizon"] / HOUR
     return {
         "precision_recall": {name: _lists(curve, "recall", "precision") for name, curve in curves.items()},
         "calibration": {name: _lists(found, "mean_score", "crash_rate", "rows") for name, found in bins.items()},
         "base_rate": float(target.mean()),
         "thresholds": {name: thresholds[name] for name in MODELS},
-        "warning_h": [lead + horizon, lead],
-        "crashes": crashes(rescored, thresholds),
+        "warning_h": [scored.window.duration / HOUR, scored.window.lead / HOUR],
+        "crashes": crashes(scored, thresholds),
     }
 
 
-def crashes(rescored: Rescored, thresholds: Mapping[str, float]) -> list[dict[str, Any]]:
+def crashes(scored: ScoredRows, thresholds: Mapping[str, float]) -> list[dict[str, Any]]:
     """Return the period's crashes in order of time: who caught each, and how early.
 
     Timelines go first to the crashes that were caught earliest by the one model and missed by the other.
     """
     keys = ["server_id", "started_at"]
-    found = alarms.crashes_of(rescored.crashes, rescored.period, rescored.timing["lead"]).sort(
-        "started_at", "server_id"
-    )
+    found = alarms.crashes_of(scored.crashes, scored.period, scored.window.lead).sort("started_at", "server_id")
     for name in MODELS:
         judged = alarms.judge(
-            rescored.rows.select("timestamp", "server_id", score=name), rescored.crashes, thresholds[name],
-            period=rescored.period, **rescored.timing,
+            scored.rows.select("timestamp", "server_id", score=name), scored.crashes, thresholds[name],
+            scored.window, scored.period,
         ).crashes  # fmt: skip
         lead_h = (pl.col("lead_time") / HOUR).round(2).alias(name)
         found = found.join(judged.select(*keys, lead_h), on=keys, how="left", maintain_order="left")
@@ -87,16 +84,16 @@ def crashes(rescored: Rescored, thresholds: Mapping[str, float]) -> list[dict[st
             "caught_by": row["caught_by"],
             "lead_h": {name: row[name] for name in MODELS},
         }
-        | ({"timeline": _timeline(rescored, row)} if (row["server_id"], row["started_at"]) in shown else {})
+        | ({"timeline": _timeline(scored, row)} if (row["server_id"], row["started_at"]) in shown else {})
         for row in rows
     ]
 
 
-def _timeline(rescored: Rescored, crash: Mapping[str, Any]) -> dict[str, list[float]]:
+def _timeline(scored: ScoredRows, crash: Mapping[str, Any]) -> dict[str, list[float]]:
     """Return both models' scores of a crash's server, `hours` after its start (negative: before)."""
     moment = crash["started_at"].replace(tzinfo=None)
     around = pl.col("timestamp").is_between(*tables.utc(moment - AROUND, moment + AROUND))
-    rows = rescored.rows.filter(around).filter(pl.col("server_id").cast(pl.String) == crash["server_id"])
+    rows = scored.rows.filter(around).filter(pl.col("server_id").cast(pl.String) == crash["server_id"])
     hours = rows.select(hours=(pl.col("timestamp") - tables.utc(moment, moment)[0]) / HOUR)
     return _lists(rows.hstack(hours), "hours", *MODELS)
 
