@@ -53,7 +53,7 @@ class Grid:
         times = np.arange(np.datetime64(start, "us"), np.datetime64(end, "us"), np.timedelta64(interval))
         return cls(times, servers, interval)
 
-    def part(self, piece: Piece) -> Grid:
+    def piece(self, piece: Piece) -> Grid:
         """Return the grid of a piece."""
         times, servers = piece
         return Grid(self.times[times], self.servers[servers], self.interval)

@@ -9,8 +9,11 @@ how crash predictors get good on paper and useless on call. `features` in params
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +52,9 @@ FLEET_LEVELS = 2**22  # squares of so many levels, summed over 2^18 servers, sti
 
 def main(clean: Path, incidents: Path, coverage: Path, out: Path) -> None:
     """Compute the features of every partition of `clean`."""
-    settings, rules = Telemetry.read(), Features.read()
-    columns = (*tables.KEYS, *feature_columns(settings, rules))
-    reach = lookback(settings, rules)
+    telemetry, features = Telemetry.read(), Features.read()
+    columns = (*tables.KEYS, *feature_columns(telemetry, features))
+    reach = lookback(telemetry, features)
     known = read_incidents(incidents, Incidents.read())
     covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"])
     tasks = [
@@ -59,10 +62,10 @@ def main(clean: Path, incidents: Path, coverage: Path, out: Path) -> None:
             partition,
             {
                 "rows": Period(clean, partition.start - reach, partition.end, columns),
-                "crashes": crashes_that_show(partition, known, rules),
-                "records": records_that_reach(partition, covered, rules),
-                "settings": settings,
-                "rules": rules,
+                "crashes": crashes_that_show(partition, known, features),
+                "records": records_that_reach(partition, covered, features),
+                "telemetry": telemetry,
+                "features": features,
             },
         )
         for partition in tables.partitions(clean)
@@ -70,7 +73,7 @@ def main(clean: Path, incidents: Path, coverage: Path, out: Path) -> None:
     runner.run("featurize", featurize_partition, tasks, out)
 
 
-def feature_columns(settings: Telemetry, rules: Features) -> list[str]:
+def feature_columns(telemetry: Telemetry, features: Features) -> list[str]:
     """Return the metrics that features are made of.
 
     Raises
@@ -78,33 +81,39 @@ def feature_columns(settings: Telemetry, rules: Features) -> list[str]:
     UserError
         Where `features` names a metric that the telemetry does not have, or an interaction has a metric's name.
     """
-    columns = list(settings.metrics) if rules.columns == "all" else list(rules.columns)
-    used = {"columns": columns, **{f"interactions.{name}": pair for name, pair in rules.interactions.items()}}
+    columns = list(telemetry.metrics) if features.columns == "all" else list(features.columns)
+    used = {"columns": columns, **{f"interactions.{name}": pair for name, pair in features.interactions.items()}}
     for key, names in used.items():
         for name in names:
-            if name not in settings.metrics:
-                known = ", ".join(settings.metrics)
+            if name not in telemetry.metrics:
+                known = ", ".join(telemetry.metrics)
                 raise UserError(f"params.yaml: features.{key}: no metric '{name}' in telemetry.metrics ({known})")
-    if taken := [name for name in rules.interactions if name in settings.metrics]:
+    if taken := [name for name in features.interactions if name in telemetry.metrics]:
         raise UserError(f"params.yaml: features.interactions.{taken[0]}: a metric has this name, choose another")
-    return list(dict.fromkeys([*columns, *(name for pair in rules.interactions.values() for name in pair)]))
+    return list(dict.fromkeys([*columns, *(name for pair in features.interactions.values() for name in pair)]))
 
 
-def lookback(settings: Telemetry, rules: Features) -> timedelta:
+def lookback(telemetry: Telemetry, features: Features) -> timedelta:
     """Return how far before a row its longest window over telemetry reaches, in whole intervals."""
-    windows = [rules.rolling_mean, rules.rolling_std, rules.rolling_max, rules.differences, rules.missing_share]
+    windows = [
+        features.rolling_mean,
+        features.rolling_std,
+        features.rolling_max,
+        features.differences,
+        features.missing_share,
+    ]
     longest = max((window for kind in windows for window in kind), default=timedelta(0))
-    return -(-longest // settings.interval) * settings.interval
+    return -(-longest // telemetry.interval) * telemetry.interval
 
 
-def crashes_that_show(partition: Partition, incidents: pl.DataFrame, rules: Features) -> pl.DataFrame:
+def crashes_that_show(partition: Partition, incidents: pl.DataFrame, features: Features) -> pl.DataFrame:
     """Return the crashes that can touch a partition's features: started within the cap, reported by its end."""
-    start, end = tables.utc(partition.start - longest_history(rules), partition.end)
+    start, end = tables.utc(partition.start - longest_history(features), partition.end)
     touching = (pl.col("kind") == CRASH) & (pl.col("started_at") >= start) & (pl.col("reported_at") < end)
     return incidents.filter(touching).select("server_id", "started_at", "reported_at")
 
 
-def records_that_reach(partition: Partition, coverage: pl.DataFrame, rules: Features) -> pl.DataFrame:
+def records_that_reach(partition: Partition, coverage: pl.DataFrame, features: Features) -> pl.DataFrame:
     """Return since when a partition's rows can know of crashes: more of the past or the future changes nothing.
 
     Returns
@@ -114,7 +123,7 @@ def records_that_reach(partition: Partition, coverage: pl.DataFrame, rules: Feat
         those that begin by the partition's start only the latest is there, and as early as any feature can see.
     """
     start, end = tables.utc(partition.start, partition.end)
-    earliest, _ = tables.utc(partition.start - longest_history(rules), partition.end)
+    earliest, _ = tables.utc(partition.start - longest_history(features), partition.end)
     begun, server = pl.col("covered_from"), "server_id"
     covered_before = pl.col("covered_to").cum_max().shift().over(server)
     return (
@@ -126,9 +135,34 @@ def records_that_reach(partition: Partition, coverage: pl.DataFrame, rules: Feat
     )
 
 
-def longest_history(rules: Features) -> timedelta:
+def longest_history(features: Features) -> timedelta:
     """Return how far before a row its features of crashes reach."""
-    return max([rules.history_cap, *rules.incident_counts])
+    return max([features.history_cap, *features.incident_counts])
+
+
+@dataclass(frozen=True)
+class Level:
+    """The values of a metric or an interaction, from the lookback on.
+
+    Attributes
+    ----------
+    name : str
+        The metric's or the interaction's.
+    limits : (float, float)
+        The range of a row's value.
+    factors : one or two arrays of shape (T, S)
+        A metric's values, or those of an interaction's two metrics: products are made piece by piece, to save memory.
+        NaN where missing.
+    """
+
+    name: str
+    limits: tuple[float, float]
+    factors: tuple[Floats, ...]
+
+    def at(self, piece: Piece) -> Floats:
+        """Return the values of a piece."""
+        left, *right = (factor[piece] for factor in self.factors)
+        return np.multiply(left, *right, dtype=np.float64) if right else left
 
 
 def featurize_partition(
@@ -136,8 +170,8 @@ def featurize_partition(
     rows: pl.DataFrame,
     crashes: pl.DataFrame,
     records: pl.DataFrame,
-    settings: Telemetry,
-    rules: Features,
+    telemetry: Telemetry,
+    features: Features,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Compute the features of one partition.
 
@@ -151,7 +185,7 @@ def featurize_partition(
         `server_id`, `started_at`, `reported_at`.
     records : DataFrame
         `server_id`, `known_since`: see `records_that_reach`.
-    settings, rules : Telemetry, Features
+    telemetry, features : Telemetry, Features
         The parameters.
 
     Returns
@@ -161,121 +195,129 @@ def featurize_partition(
     dict
         The number of `rows`.
     """
-    reach = lookback(settings, rules)
-    servers, columns = encode(rows["server_id"])
-    whole = Grid.over(partition.start - reach, partition.end, settings.interval, servers)
-    grid = Grid.over(partition.start, partition.end, settings.interval, servers)
-    before = reach // settings.interval  # rows that only the windows of the partition's reach
+    reach = lookback(telemetry, features)
+    before = reach // telemetry.interval  # rows that only the windows of the partition's reach
+    servers, codes = encode(rows["server_id"])
+    whole = Grid.over(partition.start - reach, partition.end, telemetry.interval, servers)
+    grid = Grid.over(partition.start, partition.end, telemetry.interval, servers)
     exists = np.zeros(whole.shape, dtype=bool)
-    exists.ravel()[whole.cells(rows["timestamp"], columns)] = True
-    del columns  # at full size every column of whole numbers counts
+    exists.ravel()[whole.cells(rows["timestamp"], codes)] = True
+    del codes  # at full size every column of whole numbers counts
     here = exists[before:]
-    features: dict[str, pl.Series] = {}
-    buffers: list[NDArray[np.float32]] = []  # the features at hand, before cells without a row are left out
 
-    def keep(pieces: Iterable[Piece], compute: Callable[[Piece], Iterable[tuple[str, Floats]]]) -> None:
-        names: list[str] = []
-        for piece in pieces:
-            for position, (name, values) in enumerate(compute(piece)):
-                if position == len(names):
-                    names.append(name)
-                if position == len(buffers):
-                    buffers.append(np.empty(grid.shape, dtype=np.float32))
-                buffers[position][piece] = round_bits(values)
-        for name, values in zip(names, buffers, strict=False):
-            if name in features:
-                raise UserError(
-                    f"params.yaml: two features would be called '{name}': rename that metric or interaction"
-                )
-            features[name] = pl.Series(name, values[here], nan_to_null=True)
+    columns: list[pl.Series] = []
+    for level in levels(rows, exists, telemetry, features):
+        windows = partial(metric_features, level, before, grid, features)
+        columns += series(here, grid.pieces_by_server(), windows)
+        if features.fleet_relative:
+            columns += series(here, grid.pieces_by_time(), partial(fleet_features, level, before))
+    columns += series(here, grid.pieces_by_server(), partial(missing_features, exists, before, grid, features))
+    columns += series(here, grid.pieces_by_server(), partial(history_features, crashes, records, grid, features))
+    for name, count in Counter(column.name for column in columns).items():
+        if count > 1:
+            raise UserError(f"params.yaml: two features would be called '{name}': rename that metric or interaction")
+    height = int(np.count_nonzero(here))
+    return pl.DataFrame([*(rows[name].tail(height) for name in tables.KEYS), *columns]), {"rows": height}
 
-    def keep_metric(name: str, values: Floats, others: Floats | None, limits: tuple[float, float]) -> None:
-        def at(times: slice, servers: slice) -> Floats:
-            piece = values[times, servers]
-            return piece if others is None else np.multiply(piece, others[times, servers], dtype=np.float64)
 
-        def windows(piece: Piece) -> Iterator[tuple[str, Floats]]:
-            return metric_features(name, at(slice(None), piece[1]), before, grid, rules)
-
-        def place_in_fleet(piece: Piece) -> Iterator[tuple[str, Floats]]:
-            times = slice(before + piece[0].start, before + piece[0].stop)
-            yield f"{name}_vs_fleet", against_fleet(at(times, piece[1]), limits)
-
-        keep(grid.pieces_by_server(), windows)
-        if rules.fleet_relative:
-            keep(grid.pieces_by_time(), place_in_fleet)
+def levels(rows: pl.DataFrame, exists: Bools, telemetry: Telemetry, features: Features) -> Iterator[Level]:
+    """Yield the metrics and the interactions that features are made of."""
 
     def dense(name: str) -> Floats:
-        column = floats(rows[name])
-        out = np.full(whole.shape, np.nan, dtype=column.dtype)
-        out[exists] = column
+        values = floats(rows[name])
+        out = np.full(exists.shape, np.nan, dtype=values.dtype)
+        out[exists] = values
         return out
 
-    for name in settings.metrics if rules.columns == "all" else rules.columns:
-        keep_metric(name, dense(name), None, limits_of_row(settings, name))
-    for name, (left, right) in rules.interactions.items():
-        corners = [x * y for x in limits_of_row(settings, left) for y in limits_of_row(settings, right)]
-        keep_metric(name, dense(left), dense(right), (min(corners), max(corners)))
-    keep(grid.pieces_by_server(), lambda piece: missing_features(exists[:, piece[1]], before, grid, rules))
-    keep(grid.pieces_by_server(), history_features(crashes, records, grid, rules))
-    height = int(np.count_nonzero(here))
-    frame = pl.DataFrame([*(rows[name].tail(height) for name in tables.KEYS), *features.values()])
-    return frame, {"rows": height}
+    for name in telemetry.metrics if features.columns == "all" else features.columns:
+        yield Level(name, limits_of_row(telemetry, name), (dense(name),))
+    for name, (left, right) in features.interactions.items():
+        corners = [x * y for x in limits_of_row(telemetry, left) for y in limits_of_row(telemetry, right)]
+        yield Level(name, (min(corners), max(corners)), (dense(left), dense(right)))
 
 
-def limits_of_row(settings: Telemetry, name: str) -> tuple[float, float]:
+def series(
+    exists: Bools, pieces: Iterable[Piece], compute: Callable[[Piece], Iterable[tuple[str, Floats]]]
+) -> list[pl.Series]:
+    """Return features as columns, rounded, without the cells that have no row.
+
+    Parameters
+    ----------
+    exists : bool array of shape (T, S)
+        Which cells have a row.
+    pieces : iterable of Piece
+        They cover the T times of S servers.
+    compute : function
+        From a piece to the names of its features and their values, in the same order for every piece.
+    """
+    found: list[tuple[str, NDArray[np.float32]]] = []
+    for piece in pieces:
+        for position, (name, values) in enumerate(compute(piece)):
+            if position == len(found):
+                found.append((name, np.empty(exists.shape, dtype=np.float32)))
+            found[position][1][piece] = round_bits(values)
+    return [pl.Series(name, values[exists], nan_to_null=True) for name, values in found]
+
+
+def limits_of_row(telemetry: Telemetry, name: str) -> tuple[float, float]:
     """Return the range of a metric's rows: that of its samples, or of a sum of one sample a second."""
-    metric = settings.metrics[name]
-    samples = settings.interval / timedelta(seconds=1) if metric.aggregate == "sum" else 1
+    metric = telemetry.metrics[name]
+    samples = telemetry.interval / timedelta(seconds=1) if metric.aggregate == "sum" else 1
     return min(metric.min, metric.min * samples), max(metric.max, metric.max * samples)
 
 
 def metric_features(
-    name: str, values: Floats, before: int, grid: Grid, rules: Features
+    level: Level, before: int, grid: Grid, features: Features, piece: Piece
 ) -> Iterator[tuple[str, Floats]]:
-    """Yield the level of a metric, its windows and differences.
+    """Yield the level of a metric or an interaction, its windows and differences.
 
     Parameters
     ----------
-    name : str
-        The metric's or interaction's.
-    values : array of shape (before + T, S)
-        NaN where missing.
+    level : Level
+        Of (before + T, S) values.
     before : int
         How many rows come before the T wanted ones.
-    grid, rules : Grid, Features
+    grid, features : Grid, Features
         For the cadence; the parameters.
+    piece : Piece
+        All T times of some servers.
     """
-    yield name, values[before:]
-    values = np.ascontiguousarray(values)
+    values = np.ascontiguousarray(level.at((slice(None), piece[1])))
+    yield level.name, values[before:]
     gaps = np.flatnonzero(np.isnan(values))
-    level = np.add(values, 0.0, dtype=np.float64)  # turns -0.0 into 0.0
-    level.ravel()[gaps] = 0.0
+    filled = np.add(values, 0.0, dtype=np.float64)  # turns -0.0 into 0.0
+    filled.ravel()[gaps] = 0.0
     # without gaps all servers count alike
-    observed = np.ones(level.shape if gaps.size else (len(level), 1), dtype=bool)
+    observed = np.ones(filled.shape if gaps.size else (len(filled), 1), dtype=bool)
     observed.ravel()[gaps] = False
 
-    steps = {window: grid.steps(window) for window in sorted({*rules.rolling_mean, *rules.rolling_std})}
+    steps = {window: grid.steps(window) for window in sorted({*features.rolling_mean, *features.rolling_std})}
     counts = window_sums(observed, steps.values())
-    sums = window_sums(level, steps.values())
-    squares = window_sums(level * level, (steps[window] for window in rules.rolling_std))
+    sums = window_sums(filled, steps.values())
+    squares = window_sums(filled * filled, (steps[window] for window in features.rolling_std))
     for window, rows in steps.items():
         with np.errstate(invalid="ignore", divide="ignore"):
             count = counts[rows][before:]
             mean = sums[rows][before:] / count
-            if window in rules.rolling_mean:
-                yield f"{name}_mean_{format_duration(window)}", mean
-            if window in rules.rolling_std:
+            if window in features.rolling_mean:
+                yield f"{level.name}_mean_{format_duration(window)}", mean
+            if window in features.rolling_std:
                 square = mean * mean
                 variance = squares[rows][before:] / count - square
-                # a spread below the resolution of float32, which the values come in, is the rounding's own
+                # the values come in float32: a spread below its resolution is noise of the rounding
                 variance[variance <= square * FLOAT32_RESOLUTION**2] = 0.0
-                yield f"{name}_std_{format_duration(window)}", np.sqrt(variance)
-    for window in rules.rolling_max:
-        yield f"{name}_max_{format_duration(window)}", window_max(values, grid.steps(window))[before:]
-    for window in rules.differences:
+                yield f"{level.name}_std_{format_duration(window)}", np.sqrt(variance)
+    for window in features.rolling_max:
+        yield f"{level.name}_max_{format_duration(window)}", window_max(values, grid.steps(window))[before:]
+    for window in features.differences:
         rows = grid.steps(window)
-        yield f"{name}_diff_{format_duration(window)}", values[before:] - values[before - rows : len(values) - rows]
+        yield f"{level.name}_diff_{format_duration(window)}", values[before:] - values[before - rows : -rows]
+
+
+def fleet_features(level: Level, before: int, piece: Piece) -> Iterator[tuple[str, Floats]]:
+    """Yield how far each server is from the fleet: of a piece of some times and all servers."""
+    times = slice(before + piece[0].start, before + piece[0].stop)
+    yield f"{level.name}_vs_fleet", against_fleet(level.at((times, piece[1])), level.limits)
 
 
 def against_fleet(values: Floats, limits: tuple[float, float]) -> Floats:
@@ -316,43 +358,40 @@ def sum_of_squares(level: Floats) -> Ints:
     return parts.astype(np.int64).sum(axis=1)
 
 
-def missing_features(exists: Bools, before: int, grid: Grid, rules: Features) -> Iterator[tuple[str, Floats]]:
+def missing_features(
+    exists: Bools, before: int, grid: Grid, features: Features, piece: Piece
+) -> Iterator[tuple[str, Floats]]:
     """Yield the share of rows that a server did not send and that were too many to fill."""
-    counts = window_sums(exists, map(grid.steps, rules.missing_share))
-    for window in rules.missing_share:
+    counts = window_sums(exists[:, piece[1]], map(grid.steps, features.missing_share))
+    for window in features.missing_share:
         steps = grid.steps(window)
         yield f"missing_share_{format_duration(window)}", 1 - counts[steps][before:] / steps
 
 
 def history_features(
-    crashes: pl.DataFrame, records: pl.DataFrame, grid: Grid, rules: Features
-) -> Callable[[Piece], Iterator[tuple[str, Floats]]]:
-    """Return what yields, for some servers, the hours since the last known crash and how many there were.
+    crashes: pl.DataFrame, records: pl.DataFrame, grid: Grid, features: Features, piece: Piece
+) -> Iterator[tuple[str, Floats]]:
+    """Yield the hours since the last known crash, and the numbers of crashes in the windows.
 
-    A crash is known from when it was reported. NaN where the answer lies before the server's records.
+    A crash is known from the time it was reported. NaN if the answer lies before the server's records.
     """
+    grid = grid.piece(piece)
     now = grid.times.astype(np.int64)[:, None]
     since, recorder = microseconds(records["known_since"]), grid.columns_of(records["server_id"])
-    recorded_from = grid.rows_at(since)
     started, server = microseconds(crashes["started_at"]), grid.columns_of(crashes["server_id"])
     known_from = grid.rows_at(np.maximum(started, microseconds(crashes["reported_at"])))
-    cap, hour = rules.history_cap // MICROSECOND, timedelta(hours=1) // MICROSECOND
-    windows = {window // MICROSECOND: f"crashes_{format_duration(window)}" for window in rules.incident_counts}
 
-    def compute(piece: Piece) -> Iterator[tuple[str, Floats]]:
-        part, columns = grid.part(piece), piece[1].start
-        begun = part.latest(recorded_from, recorder - columns, since)
-        recorded = np.where(begun == NEVER, -1, now - begun)
-        ago = np.minimum(now - part.latest(known_from, server - columns, started), cap)
-        hours = ago / hour
-        hours[recorded < ago] = np.nan
-        yield "hours_since_crash", hours
-        for window, name in windows.items():
-            count = part.overlaps(known_from, grid.rows_at(started + window), server - columns).astype(np.float32)
-            count[recorded < window] = np.nan
-            yield name, count
-
-    return compute
+    begun = grid.latest(grid.rows_at(since), recorder, since)
+    recorded = np.where(begun == NEVER, -1, now - begun)  # for so long there have been records
+    ago = np.minimum(now - grid.latest(known_from, server, started), features.history_cap // MICROSECOND)
+    hours = ago / (timedelta(hours=1) // MICROSECOND)
+    hours[recorded < ago] = np.nan
+    yield "hours_since_crash", hours
+    for window in features.incident_counts:
+        length = window // MICROSECOND
+        count = grid.overlaps(known_from, grid.rows_at(started + length), server).astype(np.float32)
+        count[recorded < length] = np.nan
+        yield f"crashes_{format_duration(window)}", count
 
 
 def round_bits(values: Floats) -> NDArray[np.float32]:

@@ -100,7 +100,7 @@ def test_pieces_hold_every_cell_once(size, kind, servers, monkeypatch):
     pieces = list(getattr(grid, kind)())
     for piece in pieces:
         seen[piece] += 1
-        assert grid.part(piece).shape == seen[piece].shape
+        assert grid.piece(piece).shape == seen[piece].shape
     assert pieces
     assert (seen == 1).all()
 
