@@ -174,11 +174,11 @@ def midway() -> dict[str, Any]:
             fleets[str(seed)] = {}
             for name, periods in (("unknown", []), ("known", [(ADOPTED, began, end)])):
                 tables.write(TICKET_SOURCES, pl.DataFrame(periods, schema=tables.TICKET_SOURCES, orient="row"))
-                account = weigh_evidence()
-                tables.write(of(DAWID_SKENE, VOTES), account.votes)
+                found_crashes = find_consensus()
+                tables.write(of(DAWID_SKENE, VOTES), found_crashes.votes)
                 fleets[str(seed)][name] = {
-                    "crashes": compare(account.incidents.filter(kind=tables.CRASH), truth),
-                    "source": against_truth(account.figures["sources"], truth)[ADOPTED],
+                    "crashes": compare(found_crashes.incidents.filter(kind=tables.CRASH), truth),
+                    "source": against_truth(found_crashes.figures["sources"], truth)[ADOPTED],
                 }
             os.chdir(ROOT)
     return fleets
@@ -205,35 +205,35 @@ def one_fleet(seed: int, look: Look, with_models: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"crashes": {}}
     for way in WAYS:
         edit(Path.cwd(), "label", aggregate=way)
-        account = weigh_evidence()
-        tables.write(of(way, BELIEVED), account.incidents)
-        tables.write(of(way, VOTES), account.votes)
-        found["crashes"][way] = compare(account.incidents.filter(kind=tables.CRASH), truth)
+        found_crashes = find_consensus()
+        tables.write(of(way, BELIEVED), found_crashes.incidents)
+        tables.write(of(way, VOTES), found_crashes.votes)
+        found["crashes"][way] = compare(found_crashes.incidents.filter(kind=tables.CRASH), truth)
         if way == DAWID_SKENE:
-            found["sources"] = against_truth(account.figures["sources"], truth)
-            found["estimates_reliable"] = account.figures["estimates_reliable"]
+            found["sources"] = against_truth(found_crashes.figures["sources"], truth)
+            found["estimates_reliable"] = found_crashes.figures["estimates_reliable"]
     if with_models:
         found["models"] = models()
     return found
 
 
-def weigh_evidence() -> consensus.Account:
+def find_consensus() -> consensus.Consensus:
     """Do what the label stage does before it labels rows."""
-    settings, rules = Telemetry.read(), Label.read()
-    return consensus.weigh(
-        label.listen(RAW, settings, rules),
+    telemetry, label_rules = Telemetry.read(), Label.read()
+    return consensus.resolve(
+        label.up_intervals(RAW, telemetry, label_rules),
         tables.read(INCIDENTS, tables.INCIDENTS),
         tables.read(Path(ANNOTATIONS), ANNOTATED),
         tables.read(COVERAGE, ["server_id", "covered_from", "covered_to"]),
         tables.read(TICKET_SOURCES, tables.TICKET_SOURCES),
-        settings,
-        rules,
+        telemetry,
+        label_rules,
         Incidents.read(),
     )
 
 
 def models() -> dict[str, Any]:
-    """Train a model on tickets alone, one on what is believed and one on the truth, and judge all by the truth."""
+    """Train a model on tickets alone, one on the confirmed crashes and one on the truth, and judge all by the truth."""
     validated, cleaned = Path("data/validated.json"), Path("data/clean")
     write_json(validated, {"success": True})
     clean.main(RAW, validated, cleaned, Path("metrics/clean.json"))

@@ -1,9 +1,9 @@
-"""Say which crashes happened, and for every row whether its server is about to crash: 1, 0, or unknown.
+"""Confirm the crashes, and label every row by whether its server is about to crash: 1, 0, or unknown.
 
-In: the clean rows' keys; and what is known of crashes: incident records, their coverage and that of the systems they
-come from, raw telemetry, people's annotations. Out: the labels, that is keys, `label` (null is unknown) and `reason`
-(why it is unknown); the incidents that are believed and the votes that say why (docs/labels.md); `metrics/label.json`
-with counts and what each source is worth.
+In: the clean rows' keys; and the evidence of crashes: incident records, their coverage and that of the systems they
+come from, raw telemetry, annotations. Out: the labels, that is keys, `label` (null is unknown) and `reason` (why it is
+unknown); the confirmed incidents and the votes that confirm them (docs/labels.md); `metrics/label.json` with counts and
+the quality of each source.
 
 A row at t is 1 where a crash of its server starts in (t + lead, t + lead + horizon]. It is unknown, never 0, where the
 records cannot tell: see `Reason`. Unknown wins over 1: nobody can act on a warning during an outage.
@@ -34,7 +34,7 @@ from crashcast.tables import CRASH, MAINTENANCE, Partition
 
 
 class Reason(StrEnum):
-    """Why a label is unknown; where several hold, the last one is given."""
+    """Why a label is unknown; if several reasons hold, the last one is given."""
 
     MAINTENANCE_AHEAD = "maintenance_ahead"  # a planned reboot in the horizon may have prevented a crash
     RECORDS_END = "records_end"  # too close to the end: the crash may not have been recorded yet
@@ -45,63 +45,63 @@ class Reason(StrEnum):
 
 def main(
     clean: Path,
-    telemetry: Path,
-    incidents: Path,
+    telemetry_path: Path,
+    incidents_path: Path,
     coverage: Path,
     ticket_sources: Path,
     annotations: Path,
     out: Path,
-    believed: Path,
+    confirmed: Path,
     votes: Path,
     metrics: Path,
 ) -> None:
-    """Say which incidents are believed, and label every partition of `clean` by them."""
-    settings, rules, recording = Telemetry.read(), Label.read(), Incidents.read()
+    """Confirm the incidents, and label every partition of `clean` by them."""
+    telemetry, label, incidents = Telemetry.read(), Label.read(), Incidents.read()
     covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"])
-    account = consensus.weigh(
-        listen(telemetry, settings, rules),
-        tables.read(incidents, tables.INCIDENTS),
+    found = consensus.resolve(
+        up_intervals(telemetry_path, telemetry, label),
+        tables.read(incidents_path, tables.INCIDENTS),
         tables.read(annotations, candidates.ANNOTATIONS),
         covered,
         tables.read(ticket_sources, tables.TICKET_SOURCES),
-        settings,
-        rules,
-        recording,
+        telemetry,
+        label,
+        incidents,
     )
-    print(f"label: {account}", file=sys.stderr)
-    tables.write(believed, account.incidents)
-    tables.write(votes, account.votes)
-    records = read_incidents(believed, recording)
+    print(f"label: {found}", file=sys.stderr)
+    tables.write(confirmed, found.incidents)
+    tables.write(votes, found.votes)
+    records = read_incidents(confirmed, incidents)
     # a crash may lie that far ahead, and be recorded that much later
-    blind = rules.lead + rules.horizon + recording.reporting_delay
+    blind = label.reach + incidents.reporting_delay
     tasks = [
         Task(
             partition,
             {
                 "rows": Period(clean, partition.start, partition.end, tuple(tables.KEYS)),
-                "incidents": incidents_that_reach(partition, records, rules),
+                "incidents": incidents_that_reach(partition, records, label),
                 "coverage": coverage_that_reaches(partition, covered, blind),
                 "blind": blind,
-                "settings": settings,
-                "rules": rules,
+                "telemetry": telemetry,
+                "label": label,
             },
         )
         for partition in tables.partitions(clean)
     ]
     counts = runner.run("label", label_partition, tasks, out)
-    write_json(metrics, {**summarise(runner.total(counts)), "evidence": account.figures})
+    write_json(metrics, {**summarise(runner.total(counts)), "evidence": found.figures})
 
 
-def listen(telemetry: Path, settings: Telemetry, rules: Label) -> pl.DataFrame:
-    """Return when each server was heard (heard.STRETCHES), from every partition of raw telemetry; none if not asked."""
-    nothing = pl.DataFrame(schema=interruptions.STRETCHES)
-    if rules.aggregate == consensus.RECORDED:
+def up_intervals(telemetry_path: Path, telemetry: Telemetry, label: Label) -> pl.DataFrame:
+    """Return interruptions.UP_INTERVALS of every partition of raw telemetry; none if tickets are taken as they are."""
+    nothing = pl.DataFrame(schema=interruptions.UP_INTERVALS)
+    if label.aggregate == consensus.RECORDED:
         return nothing
-    columns = interruptions.columns(settings, rules.uptime_metric, rules.error_metric)
+    columns = interruptions.columns(telemetry, label.uptime_metric, label.error_metric)
     shown_by = {labelling_functions.RESTARTS: "uptime_metric", labelling_functions.STORMS: "error_metric"}
     for source, name in shown_by.items():
-        metric = getattr(rules, name)
-        if source in rules.evidence and metric is not None and metric not in columns:
+        metric = getattr(label, name)
+        if source in label.evidence and metric is not None and metric not in columns:
             print(
                 f"label: {source} do not vote: telemetry has no {metric} (params.yaml: label.{name})", file=sys.stderr
             )
@@ -109,31 +109,31 @@ def listen(telemetry: Path, settings: Telemetry, rules: Label) -> pl.DataFrame:
         Task(
             partition,
             {
-                "samples": Period(telemetry, partition.start, partition.end, columns),
-                "settings": settings,
-                "uptime_metric": rules.uptime_metric,
-                "error_metric": rules.error_metric,
-                "error_storm": rules.error_storm,
+                "samples": Period(telemetry_path, partition.start, partition.end, columns),
+                "telemetry": telemetry,
+                "uptime_metric": label.uptime_metric,
+                "error_metric": label.error_metric,
+                "error_storm": label.error_storm,
             },
         )
-        for partition in tables.partitions(telemetry)
+        for partition in tables.partitions(telemetry_path)
     ]
     with TemporaryDirectory() as folder:
-        found = Path(folder, "heard")
-        runner.run("evidence", interruptions.stretches, tasks, found)
+        found = Path(folder, "up_intervals")
+        runner.run("evidence", interruptions.up_intervals, tasks, found)
         files = [path for task in tasks if (path := task.partition.path(found)).exists()]
         return pl.concat([nothing, *map(tables.read, files)])
 
 
-def incidents_that_reach(partition: Partition, incidents: pl.DataFrame, rules: Label) -> pl.DataFrame:
+def incidents_that_reach(partition: Partition, incidents: pl.DataFrame, label: Label) -> pl.DataFrame:
     """Return the incidents that can touch a partition's labels."""
-    start, end = tables.utc(partition.start - rules.recovery, partition.end + rules.lead + rules.horizon)
+    start, end = tables.utc(partition.start - label.recovery, partition.end + label.reach)
     touching = incidents.filter((pl.col("started_at") <= end) & (pl.col("resolved_at") >= start))
     return touching.select("server_id", "kind", "started_at", "resolved_at")
 
 
 def coverage_that_reaches(partition: Partition, coverage: pl.DataFrame, blind: timedelta) -> pl.DataFrame:
-    """Return the coverage as far as a partition's labels can see: more of the future changes nothing."""
+    """Return the coverage as far as it can touch a partition's labels: more of the future changes nothing."""
     start, end = tables.utc(partition.start, partition.end + blind)
     return (
         coverage.with_columns(pl.max_horizontal("covered_from", start), pl.min_horizontal("covered_to", end))
@@ -148,8 +148,8 @@ def label_partition(
     incidents: pl.DataFrame,
     coverage: pl.DataFrame,
     blind: timedelta,
-    settings: Telemetry,
-    rules: Label,
+    telemetry: Telemetry,
+    label: Label,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Label one partition.
 
@@ -165,7 +165,7 @@ def label_partition(
         `server_id`, `covered_from`, `covered_to`.
     blind : timedelta
         How long before the end of the records labels stay unknown.
-    settings, rules : Telemetry, Label
+    telemetry, label : Telemetry, Label
         The parameters.
 
     Returns
@@ -176,11 +176,11 @@ def label_partition(
         How many rows of each label, and of each reason.
     """
     servers, columns = encode(rows["server_id"])
-    grid = Grid.over(partition.start, partition.end, settings.interval, servers)
+    grid = Grid.over(partition.start, partition.end, telemetry.interval, servers)
     started, resolved = pl.col("started_at"), pl.col("resolved_at")
     crashes = incidents.filter(pl.col("kind") == CRASH)
     planned = incidents.filter(pl.col("kind") == MAINTENANCE)
-    reach, ahead = rules.lead + rules.horizon, rules.lead
+    reach, ahead = label.reach, label.lead
     covered = within(grid, coverage, pl.col("covered_from"), pl.col("covered_to"))
     settled = within(grid, coverage, pl.col("covered_from"), pl.col("covered_to") - blind)
 
@@ -190,7 +190,7 @@ def label_partition(
         Reason.MAINTENANCE_AHEAD: within(grid, planned, started - reach, started) & ~crash,
         Reason.RECORDS_END: covered & ~settled,
         Reason.LEAD: within(grid, crashes, started - ahead, started),
-        Reason.OUTAGE: within(grid, incidents, started, resolved + rules.recovery),
+        Reason.OUTAGE: within(grid, incidents, started, resolved + label.recovery),
         Reason.UNCOVERED: ~covered,
     }
     code = np.zeros(grid.shape, dtype=np.uint8)  # 0: known; else the reason's position
@@ -215,14 +215,14 @@ def label_partition(
 
 
 def within(grid: Grid, spans: pl.DataFrame, start: pl.Expr, end: pl.Expr) -> Bools:
-    """Tell which cells lie in a record's [start, end) of the same server.
+    """Say which cells lie in a span [start, end) of their server.
 
     Parameters
     ----------
     grid : Grid
         T times by S servers.
     spans : DataFrame
-        `server_id` and what `start` and `end` name.
+        `server_id` and the columns of `start` and `end`.
     start, end : Expr
         Moments.
 

@@ -1,4 +1,4 @@
-"""From everything that is known of a fleet's crashes to the incidents that are believed, and how sure that is."""
+"""Resolve conflicting evidence of crashes: from the votes of all sources to confirmed incidents with a confidence."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import numpy as np
 import polars as pl
 
 from crashcast.incidents import complete_incidents
-from crashcast.labelling import believed, candidates, label_model, labelling_functions, report
-from crashcast.labelling.believed import DIGITS, THRESHOLD, VOTED
+from crashcast.labelling import candidates, confirmed, label_model, labelling_functions, source_quality
+from crashcast.labelling.confirmed import DIGITS, THRESHOLD, VOTED
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.tables import CRASH
 
-PRIOR = 1.0  # a vote of each kind that every source is taken to have cast: see aggregate.dawid_skene
+PRIOR = 1.0  # see label_model.dawid_skene
 DAWID_SKENE, MAJORITY, RECORDED = "dawid_skene", "majority", "tickets"
 
 
 @dataclass(frozen=True)
-class Account:
-    """What is believed.
+class Consensus:
+    """The confirmed incidents and their evidence.
 
     Attributes
     ----------
     incidents : DataFrame
-        believed.BELIEVED.
+        confirmed.CONFIRMED.
     votes : DataFrame
-        believed.VOTED: who said what of every candidate event, believed or not.
+        confirmed.VOTED: the votes on every candidate event, confirmed or not.
     figures : dict
-        What `metrics/label.json` says of the sources.
+        The section `evidence` of `metrics/label.json`.
     """
 
     incidents: pl.DataFrame
@@ -40,54 +40,55 @@ class Account:
     figures: dict[str, Any]
 
     def __str__(self) -> str:
-        told = self.figures
-        if told["aggregate"] == RECORDED:
-            return f"every ticket is believed: {told['tickets']:,} of crashes"
+        figures = self.figures
+        if figures["aggregate"] == RECORDED:
+            return f"every ticket is taken as it is: {figures['tickets']:,} of crashes"
+        without, rejected = figures["believed_without_ticket"], figures["tickets_not_believed"]
         return (
-            f"{told['believed']:,} crashes believed, {told['believed_without_ticket']:,} of them without a ticket; "
-            f"{told['tickets_not_believed']:,} of {told['tickets']:,} tickets not"
+            f"{figures['believed']:,} crashes confirmed, {without:,} of them without a ticket; "
+            f"{rejected:,} of {figures['tickets']:,} tickets rejected"
         )
 
 
-def weigh(
-    stretches: pl.DataFrame,
+def resolve(
+    up: pl.DataFrame,
     records: pl.DataFrame,
     annotations: pl.DataFrame,
     coverage: pl.DataFrame,
     ticket_sources: pl.DataFrame,
-    settings: Telemetry,
-    rules: Label,
-    recording: Incidents,
-) -> Account:
-    """Let the sources vote on every candidate event and say what is believed.
+    telemetry: Telemetry,
+    label: Label,
+    incidents: Incidents,
+) -> Consensus:
+    """Let the sources vote on every candidate event, and confirm those that are crashes by their votes.
 
     Parameters
     ----------
-    stretches : DataFrame
-        heard.STRETCHES of all partitions; none where `rules` name no evidence of telemetry.
+    up : DataFrame
+        interruptions.UP_INTERVALS of all partitions; empty if every ticket is taken as it is.
     records : DataFrame
         tables.INCIDENTS.
     annotations : DataFrame
-        events.ANNOTATIONS.
+        candidates.ANNOTATIONS.
     coverage : DataFrame
         `server_id`, `covered_from`, `covered_to`.
     ticket_sources : DataFrame
         tables.TICKET_SOURCES.
-    settings, rules, recording : Telemetry, Label, Incidents
+    telemetry, label, incidents : Telemetry, Label, Incidents
         The parameters.
     """
     crashes = records.filter(kind=CRASH).height
-    if rules.aggregate == RECORDED:
+    if label.aggregate == RECORDED:
         return as_recorded(records, crashes)
-    stretches, records, annotations, coverage = _coded(stretches, records, annotations, coverage)
-    known = complete_incidents(records, recording)
-    found, tickets, verdicts = candidates.candidates(stretches, known, annotations, settings.interval, rules.same_event)
-    votes = labelling_functions.collect(rules.evidence, found, tickets, verdicts, coverage, ticket_sources)
+    up, records, annotations, coverage = _coded(up, records, annotations, coverage)
+    known = complete_incidents(records, incidents)
+    found, tickets, verdicts = candidates.candidates(up, known, annotations, telemetry.interval, label.same_event)
+    votes = labelling_functions.votes_of_all(label.evidence, found, tickets, verdicts, coverage, ticket_sources)
     sources = votes["source"].unique().sort().to_list()
     table = label_model.matrix(votes, found.height, sources)
 
     estimate = None
-    if rules.aggregate == MAJORITY:
+    if label.aggregate == MAJORITY:
         confidence = label_model.majority(table)
     elif label_model.is_identifiable(table):
         estimate = label_model.dawid_skene(table, PRIOR)
@@ -95,8 +96,8 @@ def weigh(
     else:
         return as_recorded(records, crashes)
     confidence = np.round(confidence, DIGITS)
-    found = believed.started(found.with_columns(confidence=pl.Series(confidence)), tickets, verdicts)
-    incidents = believed.incidents(records, found, tickets, votes)
+    found = confirmed.with_start(found.with_columns(confidence=pl.Series(confidence)), tickets, verdicts)
+    resolved = confirmed.incidents(records, found, tickets, votes)
     voted = (
         found.select("event", "server_id", "started_at", "confidence")
         .sort("started_at", "server_id", "event")
@@ -105,18 +106,21 @@ def weigh(
         .select(*VOTED)
         .cast(VOTED)  # type: ignore[arg-type]
     )
-    is_believed = found.filter(pl.col("confidence") >= THRESHOLD)
-    of_sources, late = report.of_sources(sources, table, confidence, estimate), report.lateness(tickets, found)
+    crashes_found = found.filter(pl.col("confidence") >= THRESHOLD)
+    of_sources, late = (
+        source_quality.of_sources(sources, table, confidence, estimate),
+        source_quality.lateness(tickets, found),
+    )
     pairs = label_model.dependence(table) if estimate else []
     sharing = [item for item in pairs if item.correlation > 0]
     figures = {
-        "aggregate": rules.aggregate,
+        "aggregate": label.aggregate,
         "events": found.height,
-        "believed": is_believed.height,
-        "believed_without_ticket": is_believed.join(tickets, on="event", how="anti").height,
+        "believed": crashes_found.height,
+        "believed_without_ticket": crashes_found.join(tickets, on="event", how="anti").height,
         "tickets": crashes,
-        "tickets_not_believed": tickets.join(is_believed, on="event", how="anti").height,
-        "starts_corrected": is_believed["corrected_by"].count(),
+        "tickets_not_believed": tickets.join(crashes_found, on="event", how="anti").height,
+        "starts_corrected": crashes_found["corrected_by"].count(),
         "sharing_errors": len(sharing),
         "estimates_reliable": not sharing,
         "sources": {name: row | late.get(name, {}) for name, row in of_sources.items()},
@@ -129,16 +133,16 @@ def weigh(
             }
             for rank, item in enumerate(pairs, start=1)
         }
-    return Account(incidents, voted, figures)
+    return Consensus(resolved, voted, figures)
 
 
 def _coded(*frames: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Give tables whose server ids are numbers, in the order of the names: sorted and joined at half the cost."""
+    """Return the tables with server ids as an Enum in the order of the names: sorting and joining cost half."""
     servers = pl.Enum(pl.concat([frame["server_id"] for frame in frames]).unique().sort())
     return (frame.with_columns(pl.col("server_id").cast(servers)) for frame in frames)
 
 
-def as_recorded(records: pl.DataFrame, crashes: int) -> Account:
-    """Believe every ticket: where that is asked for, or too few sources vote for their errors to be told apart."""
+def as_recorded(records: pl.DataFrame, crashes: int) -> Consensus:
+    """Take every ticket as it is: if params.yaml says so, or too few sources vote to tell their errors apart."""
     figures = {"aggregate": RECORDED, "believed": crashes, "tickets": crashes, "tickets_not_believed": 0}
-    return Account(believed.in_order(records), pl.DataFrame(schema=VOTED), figures)
+    return Consensus(confirmed.in_order(records), pl.DataFrame(schema=VOTED), figures)

@@ -1,8 +1,8 @@
-"""What telemetry alone says of a server's life: when it was heard, and what interrupted that.
+"""Telemetry's evidence of crashes: the intervals in which each server was up, and the interruptions between them.
 
-A partition is reduced to stretches, a few rows per server, by its own samples alone: a later partition changes none of
-them. What lies between two stretches, within a partition or across its border, is an interruption: a silence, or a
-restart that shows in the uptime although no sample was missed.
+A partition is reduced to up intervals, a few rows per server, by its own samples alone: a later partition changes none
+of them. Between two up intervals, within a partition or across its border, lies an interruption: a gap in the
+telemetry, or a restart that shows in the uptime although no sample is missing.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from crashcast.grid import encode
 from crashcast.params.telemetry import Telemetry
 from crashcast.tables import KEYS, TIMESTAMP, Partition
 
-STRETCHES: dict[str, Any] = {
+UP_INTERVALS: dict[str, Any] = {
     "server_id": pl.String,
-    "heard_from": TIMESTAMP,
-    "heard_to": TIMESTAMP,
+    "first_seen": TIMESTAMP,
+    "last_seen": TIMESTAMP,
     "booted_at": TIMESTAMP,  # null: no uptime was reported
-    "storm": pl.Boolean,  # its last sample reported an error storm; null: no errors were reported
-    "sudden": pl.Boolean,  # and the sample before did not
+    "storm": pl.Boolean,  # its last sample shows an error storm; null: it reports no errors
+    "sudden": pl.Boolean,  # and the sample before shows none
 }
-SILENCE_INTERVALS = 2.5  # samples jitter, and a single one is easily lost: two in a row are missing
-RESOLUTION = timedelta(minutes=1)  # clocks and counters are rounded
+GAP_INTERVALS = 2.5  # samples jitter, and a single one is easily lost: two in a row must be missing
+RESOLUTION = timedelta(minutes=1)  # clocks and uptimes are rounded
 MICROSECONDS_PER_HOUR = 3_600_000_000
 
 
-def columns(settings: Telemetry, *metrics: str | None) -> tuple[str, ...]:
-    """Return the columns to look at: keys, and those of `metrics` that the telemetry has."""
-    return (*KEYS, *(name for name in metrics if name is not None and name in settings.metrics))
+def columns(telemetry: Telemetry, *metrics: str | None) -> tuple[str, ...]:
+    """Return the columns to read: keys, and those of `metrics` that the telemetry has."""
+    return (*KEYS, *(name for name in metrics if name is not None and name in telemetry.metrics))
 
 
-def stretches(
+def up_intervals(
     partition: Partition,
     samples: pl.DataFrame,
-    settings: Telemetry,
+    telemetry: Telemetry,
     uptime_metric: str | None,
     error_metric: str | None,
     error_storm: float,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Reduce one partition's raw samples to the stretches in which servers were heard without interruption.
+    """Reduce one partition's raw samples to the intervals in which servers were up without interruption.
 
     Parameters
     ----------
@@ -50,25 +50,26 @@ def stretches(
         Whose samples these are.
     samples : DataFrame
         `columns`, sorted by (timestamp, server_id).
-    settings : Telemetry
+    telemetry : Telemetry
         The parameters.
     uptime_metric : str or None
-        Hours since the last boot; None, or one that the telemetry lacks: restarts do not show.
+        The hours since the last boot. If it is None or the telemetry lacks it, restarts do not show.
     error_metric : str or None
-        What is above `error_storm` in an error storm; None, or one that the telemetry lacks: storms do not show.
+        Above `error_storm` in an error storm. If it is None or the telemetry lacks it, storms do not show.
 
     Returns
     -------
     DataFrame
-        STRETCHES, sorted by (server_id, heard_from).
+        UP_INTERVALS, sorted by (server_id, first_seen).
     dict
         The number of `samples`.
     """
     moment, server = pl.col("timestamp"), pl.col("server")
     servers, codes = encode(samples["server_id"])
-    uptime, errors = (_valid(name, samples, settings) for name in (uptime_metric, error_metric))
+    uptime, errors = (_valid(name, samples, telemetry) for name in (uptime_metric, error_metric))
     up_for = pl.duration(microseconds=(pl.col("uptime") * MICROSECONDS_PER_HOUR).round().cast(pl.Int64))
-    known = pl.when(pl.col("uptime").is_not_null()).then(moment).forward_fill().shift()  # of another server: is_first
+    # the last sample with an uptime before this one; if that is of another server, `is_first` is true
+    known = pl.when(pl.col("uptime").is_not_null()).then(moment).forward_fill().shift()
     rows = (
         samples.lazy()
         .select("timestamp", server=pl.Series(codes, dtype=pl.UInt32), uptime=uptime, storm=errors > error_storm)
@@ -76,7 +77,7 @@ def stretches(
         .with_columns(booted_at=moment - up_for, is_first=(server != server.shift()).fill_null(True), known=known)
         .with_columns(
             begins=pl.col("is_first")
-            | (moment - moment.shift() > SILENCE_INTERVALS * settings.interval)
+            | (moment - moment.shift() > GAP_INTERVALS * telemetry.interval)
             | (pl.col("booted_at") > pl.col("known") + RESOLUTION).fill_null(False),
             sudden=pl.col("storm") & ~pl.when(~pl.col("is_first")).then(pl.col("storm").shift()).fill_null(False),
         )
@@ -86,41 +87,41 @@ def stretches(
     first = rows.filter("begins")
     last = rows.filter(rows["begins"].shift(-1, fill_value=True))
     booted = (
-        rows.select("booted_at", stretch=pl.col("begins").cum_sum())
+        rows.select("booted_at", interval=pl.col("begins").cum_sum())
         .drop_nulls()
-        .unique("stretch", keep="first", maintain_order=True)
+        .unique("interval", keep="first", maintain_order=True)
     )
     found = (
         first.select(
             server_id=servers.gather(first["server"]),
-            heard_from="timestamp",
-            heard_to=last["timestamp"],
+            first_seen="timestamp",
+            last_seen=last["timestamp"],
             storm=last["storm"],
             sudden=last["sudden"],
-            stretch=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32),
+            interval=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32),
         )
-        .join(booted.cast({"stretch": pl.UInt32}), on="stretch", how="left", maintain_order="left")
-        .select(*STRETCHES)
-        .cast(STRETCHES)  # type: ignore[arg-type]
+        .join(booted.cast({"interval": pl.UInt32}), on="interval", how="left", maintain_order="left")
+        .select(*UP_INTERVALS)
+        .cast(UP_INTERVALS)  # type: ignore[arg-type]
     )
     return found, {"samples": samples.height}
 
 
-def _valid(name: str | None, samples: pl.DataFrame, settings: Telemetry) -> pl.Expr:
+def _valid(name: str | None, samples: pl.DataFrame, telemetry: Telemetry) -> pl.Expr:
     if name is None or name not in samples.columns:
         return pl.lit(None, dtype=pl.Float64)
-    metric = settings.metrics[name]
+    metric = telemetry.metrics[name]
     value = pl.col(name).cast(pl.Float64)
     return pl.when(value.is_between(metric.min, metric.max)).then(value)
 
 
-def interruptions(heard: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
-    """Return what lies between the stretches of all partitions.
+def interruptions(up: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
+    """Return the interruptions: what lies between the up intervals of all partitions.
 
     Parameters
     ----------
-    heard : DataFrame
-        STRETCHES of all partitions.
+    up : DataFrame
+        UP_INTERVALS of all partitions.
     interval : timedelta
         The cadence of the telemetry.
 
@@ -128,12 +129,12 @@ def interruptions(heard: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
     -------
     DataFrame
         `server_id`, `began_after` and `began_by` (between which the server went down, if it did), `over` (when it had
-        booted or was heard again), `restarted`, `silent` (samples are missing), `storm` and `has_uptime`, sorted by
-        (server_id, began_after).
+        booted or was seen again), `restarted`, `silent` (samples are missing), `storm` and `has_uptime` (both
+        neighbours report one), sorted by (server_id, began_after).
     """
-    ordered = heard.sort("server_id", "heard_from")
-    last, again = pl.col("heard_to").shift(), pl.col("heard_from")
-    # a sample that a dying server still sent: it went down before that
+    ordered = up.sort("server_id", "first_seen")
+    last, again = pl.col("last_seen").shift(), pl.col("first_seen")
+    # a storm that begins with the last sample: the server was already going down when it sent that one
     sudden = pl.col("sudden").shift().fill_null(False)
     return (
         ordered.select(
@@ -143,7 +144,7 @@ def interruptions(heard: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
             last=last,
             again=again,
             restarted=(pl.col("booted_at") > last + RESOLUTION).fill_null(False),
-            silent=again - last > SILENCE_INTERVALS * interval,
+            silent=again - last > GAP_INTERVALS * interval,
             storm=pl.col("storm").shift(),
             sudden=sudden,
             has_uptime=pl.col("booted_at").is_not_null() & pl.col("booted_at").shift().is_not_null(),
@@ -163,13 +164,13 @@ def interruptions(heard: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
     )
 
 
-def spans(heard: pl.DataFrame) -> pl.DataFrame:
-    """Return from when to when each server was heard, and whether it reported its uptime and its errors."""
+def seen(up: pl.DataFrame) -> pl.DataFrame:
+    """Return the first and last sample of each server, and whether it reports its uptime and its errors."""
     return (
-        heard.group_by("server_id")
+        up.group_by("server_id")
         .agg(
-            first=pl.col("heard_from").min(),
-            last=pl.col("heard_to").max(),
+            first=pl.col("first_seen").min(),
+            last=pl.col("last_seen").max(),
             reports_uptime=pl.col("booted_at").is_not_null().any(),
             reports_errors=pl.col("storm").is_not_null().any(),
         )

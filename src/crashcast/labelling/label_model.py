@@ -21,14 +21,14 @@ Group = tuple[int, ...]  # positions of sources
 ABSTAINS = -1
 NO_CRASH, CRASH = 0, 1  # classes, and what is voted
 TOLERANCE, MAX_ROUNDS = 1e-10, 5000
-LEAST = 1e-12  # a probability of none would make one vote outweigh all others together
-MIN_SOURCES = 3  # two sources agree or not, and nothing says which of them errs
-ERROR_OF_TESTS = 0.01  # that sources are named though all are independent
+LEAST = 1e-12  # with a probability of 0 one vote would outweigh all others together
+MIN_SOURCES = 3  # if two sources disagree, nothing says which of them errs
+ERROR_OF_TESTS = 0.01  # the probability of reporting a dependence though all sources are independent
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What Dawid and Skene's model says.
+    """The fit of Dawid and Skene's model.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Dependence:
-    """Two sources that err together more, or less, often than sources that know nothing of each other.
+    """Two sources that err together more often, or less often, than independent ones would.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Dependence:
         Of their errors, given what happened. Above 0 they share errors; below 0 one errs where the other does not, as
         ticket systems do of which one is enough.
     log_ratio : float
-        Twice the gain in log-likelihood when what they say is taken together.
+        Twice the gain in log-likelihood if their answers are modelled jointly.
     """
 
     pair: tuple[int, int]
@@ -69,12 +69,12 @@ class Dependence:
 
 
 def matrix(votes: pl.DataFrame, events: int, sources: list[str]) -> Votes:
-    """Lay votes out as (events, sources), `ABSTAINS` where there is none.
+    """Lay votes out as (events, sources), `ABSTAINS` if there is none.
 
     Parameters
     ----------
     votes : DataFrame
-        functions.VOTES; `event` counts from 0.
+        labelling_functions.VOTES; `event` counts from 0.
     events : int
         How many there are.
     sources : list of str
@@ -103,14 +103,14 @@ def dawid_skene(votes: Votes, prior: float = 0.0) -> Estimate:
 
     Source: Dawid and Skene, Maximum likelihood estimation of observer error-rates using the EM algorithm, Applied
     Statistics 28(1), 1979. It begins, as there, with the shares of votes, and takes errors for independent given what
-    happened, abstentions for saying nothing.
+    happened, and abstentions as uninformative.
 
     Parameters
     ----------
     votes : int8 array of shape (n, m)
         See `matrix`.
     prior : float
-        Votes of each kind that a source is taken to have cast beforehand, so that one that never erred is not thought
+        Votes of each kind that are added to a source's own, so that one that never erred is not taken for
         infallible.
     """
     patterns, of_event, weights = _patterns(votes)
@@ -122,7 +122,7 @@ def dawid_skene(votes: Votes, prior: float = 0.0) -> Estimate:
 
 
 def is_identifiable(votes: Votes) -> bool:
-    """Tell whether enough sources say both yes and no for their errors to be told apart."""
+    """Say whether enough sources vote both yes and no to tell their errors apart."""
     return sum({NO_CRASH, CRASH} <= set(column.tolist()) for column in votes.T) >= MIN_SOURCES
 
 
@@ -194,24 +194,24 @@ def _answers(
     owners: list[int] = []
     freedom = 0
 
-    def add(group: Group, where: NDArray[np.bool_]) -> int:
-        answers, given = np.unique(patterns[:, group][where], axis=0, return_inverse=True)
+    def add(group: Group, rows: NDArray[np.bool_]) -> int:
+        answers, given = np.unique(patterns[:, group][rows], axis=0, return_inverse=True)
         owner = owners[-1] + 1 if owners else 0
         for number in range(len(answers)):
             column = np.zeros(len(patterns), dtype=bool)
-            column[where] = given.ravel() == number
+            column[rows] = given.ravel() == number
             columns.append(column)
             owners.append(owner)
         return len(answers)
 
     for group in rest:
-        for where in _by_voters(patterns, group):
-            add(group, where)
-    for where in _by_voters(patterns, (*one, *other)):
+        for rows in _by_voters(patterns, group):
+            add(group, rows)
+    for rows in _by_voters(patterns, (*one, *other)):
         if is_joint:
-            add((*one, *other), where)
+            add((*one, *other), rows)
         else:
-            freedom += 2 * (add(one, where) - 1) * (add(other, where) - 1)  # one for each class
+            freedom += 2 * (add(one, rows) - 1) * (add(other, rows) - 1)  # one for each class
     return (np.stack(columns, axis=1).astype(np.float64), np.array(owners)), freedom
 
 
@@ -246,7 +246,7 @@ def _maximise(
     shares : float array of shape (2,)
         Of the classes.
     table : float array of shape (k, 2)
-        The probability of each answer given the class, where its source answers.
+        The probability of each answer given the class, if its source answers.
     log_likelihood : float
     """
     member = (sources[:, None] == np.arange(sources.max() + 1)).astype(np.float64)

@@ -1,6 +1,6 @@
 """The labelling functions: each says crash (1), no crash (0) or abstains (null) for every candidate event.
 
-Silence of a source that was watching is a no: it would have spoken of a crash. Where it was not watching it abstains.
+If a source was watching and reported no crash, it votes no. If it was not watching, it abstains.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ BETWEEN = ", "  # an incident that several systems recorded names all of them
 
 
 def _says(sign: pl.Expr, watched: str) -> pl.Expr:
-    """Let a sign of telemetry vote; when work was due that may not be on record, it cannot tell and abstains."""
+    """Vote by a sign in the telemetry; abstain if planned work was due, which may have gone unrecorded."""
     return pl.when(~pl.col("due")).then(pl.when(sign & ~pl.col("planned")).then(1).when(watched).then(0))
 
 
 def restarts() -> pl.Expr:
-    """Take a restart that no planned reboot explains for a crash; a server whose uptime went on did not crash."""
-    return _says(pl.col("restarted"), "hears_uptime")
+    """Vote crash for a restart that is no planned reboot, no crash if the uptime went on."""
+    return _says(pl.col("restarted"), "has_uptime")
 
 
 def gaps() -> pl.Expr:
-    """Take a silence that no planned reboot explains for a crash; a server that was heard throughout did not crash."""
-    return _says(pl.col("silent"), "hears")
+    """Vote crash for a gap in the telemetry that is no planned work, no crash if no sample is missing."""
+    return _says(pl.col("silent"), "has_telemetry")
 
 
 def storms() -> pl.Expr:
-    """Take an error storm in the last sample before an interruption for a crash; a calm end speaks against one."""
-    return _says(pl.col("storm"), "hears_errors")
+    """Vote crash for an error storm in the last sample before an interruption, no crash if there is none."""
+    return _says(pl.col("storm"), "has_errors")
 
 
 def systems() -> pl.Expr:
@@ -46,18 +46,18 @@ def systems() -> pl.Expr:
 def tickets(
     events: pl.DataFrame, crash_tickets: pl.DataFrame, coverage: pl.DataFrame, ticket_sources: pl.DataFrame
 ) -> pl.DataFrame:
-    """Let each system that tickets come from vote: its crash ticket is a yes, its silence while it recorded a no.
+    """Vote for each ticket system: yes by its crash ticket, no if it was recording and has none.
 
     Parameters
     ----------
     events : DataFrame
-        events.EVENTS.
+        candidates.EVENTS.
     crash_tickets : DataFrame
         `event`, `source`.
     coverage : DataFrame
         `server_id`, `covered_from`, `covered_to`.
     ticket_sources : DataFrame
-        tables.TICKET_SOURCES: a system adopted midway says nothing of the time before.
+        tables.TICKET_SOURCES: a system that was adopted later abstains before that.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def tickets(
 
 
 def people(verdicts: pl.DataFrame) -> pl.DataFrame:
-    """Let people vote: what most of those who judged an event say, and where they are divided nothing.
+    """Vote by the majority of the annotators of an event; abstain if they are divided.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def people(verdicts: pl.DataFrame) -> pl.DataFrame:
     return votes.cast(VOTES)  # type: ignore[arg-type]
 
 
-def collect(
+def votes_of_all(
     evidence: Collection[str],
     events: pl.DataFrame,
     crash_tickets: pl.DataFrame,
@@ -115,7 +115,7 @@ def collect(
     coverage: pl.DataFrame,
     ticket_sources: pl.DataFrame,
 ) -> pl.DataFrame:
-    """Return the votes of all functions that `evidence` names, sorted by (event, source)."""
+    """Return the votes of all labelling functions that `evidence` names, sorted by (event, source)."""
     by_telemetry = {RESTARTS: restarts(), GAPS: gaps(), STORMS: storms()}
     votes = [
         events.select("event", source=pl.lit(name), vote=rule).drop_nulls("vote").cast(VOTES)  # type: ignore[arg-type]

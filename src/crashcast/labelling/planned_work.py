@@ -1,4 +1,4 @@
-"""Which interruptions planned work explains: what is on record, and what the rhythm of a server's reboots betrays."""
+"""Which interruptions are planned work: recorded maintenance, or a reboot that was due by the server's usual period."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import polars as pl
 
 from crashcast.params.base import DAY
 
-MIN_SPACINGS = 10  # fewer show no rhythm
+MIN_SPACINGS = 10  # fewer show no period
 SPREAD_QUANTILE = 0.95
 
 
 def is_recorded(interruptions: pl.DataFrame, maintenance: pl.DataFrame, interval: timedelta) -> pl.Series:
-    """Tell which interruptions lie in recorded maintenance, give or take an interval.
+    """Say which interruptions lie in recorded maintenance, give or take an interval.
 
     Parameters
     ----------
     interruptions : DataFrame
-        See `heard.interruptions`.
+        See `interruptions.interruptions`.
     maintenance : DataFrame
         `server_id`, `started_at`, `resolved_at`.
     interval : timedelta
@@ -31,14 +31,14 @@ def is_recorded(interruptions: pl.DataFrame, maintenance: pl.DataFrame, interval
         .join_asof(work, left_on="over", right_on="begun", by="server_id", check_sortedness=False)
         .sort("row")
     )
-    reaches = pl.when("restarted").then("over").otherwise("began_after")  # a silence may outlast the work
+    reaches = pl.when("restarted").then("over").otherwise("began_after")  # a gap may outlast the work
     return found.select((pl.col("resolved_at") + interval >= reaches).fill_null(False)).to_series()
 
 
-def rhythm(maintenance: pl.DataFrame) -> tuple[timedelta, timedelta] | None:
-    """Return after how many days a server's planned work comes round, and how far off it may be; None without rhythm.
+def usual_period(maintenance: pl.DataFrame) -> tuple[timedelta, timedelta] | None:
+    """Return the period of planned work in whole days, and how far off a spacing may be; None if there is no period.
 
-    The most common number of days between two recorded ones of a server, if more than half are so far apart.
+    The period is the most common spacing of a server's recorded work, if more than half of all spacings have it.
     """
     apart = maintenance.sort("server_id", "started_at").select(
         apart=pl.when(pl.col("server_id") == pl.col("server_id").shift()).then(pl.col("started_at").diff())
@@ -54,13 +54,13 @@ def rhythm(maintenance: pl.DataFrame) -> tuple[timedelta, timedelta] | None:
     return period, spread.item()
 
 
-def is_in_rhythm(interruptions: pl.DataFrame, maintenance: pl.DataFrame, interval: timedelta) -> pl.Series:
-    """Tell which restarts come when a planned reboot was due and none is on record.
+def is_due(interruptions: pl.DataFrame, maintenance: pl.DataFrame, interval: timedelta) -> pl.Series:
+    """Say which restarts come when a planned reboot was due and none is recorded.
 
-    Due is a whole number of periods before or after recorded work of the same server, unless other work is on record
-    less than half a period away.
+    Work is due a whole number of periods before or after recorded work of the same server, unless other work is
+    recorded less than half a period away.
     """
-    found = rhythm(maintenance)
+    found = usual_period(maintenance)
     if found is None:
         return pl.repeat(False, interruptions.height, dtype=pl.Boolean, eager=True)
     period, spread = found

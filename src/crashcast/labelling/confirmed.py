@@ -1,4 +1,4 @@
-"""The incidents that are believed, with when they began: what models are trained on and judged by."""
+"""The confirmed incidents and their start: models are trained on them and judged by them."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import polars as pl
 from crashcast.labelling import labelling_functions
 from crashcast.tables import CRASH, INCIDENTS, TIMESTAMP
 
-BELIEVED: dict[str, Any] = {
+CONFIRMED: dict[str, Any] = {
     **INCIDENTS,
-    "confidence": pl.Float64,  # the probability that it was a crash; null: nobody was asked, as of planned work
-    "recorded_start": TIMESTAMP,  # what the ticket says, where something else is believed
-    "corrected_by": pl.String,  # and who says it
+    "confidence": pl.Float64,  # the probability that it was a crash; null: no votes were taken, as for planned work
+    "recorded_start": TIMESTAMP,  # by the ticket, if the start was corrected
+    "corrected_by": pl.String,  # the source of the corrected start
 }
 VOTED: dict[str, Any] = {
     "server_id": pl.String,
     "started_at": TIMESTAMP,
     "confidence": pl.Float64,
     "source": pl.String,
-    "vote": pl.String,  # crash or no crash; who abstained is not listed
+    "vote": pl.String,  # crash or no crash; abstentions are not listed
 }
 THRESHOLD = 0.5
 DIGITS = 6  # later ones differ between CPU types
 
 
-def started(events: pl.DataFrame, tickets: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
-    """Say when each event began.
+def with_start(events: pl.DataFrame, tickets: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
+    """Add the start of each event.
 
-    The first ticket's start is believed, if several of one that telemetry allows. Where telemetry shows that the server
-    had gone by then, and without a ticket, it is the middle of the interval in which it went. What annotators say goes
-    before both.
+    It is the median of the annotators' times. Without one it is the start of the first ticket, if possible of one that
+    fits the telemetry. If there is no ticket, or telemetry shows that the server was down before, it is the middle of
+    the interval in which the server went down.
 
     Parameters
     ----------
     events : DataFrame
-        events.EVENTS.
+        candidates.EVENTS.
     tickets : DataFrame
         Crash tickets with their `event`.
     verdicts : DataFrame
@@ -77,26 +77,26 @@ def started(events: pl.DataFrame, tickets: pl.DataFrame, verdicts: pl.DataFrame)
 
 
 def incidents(records: pl.DataFrame, events: pl.DataFrame, tickets: pl.DataFrame, votes: pl.DataFrame) -> pl.DataFrame:
-    """Return the incidents that are believed.
+    """Return the confirmed incidents.
 
     Parameters
     ----------
     records : DataFrame
         tables.INCIDENTS as recorded.
     events : DataFrame
-        The events with `confidence`, and what `started` says of them.
+        The events with `confidence` and the columns of `with_start`.
     tickets : DataFrame
         Crash tickets with their `event`.
     votes : DataFrame
-        functions.VOTES.
+        labelling_functions.VOTES.
 
     Returns
     -------
     DataFrame
-        BELIEVED: crashes as far as they are, one for each event and by its first ticket where there is one, and all
-        else as recorded; sorted by (started_at, server_id, incident_id).
+        CONFIRMED: one crash for each confirmed event, with the fields of its first ticket if it has one, and all
+        other incidents as recorded; sorted by (started_at, server_id, incident_id).
     """
-    believed = events.filter(pl.col("confidence") >= THRESHOLD)
+    confirmed = events.filter(pl.col("confidence") >= THRESHOLD)
     first = (
         tickets.select("event", "incident_id")
         .join(records, on="incident_id")
@@ -104,29 +104,29 @@ def incidents(records: pl.DataFrame, events: pl.DataFrame, tickets: pl.DataFrame
         .unique("event", keep="first")
         .drop("server_id", "started_at")
     )
-    said_by = votes.filter(vote=1).sort("event", "source").group_by("event").agg(pl.col("source"))
-    made = pl.format("{}-{}", "server_id", pl.col("started_at").dt.strftime("%Y%m%dT%H%M%S"))
+    voters = votes.filter(vote=1).sort("event", "source").group_by("event").agg(pl.col("source"))
+    new_id = pl.format("{}-{}", "server_id", pl.col("started_at").dt.strftime("%Y%m%dT%H%M%S"))
     crashes = (
-        believed.select("event", "server_id", "started_at", "over", "confidence", "recorded_start", "corrected_by")
+        confirmed.select("event", "server_id", "started_at", "over", "confidence", "recorded_start", "corrected_by")
         .join(first, on="event", how="left")
         .join(
-            said_by.select("event", said_by=pl.col("source").list.join(labelling_functions.BETWEEN)),
+            voters.select("event", voters=pl.col("source").list.join(labelling_functions.BETWEEN)),
             on="event",
             how="left",
         )
         .with_columns(
-            pl.coalesce("incident_id", made).alias("incident_id"),
+            pl.coalesce("incident_id", new_id).alias("incident_id"),
             pl.lit(CRASH).alias("kind"),
             pl.max_horizontal(pl.coalesce("resolved_at", "over"), "started_at").alias("resolved_at"),
-            pl.coalesce("source", "said_by").alias("source"),
+            pl.coalesce("source", "voters").alias("source"),
         )
     )
     others = records.filter(pl.col("kind") != CRASH)
-    return in_order(pl.concat([crashes.select(*BELIEVED), others], how="diagonal"))
+    return in_order(pl.concat([crashes.select(*CONFIRMED), others], how="diagonal"))
 
 
 def in_order(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return BELIEVED in total order."""
-    missing = {name: pl.lit(None, dtype=kind) for name, kind in BELIEVED.items() if name not in rows.columns}
-    typed = rows.with_columns(**missing).select(*BELIEVED).cast(BELIEVED)  # type: ignore[arg-type]
+    """Return incidents with the columns of CONFIRMED, in total order."""
+    missing = {name: pl.lit(None, dtype=kind) for name, kind in CONFIRMED.items() if name not in rows.columns}
+    typed = rows.with_columns(**missing).select(*CONFIRMED).cast(CONFIRMED)  # type: ignore[arg-type]
     return typed.sort("started_at", "server_id", "incident_id", "kind", "resolved_at")
