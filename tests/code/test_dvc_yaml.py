@@ -32,7 +32,7 @@ def declared_as(files: set[Path]) -> list[str]:
 
 
 def holds(files: set[Path], folder: Path) -> bool:
-    inside = {file for file in folder.rglob("*.py") if len(ast.parse(file.read_text()).body) > 1}
+    inside = {file for file in folder.rglob("*.py") if not code_hash.is_empty(file)}
     return len(inside) > 1 and inside <= files
 
 

@@ -58,7 +58,7 @@ def closure(files: Iterable[Path], with_carriers: bool = False) -> set[Path]:
         file = waiting.pop()
         seen.add(file)
         found = {path for name in _imports(file) if (path := _file_of(name))}
-        waiting |= {path for path in found if with_carriers or not (is_carrier(path) or _is_empty(path))} - seen
+        waiting |= {path for path in found if with_carriers or not (is_carrier(path) or is_empty(path))} - seen
     return seen
 
 
@@ -157,7 +157,7 @@ def _code(file: Path) -> str:
     return ast.dump(tree)
 
 
-def _is_empty(file: Path) -> bool:
+def is_empty(file: Path) -> bool:
     """Tell whether a file holds nothing but a docstring."""
     return _parse(file).body[1:] == []
 
