@@ -16,6 +16,9 @@ from hypothesis import settings
 
 from crashcast.versioning import local_s3
 
+# Variables of the Makefile: `make test ARGS=-x` must not give ARGS to the makes that tests call
+MAKE_VARIABLES = {"ARGS", "PYTHON", "REV", "S3_PORT", "TARGETS", "UPGRADE"}
+
 settings.register_profile("patient", settings(), deadline=None)  # a busy machine is no failure
 settings.load_profile("patient")
 
@@ -28,8 +31,8 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
-            if name.startswith(("AWS_", "DVC_", "GIT_", "MAKE", "MFLAGS")):  # git sets its own for its hooks
-                patch.delenv(name)
+            if name.startswith(("AWS_", "DVC_", "GIT_", "MAKE", "MFLAGS")) or name in MAKE_VARIABLES:
+                patch.delenv(name)  # git sets its own for its hooks, make hands on what it was called with
         for name in ("XDG_DATA_HOME", "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR", "DVC_SITE_CACHE_DIR"):
             patch.setenv(name, str(home / name.lower()))
         patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
