@@ -43,7 +43,7 @@ COMPILE = -$(BIN)python -m compileall -qq -j 0 .venv/lib
 	@touch $@
 
 .venv/.dev: .venv/.package requirements-dev.txt
-	$(BIN)python -m pip install --quiet --no-compile --require-hashes -r requirements-dev.txt
+	$(BIN)python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements-dev.txt
 	$(COMPILE)
 	@touch $@
 

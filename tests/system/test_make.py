@@ -71,7 +71,7 @@ def test_a_changed_lock_makes_a_new_environment(project: Path, shell: Shell) -> 
 
     again = asked(project)
     assert again[0] == "-m venv --clear .venv"
-    assert "-m pip install --quiet --no-compile --require-hashes -r requirements-dev.txt" in again
+    assert "-m pip install --quiet --no-compile --no-deps --require-hashes -r requirements-dev.txt" in again
 
 
 def test_a_users_python_settings_do_not_reach_it(project: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
