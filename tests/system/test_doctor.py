@@ -290,6 +290,23 @@ def test_a_forgotten_push_is_found_and_made_good(project: Path, bucket: buckets.
     assert bucket.hash_of(files.md5(FOLDER)) == files.md5(FOLDER).removesuffix(".dir")
 
 
+def test_a_large_remote_is_listed_by_folders_and_pages(
+    bucket: buckets.Bucket, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alike = {f"ab{digit * 30}" for digit in "012"}
+    for md5 in alike:
+        put(bucket, client, md5, b"")
+    listed = bucket.stored()
+    assert listed.keys() > alike
+    call = buckets.Bucket.call
+    monkeypatch.setattr(buckets.Bucket, "call", lambda *args, **options: call(*args, **options, MaxKeys=1))
+
+    for hashes in (None, listed, alike):
+        pages = bucket.stored(hashes)
+        assert pages.keys() == set(hashes or listed)
+        assert all(told[:2] == listed[md5][:2] for md5, told in pages.items())
+
+
 def test_the_data_of_every_commit_is_looked_at(project: Path, bucket: buckets.Bucket, client: Any) -> None:
     earlier = files.md5(FOLDER)
     ONE.unlink()

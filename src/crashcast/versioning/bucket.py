@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -80,26 +81,39 @@ class Bucket:
             return answer
 
     def stored(self, hashes: Iterable[str] | None = None) -> dict[str, Stored]:
-        """Return what the server lists of these objects; of all objects where none are named."""
-        wanted = None if hashes is None else set(hashes)
-        prefixes = sorted({md5[:2] for md5 in wanted}) if wanted is not None else [f"{i:02x}" for i in range(256)]
-        found: dict[str, Stored] = {}
-        for listed in side_by_side(self._listed, prefixes, REQUESTS):
-            found.update((md5, told) for md5, told in listed if wanted is None or md5 in wanted)
-        return found
+        """Return what the server lists of these objects; of all objects if none are named.
 
-    def _listed(self, folder: str) -> list[tuple[str, Stored]]:
-        prefix, listed = self.key(OBJECTS, folder) + "/", []
-        token: dict[str, str] = {}
+        One request suffices for a small remote. A large one is listed side by side, by the first two digits of hashes.
+        """
+        wanted = None if hashes is None else set(hashes)
+        folders = [f"{i:02x}" for i in range(256)] if wanted is None else sorted({md5[:2] for md5 in wanted})
+        if len(folders) > 1:
+            listed, following = self._page()
+            if following is None:
+                return {md5: told for md5, told in listed if wanted is None or md5 in wanted}
+        found = chain.from_iterable(side_by_side(self._folder, folders, REQUESTS))
+        return {md5: told for md5, told in found if wanted is None or md5 in wanted}
+
+    def _folder(self, name: str) -> list[tuple[str, Stored]]:
+        listed, token = self._page(f"{name}/")
+        while token:
+            page, token = self._page(f"{name}/", ContinuationToken=token)
+            listed += page
+        return listed
+
+    def _page(self, below: str = "", **more: str) -> tuple[list[tuple[str, Stored]], str | None]:
+        """Return hashes of up to 1,000 objects with what the server lists of them, and how to ask for the next."""
+        prefix = self.key(OBJECTS) + "/"
+        answer = self.call("list_objects_v2", Prefix=prefix + below, **more)
         with _telling("list_objects_v2"):
-            while True:
-                page = self.call("list_objects_v2", Prefix=prefix, **token)
-                for entry in page.get("Contents", ()):
-                    rest, age_s = entry["Key"].removeprefix(prefix), time.time() - entry["LastModified"].timestamp()
-                    listed.append((folder + rest, Stored(entry["Size"], entry["ETag"].strip('"'), age_s)))
-                if not page.get("IsTruncated"):
-                    return listed
-                token = {"ContinuationToken": page["NextContinuationToken"]}
+            listed = [
+                (
+                    entry["Key"].removeprefix(prefix).replace("/", "", 1),
+                    Stored(entry["Size"], entry["ETag"].strip('"'), time.time() - entry["LastModified"].timestamp()),
+                )
+                for entry in answer.get("Contents", ())
+            ]
+            return listed, answer["NextContinuationToken"] if answer.get("IsTruncated") else None
 
     def vouches(self, md5: str, told: Stored, copy: Path) -> bool | None:
         """Return whether the server's own checksums show that an object is what its name says; None: they do not tell.
