@@ -189,9 +189,9 @@ def show(models: Sequence[Model], console: Console) -> None:
     console.print(table if models else "No model is registered: `crashcast accept` registers that of HEAD.")
 
 
-def as_json(models: Sequence[Model]) -> str:
-    """Return versions, verdicts, stages and decision records as canonical JSON."""
-    return canonical.json_text([asdict(known) for known in models])
+def as_json(models: Sequence[Model]) -> list[dict[str, Any]]:
+    """Return versions, verdicts, stages and decision records as plain values, for programs."""
+    return [asdict(known) for known in models]
 
 
 def _decide(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -36,6 +37,12 @@ def test_source_files_and_tests_exist(page: Path) -> None:
     paths = {path for path in paths if "crashcast-damaged" not in path}  # `crashcast doctor` makes these
     folders = (ROOT, ROOT / "src/crashcast", ROOT / "src/crashcast/sources/tickets", ROOT / "data/raw")
     assert {path for path in paths if not any((folder / path).exists() for folder in folders)} == set()
+
+
+def test_imports_in_examples_work(page: Path) -> None:
+    for module, name in re.findall(r"^from (crashcast[\w.]*) import (\w+)", page.read_text(), flags=re.MULTILINE):
+        found = importlib.import_module(module)
+        assert hasattr(found, name) or importlib.import_module(f"{module}.{name}")
 
 
 def test_commands_exist(page: Path) -> None:

@@ -18,6 +18,7 @@ from botocore.session import Session
 from rich.console import Console
 
 from crashcast import registry, tables
+from crashcast.canonical import json_text
 from crashcast.errors import UserError
 from crashcast.versioning.revision import Revision
 
@@ -454,7 +455,7 @@ def test_the_list_shows_versions_verdicts_and_stages(judge: Judge, train: Train)
     assert "prod" in lines[1]
     assert "forced: urgent [/]" in lines[1]
     assert "ACCEPT, first" in lines[2]
-    listed = json.loads(registry.as_json(registry.models()))
+    listed = json.loads(json_text(registry.as_json(registry.models())))
     assert [(row["version"], row["verdict"], row["stages"]) for row in listed] == [
         ("v1.0.0", "ACCEPT", []),
         ("v1.1.0", "REJECT", ["prod"]),

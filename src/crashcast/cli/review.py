@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from crashcast.cli.shared import AsJson, print_result
 from crashcast.errors import UserError
 
 commands = typer.Typer()
@@ -106,16 +107,11 @@ def accept(
 
 
 @commands.command()
-def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, evidence included.")] = False) -> None:
-    """List the registered models with their verdicts and stages."""
-    from rich.console import Console
-
+def models(as_json: AsJson = False) -> None:
+    """List the registered models with their verdicts and stages; as JSON, with their evidence."""
     from crashcast import registry
 
-    if as_json:
-        print(registry.as_json(registry.models()))
-    else:
-        registry.show(registry.models(), Console())
+    print_result(registry.models(), as_json, registry.as_json, registry.show)
 
 
 @commands.command()
