@@ -27,6 +27,7 @@ from crashcast import tables
 from crashcast.canonical import write_json
 from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import alarms, ranking
+from crashcast.modeling.algorithms import candidates
 from crashcast.modeling.bootstrap import (
     TwoWayDraws,
     percentile_interval,
@@ -34,8 +35,8 @@ from crashcast.modeling.bootstrap import (
     ratio_replicates,
     total_replicates,
 )
-from crashcast.modeling.estimators import candidates, fit, log_odds
-from crashcast.modeling.model import load, matrix
+from crashcast.modeling.model import fit, load, matrix
+from crashcast.modeling.sampling import draw_sample
 from crashcast.modeling.split_rule import period, read_part, read_rule
 from crashcast.params.alarms import Alarms
 from crashcast.params.demo import Demo
@@ -48,7 +49,6 @@ from crashcast.paths import COVERAGE, INCIDENTS, TICKET_SOURCES
 from crashcast.paths import TELEMETRY as RAW
 from crashcast.sources.demo import simulator
 from crashcast.sources.demo.mechanisms import oracle_scores
-from stages import train
 
 ROOT = Path(__file__).resolve().parents[1]
 UNSEEN_SEEDS = (101, 102, 103, 104, 105)
@@ -210,16 +210,16 @@ def logistic(
     rule: dict[str, Any], columns: list[str], validation: pl.DataFrame, test: pl.DataFrame
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit the grid of logistic regressions on some columns; return the validation's best, scored on both parts."""
-    rules = Train.read()
-    values, crash, (share, of_crash_rows) = train.training_rows(FEATURES, LABELS, rule, columns, rules)
+    train = Train.read()
+    sample = draw_sample(FEATURES, LABELS, rule, columns, train)
     target, best = validation["label"].to_numpy(), (-1.0, np.zeros(0), np.zeros(0))
-    for candidate in candidates(rules):
+    for candidate in candidates(train.candidates, train.seed):
         if candidate.algorithm == "logistic_regression":
-            estimator = fit(candidate, values, crash, share / of_crash_rows)
-            before = log_odds(estimator, matrix(validation, columns))
+            fitted = fit(candidate, columns, sample.values, sample.crash, sample.share)
+            before = fitted.log_odds(matrix(validation, columns))
             quality = ranking.pr_auc(target, before)
             if quality > best[0]:
-                best = (quality, before, log_odds(estimator, matrix(test, columns)))
+                best = (quality, before, fitted.log_odds(matrix(test, columns)))
     return best[1], best[2]
 
 

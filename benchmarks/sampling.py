@@ -30,13 +30,13 @@ from rich.table import Table
 from crashcast import tables
 from crashcast.canonical import write_json
 from crashcast.modeling import ranking
+from crashcast.modeling.algorithms import candidates
 from crashcast.modeling.bootstrap import TwoWayDraws, percentile_interval, pr_auc_replicates
-from crashcast.modeling.estimators import candidates, fit, log_odds
-from crashcast.modeling.model import matrix
+from crashcast.modeling.model import fit, matrix
+from crashcast.modeling.sampling import draw_sample, feature_names
 from crashcast.modeling.split_rule import period, read_part, read_rule
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.train import Train
-from stages import train
 
 FEATURES, LABELS, SPLIT = Path("data/features"), Path("data/labels"), Path("data/split.json")
 ALL = 10**12
@@ -89,7 +89,7 @@ def compare() -> tuple[dict[str, Any], dict[str, float]]:
         The CPU seconds of fits, by design and algorithm.
     """
     rules, settings, rule = Train.read(), Evaluate.read(), read_rule(SPLIT)
-    columns = train.feature_names(FEATURES)
+    columns = feature_names(FEATURES)
     parts = [rows for _, rows in read_part(FEATURES, LABELS, rule, "test", columns)]
     test = pl.concat(rows.select("timestamp", "server_id", "label") for rows in parts)
     values = np.concatenate([matrix(rows, columns) for rows in parts])
@@ -99,6 +99,7 @@ def compare() -> tuple[dict[str, Any], dict[str, float]]:
         test["server_id"], period(rule, "test"), settings.block, settings.replicates, settings.seed
     )
     cells = draws.cells(test["server_id"], test["timestamp"])
+    competing = list(candidates(rules.candidates, rules.seed))
     exact: dict[str, np.ndarray] = {}
     found: list[dict[str, Any]] = []
     cpu_s: dict[str, float] = {}
@@ -106,13 +107,13 @@ def compare() -> tuple[dict[str, Any], dict[str, float]]:
         for seed in SEEDS[: 1 if (per_positive, max_rows) == EXACT else None]:
             design = {"negatives_per_positive": per_positive, "max_rows": max_rows, "seed": seed}
             sampled = rules.model_copy(update=design)
-            sample, crash, (share, of_crash_rows) = train.training_rows(FEATURES, LABELS, rule, columns, sampled)
+            sample = draw_sample(FEATURES, LABELS, rule, columns, sampled)
             # the last of each algorithm's grid
-            for candidate in {one.algorithm: one for one in candidates(rules) if one.algorithm != "dummy"}.values():
+            for candidate in {one.algorithm: one for one in competing if one.algorithm != "dummy"}.values():
                 name, before = candidate.algorithm, cpu()
-                estimator = fit(candidate, sample, crash, share / of_crash_rows)
-                cpu_s[f"{name}, {len(crash)} rows"] = cpu() - before
-                score = np.concatenate([log_odds(estimator, some) for some in np.array_split(values, 20)])
+                model = fit(candidate, columns, sample.values, sample.crash, sample.share)
+                cpu_s[f"{name}, {len(sample.crash)} rows"] = cpu() - before
+                score = np.concatenate([model.log_odds(some) for some in np.array_split(values, 20)])
                 replicates = pr_auc_replicates(target, score, cells, draws)
                 reference = exact.setdefault(name, replicates)
                 limits = percentile_interval((replicates - reference) / reference, settings.confidence)
@@ -122,8 +123,8 @@ def compare() -> tuple[dict[str, Any], dict[str, float]]:
                         "negatives_per_positive": None if per_positive == ALL else per_positive,
                         "max_rows": None if max_rows == ALL else max_rows,
                         "seed": seed,
-                        "rows": len(crash),
-                        "crash_rows": int(crash.sum()),
+                        "rows": len(sample.crash),
+                        "crash_rows": int(sample.crash.sum()),
                         "pr_auc": ranking.pr_auc(target, score),
                         "difference_low": limits.low,
                         "difference_high": limits.high,

@@ -19,15 +19,16 @@ from scipy.special import expit
 from crashcast import tables
 from crashcast.canonical import write_json
 from crashcast.incidents import read_covered_crashes
-from crashcast.modeling.estimators import Candidate, candidates, fit, log_odds
-from crashcast.modeling.model import matrix
+from crashcast.modeling.algorithms import Candidate, candidates
+from crashcast.modeling.model import fit, matrix
+from crashcast.modeling.sampling import feature_names
 from crashcast.modeling.split_rule import HASH_RANGE, assign, period, read_part, read_rule, row_hash
 from crashcast.params.incidents import Incidents
 from crashcast.params.train import Train
 from crashcast.paths import COVERAGE, INCIDENTS, TICKET_SOURCES
 from crashcast.paths import TELEMETRY as RAW
 from crashcast.sources.demo import mechanisms, simulator
-from stages import clean, featurize, label, split, train
+from stages import clean, featurize, label, split
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVERS, MONTHS = 300, 6
@@ -122,7 +123,7 @@ def wave(fleet: mechanisms.Fleet, day: int, last_up: np.ndarray) -> Iterator[tup
 def read_fleet(condition: str, seed: int, months: int = MONTHS, shares: dict[str, float] = SHARES) -> Fleet:
     """Simulate a small fleet and read what is needed of it."""
     with simulated(condition, seed, SERVERS, months, shares):
-        rule, rules, columns = read_rule(SPLIT), Train.read(), train.feature_names(FEATURES)
+        rule, rules, columns = read_rule(SPLIT), Train.read(), feature_names(FEATURES)
         known = np.zeros(2)
         for partition in tables.partitions(LABELS):
             rows = tables.read(partition.path(LABELS), ["timestamp", "server_id", "label"])
@@ -155,14 +156,13 @@ def read_truth(condition: str) -> dict[str, np.ndarray]:
     that a model of the large fleet's own gives them, and weighed by its inverse (Horvitz, Thompson, 1952).
     """
     with simulated(condition, TRUTH_SEED, TIMES_LARGER * SERVERS, MONTHS, SHARES):
-        rule, columns = read_rule(SPLIT), train.feature_names(FEATURES)
+        rule, columns = read_rule(SPLIT), feature_names(FEATURES)
         own = read(rule, "train", columns, lambda rows: drawn(rows, TRUTH_NEGATIVES))
-        candidate = boosting()
-        estimator = fit(candidate, own.values, own.keys["label"].to_numpy() == 1, TRUTH_NEGATIVES)
+        model = fit(boosting(), columns, own.values, own.keys["label"].to_numpy() == 1, TRUTH_NEGATIVES)
         pieces: dict[str, list[np.ndarray]] = {"values": [], "labels": [], "weights": []}
         for _, rows in read_part(FEATURES, LABELS, rule, "test", columns):
             values, labels = matrix(rows, columns), rows["label"].to_numpy()
-            risk = expit(log_odds(estimator, values) + candidate.offset(TRUTH_NEGATIVES))
+            risk = expit(model.log_odds(values))
             kept = np.where(labels == 1, 1.0, np.clip(risk / CERTAIN_RISK, LEAST_DRAWN, 1.0))
             chosen = np.random.default_rng([TRUTH_SEED, len(pieces["labels"])]).random(len(rows)) < kept
             for name, of in (("values", values), ("labels", labels), ("weights", 1 / kept)):
@@ -181,4 +181,4 @@ def boosting() -> Candidate:
     rules = Train.read(ROOT / "params.yaml")
     grid = rules.candidates.hist_gradient_boosting
     few = rules.candidates.model_copy(update={"hist_gradient_boosting": grid.model_copy(update=BOOSTING)})
-    return list(candidates(rules.model_copy(update={"candidates": few})))[-1]
+    return next(one for one in candidates(few, rules.seed) if one.algorithm == "hist_gradient_boosting")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +14,7 @@ from scipy.stats import norm
 from sklearn.metrics import average_precision_score
 
 from crashcast.modeling import alarms
-from crashcast.modeling.estimators import fit, log_odds
-from crashcast.modeling.model import Model, calibration
+from crashcast.modeling.model import Model, calibration, fit
 from crashcast.params.acceptance import Acceptance, look_error
 from crashcast.params.alarms import Alarms
 from crashcast.params.label import Label
@@ -46,8 +46,7 @@ class Contender(NamedTuple):
 
     def on(self, values: np.ndarray, rng: np.random.Generator) -> Contender:
         """Return it with its probabilities on other test rows."""
-        raw = log_odds(self.model.estimator, values) + self.model.sampling_offset
-        clear = self.model.probability(raw)
+        clear = self.model.probability(self.model.log_odds(values))
         return self._replace(test=expit(logit(clear) + self.blur * rng.standard_normal(len(clear))))
 
 
@@ -98,24 +97,20 @@ def train_on(
 
     own = of_servers(fleet.train, servers)
     crash = own.keys["label"].to_numpy() == 1
-    candidate = boosting()
-    estimator = fit(candidate, seen(own.values), crash, fleet.share)
-    model = Model(
-        estimator, candidate.algorithm, candidate.hyperparameters, fleet.columns, candidate.offset(fleet.share)
-    )
+    model = fit(boosting(), fleet.columns, seen(own.values), crash, fleet.share)
 
     def raw(values: np.ndarray) -> np.ndarray:
-        return log_odds(estimator, seen(values)) + model.sampling_offset
+        return model.log_odds(seen(values))
 
     validation = of_servers(fleet.validation, np.unique(servers))
     scores = raw(validation.values)
     slope, intercept = calibration(scores, validation.keys["label"].to_numpy() == 1)
-    model = Model(**{**vars(model), "slope": slope, "intercept": intercept})
+    model = replace(model, slope=slope, intercept=intercept)
     inside = fleet.crashes.filter(pl.col("server_id").is_in(servers.tolist()))
     rows = validation.keys.with_columns(score=model.probability(scores))
     threshold = alarms.choose_threshold(rows, inside, budget, window).threshold
     area = average_precision_score(truth["labels"], raw(truth["values"]), sample_weight=truth["weights"])
-    model = Model(**{**vars(model), "threshold": threshold})
+    model = replace(model, threshold=threshold)
     return Contender(model, model.probability(raw(fleet.test.values)), float(area))
 
 
@@ -247,7 +242,7 @@ def one_chain(number: int, truth: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def blurred(one: Contender, truth: dict[str, np.ndarray], wanted: float, rng: np.random.Generator) -> Contender:
     """Return the model with as much noise on its log-odds as brings its true PR-AUC down to what is wanted."""
-    raw = log_odds(one.model.estimator, truth["values"])
+    raw = one.model.log_odds(truth["values"])
     noise = rng.standard_normal(len(raw))
 
     def area(size: float) -> float:

@@ -19,15 +19,13 @@ import yaml
 from crashcast.errors import UserError
 from crashcast.files import md5
 from crashcast.modeling import model
-from crashcast.modeling.estimators import candidates, fit
-from crashcast.modeling.model import Model, load, save
-from crashcast.params.train import Train
+from crashcast.modeling.algorithms import candidates
+from crashcast.modeling.model import fit, load, save
+from crashcast.params.train import Candidates
 from crashcast.versioning import cache, committed_model
 
 FEATURES = ["cpu_pct", "latency_ms"]
-RULES = Train.model_validate(
-    {"seed": 1, "negatives_per_positive": 10, "max_rows": 1_000, "candidates": {"logistic_regression": {"C": [1.0]}}}
-)
+GRIDS = Candidates.model_validate({"logistic_regression": {"C": [1.0]}})
 
 
 class Evil:
@@ -45,9 +43,9 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model as `train` writes it."""
     draw = np.random.default_rng(0)
     rows = draw.normal(size=(200, 2)).astype(np.float32)
-    candidate = next(one for one in candidates(RULES) if one.algorithm == "logistic_regression")
+    candidate = next(one for one in candidates(GRIDS, seed=1) if one.algorithm == "logistic_regression")
     folder = tmp_path_factory.mktemp("honest") / "models"
-    save(Model(fit(candidate, rows, rows[:, 0] > 0), "logistic_regression", {"C": 1.0}, FEATURES, 0.0), folder)
+    save(fit(candidate, FEATURES, rows, rows[:, 0] > 0), folder)
     return folder
 
 

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from crashcast.annotation import judging
 from crashcast.annotation import learning_curve as curves
+from crashcast.annotation import refitting
 from crashcast.errors import UserError
 from crashcast.modeling.split_rule import read_rule
 
@@ -20,7 +20,7 @@ SHARES = np.array([1 / 16, 1 / 8, 1 / 4, 1 / 2, 1])
 @pytest.fixture(scope="module")
 def found(judged):
     with pytest.MonkeyPatch.context() as patch, chdir(judged.root):
-        patch.setattr(judging, "REPLICATES", 40)
+        patch.setattr(refitting, "REPLICATES", 40)
         patch.setattr(curves, "REPLICATES", 40)
         patch.setattr(curves, "DRAWS", 2)
         patch.setattr(curves, "SHARES", (1 / 4, 1 / 2))
@@ -101,4 +101,4 @@ def test_an_undefined_replicate_stays_undefined() -> None:
 def test_another_choice_of_candidates_is_told(project) -> None:
     project.set("train", candidates={"logistic_regression": {"C": [123.0]}})
     with chdir(project.root), pytest.raises(UserError, match=r"train.candidates has no .*dvc repro"):
-        curves.chosen(curves.Train.read())
+        curves.chosen_candidate(curves.Train.read())

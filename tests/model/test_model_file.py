@@ -21,29 +21,23 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from crashcast.errors import UserError
-from crashcast.modeling.estimators import candidates, fit
-from crashcast.modeling.model import Model, calibration, canonical_archive, load, matrix, save
-from crashcast.params.train import Train
+from crashcast.modeling.algorithms import ALGORITHMS, candidates
+from crashcast.modeling.model import Model, calibration, canonical_archive, fit, load, matrix, save
+from crashcast.params.train import Candidates
 
 FEATURES = ["cpu_pct", "latency_ms", "cpu_latency_combo"]
-RULES = Train.model_validate(
+GRIDS = Candidates.model_validate(
     {
-        "seed": 1,
-        "negatives_per_positive": 10,
-        "max_rows": 1_000_000,
-        "candidates": {
-            "logistic_regression": {"C": [1.0]},
-            "hist_gradient_boosting": {
-                "learning_rate": [0.1],
-                "max_iter": 15,
-                "max_leaf_nodes": [5],
-                "min_samples_leaf": 20,
-                "l2_regularization": 1.0,
-            },
+        "logistic_regression": {"C": [1.0]},
+        "hist_gradient_boosting": {
+            "learning_rate": [0.1],
+            "max_iter": 15,
+            "max_leaf_nodes": [5],
+            "min_samples_leaf": 20,
+            "l2_regularization": 1.0,
         },
     }
 )
-ALGORITHMS = ["dummy", "logistic_regression", "hist_gradient_boosting"]
 
 
 def fleet():
@@ -59,11 +53,11 @@ def fleet():
 def train(folder):
     """Fit and save every candidate in a folder of its own."""
     rows, crash = fleet()
-    for candidate in candidates(RULES):
-        estimator = fit(candidate, matrix(rows, FEATURES), crash)
+    for candidate in candidates(GRIDS, seed=1):
+        model = fit(candidate, FEATURES, matrix(rows, FEATURES), crash)
         slope, intercept = calibration(np.linspace(-9, 3, len(crash)) + crash, crash)
-        described = candidate.algorithm, candidate.hyperparameters, FEATURES, -2.25, slope, intercept, 0.123456789012
-        save(Model(estimator, *described), folder / candidate.algorithm)
+        described = {"sampling_offset": -2.25, "slope": slope, "intercept": intercept, "threshold": 0.123456789012}
+        save(replace(model, **described), folder / candidate.algorithm)
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +90,10 @@ def test_another_process_writes_the_same_bytes_whatever_its_threads(models, tmp_
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_model_reloaded_is_the_same_model(models, tmp_path, algorithm):
     rows, crash = fleet()
-    candidate = next(candidate for candidate in candidates(RULES) if candidate.algorithm == algorithm)
-    fitted = fit(candidate, matrix(rows, FEATURES), crash)
+    candidate = next(candidate for candidate in candidates(GRIDS, seed=1) if candidate.algorithm == algorithm)
+    fitted = fit(candidate, FEATURES, matrix(rows, FEATURES), crash)
     reloaded = load(models / algorithm)
-    original = replace(reloaded, estimator=fitted)
+    original = replace(reloaded, estimator=fitted.estimator)
     assert (original.predict(rows) == reloaded.predict(rows)).all()
     assert reloaded.hyperparameters == candidate.hyperparameters
     assert reloaded.threshold == 0.123456789012  # every digit: an alarm depends on it

@@ -13,6 +13,7 @@ import yaml
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.files import md5
+from crashcast.modeling import sampling
 from crashcast.modeling.model import load
 from crashcast.modeling.split_rule import PARTS, period, read_part, read_rule, read_uncovered
 from crashcast.params.train import Train
@@ -178,7 +179,7 @@ def test_nothing_but_pr_auc_on_validation_decides(project, monkeypatch, rank, ch
         return {"pr_auc": rank(labels, scores), "lift": 1.0, "roc_auc": 0.5}
 
     project.set("train", candidates=LOGISTIC)
-    monkeypatch.setattr(train.metrics, "ranking", ranking)
+    monkeypatch.setattr(train.ranking, "ranking", ranking)
     project.run("train")
     assert project.json("metrics/candidates.json")["chosen"] == chosen
     assert load(project.root / "models").algorithm == chosen.split()[0]
@@ -220,8 +221,8 @@ def test_rows_count_as_much_as_their_crash_is_certain(project):
     features, labels, split, incidents = paths
     rules = Train.read(project.root / "params.yaml")
     rule = read_rule(split)
-    _, crash, shares = train.training_rows(features, labels, rule, ["cpu_pct"], rules)
-    weights = train.training_weights(labels, rule, rules, shares, train.confidences(incidents), HOUR)
+    sample = sampling.draw_sample(features, labels, rule, ["cpu_pct"], rules)
+    crash, weights = sample.crash, sampling.confidence_weights(sample, incidents, HOUR)
     assert weights.shape == crash.shape
     assert set(weights[~crash]) == {1.0}
     drawn = part_of(project, "train").filter(pl.col("label") == 1)  # all of them are
@@ -323,8 +324,9 @@ def test_what_no_records_cover_is_labelled_where_the_model_is_certain(half_cover
     half_covered.set("train", self_training={"certainty": 0.3})
     model, rules = load(half_covered.root / "models"), Train.read(half_covered.root / "params.yaml")
     tables_read = data / "features", data / "labels", rule
-    _, crash, shares = train.training_rows(*tables_read, model.features, rules)
-    values, guessed = train.guessed_rows(*tables_read, model, rules, crash, shares)
+    sample = sampling.draw_sample(*tables_read, model.features, rules)
+    more = sampling.pseudo_labelled(*tables_read, model, sample, rules)
+    values, guessed, shares = more.values, more.crash, sample.shares
 
     risk = model.predict(read_all_uncovered(half_covered))
     base_rate = part_of(half_covered, "train")["label"].mean()

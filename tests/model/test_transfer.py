@@ -9,14 +9,14 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from crashcast.annotation import judging
+from crashcast.annotation import refitting
 from crashcast.annotation import transfer as transferring
 from crashcast.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def _few_replicates(monkeypatch):
-    monkeypatch.setattr(judging, "REPLICATES", 60)
+    monkeypatch.setattr(refitting, "REPLICATES", 60)
     monkeypatch.setattr(transferring, "SHARES", (1 / 32,))
 
 

@@ -18,20 +18,19 @@ from rich.console import Console
 from rich.table import Table
 
 from crashcast import tables
-from crashcast.annotation.judging import (
+from crashcast.annotation.refitting import (
     FEATURES,
     FIGURES,
     REPLICATES,
     SPLIT,
-    Judged,
-    Sample,
-    chosen,
-    feature_names,
-    fitted,
-    judge,
+    Measured,
+    chosen_candidate,
+    measure,
     training_sample,
 )
 from crashcast.modeling.bootstrap import Floats, percentile_interval
+from crashcast.modeling.model import fit
+from crashcast.modeling.sampling import Sample, feature_names
 from crashcast.modeling.split_rule import HASH_RANGE, period, read_rule, row_hash
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.train import Train
@@ -63,16 +62,18 @@ def learning_curve() -> pl.DataFrame:
         time), hold the draw of the part, and where extrapolated the choice between a curve that levels off and one
         that does not.
     """
-    rule, rules = read_rule(SPLIT), Train.read()
-    candidate, sample = chosen(rules), training_sample(rules)
+    rule, columns, train = read_rule(SPLIT), feature_names(FEATURES), Train.read()
+    candidate, sample = chosen_candidate(train), training_sample(train)
     sizes = [Size("all", 1.0, 0)]
     sizes += [Size(axis, share, draw) for axis, share, draw in product((LABELLED, SERVERS), SHARES, range(DRAWS))]
     sizes += [Size(MONTHS, share, 0) for share in SHARES]
     learned = {size: rows for size in sizes if sample.crash[rows := part_of(sample, size, rule)].sum() > 1}
-    scorers = [fitted(candidate, sample.values[rows], sample.crash[rows], sample.kept) for rows in learned.values()]
-    judged = dict(zip(learned, judge(rule, feature_names(FEATURES), scorers), strict=True))
+    models = [
+        fit(candidate, columns, sample.values[rows], sample.crash[rows], sample.share) for rows in learned.values()
+    ]
+    measured = dict(zip(learned, measure(rule, columns, [model.log_odds for model in models]), strict=True))
     counts = {size: int(sample.crash[rows].sum()) for size, rows in learned.items()}
-    return tabulate(judged, counts, Evaluate.read().confidence)
+    return tabulate(measured, counts, Evaluate.read().confidence)
 
 
 def part_of(sample: Sample, size: Size, rule: dict[str, Any]) -> NDArray[np.bool_]:
@@ -87,33 +88,33 @@ def part_of(sample: Sample, size: Size, rule: dict[str, Any]) -> NDArray[np.bool
     return drawn <= np.uint64(min(int(size.share * HASH_RANGE), HASH_RANGE - 1))
 
 
-def tabulate(judged: dict[Size, Judged], counts: dict[Size, int], confidence: float) -> pl.DataFrame:
+def tabulate(measured: dict[Size, Measured], counts: dict[Size, int], confidence: float) -> pl.DataFrame:
     """Put the sizes of each axis in order, the draws of one size together, and extrapolate."""
-    whole = next(size for size in judged if size.axis == "all")
+    whole = next(size for size in measured if size.axis == "all")
     rows: list[dict[str, Any]] = []
     for axis in (LABELLED, SERVERS, MONTHS):
-        shares = sorted({size.share for size in judged if size.axis == axis})
-        members = [*([size for size in judged if size[:2] == (axis, share)] for share in shares), [whole]]
+        shares = sorted({size.share for size in measured if size.axis == axis})
+        members = [*([size for size in measured if size[:2] == (axis, share)] for share in shares), [whole]]
         further = AHEAD if len(members) > 2 else ()  # two points are no curve
         ahead: list[dict[str, Any]] = [{"axis": axis, "times": times, "crash_rows": None} for times in further]
-        measured: list[dict[str, Any]] = [
+        known: list[dict[str, Any]] = [
             {"axis": axis, "times": share, "crash_rows": round(np.mean([counts[size] for size in of_share]))}
             for share, of_share in zip([*shares, 1.0], members, strict=True)
         ]
         for figure in FIGURES:
             # each replicate sees one draw of the part: its spread is part of the uncertainty
             spread = [
-                np.array([judged[of_share[r % len(of_share)]][figure][1][r] for r in range(REPLICATES)])
+                np.array([measured[of_share[r % len(of_share)]][figure][1][r] for r in range(REPLICATES)])
                 for of_share in members
             ]
-            values = [float(np.mean([judged[size][figure][0] for size in of_share])) for of_share in members]
-            for row, value, replicates in zip(measured, values, spread, strict=True):
+            values = [float(np.mean([measured[size][figure][0] for size in of_share])) for of_share in members]
+            for row, value, replicates in zip(known, values, spread, strict=True):
                 low, high, _ = percentile_interval(replicates, confidence)
                 row |= {figure: value, f"{figure}_low": low, f"{figure}_high": high}
             points, sampled = np.array([*shares, 1.0]), np.array([values, *np.array(spread).T]).T
             for row in ahead:
                 row |= _ahead(figure, points, sampled, row["times"], confidence)
-        rows += measured + ahead
+        rows += known + ahead
     return pl.DataFrame(rows, infer_schema_length=None)
 
 

@@ -15,24 +15,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from crashcast.annotation.judging import (
-    FEATURES,
-    FIGURES,
-    SPLIT,
-    Sample,
-    Scorer,
-    chosen,
-    feature_names,
-    fitted,
-    judge,
-    training_sample,
-)
 from crashcast.annotation.learning_curve import LABELLED, Size, part_of
+from crashcast.annotation.refitting import FEATURES, FIGURES, SPLIT, chosen_candidate, measure, training_sample
 from crashcast.errors import UserError
+from crashcast.modeling.algorithms import Candidate
+from crashcast.modeling.algorithms.base import Matrix
 from crashcast.modeling.bootstrap import percentile_interval
-from crashcast.modeling.estimators import Candidate, Matrix, log_odds
-from crashcast.modeling.model import Model, load
+from crashcast.modeling.model import Model, fit, load
+from crashcast.modeling.sampling import Sample, feature_names
 from crashcast.modeling.split_rule import read_rule
+from crashcast.modeling.validation import Scorer
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.label import Label
 from crashcast.params.train import Train
@@ -65,23 +57,23 @@ def transfer(other: Path) -> pl.DataFrame:
     UserError
         Where labels or features mean something else there.
     """
-    columns, rules, rule = feature_names(FEATURES), Train.read(), read_rule(SPLIT)
+    columns, train, rule = feature_names(FEATURES), Train.read(), read_rule(SPLIT)
     theirs = _comparable(other, columns)
-    candidate, sample, there = chosen(rules), training_sample(rules), training_sample(rules, other)
+    candidate, sample, there = chosen_candidate(train), training_sample(train), training_sample(train, other)
     scorers: dict[tuple[float, str], Scorer] = {}
     for share in SHARES:
         rows = part_of(sample, Size(LABELLED, share, 0), rule)
         if sample.crash[rows].sum() > 1:
-            own = Sample(sample.keys.filter(pl.Series(rows)), sample.values[rows], sample.crash[rows], sample.kept)
-            for way, scorer in _ways(candidate, own, there, theirs, rules.seed).items():
+            own = Sample(sample.keys.filter(pl.Series(rows)), sample.values[rows], sample.crash[rows], sample.shares)
+            for way, scorer in _ways(candidate, own, there, theirs, train.seed).items():
                 scorers[share, way] = scorer
-    judged = dict(zip(scorers, judge(rule, columns, list(scorers.values())), strict=True))
+    measured = dict(zip(scorers, measure(rule, columns, list(scorers.values())), strict=True))
     confidence = Evaluate.read().confidence
     found: list[dict[str, Any]] = []
-    for (share, way), figures in judged.items():
+    for (share, way), figures in measured.items():
         row: dict[str, Any] = {"share": share, "way": way}
         for figure in FIGURES:
-            (value, replicates), (before, others) = figures[figure], judged[share, OWN][figure]
+            (value, replicates), (before, others) = figures[figure], measured[share, OWN][figure]
             low, high, _ = percentile_interval(replicates - others, confidence)
             gain = {"gain": value - before, "gain_low": low, "gain_high": high}
             row |= {figure: value, **{f"{figure}_{name}": one for name, one in gain.items()}}
@@ -105,26 +97,25 @@ def _comparable(other: Path, columns: list[str]) -> Model:
 
 
 def _ways(candidate: Candidate, own: Sample, there: Sample, theirs: Model, seed: int) -> dict[str, Scorer]:
-    def on_theirs(values: Matrix) -> Matrix:
-        score = log_odds(theirs.estimator, values) + theirs.sampling_offset
-        return np.column_stack([values, score]).astype(np.float32)
+    def with_their_score(values: Matrix) -> Matrix:
+        return np.column_stack([values, theirs.log_odds(values)]).astype(np.float32)
 
-    # both at the share of negatives of the one that kept fewer
-    kept = min(own.kept, there.kept)
-    thinned = [_thin(sample, kept, seed) for sample in (own, there)]
+    # both at the share of negatives of the sample that has fewer
+    share, columns = min(own.share, there.share), theirs.features
+    thinned = [_thin(sample, share, seed) for sample in (own, there)]
     values, crash = (np.concatenate(parts) for parts in zip(*thinned, strict=True))
-    on_top = fitted(candidate, on_theirs(own.values), own.crash, own.kept)
+    on_top = fit(candidate, [*columns, "their score"], with_their_score(own.values), own.crash, own.share)
     return {
-        OWN: fitted(candidate, own.values, own.crash, own.kept),
-        AS_IT_IS: lambda values: on_theirs(values)[:, -1].astype(np.float64),
-        TOGETHER: fitted(candidate, values, crash, kept),
-        ON_TOP: lambda values: on_top(on_theirs(values)),
+        OWN: fit(candidate, columns, own.values, own.crash, own.share).log_odds,
+        AS_IT_IS: theirs.log_odds,
+        TOGETHER: fit(candidate, columns, values, crash, share).log_odds,
+        ON_TOP: lambda values: on_top.log_odds(with_their_score(values)),
     }
 
 
-def _thin(sample: Sample, kept: float, seed: int) -> tuple[Matrix, np.ndarray]:
-    lot = np.random.default_rng(seed).random(len(sample.crash)) < kept / sample.kept
-    rows = sample.crash | lot
+def _thin(sample: Sample, share: float, seed: int) -> tuple[Matrix, np.ndarray]:
+    drawn = np.random.default_rng(seed).random(len(sample.crash)) < share / sample.share
+    rows = sample.crash | drawn
     return sample.values[rows], sample.crash[rows]
 
 

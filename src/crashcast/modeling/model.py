@@ -1,7 +1,8 @@
 """The model: an estimator, how its log-odds become a probability, and when that is an alarm.
 
-`model.skops` holds the estimator alone, of types that skops knows to be harmless and two listed here; `model.json`
-everything a person may want to read. Neither can run code when loaded, and both are the same bytes for the same model.
+`model.skops` holds the estimator alone, of types that skops knows to be harmless or that the algorithm's file lists;
+`model.json` holds everything a person may want to read. Neither can run code when loaded, and both are the same bytes
+for the same model.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import io
 import json
 import zipfile
 from dataclasses import dataclass, fields
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,18 @@ import skops.io
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
-from sklearn.dummy import DummyClassifier
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline
+from sklearn.base import clone
 from threadpoolctl import threadpool_limits
 
 from crashcast.canonical import write_json
 from crashcast.errors import UserError
 from crashcast.files import replacing
-from crashcast.modeling.estimators import Matrix, log_odds, significant
+from crashcast.modeling.algorithms import ALGORITHMS, Candidate
+from crashcast.modeling.algorithms.base import PIECE_ROWS, Floats, Matrix, significant
+from crashcast.modeling.algorithms.logistic_regression import solver
 
-TRUSTED = ["numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 SCORE_DIGITS = 9
-PIECE_ROWS = 1_000_000  # looked at together, to save memory
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Model:
         Its columns, in order.
     sampling_offset : float
         Added to its log-odds: the logarithm of the share of negatives it was trained on, over that of crash rows; 0
-        where weights in the fit have undone the sampling.
+        if weights in the fit have undone the sampling.
     slope, intercept : float
         Calibration on the log-odds; the slope is positive, so the ranking stays as it is.
     threshold : float
@@ -67,14 +64,58 @@ class Model:
     intercept: float = 0.0
     threshold: float = 1.0
 
-    def predict(self, rows: pl.DataFrame) -> NDArray[np.float64]:
+    def predict(self, rows: pl.DataFrame) -> Floats:
         """Return the probability of a crash in (t + lead, t + lead + horizon], shape (n,)."""
-        return self.probability(log_odds(self.estimator, matrix(rows, self.features)) + self.sampling_offset)
+        return self.probability(self.log_odds(matrix(rows, self.features)))
 
-    def probability(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the probability that belongs to log-odds from which the sampling has been undone."""
+    def log_odds(self, values: Matrix) -> Floats:
+        """Return the log-odds of a crash before calibration, the sampling undone, shape (n,)."""
+        algorithm = ALGORITHMS[self.algorithm]
+        # in float64, as it was fitted; column by column, which trees read three times as fast, and sums round one way
+        pieces = (some.astype(np.float64, "F") for some in np.array_split(values, len(values) // PIECE_ROWS + 1))
+        with threadpool_limits(1, user_api="blas"):  # a sum split over threads has other last digits
+            raw = np.concatenate([algorithm.log_odds(self.estimator, some) for some in pieces])
+        return raw + self.sampling_offset
+
+    def probability(self, raw: Floats) -> Floats:
+        """Return the calibrated probability of what `log_odds` returned."""
         pieces = np.array_split(raw, len(raw) // PIECE_ROWS + 1)
         return np.concatenate([significant(expit(self.slope * x + self.intercept), SCORE_DIGITS) for x in pieces])
+
+
+def fit(
+    candidate: Candidate,
+    features: list[str],
+    values: Matrix,
+    crash: NDArray[np.bool_],
+    share: float = 1.0,
+    weight: Floats | None = None,
+) -> Model:
+    """Fit a candidate; the model is not yet calibrated and raises no alarm.
+
+    Parameters
+    ----------
+    candidate : Candidate
+        The algorithm and its hyperparameters.
+    features : list of str
+        The names of the k columns of `values`.
+    values : float32 array of shape (n, k)
+        NaN if missing.
+    crash : bool array of shape (n,)
+        The labels.
+    share : float
+        Of negatives that were sampled, over that of crash rows.
+    weight : float array of shape (n,), optional
+        How certain each label is; by default all alike.
+    """
+    algorithm, estimator = ALGORITHMS[candidate.algorithm], clone(candidate.estimator)
+    if algorithm.WEIGHS_SAMPLING:
+        represented = np.where(crash, 1.0, 1 / share)
+        weight = represented if weight is None else represented * weight
+    with threadpool_limits(1, user_api="blas"):  # as in `log_odds`
+        algorithm.fit(estimator, values, crash, weight)
+    offset = 0.0 if algorithm.WEIGHS_SAMPLING else float(np.log(share))
+    return Model(estimator, candidate.algorithm, candidate.hyperparameters, features, offset)
 
 
 def matrix(rows: pl.DataFrame, features: list[str]) -> Matrix:
@@ -83,21 +124,21 @@ def matrix(rows: pl.DataFrame, features: list[str]) -> Matrix:
     Raises
     ------
     UserError
-        Where `rows` lack one of them.
+        If `rows` lack one of them.
     """
     if missing := [name for name in features if name not in rows.columns]:
         raise UserError(f"the model needs {', '.join(missing)}, which the features lack: run `dvc repro`")
     return rows.select(pl.col(features).cast(pl.Float32).fill_null(np.nan)).to_numpy()
 
 
-def calibration(raw: NDArray[np.float64], crash: NDArray[np.bool_]) -> tuple[float, float]:
+def calibration(raw: Floats, crash: NDArray[np.bool_]) -> tuple[float, float]:
     """Return slope and intercept that turn log-odds into probabilities.
 
-    Source: Platt, Probabilistic outputs for support vector machines, 1999. Where the fitted slope is not positive the
-    order of the scores would turn over, so the slope is 1 and the intercept is the one that matches the observed rate.
+    Source: Platt, Probabilistic outputs for support vector machines, 1999. A slope that is not positive would turn the
+    order of the scores over: the slope is then 1, and the intercept the one that matches the observed rate.
     """
     with threadpool_limits(1, user_api="blas"):  # a sum split over threads has other last digits
-        fitted = LogisticRegression(C=1e6, solver="newton-cholesky", tol=1e-9).fit(raw[:, None], crash)
+        fitted = solver(1e6).fit(raw[:, None], crash)
     slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
     if slope <= 0 or np.ptp(raw) == 0:
         rate, spread = crash.mean(), float(np.abs(raw).max()) + 1.0
@@ -122,7 +163,7 @@ def load(folder: Path) -> Model:
     Raises
     ------
     UserError
-        Where a file is missing or damaged, or holds a type that no model of this project has.
+        If a file is missing or damaged, or holds a type that no model of this project has.
     """
     archive = folder / "model.skops"
     try:
@@ -130,12 +171,13 @@ def load(folder: Path) -> Model:
         if absent := sorted({field.name for field in fields(Model)} - {"estimator", *described}):
             raise ValueError(f"model.json lacks {', '.join(absent)}")
         _check_size(archive)
-        unknown = sorted(set(skops.io.get_untrusted_types(file=archive)) - set(TRUSTED))
+        algorithm = ALGORITHMS[described["algorithm"]]
+        unknown = sorted(set(skops.io.get_untrusted_types(file=archive)) - set(algorithm.TRUSTED))
         if unknown:
             raise UserError(f"{archive} is refused: it holds {', '.join(unknown)}, which no model of crashcast does")
-        model = Model(skops.io.load(archive, trusted=TRUSTED), **described)
-        _check(model)
-        return model
+        estimator = skops.io.load(archive, trusted=list(algorithm.TRUSTED))
+        algorithm.check(estimator, len(described["features"]))
+        return Model(estimator, **described)
     except UserError:
         raise
     except Exception as error:  # a damaged archive may provoke any
@@ -143,30 +185,13 @@ def load(folder: Path) -> Model:
 
 
 def _check_size(archive: Path) -> None:
-    """Refuse what would unpack to more than the file holds, and fill the memory; `save` compresses nothing."""
+    """Refuse an archive that would unpack to more than its size and fill the memory; `save` compresses nothing."""
     with zipfile.ZipFile(archive) as packed:
         members = packed.infolist()
     unpacked_bytes = sum(member.file_size for member in members)
     is_stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
     if not is_stored or unpacked_bytes > archive.stat().st_size:
         raise ValueError(f"model.skops would unpack to {unpacked_bytes:,} bytes, and is not packed as `train` packs it")
-
-
-def _check(model: Model) -> None:
-    # scikit-learn follows the numbers in a tree without looking where they lead
-    estimator, width = model.estimator, len(model.features)
-    if not isinstance(estimator, DummyClassifier | Pipeline | HistGradientBoostingClassifier):
-        raise ValueError(f"model.skops holds a {type(estimator).__name__}")
-    if estimator.n_features_in_ != width:
-        raise ValueError(f"model.skops was fitted on {estimator.n_features_in_} features, model.json names {width}")
-    for tree in chain.from_iterable(getattr(estimator, "_predictors", [])):
-        inner = np.flatnonzero(tree.nodes["is_leaf"] == 0)
-        nodes, end = tree.nodes[inner], len(tree.nodes)
-        is_sound = (nodes["feature_idx"] < width) & (nodes["feature_idx"] >= 0) & (nodes["is_categorical"] == 0)
-        for side in ("left", "right"):
-            is_sound &= (inner < nodes[side]) & (nodes[side] < end)
-        if end == 0 or not is_sound.all():
-            raise ValueError("model.skops holds a tree that leads outside itself")
 
 
 def canonical_archive(archive: bytes) -> bytes:

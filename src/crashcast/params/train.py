@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, create_model
 
+from crashcast.modeling.algorithms import ALGORITHMS
 from crashcast.params.base import Group, Section, Share
 
-
-class LogisticRegression(Group):
-    """A grid of logistic regressions."""
-
-    C: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
-
-
-class HistGradientBoosting(Group):
-    """A grid of histogram gradient boostings."""
-
-    learning_rate: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]
-    max_iter: Annotated[int, Field(ge=1)]
-    max_leaf_nodes: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
-    min_samples_leaf: Annotated[int, Field(ge=1)]
-    l2_regularization: Annotated[float, Field(ge=0)]
-
-
-class Candidates(Group):
-    """The algorithms that compete on validation; the dummy always does."""
-
-    logistic_regression: LogisticRegression | None = None
-    hist_gradient_boosting: HistGradientBoosting | None = None
+GRIDS: dict[str, Any] = {
+    name: (algorithm.Grid | None, None) for name, algorithm in ALGORITHMS.items() if algorithm.Grid
+}
+Candidates = create_model("Candidates", __base__=Group, **GRIDS)
 
 
 class SelfTraining(Group):

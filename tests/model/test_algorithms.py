@@ -9,9 +9,10 @@ from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
-from crashcast.modeling import estimators
-from crashcast.modeling.estimators import LEARNED_DIGITS, candidates, fit, log_odds, significant
-from crashcast.params.train import Train
+from crashcast.modeling.algorithms import candidates, logistic_regression
+from crashcast.modeling.algorithms.base import LEARNED_DIGITS, significant
+from crashcast.modeling.model import fit
+from crashcast.params.train import Candidates
 
 BOOSTING = {
     "learning_rate": [0.1],
@@ -21,15 +22,16 @@ BOOSTING = {
     "l2_regularization": 1.0,
 }
 CPU, LATENCY, PRODUCT, EMPTY = range(4)
+FEATURES = ["cpu", "latency", "product", "empty"]
 
 
-def rules(**algorithms):
-    return Train(seed=1, negatives_per_positive=10, max_rows=1_000_000, candidates=algorithms)
+def competing(**grids):
+    return list(candidates(Candidates(**grids), seed=1))
 
 
 def only(algorithm, **grid):
     """Return the one candidate of an algorithm."""
-    found = [candidate for candidate in candidates(rules(**{algorithm: grid})) if candidate.algorithm == algorithm]
+    found = [candidate for candidate in competing(**{algorithm: grid}) if candidate.algorithm == algorithm]
     assert len(found) == 1
     return found[0]
 
@@ -48,13 +50,13 @@ def fleet():
 @pytest.fixture(scope="module", params=["logistic_regression", "hist_gradient_boosting"])
 def fitted(request, fleet):
     grid = {"logistic_regression": {"C": [1.0]}, "hist_gradient_boosting": BOOSTING}[request.param]
-    return fit(only(request.param, **grid), *fleet)
+    return fit(only(request.param, **grid), FEATURES, *fleet)
 
 
 def test_candidates_come_the_simplest_first():
     grid = BOOSTING | {"learning_rate": [0.1, 0.05], "max_leaf_nodes": [4, 8]}
-    algorithms = rules(hist_gradient_boosting=grid, logistic_regression={"C": [1.0, 0.1]})
-    assert [candidate.name for candidate in candidates(algorithms)] == [
+    found = competing(hist_gradient_boosting=grid, logistic_regression={"C": [1.0, 0.1]})
+    assert [candidate.name for candidate in found] == [
         "dummy",
         "logistic_regression C=1",
         "logistic_regression C=0.1",
@@ -65,13 +67,13 @@ def test_candidates_come_the_simplest_first():
     ]
 
 
-def test_the_dummy_competes_alone_where_nothing_else_is_named():
-    assert [candidate.name for candidate in candidates(rules())] == ["dummy"]
+def test_the_dummy_competes_alone_if_nothing_else_is_named():
+    assert [candidate.name for candidate in competing()] == ["dummy"]
 
 
 def test_the_dummy_says_the_base_rate(fleet):
-    dummy = fit(next(candidates(rules())), *fleet)
-    assert log_odds(dummy, fleet[0]) == pytest.approx(np.full(4000, logit(fleet[1].mean())))
+    dummy = fit(competing()[0], FEATURES, *fleet)
+    assert dummy.log_odds(fleet[0]) == pytest.approx(np.full(4000, logit(fleet[1].mean())))
 
 
 @pytest.mark.parametrize(("C", "share"), [(0.01, 1.0), (1.0, 1.0), (100.0, 1.0), (1.0, 0.1)])
@@ -85,7 +87,8 @@ def test_logistic_regression_is_at_its_optimum(fleet, C, share):
     # a large level that hardly moves, and a metric sent twice: what float32 stops far from the optimum on
     uptime, again = 50_000 + 3 * draw.normal(size=4000), features[:, LATENCY] + 0.01 * draw.normal(size=4000)
     features = np.column_stack([features, uptime, again]).astype(np.float32)
-    pipeline = fit(only("logistic_regression", C=[C]), features, crash, share)
+    names = [*FEATURES, "uptime", "again"]
+    pipeline = fit(only("logistic_regression", C=[C]), names, features, crash, share).estimator
     scaled, solver = pipeline[:-1].transform(features.astype(np.float64)), pipeline[-1]
     speaks_for = np.where(crash, 1, 1 / share)
     error = speaks_for * (expit(scaled @ solver.coef_[0] + solver.intercept_[0]) - crash)
@@ -98,27 +101,29 @@ def test_logistic_regression_is_at_its_optimum(fleet, C, share):
 
 
 def test_learned_numbers_are_rounded(fitted):
-    if isinstance(fitted, HistGradientBoostingClassifier):
-        nodes = np.concatenate([tree.nodes for trees in fitted._predictors for tree in trees])
+    estimator = fitted.estimator
+    if isinstance(estimator, HistGradientBoostingClassifier):
+        nodes = np.concatenate([tree.nodes for trees in estimator._predictors for tree in trees])
         learned = np.concatenate([nodes["value"], nodes["gain"]])
     else:
-        learned = np.concatenate([fitted[-1].coef_[0], fitted[-1].intercept_])
+        learned = np.concatenate([estimator[-1].coef_[0], estimator[-1].intercept_])
     assert learned.size
     assert learned.tolist() == [float(f"{value:.{LEARNED_DIGITS}g}") for value in learned.tolist()]
 
 
 def test_a_score_does_not_depend_on_the_rows_beside_it(fitted, fleet):
     features = fleet[0][:500]
-    whole = log_odds(fitted, features)
+    whole = fitted.log_odds(features)
     assert whole.shape == (500,)
     assert np.isfinite(whole).all()
-    apart = np.concatenate([log_odds(fitted, features[:7]), log_odds(fitted, features[7:])])
+    apart = np.concatenate([fitted.log_odds(features[:7]), fitted.log_odds(features[7:])])
     np.testing.assert_array_max_ulp(whole, apart, maxulp=64)
 
 
 def test_fitting_is_the_same_whatever_was_fitted_before(fleet):
     for algorithm, grid in (("logistic_regression", {"C": [1.0]}), ("hist_gradient_boosting", BOOSTING)):
-        scores = [log_odds(fit(only(algorithm, **grid), *fleet), fleet[0]) for _ in range(2)]
+        candidate = only(algorithm, **grid)
+        scores = [fit(candidate, FEATURES, *fleet).log_odds(fleet[0]) for _ in range(2)]
         assert (scores[0] == scores[1]).all()
 
 
@@ -130,7 +135,7 @@ def test_the_score_rises_with_each_of_what_causes_crashes(fitted, feature):
         rows = np.full((5, 4), np.nan, dtype=np.float32)
         rows[:, feature], rows[:, other] = levels[feature], fixed
         rows[:, PRODUCT] = rows[:, CPU] * rows[:, LATENCY]
-        scores = log_odds(fitted, rows)
+        scores = fitted.log_odds(rows)
         assert (np.diff(scores) > -0.25).all()  # trees fit noise within a plateau
         assert scores[-1] - scores[0] > 1
 
@@ -138,7 +143,7 @@ def test_the_score_rises_with_each_of_what_causes_crashes(fitted, feature):
 def test_both_together_score_above_either_alone(fitted):
     rows = np.array([[95, 40], [15, 400], [95, 400]], dtype=np.float32)
     rows = np.column_stack([rows, rows[:, 0] * rows[:, 1], np.full(3, np.nan)]).astype(np.float32)
-    cpu, latency, both = log_odds(fitted, rows)
+    cpu, latency, both = fitted.log_odds(rows)
     assert both > cpu + 2
     assert both > latency + 2
 
@@ -187,7 +192,7 @@ def test_a_score_as_sure_as_a_float_can_be_stays_a_number(raw):
 
 
 def test_missing_values_are_filled_as_if_all_rows_had_been_shown_at_once(monkeypatch):
-    monkeypatch.setattr(estimators, "PIECE_ROWS", 7)
+    monkeypatch.setattr(logistic_regression, "PIECE_ROWS", 7)
     draw = np.random.default_rng(3)
     features = draw.gamma(2, 10, (400, 4)).astype(np.float32)
     features[draw.random(features.shape) < 0.3] = np.nan
@@ -195,8 +200,9 @@ def test_missing_values_are_filled_as_if_all_rows_had_been_shown_at_once(monkeyp
     crash = draw.random(400) < 0.3
     logistic = only("logistic_regression", C=[1.0])
     whole = clone(logistic.estimator).fit(features.astype(float), crash)
-    fitted = fit(logistic, features, crash)
+    model = fit(logistic, FEATURES, features, crash)
+    fitted = model.estimator
     assert (fitted[0].statistics_ == whole[0].statistics_).all()
     assert fitted[1].mean_ == pytest.approx(whole[1].mean_, rel=1e-12)
     assert fitted[1].scale_ == pytest.approx(whole[1].scale_, rel=1e-12)
-    assert log_odds(fitted, features) == pytest.approx(whole.decision_function(features.astype(float)), abs=1e-6)
+    assert model.log_odds(features) == pytest.approx(whole.decision_function(features.astype(float)), abs=1e-6)

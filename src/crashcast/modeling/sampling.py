@@ -1,0 +1,191 @@
+"""Drawing the training sample: all crash rows and a share of the others, as crashes are rare.
+
+If that is still more than `train.max_rows`, the same share of both is drawn. Rows are drawn by a hash of their keys, so
+the sample is the same in whatever order they are read.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from crashcast import tables
+from crashcast.modeling.algorithms.base import Floats, Matrix
+from crashcast.modeling.model import Model, matrix
+from crashcast.modeling.split_rule import HASH_RANGE, assign, labelled, read_part, read_uncovered, row_hash
+from crashcast.params.train import Train
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows to train on.
+
+    Attributes
+    ----------
+    keys : DataFrame
+        n rows: `timestamp`, `server_id` as a category.
+    values : float32 array of shape (n, k)
+        The features.
+    crash : bool array of shape (n,)
+        The labels.
+    shares : pair of float
+        The shares of negatives and of crash rows that were drawn.
+    weight : float array of shape (n,), optional
+        How much each row counts; by default all alike.
+    """
+
+    keys: pl.DataFrame
+    values: Matrix
+    crash: NDArray[np.bool_]
+    shares: tuple[float, float]
+    weight: Floats | None = None
+
+    @property
+    def share(self) -> float:
+        """The share of negatives over that of crash rows."""
+        return self.shares[0] / self.shares[1]
+
+
+def feature_names(features: Path) -> list[str]:
+    """Return the features of the table, in its order."""
+    first = tables.partitions(features)[0].path(features)
+    return [name for name in pl.read_parquet_schema(first) if name not in tables.KEYS]
+
+
+def draw_sample(features: Path, labels: Path, rule: dict[str, Any], columns: list[str], train: Train) -> Sample:
+    """Draw the training sample.
+
+    Parameters
+    ----------
+    features, labels : Path
+        The tables.
+    rule : dict
+        What `split` wrote.
+    columns : list of str
+        Which features.
+    train : Train
+        The parameters.
+    """
+    known = np.zeros(2, dtype=np.int64)  # of each label
+    for _, rows in labelled(labels):
+        known += np.bincount(rows["label"].filter(assign(rows, rule) == "train"), minlength=2)
+    shares = shares_drawn(int(known[0]), int(known[1]), train)
+    draw = partial(is_drawn, shares=shares, seed=train.seed)
+    # memory is taken as it is filled, so room for twice the expected number costs nothing
+    room = min(int(known.sum()), 1000 + int(2 * known @ shares))
+    keys, values = [], np.empty((room, len(columns)), dtype=np.float32)
+    crash, n = np.empty(room, dtype=bool), 0
+    for _, rows in read_part(features, labels, rule, "train", columns, draw):
+        some = slice(n, n := n + rows.height)
+        keys.append(rows.select("timestamp", pl.col("server_id").cast(pl.Categorical)))
+        values[some], crash[some] = matrix(rows, columns), rows["label"] == 1
+    return Sample(pl.concat(keys), values[:n], crash[:n], shares)
+
+
+def together(sample: Sample, more: Sample) -> Sample:
+    """Return the rows of both, under the shares of the first; added rows count 1 each."""
+    return Sample(
+        pl.concat([sample.keys, more.keys]),
+        np.concatenate([sample.values, more.values]),
+        np.append(sample.crash, more.crash),
+        sample.shares,
+        None if sample.weight is None else np.append(sample.weight, np.ones(len(more.crash))),
+    )
+
+
+def shares_drawn(negatives: int, positives: int, train: Train) -> tuple[float, float]:
+    """Return the shares of negatives and of positives to train on."""
+    share = min(1.0, train.negatives_per_positive * positives / negatives)
+    thinned = min(1.0, train.max_rows / (positives + share * negatives))
+    return share * thinned, thinned
+
+
+def is_drawn(rows: pl.DataFrame, shares: tuple[float, float], seed: int) -> pl.Series:
+    """Tell which rows are drawn, of either label its share."""
+    below = pl.Series([min(int(share * HASH_RANGE), HASH_RANGE - 1) for share in shares], dtype=pl.UInt64)
+    drawn = pl.Series(row_hash(rows, seed, "training sample"))
+    return drawn <= below.gather(rows["label"].fill_null(0))
+
+
+def confidence_weights(sample: Sample, incidents: Path, lead: timedelta) -> Floats:
+    """Return the weight of each row, shape (n,): before a crash the confidence of that crash, else 1.
+
+    Parameters
+    ----------
+    sample : Sample
+        The rows.
+    incidents : Path
+        The incidents with their `confidence`; null counts as 1.
+    lead : timedelta
+        A row is labelled by the first crash that starts later than this.
+    """
+    crashes = tables.read(incidents, ["server_id", "kind", "started_at", "confidence"]).filter(kind=tables.CRASH)
+    after = sample.keys.select(pl.col("server_id").cast(pl.String), after=pl.col("timestamp") + lead)
+    ahead = after.join_asof(
+        crashes.sort("started_at"),
+        left_on="after",
+        right_on="started_at",
+        by="server_id",
+        strategy="forward",
+        allow_exact_matches=False,
+        check_sortedness=False,
+    )
+    return np.where(sample.crash, ahead["confidence"].fill_null(1.0), 1.0)
+
+
+def pseudo_labelled(
+    features: Path, labels: Path, rule: dict[str, Any], model: Model, sample: Sample, train: Train
+) -> Sample:
+    """Draw rows that no incident records cover, labelled by the model if it is certain.
+
+    A row is labelled as one before a crash if the risk is at least `certainty`, and as a negative if it is at most
+    1 - `certainty` of the base rate. Others are left out. The shares are those of the labelled rows, or smaller.
+
+    Parameters
+    ----------
+    features, labels : Path
+        The tables.
+    rule : dict
+        What `split` wrote.
+    model : Model
+        Fitted to `sample` and calibrated.
+    sample : Sample
+        The labelled rows.
+    train : Train
+        The parameters, with `self_training`.
+
+    References
+    ----------
+    Yarowsky, Unsupervised word sense disambiguation rivaling supervised methods, ACL 1995.
+    """
+    assert train.self_training is not None
+    certainty = train.self_training.certainty
+    known = np.bincount(sample.crash, minlength=2) / sample.shares
+    base_rate = known[1] / known.sum()
+    uncovered = sum(rows.height for _, rows in read_uncovered(features, labels, rule, []))
+    thinned = min(1.0, train.max_rows / max(1.0, uncovered * sample.shares[0]))
+    shares = sample.shares[0] * thinned, sample.shares[1] * thinned
+    keys, values = [sample.keys.clear()], [np.empty((0, len(model.features)), dtype=np.float32)]
+    crash = [np.empty(0, dtype=bool)]
+    for _, rows in read_uncovered(features, labels, rule, model.features):
+        risk = model.predict(rows)
+        guess = np.select([risk >= certainty, risk <= (1 - certainty) * base_rate], [1, 0], -1)
+        certain = rows.with_columns(label=guess).filter(pl.col("label") >= 0)
+        chosen = certain.filter(is_drawn(certain, shares, train.seed))
+        keys.append(chosen.select("timestamp", pl.col("server_id").cast(pl.Categorical)))
+        values.append(matrix(chosen, model.features))
+        crash.append(chosen["label"].to_numpy() == 1)
+    found = Sample(pl.concat(keys), np.concatenate(values), np.concatenate(crash), shares)
+    counts = (
+        f"{len(found.crash):,} of {uncovered:,} rows without incident records, {found.crash.sum():,} before a crash"
+    )
+    print(f"train: fitting again with {counts}", file=sys.stderr)
+    return found

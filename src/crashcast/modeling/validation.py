@@ -1,0 +1,104 @@
+"""The validation part: how models score it, and which alarms they raise on it within the alarm budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from crashcast.modeling import alarms
+from crashcast.modeling.algorithms.base import Floats, Matrix
+from crashcast.modeling.model import matrix
+from crashcast.modeling.split_rule import crashes_of_part, period, read_part
+
+Scorer = Callable[[Matrix], Floats]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation part with the scores of some models.
+
+    Attributes
+    ----------
+    rows : DataFrame
+        n rows: `timestamp`, `server_id` as a category, `label`.
+    files : list of files
+        The n scores of each model: many models' are more than memory holds.
+    crashes : DataFrame
+        Covered crashes of servers that can be in the part.
+    period : pair of datetime
+        Of the part.
+    budget : float
+        False alarms per server and day.
+    window : AlarmWindow
+        When an alarm counts as true.
+    """
+
+    rows: pl.DataFrame
+    files: list[BinaryIO]
+    crashes: pl.DataFrame
+    period: tuple[datetime, datetime]
+    budget: float
+    window: alarms.AlarmWindow
+
+    @property
+    def labels(self) -> NDArray[np.int8]:
+        """The labels, shape (n,)."""
+        return self.rows["label"].to_numpy()
+
+    def scores(self, number: int) -> Floats:
+        """Read the scores of one model, shape (n,)."""
+        self.files[number].seek(0)
+        return np.frombuffer(self.files[number].read(), dtype=np.float64)
+
+    def at_budget(self, scores: Floats) -> tuple[float, alarms.Judgement]:
+        """Return the threshold that keeps to the budget, and the alarms that scores of shape (n,) raise at it."""
+        scored = self.rows.with_columns(score=scores)
+        threshold = alarms.choose_threshold(scored, self.crashes, self.budget, self.window).threshold
+        return threshold, alarms.judge(scored, self.crashes, threshold, self.window, self.period)
+
+
+def score_validation(
+    features: Path,
+    labels: Path,
+    rule: dict[str, Any],
+    columns: list[str],
+    scorers: Iterable[Scorer],
+    crashes: pl.DataFrame,
+    budget: float,
+    window: alarms.AlarmWindow,
+) -> Validation:
+    """Score the validation part with every model, a piece at a time.
+
+    Parameters
+    ----------
+    features, labels : Path
+        The tables.
+    rule : dict
+        What `split` wrote.
+    columns : list of str
+        The features that models are given.
+    scorers : iterable of function
+        Each turns features, float32 of shape (m, k), into scores of shape (m,).
+    crashes : DataFrame
+        All covered crashes.
+    budget, window
+        See `Validation`.
+    """
+    files: list[tuple[Scorer, BinaryIO]] = [(score, TemporaryFile()) for score in scorers]  # noqa: SIM115 - returned
+    keys: list[pl.DataFrame] = []
+    for _, rows in read_part(features, labels, rule, "validation", columns):
+        keys.append(rows.select("timestamp", pl.col("server_id").cast(pl.Categorical), "label"))
+        values = matrix(rows, columns)
+        for score, file in files:
+            file.write(score(values).astype(np.float64).tobytes())
+    own = crashes_of_part(crashes, rule, "validation")
+    rows = pl.concat(keys, rechunk=True)
+    return Validation(rows, [file for _, file in files], own, period(rule, "validation"), budget, window)
