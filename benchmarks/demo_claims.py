@@ -45,14 +45,14 @@ from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.params.train import Train
-from crashcast.paths import COVERAGE, INCIDENTS, TICKET_SOURCES
-from crashcast.paths import TELEMETRY as RAW
+from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TICKET_SOURCES_PATH
+from crashcast.paths import TELEMETRY_PATH as RAW
 from crashcast.sources.demo import simulator
-from crashcast.sources.demo.mechanisms import oracle_scores
+from crashcast.sources.demo.truth import oracle_scores
 
 ROOT = Path(__file__).resolve().parents[1]
 UNSEEN_SEEDS = (101, 102, 103, 104, 105)
-KNOWN = (COVERAGE, TICKET_SOURCES, Path(ANNOTATIONS))  # what `label` reads of crashes beside incidents
+KNOWN = (COVERAGE_PATH, TICKET_SOURCES_PATH, Path(ANNOTATIONS))  # what `label` reads of crashes beside incidents
 BELIEVED, VOTES = Path("data/incidents.parquet"), Path("data/votes.parquet")
 FEATURES, LABELS, SPLIT, MODELS = Path("data/features"), Path("data/labels"), Path("data/split.json"), Path("models")
 TRUE_INCIDENTS, TRUE_LABELS = Path("data/true_incidents.parquet"), Path("data/true_labels")
@@ -100,10 +100,20 @@ def one_fleet(seed: int) -> tuple[dict[str, Any], Gains]:
     write_json(validated, {"success": True})
     stage("clean", RAW, validated, "data/clean", "metrics/clean.json")
     no_annotations(Path.cwd())
-    stage("label", "data/clean", RAW, INCIDENTS, *KNOWN, LABELS, BELIEVED, VOTES, "metrics/label.json")
-    stage("featurize", "data/clean", INCIDENTS, COVERAGE, FEATURES)
+    stage("label", "data/clean", RAW, INCIDENTS_PATH, *KNOWN, LABELS, BELIEVED, VOTES, "metrics/label.json")
+    stage("featurize", "data/clean", INCIDENTS_PATH, COVERAGE_PATH, FEATURES)
     stage("split", LABELS, SPLIT, "metrics/split.json")
-    stage("train", FEATURES, LABELS, SPLIT, BELIEVED, COVERAGE, MODELS, "metrics/candidates.json", "metrics/train.json")
+    stage(
+        "train",
+        FEATURES,
+        LABELS,
+        SPLIT,
+        BELIEVED,
+        COVERAGE_PATH,
+        MODELS,
+        "metrics/candidates.json",
+        "metrics/train.json",
+    )
     label_truth()
     return judge()
 
@@ -125,7 +135,7 @@ def label_truth() -> None:
 def true_incidents() -> pl.DataFrame:
     """Return what really happened in the layout of the records: true crashes, and the planned work as recorded."""
     truth = tables.read(Path("data/demo/truth.parquet"))
-    planned = tables.read(INCIDENTS).filter(pl.col("kind") == tables.MAINTENANCE)
+    planned = tables.read(INCIDENTS_PATH).filter(pl.col("kind") == tables.MAINTENANCE)
     crashes = truth.select("server_id", started_at="crashed_at", resolved_at="resolved_at").with_columns(
         kind=pl.lit(tables.CRASH)
     )
@@ -145,8 +155,8 @@ def judge() -> tuple[dict[str, Any], Gains]:
     rules, label, budget = Evaluate.read(), Label.read(), Alarms.read().false_alarms_per_server_day
     window = alarms.AlarmWindow.of(label, Telemetry.read().interval)
     rule, model = read_rule(SPLIT), load(MODELS)
-    recorded = read_covered_crashes(BELIEVED, COVERAGE, Incidents.read())
-    crashes = read_covered_crashes(TRUE_INCIDENTS, COVERAGE, Incidents.read())
+    recorded = read_covered_crashes(BELIEVED, COVERAGE_PATH, Incidents.read())
+    crashes = read_covered_crashes(TRUE_INCIDENTS, COVERAGE_PATH, Incidents.read())
     test = pl.concat(rows for _, rows in read_part(FEATURES, TRUE_LABELS, rule, "test"))
     validation = pl.concat(rows for _, rows in read_part(FEATURES, LABELS, rule, "validation"))
     target, keys = test["label"].to_numpy(), test.select("timestamp", "server_id", "label")

@@ -25,8 +25,8 @@ from crashcast.modeling.sampling import feature_names
 from crashcast.modeling.split_rule import HASH_RANGE, assign, period, read_part, read_rule, row_hash
 from crashcast.params.incidents import Incidents
 from crashcast.params.train import Train
-from crashcast.paths import COVERAGE, INCIDENTS, TICKET_SOURCES
-from crashcast.paths import TELEMETRY as RAW
+from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TICKET_SOURCES_PATH
+from crashcast.paths import TELEMETRY_PATH as RAW
 from crashcast.sources.demo import mechanisms, simulator
 from stages import clean, featurize, label, split
 
@@ -83,10 +83,10 @@ def simulated(condition: str, seed: int, servers: int, months: int, shares: dict
             clean.main(RAW, Path("data/validated.json"), Path("data/clean"), Path("metrics/clean.json"))
             shutil.copy(ROOT / ANNOTATIONS, ANNOTATIONS)
             label.main(
-                Path("data/clean"), RAW, INCIDENTS, COVERAGE, TICKET_SOURCES, ANNOTATIONS, LABELS, BELIEVED, VOTES,
-                Path("metrics/label.json"),
+                Path("data/clean"), RAW, INCIDENTS_PATH, COVERAGE_PATH, TICKET_SOURCES_PATH, ANNOTATIONS, LABELS,
+                BELIEVED, VOTES, Path("metrics/label.json"),
             )  # fmt: skip
-            featurize.main(Path("data/clean"), INCIDENTS, COVERAGE, FEATURES)
+            featurize.main(Path("data/clean"), INCIDENTS_PATH, COVERAGE_PATH, FEATURES)
             split.main(LABELS, SPLIT, Path("metrics/split.json"))
             yield
         finally:
@@ -129,14 +129,14 @@ def read_fleet(condition: str, seed: int, months: int = MONTHS, shares: dict[str
             rows = tables.read(partition.path(LABELS), ["timestamp", "server_id", "label"])
             known += np.bincount(rows["label"].filter(assign(rows, rule) == "train"), minlength=2)
         share = min(1.0, rules.negatives_per_positive * known[1] / known[0])
-        covered = tables.read(COVERAGE, ["server_id", "group"])
+        covered = tables.read(COVERAGE_PATH, ["server_id", "group"])
         return Fleet(
             columns,
             read(rule, "train", columns, lambda rows: drawn(rows, share)),
             share,
             read(rule, "validation", columns),
             read(rule, "test", columns),
-            read_covered_crashes(BELIEVED, COVERAGE, Incidents.read()),
+            read_covered_crashes(BELIEVED, COVERAGE_PATH, Incidents.read()),
             {part: period(rule, part) for part in SHARES},
             {f"group_{name[0]}": frozenset(some["server_id"]) for name, some in covered.group_by("group")},
         )

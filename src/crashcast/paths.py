@@ -1,10 +1,10 @@
-"""Where raw data lies: what the demo, the import and the collectors write."""
+"""Paths of raw data: what the demo, the import and the collectors write. Schemas are in `tables`."""
 
 from pathlib import Path
 
 RAW = Path("data/raw")
-TELEMETRY, INCIDENTS, COVERAGE = RAW / "telemetry", RAW / "incidents.parquet", RAW / "coverage.parquet"
-TICKETS_FILE = RAW / "tickets.parquet"  # who said so and when, and the incident_id that each ticket is part of
-TICKET_SOURCES = RAW / "ticket_sources.parquet"  # from when to when each system recorded tickets
-TABLES = (TELEMETRY, INCIDENTS, COVERAGE, TICKET_SOURCES)  # what the stages read
+TELEMETRY_PATH, INCIDENTS_PATH, COVERAGE_PATH = RAW / "telemetry", RAW / "incidents.parquet", RAW / "coverage.parquet"
+TICKETS_PATH = RAW / "tickets.parquet"  # each system's tickets, with the incident_id that each is part of
+TICKET_SOURCES_PATH = RAW / "ticket_sources.parquet"  # from when to when each system recorded tickets
+TABLES = (TELEMETRY_PATH, INCIDENTS_PATH, COVERAGE_PATH, TICKET_SOURCES_PATH)  # what the stages read
 DEMO_TRUTH = Path("data/demo")  # for an oracle, never for a model

@@ -392,7 +392,7 @@ def test_too_many_bad_tickets_stop_the_collection(configure: Callable[..., None]
     configure("pagerduty", bad_share=0.1)
     said = run()
     assert said.returncode == 2
-    assert "pagerduty: 20% of its tickets are not understood; tickets.max_bad_share bears 10%" in said.stderr
+    assert "pagerduty: 20% of its tickets are not understood; tickets.max_bad_share allows 10%" in said.stderr
     assert "pagerduty Q6SHOP: no server at title: 'Checkout errors above 5%'" in said.stderr
     assert not Path("data/raw").exists()
 

@@ -1,8 +1,8 @@
-"""The simulated fleet, what happens in it: servers, precursors, crashes, reboots, and what an oracle can know.
+"""The servers of the simulated fleet and their events: precursors, crashes, reboots.
 
-Everything is fixed here, with numbers and sources in docs/demo-fleet.md, and no commit changes it together with a
-model. Every draw is indexed by a stream and an absolute day, never by how much was asked for: a longer fleet repeats
-the shorter one and goes on. Times of events are whole minutes since 0001-01-01 UTC.
+The numbers and their sources are in docs/demo-fleet.md; no commit changes them together with a model. Every random draw
+is indexed by a stream and an absolute day, so that a longer period begins with the same events as a shorter one. Times
+of events are whole minutes since 0001-01-01 UTC.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from crashcast import tables
 from crashcast.params.demo import Demo
 from crashcast.tables import TIMESTAMP
 
@@ -31,7 +29,7 @@ EPOCH = datetime(1, 1, 1)
 
 @dataclass(frozen=True)
 class Role:
-    """What servers of one role are like on average; `daily` is the amplitude of the day's load, `weekend` its share."""
+    """Average traits of a role's servers; `daily` is the amplitude of a day's load, `weekend` a factor on weekends."""
 
     share: float
     cpu_pct: float
@@ -39,7 +37,7 @@ class Role:
     weekend: float
     latency_ms: float
     memory_pct: float
-    cache_pct: float  # how far the cache or heap grows before it is emptied
+    cache_pct: float  # growth of the cache or heap until it is emptied
     disk_used_pct: float
     disk_io_mbps: float
     network_mbps: float
@@ -58,7 +56,7 @@ SERVERS_PER_RACK = 20
 
 @dataclass(frozen=True)
 class Trouble:
-    """A kind of episode that ends in a crash, or is relieved (restarted, scaled out, cleaned) just in time."""
+    """A kind of episode: it ends in a crash, or without one (the server is restarted, scaled out or cleaned)."""
 
     crashes_per_1000_server_days: float  # of an average server, long after its last crash
     crash_probability: float
@@ -71,7 +69,7 @@ TROUBLES = {
     "overload": Trouble(5.6, 0.70, 6, 10),
     "disk": Trouble(2.1, 0.65, 10, 24),
     "errors": Trouble(2.4, 0.65, 6, 10),
-    "hardware": Trouble(5.9, 1.00, 0, 0),  # no sign beforehand
+    "hardware": Trouble(5.9, 1.00, 0, 0),  # without a precursor
 }
 PRECURSORS = ("leak", "overload", "disk", "errors")
 RACK, REBOOT = "rack", "reboot"
@@ -79,7 +77,7 @@ JITTER_MINUTES = 90  # an episode ends this much before or after its planned end
 
 CHRONIC_SHARE, CHRONIC_FACTOR = 0.08, 3.0
 FRAILTY_SHAPE, FRAILTY_LIMIT = 2.0, 6.0
-REPEAT_BOOST, REPEAT_DAYS = 1.5, 3.0  # right after a crash the rate is 1 + boost, and falls back over these days
+REPEAT_BOOST, REPEAT_DAYS = 1.5, 3.0  # right after a crash the rate is 1 + boost; it decays over these days
 
 RACK_OUTAGES_PER_DAY, RACK_HIT_SHARE = 1 / 200, 0.3
 OUTAGE_MEDIAN_H, OUTAGE_SPREAD, OUTAGE_SHORTEST_H, OUTAGE_LONGEST_H = 1.5, 0.8, 0.5, 24
@@ -87,7 +85,7 @@ REBOOT_EVERY_DAYS, REBOOT_SHORTEST_MINUTES, REBOOT_LONGEST_MINUTES = 28, 30, 100
 
 
 def generator(seed: int, stream: str, index: int) -> np.random.Generator:
-    """Return the random numbers of one stream (a name) at one index (mostly a day), whatever else was drawn."""
+    """Return the random generator of one stream (a name) at one index (mostly a day); other draws do not change it."""
     return np.random.default_rng([seed, index, *stream.encode()])
 
 
@@ -114,7 +112,7 @@ class Fleet:
     interval : timedelta
         Between two samples.
     servers : DataFrame
-        One row a server, sorted by server_id: `role`, `site`, `rack`, `frailty` and what its telemetry is like.
+        One row a server, sorted by server_id: `role`, `site`, `rack`, `frailty` and the traits of its telemetry.
     """
 
     seed: int
@@ -167,12 +165,12 @@ def _servers(seed: int, size: int) -> pl.DataFrame:
             "cache_pct": typical("cache_pct", 0.1),
             "cache_period_h": np.round(draw.uniform(18, 60, size), 2),
             "disk_used_pct": typical("disk_used_pct", 0.12),
-            "log_pct": np.round(draw.uniform(3, 20, size), 2),  # how far the disk fills before cron cleans it
+            "log_pct": np.round(draw.uniform(3, 20, size), 2),  # growth of logs until cron cleans the disk
             "log_period_h": draw.choice([24.0, 168.0], size),
             "disk_io_mbps": typical("disk_io_mbps", 0.3),
             "network_mbps": typical("network_mbps", 0.3),
             "error_rate_pct": np.round(0.15 * np.exp(0.4 * draw.standard_normal(size)), 3),
-            "phase": np.round(draw.random(size), 4),  # where its cycles stand at time zero, in turns
+            "phase": np.round(draw.random(size), 4),  # of its cycles at time zero, in turns
             "reboot_day": draw.integers(0, REBOOT_EVERY_DAYS, size),
             "uptime_h": np.round(draw.uniform(0, 24 * REBOOT_EVERY_DAYS, size), 2),  # at the start
         }
@@ -180,22 +178,22 @@ def _servers(seed: int, size: int) -> pl.DataFrame:
 
 
 def simulate_events(fleet: Fleet) -> pl.DataFrame:
-    """Simulate what happens to the servers, day by day.
+    """Simulate the events of all servers, day by day.
 
     Returns
     -------
     DataFrame
-        One row an event, in an order that more months only extend: `server` (row of `fleet.servers`), `kind`, `onset`,
-        `planned`, `ended`, `up_again` (minutes), `crashed`, and `strength`, `shape`, `last_words`, what tells it from
-        others of its kind, in [0, 1). An episode runs from onset to ended; after a crash and in a reboot the server is
-        down from ended to up_again.
+        One row an event; more months only append rows. `server` (row of `fleet.servers`), `kind`, `onset`, `planned`,
+        `ended`, `up_again` (minutes), `crashed`, and `strength`, `shape`, `last_words`: random numbers in [0, 1) by
+        which events of one kind differ. An episode lasts from onset to ended; after a crash and in a reboot the server
+        is down from ended to up_again.
     """
     busy_until = np.full(len(fleet), minutes_of(fleet.start))
-    last_up = np.full(len(fleet), -np.inf)  # when the last outage by a crash ended
+    last_up = np.full(len(fleet), -np.inf)  # end of the last outage after a crash
     found = []
     for day in range(fleet.start.toordinal(), fleet.end.toordinal()):
         for kind, server, onset, planned, ended, crashed, down in _candidates(fleet, day, last_up):
-            free = onset >= busy_until[server]  # a server has one event at a time: the first to be drawn
+            free = onset >= busy_until[server]  # a server has one event at a time: the one drawn first
             up_again = ended + down * (crashed | (kind == REBOOT))
             busy_until[server[free]] = up_again[free] + 1
             last_up[server[free & crashed]] = up_again[free & crashed]
@@ -236,7 +234,7 @@ def _candidates(fleet: Fleet, day: int, last_up: Floats) -> Iterator[Candidates]
     server = np.flatnonzero(happens < -np.expm1(-rate))
     kind = np.searchsorted(np.cumsum(onsets_per_day / onsets_per_day.sum())[:-1], which[server], side="right")
     names = np.array(list(TROUBLES))[kind]
-    # overload begins in the twelve hours around the site's busiest, the others at any time
+    # overload begins in the twelve hours around the site's peak, other kinds at any time
     busiest = np.array(SITE_PEAK_HOUR)[fleet.trait("site")[server]]
     hour = np.where(names == "overload", (busiest - 8 + 12 * when[server]) % 24, 24 * when[server])
     onset = midnight + (60 * hour).astype(np.int64)
@@ -251,103 +249,5 @@ def _candidates(fleet: Fleet, day: int, last_up: Floats) -> Iterator[Candidates]
 
 
 def repeat_factor(days: NDArray[np.float64]) -> Floats:
-    """Return by how much the rate is raised `days` after the last outage: crashes repeat."""
+    """Return the factor of the crash rate `days` after the last outage: crashes repeat."""
     return 1 + REPEAT_BOOST * np.exp(-np.maximum(days, 0) / REPEAT_DAYS)
-
-
-def truth(fleet: Fleet, events: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Return what really happened and what an oracle needs: crashes, episodes, servers.
-
-    Returns
-    -------
-    crashes : DataFrame
-        `server_id`, `kind`, `crashed_at`, `resolved_at`, `has_precursor`.
-    episodes : DataFrame
-        `server_id`, `kind`, `onset_at`, `planned_at`, `ended_at`, `crash_probability`, `crashed`: all that began,
-        relieved ones too.
-    servers : DataFrame
-        `server_id`, `role`, `site`, `rack`, `frailty`.
-    """
-    end = minutes_of(fleet.end)
-    named = events.with_columns(fleet.servers["server_id"].gather(events["server"])).sort("ended", "server")
-    crashes = named.filter(pl.col("crashed") & (pl.col("ended") < end)).select(
-        "server_id",
-        "kind",
-        crashed_at=timestamps_of(pl.col("ended")),
-        resolved_at=timestamps_of(pl.col("up_again")),
-        has_precursor=pl.col("kind").is_in(PRECURSORS),
-    )
-    episodes = (
-        named.filter(pl.col("kind").is_in(PRECURSORS) & (pl.col("onset") < end))
-        .sort("onset", "server")
-        .select(
-            "server_id",
-            "kind",
-            onset_at=timestamps_of(pl.col("onset")),
-            planned_at=timestamps_of(pl.col("planned")),
-            ended_at=timestamps_of(pl.col("ended")),
-            crash_probability=pl.col("kind").replace_strict(
-                {kind: TROUBLES[kind].crash_probability for kind in PRECURSORS}, return_dtype=pl.Float64
-            ),
-            crashed="crashed",
-        )
-    )
-    return crashes, episodes, fleet.servers.select("server_id", "role", "site", "rack", "frailty")
-
-
-def oracle_scores(keys: pl.DataFrame, lead: timedelta, horizon: timedelta, folder: Path) -> pl.DataFrame:
-    """Score rows by the probability of a crash in (t + lead, t + lead + horizon], given the hidden state at t.
-
-    Known are the active episode, its planned end and the kind's crash probability, the server's frailty and its last
-    crash, and that none comes within the lead, where labels are unknown; not known are the jitter, whether the episode
-    will be relieved, and what has not begun.
-
-    Parameters
-    ----------
-    keys : DataFrame
-        `timestamp` and `server_id`, in any order.
-    lead, horizon : timedelta
-        Of the label.
-    folder : Path
-        Where `crashcast demo` left the truth: data/demo.
-
-    Returns
-    -------
-    DataFrame
-        `timestamp`, `server_id`, `score`, in the order of `keys`.
-    """
-    episodes = tables.read(folder / "episodes.parquet").rename({"onset_at": "timestamp"}).sort("timestamp")
-    crashes = tables.read(folder / "truth.parquet", ["server_id", "resolved_at"]).sort("resolved_at")
-    state = (
-        keys.select(pl.col("timestamp").cast(TIMESTAMP), "server_id")
-        .with_row_index("row")
-        .sort("timestamp")
-        .join_asof(episodes, on="timestamp", by="server_id", strategy="backward", check_sortedness=False)
-        .join_asof(
-            crashes, left_on="timestamp", right_on="resolved_at", by="server_id", strategy="backward",
-            check_sortedness=False,
-        )
-        .join(tables.read(folder / "servers.parquet", ["server_id", "frailty"]), on="server_id", how="left")
-        .sort("row")
-    )  # fmt: skip
-
-    def hours(column: str) -> Floats:
-        return state.select((pl.col("timestamp") - pl.col(column)).dt.total_seconds() / 3600).to_series().to_numpy()
-
-    first, last = lead / timedelta(hours=1), (lead + horizon) / timedelta(hours=1)
-    since_planned, jitter_h = hours("planned_at"), JITTER_MINUTES / 60
-
-    def ended_by(later_h: float) -> Floats:
-        """Probability that the episode has ended `later_h` from now: uniform around its planned end."""
-        return np.clip((since_planned + later_h + jitter_h) / (2 * jitter_h), 0, 1)
-
-    with np.errstate(invalid="ignore", divide="ignore"):  # NaN where there was no episode: not chosen below
-        probability = state["crash_probability"].to_numpy()
-        neither_yet_nor_within_lead = 1 - ended_by(0) - probability * (ended_by(first) - ended_by(0))
-        coming = probability * (ended_by(last) - ended_by(first)) / neither_yet_nor_within_lead
-    days = np.nan_to_num(hours("resolved_at") / 24, nan=np.inf)
-    per_day = TROUBLES["hardware"].crashes_per_1000_server_days / 1000 * state["frailty"].to_numpy()
-    per_day = per_day * repeat_factor(days) + RACK_OUTAGES_PER_DAY * RACK_HIT_SHARE
-    background = -np.expm1(-per_day * (horizon / timedelta(days=1)))
-    active = (state["timestamp"] < state["ended_at"]).fill_null(False).to_numpy()
-    return state.select("timestamp", "server_id", score=pl.Series(np.where(active, coming, background)))

@@ -1,7 +1,7 @@
-"""The simulated fleet as files: telemetry, tickets with their mistakes, coverage, and the truth aside.
+"""`crashcast demo`: write the simulated fleet as files: telemetry, incidents, coverage and, apart, the truth.
 
-What happens in the fleet is decided in demo_mechanisms.py, what its sensors show in demo_telemetry.py; the numbers,
-their reasons and sources are in docs/demo-fleet.md.
+`mechanisms` simulates the events, `telemetry` the sensors. The numbers, their reasons and sources are in
+docs/demo-fleet.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from crashcast.params.data import Data
 from crashcast.params.demo import Demo
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
-from crashcast.paths import COVERAGE, DEMO_TRUTH, INCIDENTS, TABLES, TELEMETRY, TICKET_SOURCES
+from crashcast.paths import COVERAGE_PATH, DEMO_TRUTH, INCIDENTS_PATH, TABLES, TELEMETRY_PATH, TICKET_SOURCES_PATH
 from crashcast.sources.demo.mechanisms import (
     REBOOT,
     Fleet,
@@ -29,9 +29,9 @@ from crashcast.sources.demo.mechanisms import (
     minutes_of,
     simulate_events,
     timestamps_of,
-    truth,
 )
 from crashcast.sources.demo.telemetry import DECIMALS, render
+from crashcast.sources.demo.truth import truth
 from crashcast.versioning.dvc_files import pointer
 
 OUTPUTS = [*TABLES, DEMO_TRUTH]
@@ -39,7 +39,7 @@ OUTPUTS = [*TABLES, DEMO_TRUTH]
 UNRECORDED_REBOOT_SHARE, NO_TICKET_SHARE, WRONG_HOST_SHARE, NEVER_CLOSED_SHARE = 0.15, 0.06, 0.02, 0.015
 LATE_TICKET_SHARE, LATE_BY_MINUTES = 0.10, (15, 120)
 UNTIMED_SHARE, VAGUE_SHARE = 0.05, 0.3
-TICKETS_COME_FROM = {  # share, and how many minutes after its start an outage is reported
+TICKETS_COME_FROM = {  # share; shortest and longest minutes from an outage's start to its report
     "pagerduty": (0.72, 1, 20),
     "on-call": (0.22, 10, 180),
     "post-mortem": (0.06, 12 * 60, 72 * 60),
@@ -57,7 +57,7 @@ SUMMARIES = {
 
 @dataclass(frozen=True)
 class Summary:
-    """What `crashcast demo` wrote."""
+    """What is in the files of `crashcast demo`."""
 
     servers: int
     rows: int
@@ -68,32 +68,34 @@ class Summary:
 
     def __str__(self) -> str:
         return (
-            f"{TELEMETRY}: {self.servers:,} servers, {self.rows:,} rows\n"
-            f"{INCIDENTS}: {self.crashes:,} crashes happened, {self.crashes_without_ticket:,} left no ticket; "
+            f"{TELEMETRY_PATH}: {self.servers:,} servers, {self.rows:,} rows\n"
+            f"{INCIDENTS_PATH}: {self.crashes:,} crashes happened, {self.crashes_without_ticket:,} left no ticket; "
             f"{self.crashes_without_precursor / max(1, self.crashes):.0%} had no precursor\n"
             f"base rate: about {self.base_rate:.2%} of rows; the truth lies aside in {DEMO_TRUTH}"
         )
 
 
 def write() -> Summary:
-    """Simulate the fleet of params.yaml and replace data/raw and data/demo by it.
+    """Simulate the fleet of params.yaml; it replaces data/raw and data/demo.
 
     Raises
     ------
     UserError
-        Where params.yaml or data/raw say that the data was imported, or the telemetry section does not fit the demo.
+        If params.yaml or data/raw say that the data was imported, or the telemetry section does not fit the demo.
     """
     demo, telemetry, label = Demo.read(), Telemetry.read(), Label.read()
     _refuse_imported_data()
     _check_telemetry(demo, telemetry)
     fleet = Fleet.of(demo)
     events = simulate_events(fleet)
-    DEMO_TRUTH.mkdir(parents=True, exist_ok=True)  # from here on data/raw is the demo's own, whatever interrupts it
-    counts = runner.run("demo", render, rendering_tasks(fleet, events, telemetry.partition), TELEMETRY, remember=False)
+    DEMO_TRUTH.mkdir(parents=True, exist_ok=True)  # first: it marks data/raw as the demo's own
+    tasks = rendering_tasks(fleet, events, telemetry.partition)
+    counts = runner.run("demo", render, tasks, TELEMETRY_PATH, remember=False)
     incidents = tickets(fleet, events)
-    tables.write(INCIDENTS, incidents)
-    tables.write(COVERAGE, coverage(fleet))
-    tables.write(TICKET_SOURCES, pl.DataFrame(schema=tables.TICKET_SOURCES))  # all recorded all the time
+    tables.write(INCIDENTS_PATH, incidents)
+    tables.write(COVERAGE_PATH, coverage(fleet))
+    no_periods = pl.DataFrame(schema=tables.TICKET_SOURCES)  # each source recorded wherever coverage says so
+    tables.write(TICKET_SOURCES_PATH, no_periods)
     crashes, episodes, servers = truth(fleet, events)
     for name, frame in (("truth", crashes), ("episodes", episodes), ("servers", servers)):
         tables.write(DEMO_TRUTH / f"{name}.parquet", frame)
@@ -112,8 +114,8 @@ def _refuse_imported_data() -> None:
     reason = None
     if Data.read().source != "demo":
         reason = "params.yaml says data.source: import"
-    elif _exists(TELEMETRY) and not _exists(DEMO_TRUTH):
-        reason = f"{TELEMETRY} was not written by the demo"
+    elif _exists(TELEMETRY_PATH) and not _exists(DEMO_TRUTH):
+        reason = f"{TELEMETRY_PATH} was not written by the demo"
     if reason:
         raise UserError(
             f"{reason}: the demo does not replace imported data; run it in another clone, or remove data/raw and "
@@ -128,9 +130,9 @@ def _exists(path: Path) -> bool:
 def _check_telemetry(demo: Demo, telemetry: Telemetry) -> None:
     missing, unknown = DECIMALS.keys() - telemetry.metrics.keys(), telemetry.metrics.keys() - DECIMALS.keys()
     if missing or unknown:
-        told = [f"{', '.join(sorted(missing))} must be added"] * bool(missing)
-        told += [f"{', '.join(sorted(unknown))} must go"] * bool(unknown)
-        raise UserError(f"params.yaml: telemetry.metrics must be what the demo measures: {'; '.join(told)}")
+        changes = [f"{', '.join(sorted(missing))} must be added"] * bool(missing)
+        changes += [f"{', '.join(sorted(unknown))} must go"] * bool(unknown)
+        raise UserError(f"params.yaml: telemetry.metrics must be what the demo measures: {'; '.join(changes)}")
     if telemetry.interval % demo.interval:
         raise UserError(
             f"params.yaml: telemetry.interval ({format_duration(telemetry.interval)}) must be a multiple of "
@@ -155,7 +157,7 @@ def rendering_tasks(fleet: Fleet, events: pl.DataFrame, unit: str) -> list[Task]
 
 
 def tickets(fleet: Fleet, events: pl.DataFrame) -> pl.DataFrame:
-    """Return the incident records: late, for the wrong host, never closed or never opened, as people keep them.
+    """Return the incidents as people record them: some late, of the wrong host, never closed or never opened.
 
     Parameters
     ----------
@@ -167,10 +169,11 @@ def tickets(fleet: Fleet, events: pl.DataFrame) -> pl.DataFrame:
     Returns
     -------
     DataFrame
-        tables.INCIDENTS, sorted by (started_at, server_id, incident_id). More months change no earlier ticket but
-        those that were open, or not yet reported, when the shorter period ended.
+        In the schema tables.INCIDENTS, sorted by (started_at, server_id, incident_id). More months change only tickets
+        that were open, or not yet reported, at the end of the shorter period.
     """
-    draw = generator(fleet.seed, "tickets", 0).random((len(events), 9))  # a row an event: later ones change no earlier
+    # a row of random numbers for each event, so that later events change no earlier ticket
+    draw = generator(fleet.seed, "tickets", 0).random((len(events), 9))
     recorded, late, late_by, wrong, source, delay, untimed, unclosed, vague = draw.T
     crashed = events["crashed"].to_numpy()
     reboot = (events["kind"] == REBOOT).to_numpy()
@@ -187,7 +190,7 @@ def tickets(fleet: Fleet, events: pl.DataFrame) -> pl.DataFrame:
     neighbour = (server + 1) % len(fleet)
     records_end = minutes_of(fleet.end)
     severity = np.where(events["kind"] == "rack", "sev1", np.where(resolved - started > 180, "sev2", "sev3"))
-    said = [SUMMARIES[kind] for kind in events["kind"]]
+    summary = [SUMMARIES[kind] for kind in events["kind"]]
     return (
         pl.DataFrame(
             {
@@ -201,7 +204,7 @@ def tickets(fleet: Fleet, events: pl.DataFrame) -> pl.DataFrame:
                 "reported_at": reported,
                 "severity": np.where(reboot, "planned", severity),
                 "source": np.where(reboot, "on-call", np.array(list(TICKETS_COME_FROM))[kind]),
-                "summary": np.where(crashed & (vague < VAGUE_SHARE), "host unreachable", said),
+                "summary": np.where(crashed & (vague < VAGUE_SHARE), "host unreachable", summary),
                 "unclosed": (unclosed < NEVER_CLOSED_SHARE) | (resolved >= records_end),
                 "untimed": untimed < UNTIMED_SHARE,
             }
@@ -224,6 +227,6 @@ def tickets(fleet: Fleet, events: pl.DataFrame) -> pl.DataFrame:
 
 
 def coverage(fleet: Fleet) -> pl.DataFrame:
-    """Return which servers the records cover, and when: all, all the time; a server's group is its role."""
+    """Return the coverage: all servers, the whole period; the group of a server is its role."""
     start, end = tables.utc(fleet.start, fleet.end)
     return fleet.servers.select("server_id", covered_from=start, covered_to=end, group="role")

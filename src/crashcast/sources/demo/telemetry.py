@@ -1,7 +1,7 @@
-"""The simulated fleet, what its sensors show: ordinary load, precursors, decoys that mean nothing, and dirt.
+"""Telemetry of the simulated fleet: ordinary load, precursors, decoys (harmless patterns), and bad samples.
 
-Any window of whole days is rendered alone, from the events that touch it and random numbers indexed by absolute time:
-no value depends on how the fleet's period is cut into partitions.
+Any window of whole days is rendered on its own, from its events and random numbers indexed by absolute time: no value
+depends on how the period is cut into partitions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from crashcast.sources.demo.mechanisms import (
 )
 from crashcast.tables import Partition
 
-DECIMALS = {  # what a sensor resolves; rounding also hides how CPU types differ in the last bits
+DECIMALS = {  # digits of a sensor; rounding also hides differences of CPU types in the last bits
     "cpu_pct": 1,
     "memory_pct": 1,
     "disk_used_pct": 1,
@@ -39,9 +39,9 @@ DECIMALS = {  # what a sensor resolves; rounding also hides how CPU types differ
     "error_rate_pct": 2,
     "uptime_h": 2,
 }
-CHUNK_CELLS = 500_000  # times x servers rendered at once: the peak of memory, whatever the fleet
+CHUNK_CELLS = 500_000  # times x servers rendered at once: limits the peak of memory
 
-NOISE = {  # standard deviation, in points where there is a limit, else of the logarithm
+NOISE = {  # standard deviation: in points if the metric has a limit, else of the logarithm
     "cpu_pct": 2.0,
     "memory_pct": 0.6,
     "disk_used_pct": 0.15,
@@ -50,16 +50,16 @@ NOISE = {  # standard deviation, in points where there is a limit, else of the l
     "latency_ms": 0.08,
     "error_rate_pct": 0.15,
 }
-FULLEST_CACHE_PCT, FULLEST_DISK_PCT = 92, 93  # what caches and cron jobs leave it at
+FULLEST_CACHE_PCT, FULLEST_DISK_PCT = 92, 93  # highest values of healthy servers: caches are emptied, disks cleaned
 LIMITS_PCT = {"cpu_pct": 100.0, "memory_pct": 99.5, "disk_used_pct": 100.0}
 
-# What is harmless: at most one in each server's half day. Kind: share of half days, shortest and longest hours.
+# harmless patterns, at most one per server and half day; kind: share of half days, shortest and longest hours
 DECOYS = {"batch": (0.075, 2, 9), "slow": (0.075, 2, 9), "fill": (0.015, 5, 10), "deploy": (0.015, 1, 2)}
 HALF_DAY_MINUTES = DAY_MINUTES // 2
 
-MISSING_SHARE, OVERLOAD_MISSING_SHARE = 0.004, 0.04  # an overloaded agent drops samples
+MISSING_SHARE, OVERLOAD_MISSING_SHARE = 0.004, 0.04  # an overloaded server drops samples
 GAPS_PER_DAY, SITE_GAPS_PER_DAY, LONGEST_GAP_H = 0.02, 1 / 60, 4
-DYING_SHARE = 0.3  # outages whose first sample still arrives
+DYING_SHARE = 0.3  # share of crashes with one more sample, taken while the server dies
 STUCK_PER_DAY, STUCK_SHORTEST_H, STUCK_LONGEST_H = 1 / 250, 24, 60
 STUCK_READINGS = {"cpu_pct": (5, 60), "memory_pct": (30, 80), "latency_ms": (10, 50)}
 OUT_OF_RANGE = {"cpu_pct": 400.0, "memory_pct": -1.0, "latency_ms": -1.0, "error_rate_pct": 999.0}
@@ -74,7 +74,7 @@ def render(
     Parameters
     ----------
     partition : Partition
-        Its part inside the fleet's period is rendered.
+        Rendered as far as it is in the fleet's period.
     fleet : Fleet
         The servers.
     events : DataFrame
@@ -185,7 +185,7 @@ Metrics = dict[str, Floats]
 
 
 def _ordinary(window: Window) -> Metrics:
-    """Return what sensors show when nothing is the matter."""
+    """Return the metrics of healthy servers."""
     trait, minutes = window.fleet.trait, window.minutes[:, None]
     hour, weekday = minutes / 60 % 24, (minutes // DAY_MINUTES) % 7  # 0001-01-01 was a Monday
     busiest = np.array(SITE_PEAK_HOUR)[trait("site")]
@@ -209,7 +209,7 @@ def _ordinary(window: Window) -> Metrics:
 
 
 def _add_episodes(window: Window, metrics: Metrics, events: pl.DataFrame) -> tuple[Bools, Bools, Bools]:
-    """Add the precursors; return where servers are overloaded, down, and down with their last sample still arriving."""
+    """Add precursors; return the cells of overloaded servers, of servers that are down, and of last samples."""
     column = {name: events[name].to_numpy() for name in events.columns}
     period, row = window.spread(column["onset"], column["ended"])
     cell = row, column["server"][period]
@@ -218,8 +218,8 @@ def _add_episodes(window: Window, metrics: Metrics, events: pl.DataFrame) -> tup
     progress = np.clip((window.minutes[row] - column["onset"][period]) / length, 0, 1)
 
     def towards(metric: str, of: Bools, target: Floats, share: Floats) -> None:
-        where = cell[0][of], cell[1][of]
-        metrics[metric][where] += share[of] * np.maximum(target[of] - metrics[metric][where], 0)
+        cells = cell[0][of], cell[1][of]
+        metrics[metric][cells] += share[of] * np.maximum(target[of] - metrics[metric][cells], 0)
 
     def times(metric: str, of: Bools, factor: Floats) -> None:
         metrics[metric][cell[0][of], cell[1][of]] *= factor[of]
@@ -248,7 +248,7 @@ def _add_episodes(window: Window, metrics: Metrics, events: pl.DataFrame) -> tup
 
 
 def _add_decoys(window: Window, metrics: Metrics, calm: Bools) -> None:
-    """Add what looks like a precursor and is none: batch jobs, slow dependencies, disks that fill, deploys."""
+    """Add patterns that look like precursors: batch jobs, slow dependencies, disks that fill, deploys."""
     fleet = window.fleet
     offset = np.floor(fleet.trait("phase") * HALF_DAY_MINUTES)  # each server's half days begin at another minute
     first, last = int(window.minutes[0]) // HALF_DAY_MINUTES - 1, int(window.minutes[-1]) // HALF_DAY_MINUTES
@@ -266,18 +266,18 @@ def _add_decoys(window: Window, metrics: Metrics, calm: Bools) -> None:
         keep = calm[row, server[period]]
         period, cell = period[keep], (row[keep], server[period][keep])
         strength, shape = strength[period], shape[period]
-        if kind == "batch":  # CPU high, and nobody waits for it
+        if kind == "batch":  # high CPU, normal latency
             metrics["cpu_pct"][cell] = 86 + 13 * strength
             metrics["latency_ms"][cell] *= 1 + 0.3 * shape
             metrics["disk_io_mbps"][cell] *= 1 + shape
-        elif kind == "slow":  # a dependency is slow: requests wait, and the CPU is idle
+        elif kind == "slow":  # a slow dependency: requests wait while the CPU is idle
             metrics["latency_ms"][cell] *= 5 + 15 * strength
             metrics["cpu_pct"][cell] *= 0.4 + 0.3 * shape
         elif kind == "fill":  # cleaned by cron before it is full
             share_done = (window.minutes[cell[0]] - onset[period]) / minutes[period]
             free_pct = FULLEST_DISK_PCT - metrics["disk_used_pct"][cell]
             metrics["disk_used_pct"][cell] += (0.4 + 0.5 * strength) * free_pct * share_done
-        else:  # a deploy's errors pass
+        else:  # errors of a deploy
             metrics["error_rate_pct"][cell] += 1 + 7 * strength
 
 
@@ -303,7 +303,7 @@ def _uptime_h(window: Window, events: pl.DataFrame, booted_at: Floats) -> Floats
 
 
 def _missing(window: Window, overloaded: Bools) -> Bools:
-    """Return where samples are lost: single ones, short gaps of a server, gaps of a whole site's collector."""
+    """Return the cells of lost samples: single ones, short gaps of a server, gaps of a whole site's collector."""
     fleet = window.fleet
     missing = window.uniform("missing") < np.where(overloaded, OVERLOAD_MISSING_SHARE, MISSING_SHARE)
     for day in (window.days[0] - 1, *window.days):
@@ -318,7 +318,7 @@ def _missing(window: Window, overloaded: Bools) -> Bools:
 
 
 def _add_broken_sensors(window: Window, metrics: Metrics) -> None:
-    """Freeze some sensors for a day or more, and let some values be impossible."""
+    """Freeze some sensors for a day or more, and set some values out of range."""
     fleet = window.fleet
     lookback = -(-STUCK_LONGEST_H // 24)
     for day in range(window.days[0] - lookback, window.days[-1] + 1):
@@ -336,11 +336,11 @@ def _add_broken_sensors(window: Window, metrics: Metrics) -> None:
 
 
 def _samples(window: Window, metrics: Metrics, seen: Bools) -> pl.DataFrame:
-    """Turn cells into rows, some of them late, some repeated, some of those with other values."""
+    """Return the cells as rows; some are late, some repeated, some repeated with other values."""
     row, server = np.nonzero(seen)
     kind, delay = window.uniform("samples")[seen], window.uniform("delay")[seen]
     steps = window.day_shape[0]
-    late = (kind < LATE_SHARE) & (row % steps < steps - 1)  # none after midnight: the fleet's last would outlive it
+    late = (kind < LATE_SHARE) & (row % steps < steps - 1)  # not after midnight: the fleet may end there
     step_s = window.step_minutes * 60
     second = np.round(window.minutes[row] * 60 + np.where(late, step_s * (0.02 + 0.3 * delay), 0)).astype(np.int64)
     frame = pl.DataFrame(

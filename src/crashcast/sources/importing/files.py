@@ -19,7 +19,16 @@ from crashcast.errors import UserError
 from crashcast.params.base import PATH
 from crashcast.params.data import Data
 from crashcast.params.telemetry import Telemetry
-from crashcast.paths import COVERAGE, DEMO_TRUTH, INCIDENTS, RAW, TABLES, TELEMETRY, TICKET_SOURCES, TICKETS_FILE
+from crashcast.paths import (
+    COVERAGE_PATH,
+    DEMO_TRUTH,
+    INCIDENTS_PATH,
+    RAW,
+    TABLES,
+    TELEMETRY_PATH,
+    TICKET_SOURCES_PATH,
+    TICKETS_PATH,
+)
 from crashcast.progress import progress
 from crashcast.sources.importing.columns import SUFFIXES
 from crashcast.sources.importing.consistency import check_servers, common_metrics, report_periods
@@ -87,19 +96,19 @@ def import_files(
             section = infer_section(rows, spans, stated_interval, partition, report)
         else:
             section = extend_section(rows, spans, known, stated_interval, report)
-        old_coverage = None if known is None else tables.read(COVERAGE)
+        old_coverage = None if known is None else tables.read(COVERAGE_PATH)
         covered = set() if old_coverage is None else set(old_coverage["server_id"])
         check_servers(new_incidents, new_coverage, set(spans["server_id"]), covered, report)
 
-        changed = [COVERAGE]
+        changed = [COVERAGE_PATH]
         if write_telemetry(files, section, folder, known is not None, report):
-            changed.append(TELEMETRY)
+            changed.append(TELEMETRY_PATH)
         if new_incidents is not None or known is None:
             write_incidents(new_incidents, folder, known is not None, report)
-            changed.append(INCIDENTS)
-        if known is None or not TICKET_SOURCES.exists():  # an import replaces them; earlier versions wrote none
-            tables.write(folder / TICKET_SOURCES.name, pl.DataFrame(schema=tables.TICKET_SOURCES))
-            changed.append(TICKET_SOURCES)
+            changed.append(INCIDENTS_PATH)
+        if known is None or not TICKET_SOURCES_PATH.exists():  # an import replaces them; earlier versions wrote none
+            tables.write(folder / TICKET_SOURCES_PATH.name, pl.DataFrame(schema=tables.TICKET_SOURCES))
+            changed.append(TICKET_SOURCES_PATH)
         write_coverage(new_coverage, old_coverage, files, spans, section.interval, folder, report)
         if new_incidents is not None:
             first, last = spans.select(pl.col("first").min(), pl.col("last").max()).row(0)
@@ -111,7 +120,7 @@ def import_files(
             track([*TABLES])
     forget(DEMO_TRUTH)  # nobody could pull it: only the demo's own clone has it
     if known is None:
-        forget(TICKETS_FILE)  # or the next `crashcast incidents` would merge tickets of replaced data
+        forget(TICKETS_PATH)  # or the next `crashcast incidents` would merge tickets of replaced data
     return report.lines()
 
 
@@ -124,22 +133,22 @@ def known_telemetry(replace: bool, report: Report) -> Telemetry | None:
         If data/raw does not hold the earlier imports.
     """
     if Data.read().source == "demo":
-        if TELEMETRY.exists():
+        if TELEMETRY_PATH.exists():
             report.written.append("the demo fleet in data/raw is replaced")
         return None
     if replace:
-        if TELEMETRY.exists():
+        if TELEMETRY_PATH.exists():
             report.written.append("what was imported before is replaced")
         return None
-    needed = [path for path in TABLES if path != TICKET_SOURCES or pointer(path).exists()]
+    needed = [path for path in TABLES if path != TICKET_SOURCES_PATH or pointer(path).exists()]
     present = [path for path in needed if path.exists()]
     if not present and not list(RAW.glob("*.dvc")):
         return None
     if present != needed:
         raise UserError(f"{RAW} is incomplete: `dvc pull` the earlier import, or start over with --replace")
     known = Telemetry.read()
-    if (unit := tables.partitions(TELEMETRY)[0].unit) != known.partition:
-        message = f"{PATH}: telemetry.partition is {known.partition}, but {TELEMETRY} has one file per {unit}"
+    if (unit := tables.partitions(TELEMETRY_PATH)[0].unit) != known.partition:
+        message = f"{PATH}: telemetry.partition is {known.partition}, but {TELEMETRY_PATH} has one file per {unit}"
         raise UserError(f"{message}; set it back, or import everything again with --replace")
     return known
 

@@ -12,7 +12,7 @@ from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.files import link
 from crashcast.params.telemetry import Telemetry
-from crashcast.paths import COVERAGE, INCIDENTS, TELEMETRY
+from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TELEMETRY_PATH
 from crashcast.sources.importing import merging
 from crashcast.sources.importing.records import Records, Samples
 from crashcast.sources.importing.report import Report
@@ -32,11 +32,11 @@ def write_telemetry(files: list[Samples], telemetry: Telemetry, folder: Path, is
     """
     columns = [*KEYS, *telemetry.metrics]
     partitions = _partitions_of(files, telemetry.partition)
-    new_table, counts, written, conflict = folder / TELEMETRY.name, Counter[str](), 0, ""
+    new_table, counts, written, conflict = folder / TELEMETRY_PATH.name, Counter[str](), 0, ""
     for partition in partitions:
         rows = _rows_of(partition, files, columns)
         new, repeats = merging.last_of_each(rows, list(KEYS))
-        path = partition.path(TELEMETRY)
+        path = partition.path(TELEMETRY_PATH)
         old = tables.read(path, columns) if is_merge and path.exists() else new.clear()
         merged, changes = merging.merge(old, new, list(KEYS))
         counts += repeats + changes
@@ -55,7 +55,7 @@ def write_telemetry(files: list[Samples], telemetry: Telemetry, folder: Path, is
         repeated = f"{counts['repeated']:,} rows repeat another, {counts['conflicting']:,} conflict with a later one"
         report.assumed.append(f"{repeated}: of a server's samples at one moment the last one read holds")
     changed = _changes(counts, "rows")
-    report.written.append(f"{TELEMETRY}: {changed}; {written:,} of {len(partitions):,} partitions written")
+    report.written.append(f"{TELEMETRY_PATH}: {changed}; {written:,} of {len(partitions):,} partitions written")
     return written > 0
 
 
@@ -84,8 +84,8 @@ def _example_of_conflict(rows: pl.DataFrame) -> str:
 
 def _link_others(new_table: Path) -> None:
     # the partitions that do not change: nothing to copy, and DVC need not hash them again
-    for partition in tables.partitions(TELEMETRY):
-        source, target = partition.path(TELEMETRY), partition.path(new_table)
+    for partition in tables.partitions(TELEMETRY_PATH):
+        source, target = partition.path(TELEMETRY_PATH), partition.path(new_table)
         if not target.exists():
             link(source, target)
 
@@ -101,14 +101,14 @@ def write_incidents(incidents: Records | None, folder: Path, is_merge: bool, rep
             "there are no incidents yet, and nothing to learn from: `crashcast incidents` brings them"
         )
     new = pl.DataFrame(schema=tables.INCIDENTS) if incidents is None else incidents.frame  # type: ignore[arg-type]
-    old = tables.read(INCIDENTS, tables.INCIDENTS) if is_merge else new.clear()
+    old = tables.read(INCIDENTS_PATH, tables.INCIDENTS) if is_merge else new.clear()
     if incidents is not None and not incidents.has_ids:
         new = merging.adopt_ids(old, new)
     merged, counts = merging.merge(old, new, ["incident_id"])
-    tables.write(folder / INCIDENTS.name, merged.sort("started_at", "server_id", "incident_id"))
+    tables.write(folder / INCIDENTS_PATH.name, merged.sort("started_at", "server_id", "incident_id"))
     crashes = merged.filter(pl.col("kind") == CRASH)
     total = f"{crashes.height:,} crashes on {crashes['server_id'].n_unique():,} servers in all"
-    report.written.append(f"{INCIDENTS}: {_changes(counts, 'incidents')}; {total}")
+    report.written.append(f"{INCIDENTS_PATH}: {_changes(counts, 'incidents')}; {total}")
 
 
 def write_coverage(
@@ -145,7 +145,7 @@ def write_coverage(
     group = pl.col("server_id").replace_strict(of_server, default=None, return_dtype=pl.String)
     periods = periods.with_columns(group=pl.coalesce("group", group))
     merged = merging.merge_coverage(periods if old is None else pl.concat([old.select(*tables.COVERAGE), periods]))
-    tables.write(folder / COVERAGE.name, merged)
+    tables.write(folder / COVERAGE_PATH.name, merged)
     count = merged["group"].drop_nulls().n_unique()
     in_groups = f" in {count:,} groups" if count else ""
-    report.written.append(f"{COVERAGE}: {merged['server_id'].n_unique():,} servers{in_groups}")
+    report.written.append(f"{COVERAGE_PATH}: {merged['server_id'].n_unique():,} servers{in_groups}")

@@ -21,7 +21,7 @@ from crashcast.errors import UserError
 from crashcast.params.base import PATH, format_duration
 from crashcast.params.collect import Collect, Query
 from crashcast.params.telemetry import Telemetry
-from crashcast.paths import RAW, TELEMETRY
+from crashcast.paths import RAW, TELEMETRY_PATH
 from crashcast.sources.bucket import local_files
 from crashcast.sources.importing.files import import_files, known_telemetry
 from crashcast.sources.importing.report import Report
@@ -110,7 +110,7 @@ def _from_server(
     present, reach = list[Partition](), None
     if known:
         queries, unasked = _known_queries(section, known)
-        present = tables.partitions(TELEMETRY)
+        present = tables.partitions(TELEMETRY_PATH)
         reach = _newest(present[-1]) - section.late_window
     elif since is None:
         raise UserError("nothing has been collected yet: say from when on, such as --since 2026-01-01")
@@ -144,7 +144,7 @@ def _from_server(
 
 
 def _newest(partition: Partition) -> datetime:
-    newest = tables.read(partition.path(TELEMETRY), ["timestamp"])["timestamp"].max()
+    newest = tables.read(partition.path(TELEMETRY_PATH), ["timestamp"])["timestamp"].max()
     assert isinstance(newest, datetime)  # no partition is empty
     return newest.replace(tzinfo=None)
 
@@ -155,7 +155,7 @@ def _known_queries(section: Collect, telemetry: Telemetry) -> tuple[dict[str, Qu
         message = f"{PATH}: collect.queries has none for {missing[0]}, which telemetry.metrics names"
         raise UserError(f"{message}; write one, or start over with --replace")
     unasked = [metric for metric in section.queries if metric not in telemetry.metrics]
-    said = [f"  {metric} was not asked for: {TELEMETRY} is without it, until --replace" for metric in unasked]
+    said = [f"  {metric} was not asked for: {TELEMETRY_PATH} is without it, until --replace" for metric in unasked]
     return {metric: section.queries[metric] for metric in telemetry.metrics}, said
 
 

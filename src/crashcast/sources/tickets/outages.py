@@ -1,15 +1,15 @@
 """Which tickets are one incident, and what it is then.
 
-Tickets of one server and kind belong together where their outages overlap or start at most `same_outage` apart; so do
-tickets that a third one ties. Of an incident
+Tickets of one server and kind are one incident if their outages overlap or start at most `same_outage` apart, or if a
+third ticket connects them in this way. Of an incident
 
 - `started_at` is the earliest credible start: a crash that starts after its own ticket's report is taken as starting
   with the report;
 - `reported_at` is the earliest report, and not before the start;
-- `resolved_at` is the latest end, of those within `longest_outage` of their ticket's start; null where there is none.
+- `resolved_at` is the latest end, of those within `longest_outage` of their ticket's start; null if there is none.
 
-Everything follows from the set of tickets alone, and a further ticket only adds: it makes an incident, or joins or ties
-incidents that then start no later, end no earlier and were reported no later than before.
+The result depends on the set of tickets only, not on their order. A further ticket makes an incident, or joins or
+connects incidents, which then start no later, end no earlier and were reported no later than before.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from crashcast.tables import CRASH, INCIDENTS
 ID = "{}:{}:{}"  # of the incident that a ticket begins: source, ticket_id, server_id
 
 
-def merge(tickets: pl.DataFrame, rules: Tickets) -> tuple[pl.DataFrame, pl.DataFrame]:
+def merge(tickets: pl.DataFrame, section: Tickets) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Merge tickets into incidents.
 
     Parameters
     ----------
     tickets : DataFrame
         In the schema of `TICKETS`, each (source, ticket_id, server_id) once, in any order.
-    rules : Tickets
-        Which tickets are one incident.
+    section : Tickets
+        States `same_outage` and `longest_outage`.
 
     Returns
     -------
@@ -41,15 +41,15 @@ def merge(tickets: pl.DataFrame, rules: Tickets) -> tuple[pl.DataFrame, pl.DataF
         With the `incident_id` of each, sorted by (source, ticket_id, server_id).
     """
     ticket_id = pl.format(ID, "source", "ticket_id", "server_id")
-    start, end = credible_start(), credible_end(rules)
-    whose = ["server_id", "kind"]
-    placed = tickets.select(*TICKETS, start=start, end=end, name=ticket_id).sort(*whose, "start", "name")
-    reach = pl.max_horizontal("end", pl.col("start") + rules.same_outage)
-    reached = reach.cum_max().shift().over(whose)
+    start, end = credible_start(), credible_end(section)
+    group = ["server_id", "kind"]
+    placed = tickets.select(*TICKETS, start=start, end=end, name=ticket_id).sort(*group, "start", "name")
+    reach = pl.max_horizontal("end", pl.col("start") + section.same_outage)
+    reached = reach.cum_max().shift().over(group)
     apart = (pl.col("start") > reached).fill_null(True)
     placed = placed.with_columns(outage=apart.cum_sum())
     incidents = (
-        placed.group_by("outage", *whose, maintain_order=True)
+        placed.group_by("outage", *group, maintain_order=True)
         .agg(
             incident_id=pl.col("name").first(),
             started_at=pl.col("start").min(),
@@ -82,6 +82,6 @@ def credible_start() -> pl.Expr:
     return pl.when(starts_after_report()).then("reported_at").otherwise("started_at")
 
 
-def credible_end(rules: Tickets) -> pl.Expr:
-    """When a ticket's outage ended; null where it is not known."""
-    return pl.when(pl.col("resolved_at") - credible_start() <= rules.longest_outage).then("resolved_at")
+def credible_end(section: Tickets) -> pl.Expr:
+    """When a ticket's outage ended; null if it is not known."""
+    return pl.when(pl.col("resolved_at") - credible_start() <= section.longest_outage).then("resolved_at")

@@ -24,12 +24,11 @@ from crashcast.sources.demo.mechanisms import (
     TROUBLES,
     Fleet,
     minutes_of,
-    oracle_scores,
     repeat_factor,
     simulate_events,
-    truth,
 )
 from crashcast.sources.demo.telemetry import DECIMALS, DECOYS, render
+from crashcast.sources.demo.truth import oracle_scores, truth
 from crashcast.tables import CRASH, MAINTENANCE, Partition, partition_at
 from crashcast.versioning.tracked_data import track
 
@@ -89,7 +88,7 @@ def test_the_same_parameters_write_the_same_bytes(project):
 def test_more_months_leave_earlier_partitions_as_they_were(project, unit):
     project(telemetry={"partition": unit})
     simulator.write()
-    short, tickets_then = hashes("data/raw/telemetry"), tables.read(simulator.INCIDENTS)
+    short, tickets_then = hashes("data/raw/telemetry"), tables.read(simulator.INCIDENTS_PATH)
     project(demo={"months": 2}, telemetry={"partition": unit})
     simulator.write()
     long = hashes("data/raw/telemetry")
@@ -98,7 +97,9 @@ def test_more_months_leave_earlier_partitions_as_they_were(project, unit):
     assert {name: long[name] for name in whole} == {name: short[name] for name in whole}
     closed = tickets_then.filter(pl.col("resolved_at").is_not_null())
     assert len(closed) > 10
-    assert closed.join(tables.read(simulator.INCIDENTS), on=closed.columns, how="anti", nulls_equal=True).is_empty()
+    assert closed.join(
+        tables.read(simulator.INCIDENTS_PATH), on=closed.columns, how="anti", nulls_equal=True
+    ).is_empty()
 
 
 @given(day=st.integers(1, 30))
@@ -390,7 +391,7 @@ def test_imported_data_is_never_replaced(project):
     with pytest.raises(UserError, match=r"params\.yaml says data\.source: import"):
         simulator.write()
     project()
-    theirs = simulator.TELEMETRY / "month=2025-01" / "part-0.parquet"
+    theirs = simulator.TELEMETRY_PATH / "month=2025-01" / "part-0.parquet"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("ours")
     with pytest.raises(UserError, match="data/raw/telemetry was not written by the demo"):
