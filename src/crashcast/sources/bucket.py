@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crashcast.errors import UserError
 from crashcast.files import replacing
-from crashcast.sources.importing.columns import SUFFIXES
+from crashcast.sources.importing.sheet import SUFFIXES
 from crashcast.sources.side_by_side import side_by_side
 
 S3 = "s3://"

@@ -1,31 +1,20 @@
-"""Somebody else's file, column by column: which column is what, and its values as ours, or the row that is wrong.
+"""Columns of a table: which column has which role, and their values as text, ids, numbers and times.
 
-Text is read as text and converted here, so that `007` stays an id and every error can name its row. Rows are numbered
-as a spreadsheet shows them: a CSV file's header is row 1.
+A value that cannot be converted is an error that names its row.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.csv as pa_csv
 
-from crashcast.errors import UserError
+from crashcast.sources.importing.sheet import SHOWN, Sheet, plain_name
 from crashcast.sources.notation import EARLIEST, EPOCH_UNITS, NULLS, PER_SECOND, utc_text
 from crashcast.tables import TIMESTAMP
 from crashcast.text import some_of
 
-SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz")
-DELIMITERS = ",;\t|"
-BLOCK_BYTES = 1 << 26  # a row must fit into a block
 LARGEST_INTEGER = 2.0**63
 MOMENT = (
     r"^(?<date>\d{4}[-/]\d{1,2}[-/]\d{1,2})"
@@ -34,126 +23,8 @@ MOMENT = (
 )
 MOMENT_HINT = "write 2026-01-31 13:45:00 (UTC), 2026-01-31T13:45:00+01:00 or seconds since 1970"
 NOW = "it is {} now: a wrong clock, or local times that need their zone (+01:00)"
-SHOWN = 12  # names in an error message
 
 Roles = Mapping[str, tuple[tuple[str, ...], ...]]
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A file as it is, before anything is understood.
-
-    Attributes
-    ----------
-    path : Path
-        Where it came from.
-    frame : DataFrame
-        Its columns; all text where the file is CSV.
-    first_row : int
-        The number of its first row of data.
-    """
-
-    path: Path
-    frame: pl.DataFrame
-    first_row: int
-
-    def row(self, index: int) -> str:
-        """Say which row the `index`-th of the frame is."""
-        return f"row {self.first_row + index}"
-
-    def error(self, message: str, column: str | None = None, index: int | None = None) -> UserError:
-        """Return an error that names the file and, where known, column and row."""
-        where = [str(self.path)]
-        where += [f"column '{column}'"] if column is not None else []
-        where += [self.row(index)] if index is not None else []
-        return UserError(f"{', '.join(where)}: {message}")
-
-    def first(self, mask: pl.Series) -> int | None:
-        """Return the index of the first row where `mask` holds, if any."""
-        index = mask.fill_null(False).arg_max()
-        return index if index is not None and mask[index] else None
-
-
-def read_sheet(path: Path) -> Sheet:
-    """Read a Parquet or CSV file.
-
-    Raises
-    ------
-    UserError
-        Where it is missing, empty, damaged, ragged, not UTF-8, without a header, or repeats a column.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} is {'a folder, not a file' if path.is_dir() else 'missing'}")
-    if not path.name.lower().endswith(SUFFIXES):
-        raise UserError(f"{path}: unknown kind of file; give {', '.join(SUFFIXES)}")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty")
-    is_csv = ".csv" in path.name.lower()
-    sheet = Sheet(path, _read_csv(path) if is_csv else _read_parquet(path), 2 if is_csv else 1)
-    seen: dict[str, str] = {}
-    for column in sheet.frame.columns:
-        if (other := seen.setdefault(plain_name(column), column)) != column:
-            raise sheet.error(f"columns '{other}' and '{column}' have the same name; rename or remove one")
-    return sheet
-
-
-def _read_parquet(path: Path) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path, hive_partitioning=False, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is not a readable Parquet file ({reason}); export it again") from None
-
-
-def _read_csv(path: Path) -> pl.DataFrame:
-    delimiter, header = _header(path)
-    if repeated := [name for name in header if header.count(name) > 1]:
-        raise UserError(f"{path}: column '{repeated[0]}' is there twice; rename or remove one")
-    values = [
-        name for name in header if re.fullmatch(r"[-+]?\d[\d.,]*([eE][-+]?\d+)?|\d{4}-\d\d?-\d\d?.*", name.strip())
-    ]
-    if 2 * len(values) >= len(header):
-        raise UserError(f"{path}, row 1: {', '.join(header[:SHOWN])} is no header; add a row that names the columns")
-    try:
-        table = pa_csv.read_csv(
-            str(path),
-            pa_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),  # one thread numbers the rows in errors
-            pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            pa_csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
-        )
-    except (pa.ArrowException, OSError, EOFError) as error:
-        if "UTF8" in str(error):
-            raise _not_utf8(path) from None
-        message = re.sub(r"^CSV parse error: Row #(\d+): ", r"row \1: ", str(error).splitlines()[0])
-        raise UserError(f"{path}, {message}; export it again") from None
-    return pl.DataFrame({name: pl.Series(name, table.column(name)) for name in table.column_names})
-
-
-def _header(path: Path) -> tuple[str, list[str]]:
-    try:
-        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as file:
-            line = file.readline(BLOCK_BYTES)
-    except UnicodeDecodeError:
-        raise _not_utf8(path) from None
-    except (OSError, EOFError) as error:
-        raise UserError(f"{path} is not a readable gzip file ({error}); export it again") from None
-    if line.startswith("PAR1"):
-        raise UserError(f"{path} is a Parquet file; name it .parquet")
-    delimiter = max(DELIMITERS, key=line.count)
-    header = next(csv.reader([line], delimiter=delimiter), [])
-    if not any(name.strip() for name in header):
-        raise UserError(f"{path}, row 1: no header; add a row that names the columns")
-    return delimiter, header
-
-
-def _not_utf8(path: Path) -> UserError:
-    return UserError(f"{path} is not UTF-8 text; save it as CSV in UTF-8")
-
-
-def plain_name(column: str) -> str:
-    """Return a column's name for comparison: `startedAt`, `Started At` and `started-at` are all `started_at`."""
-    snake = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", column.strip())
-    return re.sub(r"[\s.-]+", "_", snake).lower()
 
 
 def choose(sheet: Sheet, roles: Roles, required: tuple[str, ...]) -> dict[str, str]:
@@ -176,7 +47,7 @@ def choose(sheet: Sheet, roles: Roles, required: tuple[str, ...]) -> dict[str, s
     Raises
     ------
     UserError
-        Where a required role has no column, or two of one tier.
+        If a required role has no column, or two of one tier.
     """
     free = {plain_name(column): column for column in sheet.frame.columns}
     chosen = {}
@@ -196,7 +67,7 @@ def choose(sheet: Sheet, roles: Roles, required: tuple[str, ...]) -> dict[str, s
 
 
 def texts(sheet: Sheet, column: str) -> pl.Series:
-    """Return a column as text without surrounding blanks; what stands for nothing is null."""
+    """Return a column as text without surrounding blanks; words for a missing value become null."""
     values = sheet.frame[column]
     if values.dtype.is_nested() or values.dtype == pl.Object:
         raise sheet.error(f"holds {values.dtype}, not text", column)
@@ -212,7 +83,7 @@ def identifiers(sheet: Sheet, column: str) -> pl.Series:
     Raises
     ------
     UserError
-        Where an id is missing, or a number with decimals.
+        If an id is missing, or a number with decimals.
     """
     ids = texts(sheet, column)
     if (empty := sheet.first(ids.is_null())) is not None:
@@ -234,17 +105,17 @@ def numbers(sheet: Sheet, column: str, required: bool) -> pl.Series | str:
     column : str
         The column.
     required : bool
-        The column must be numeric, or empty; else it need only be where most of its values are numbers.
+        Text in the column is an error; otherwise only if most of its values are numbers.
 
     Returns
     -------
     Series of float32, or str
-        Null where there is no value; booleans are 0 and 1. Text: why the column is not numeric.
+        Null if there is no value; booleans are 0 and 1. Text: why the column is not numeric.
 
     Raises
     ------
     UserError
-        Where a numeric column holds text, an infinite value or one too large for float32.
+        If a numeric column holds text, an infinite value or one too large for float32.
     """
     values = sheet.frame[column]
     if values.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
@@ -274,7 +145,7 @@ def _more(mask: pl.Series) -> str:
 
 
 def moments(sheet: Sheet, column: str, latest: datetime | None, required: bool = True) -> tuple[pl.Series, str]:
-    """Return a column of times in UTC, and how it was understood.
+    """Return a column of times in UTC, and how it was read.
 
     Parameters
     ----------
@@ -283,14 +154,14 @@ def moments(sheet: Sheet, column: str, latest: datetime | None, required: bool =
     column : str
         The column: datetimes, dates, ISO 8601 text, or a count since 1970 in s, ms, us or ns.
     latest : datetime, optional
-        What no time may lie after.
+        A later time is an error.
     required : bool
         Whether every row needs one.
 
     Raises
     ------
     UserError
-        Where a time is missing, cannot be read, is before 1990 or after `latest`, or some have a zone and some none.
+        If a time is missing, cannot be read, is before 1990 or after `latest`, or some have a zone and some none.
     """
     values = sheet.frame[column]
     if isinstance(values.dtype, pl.Datetime):

@@ -9,7 +9,7 @@ import polars as pl
 from crashcast.errors import UserError
 from crashcast.params.base import DAY, PATH
 from crashcast.params.telemetry import Telemetry
-from crashcast.sources.importing.records import Records, Samples
+from crashcast.sources.importing.parsing import Records, Samples
 from crashcast.sources.importing.report import Report
 from crashcast.sources.notation import utc_text
 from crashcast.tables import CRASH
@@ -51,7 +51,7 @@ def common_metrics(files: list[Samples], known: Telemetry | None, report: Report
             if name not in (*file.metrics, *file.empty):
                 other = owners[name].source if name in owners else "earlier imports"
                 message = f"no column '{name}', unlike {other}"
-                raise UserError(f"{file.source}: {message}; add it, empty where there are no values")
+                raise UserError(f"{file.source}: {message}; add it; it may be empty")
     left_out = {name: "empty" for file in files for name in file.empty}
     left_out |= {name: why for file in files for name, why in file.left_out.items()}
     report.read += [f"column '{name}' left out: {why}" for name, why in left_out.items() if name not in metrics]
@@ -61,7 +61,7 @@ def common_metrics(files: list[Samples], known: Telemetry | None, report: Report
 def _report_readings(files: list[Samples], report: Report) -> None:
     files_of_reading: dict[str, list[str]] = {}
     for file in files:
-        files_of_reading.setdefault(file.understood, []).append(str(file.source))
+        files_of_reading.setdefault(file.reading, []).append(str(file.source))
     for reading, names in files_of_reading.items():
         others = f" and {len(names) - 1:,} more files" if len(names) > 1 else ""
         report.read.append(f"{names[0]}{others}: {reading}")

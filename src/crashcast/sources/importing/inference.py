@@ -1,7 +1,7 @@
-"""What telemetry says about itself: its cadence, its metrics' ranges and how densely it should be stored.
+"""Cadence, partition and metrics' ranges, inferred from telemetry.
 
-A range exists to drop what a server cannot have, never to drop a spike: spikes are what comes before a crash. So only
-limits that a name states are tight; the others leave an order of magnitude above all that was seen.
+A range must drop impossible values, but never a spike: spikes come before crashes. So only limits that follow from a
+metric's name are tight; the others are an order of magnitude above all values seen.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ CADENCES = [
     *(timedelta(hours=n) for n in (1, 2, 3, 4, 6, 8, 12, 24)),
 ]
 LONGEST_GAP = 2 * DAY  # between samples of one recording
-# what exporters write where there is no value; never taken for a limit
+# written by exporters for a missing value; never taken as a limit
 MARKERS = [-1, -99, -999, -9999, -99999, -(2**31), 2**31 - 1, 2**32 - 1, -(2**63), 2**63 - 1, 2**64 - 1]
 RARE_MARKER_SHARE = 0.01  # more often, it is a value
 PERCENT_NAME = r"(^|_)(pct|percent|percentage)($|_)"
 UNIT_NAME = r"(^|_)(share|ratio|fraction|flag|up|down)$|^(is|has)_"
-INSIDE_SHARE = 0.999  # of values that must lie within the limits a name states
-HEADROOM = 10  # how far above the largest value seen a value is still believed
-UNKNOWN_MAX = 1_000_000  # where a metric has been 0 so far, nothing is known of its size
-STUCK_SHARE = 0.001  # of samples in long constant runs: more, and constant is normal
+INSIDE_SHARE = 0.999  # of values that must lie within the limits of a name
+HEADROOM = 10  # times the largest value seen: higher values are dropped
+UNKNOWN_MAX = 1_000_000  # of a metric that has only been 0: its size is not known
+STUCK_SHARE = 0.001  # of samples in long constant runs: if more, constant values are normal
 MIN_RUN_SAMPLES = 12
-MIN_SPAN_OVER_STUCK = 14  # shorter records cannot tell whether constant runs are rare
+MIN_SPAN_OVER_STUCK = 14  # with a shorter period, nobody can tell whether constant runs are rare
 RESET_SHARE = 0.01  # of a counter's changes
 MIN_COUNTER_STEPS = 20
-MOST_SAMPLES = 3_000_000  # what servers are chosen to stay below, for what needs samples in order
+MOST_SAMPLES = 3_000_000  # of the servers that are looked at in order of time
 MOST_ROWS_PER_PARTITION = 20_000_000  # computed in one piece
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What all values of a metric have in common.
+    """Facts about all values of a metric.
 
     Attributes
     ----------
     rows, values : int
-        Samples, and how many have a value.
+        Number of samples, and of those with a value.
     low, high : float or None
-        The extremes, markers of missing values aside.
+        The extremes, without markers of missing values.
     markers : int
-        How many such markers there are.
+        Number of such markers.
     in_percent, in_unit : float
         Shares of values within 0..100 and 0..1.
     is_whole : bool
@@ -76,7 +76,7 @@ class Facts:
 
 
 def infer_interval(keys: pl.DataFrame) -> tuple[timedelta, str] | None:
-    """Infer the cadence: the commonest gap, longer where most intervals would hold no sample.
+    """Infer the cadence: the commonest gap, or a longer one if most intervals would hold no sample.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def infer_interval(keys: pl.DataFrame) -> tuple[timedelta, str] | None:
     Returns
     -------
     timedelta, str
-        One that divides a day, and what speaks for it; None where no server has two samples.
+        One that divides a day, and the reason for it; None if no server has two samples.
     """
     gaps = keys.sort("server_id", "timestamp").select(
         "server_id", "timestamp", gap=pl.col("timestamp").diff().over("server_id")
@@ -111,7 +111,7 @@ def infer_interval(keys: pl.DataFrame) -> tuple[timedelta, str] | None:
 def _filled_share(gaps: pl.DataFrame, cadence: timedelta) -> float:
     seconds = cadence.total_seconds()
     interval = (pl.col("timestamp").dt.epoch("us") / (seconds * 1e6)).ceil()
-    # a longer silence is an outage or another recording: it says nothing about the cadence
+    # a longer gap is an outage or another recording, not the cadence
     lasting = pl.col("gap").filter(pl.col("gap") <= LONGEST_GAP).dt.total_microseconds().sum() / 1e6
     held, span = gaps.select(pl.struct("server_id", interval).n_unique() - pl.col("server_id").n_unique(), lasting).row(
         0
@@ -127,7 +127,7 @@ def infer_partition(rows_per_month: int) -> str:
 
 
 def describe(samples: pl.LazyFrame, metric: str) -> Facts:
-    """Gather the facts about one metric (float32, null where there is no value)."""
+    """Return the facts about one metric (float32, null if there is no value)."""
     value = pl.col(metric)
     marker = value.is_in(pl.Series(MARKERS, dtype=pl.Float32).implode())
     known = value.filter(~marker)
@@ -153,8 +153,8 @@ def describe(samples: pl.LazyFrame, metric: str) -> Facts:
 def infer_limits(name: str, facts: Facts) -> tuple[float, float]:
     """Return the range that a metric's values can have.
 
-    0..100 for a percentage and 0..1 for a share or a flag, where the values agree with the name; otherwise `HEADROOM`
-    times the largest seen, rounded up to 1, 2 or 5 times a power of ten, and not below 0 unless something was.
+    0..100 for a percentage and 0..1 for a share or a flag, if the values agree with the name; otherwise `HEADROOM`
+    times the largest seen, rounded up to 1, 2 or 5 times a power of ten, and not below 0 unless a value was.
     """
     if re.search(UNIT_NAME, name.lower()) and facts.in_unit >= INSIDE_SHARE:
         return 0, 1
@@ -174,7 +174,7 @@ def _round_up(value: float) -> float:
 
 
 def choose_servers(rows_per_server: pl.DataFrame) -> list[str]:
-    """Choose servers, spread over the sorted fleet, with at most `MOST_SAMPLES` samples, or one.
+    """Choose servers, spread over the sorted fleet, with at most `MOST_SAMPLES` samples; at least one.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def choose_servers(rows_per_server: pl.DataFrame) -> list[str]:
 
 
 def infer_metric(name: str, facts: Facts, samples: pl.DataFrame, stuck_after: timedelta) -> Metric:
-    """Infer what params.yaml says about a metric.
+    """Infer a metric's entry in params.yaml.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def infer_metric(name: str, facts: Facts, samples: pl.DataFrame, stuck_after: ti
     samples : DataFrame
         `server_id`, `timestamp` and the metric, sorted by them, of some servers.
     stuck_after : timedelta
-        How long an unchanging value must last to mean a broken sensor.
+        Duration of an unchanging value that means a broken sensor.
     """
     low, high = infer_limits(name, facts)
     series = samples.select("server_id", "timestamp", value=pl.col(name)).drop_nulls()
@@ -210,7 +210,7 @@ def infer_metric(name: str, facts: Facts, samples: pl.DataFrame, stuck_after: ti
 
 
 def is_counter(series: pl.DataFrame) -> bool:
-    """Tell whether values only grow, resets aside.
+    """Tell whether values only grow, apart from resets.
 
     Parameters
     ----------
@@ -230,7 +230,7 @@ def never_rests(series: pl.DataFrame, stuck_after: timedelta) -> bool:
     series : DataFrame
         `server_id`, `timestamp` and `value`, each server's in order of time.
     stuck_after : timedelta
-        What counts as long, if it also has `MIN_RUN_SAMPLES` samples.
+        A run is long from this duration on, if it also has `MIN_RUN_SAMPLES` samples.
     """
     span = pl.col("timestamp").max() - pl.col("timestamp").min()
     longest = series.group_by("server_id").agg(span=span).select(pl.col("span").max()).item()

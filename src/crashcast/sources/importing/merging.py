@@ -1,4 +1,4 @@
-"""How new records meet the ones that are there: by key, the new ones in place of the old."""
+"""Merging new rows into old ones: by key, a new row replaces the old one; periods are joined."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import polars as pl
 
 from crashcast.tables import COVERAGE
 
-INCIDENT_KEY = ("server_id", "started_at", "kind")  # where a source gives incidents no id
+INCIDENT_KEY = ("server_id", "started_at", "kind")  # of incidents without an id
 
 
 def merge(old: pl.DataFrame, new: pl.DataFrame, keys: Sequence[str]) -> tuple[pl.DataFrame, Counter[str]]:
-    """Put each new row in the place of the old one with the same key, or beside the old ones.
+    """Replace old rows by new ones with the same key, and add the other new rows.
 
     Parameters
     ----------
     old, new : DataFrame
         Of the same columns, each key at most once in `new`.
     keys : sequence of str
-        The columns that say which row it is.
+        The columns of the key.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def last_of_each(rows: pl.DataFrame, keys: Sequence[str]) -> tuple[pl.DataFrame,
     DataFrame
         In the order of `rows`.
     Counter
-        How many rows were `repeated` as they are, and how many `conflicting` ones gave way to a later row.
+        Number of dropped rows: `repeated` ones equal a later row, `conflicting` ones have other values.
     """
     kept = rows.unique(keys, keep="last", maintain_order=True)
     if kept.height == rows.height:
@@ -56,7 +56,7 @@ def last_of_each(rows: pl.DataFrame, keys: Sequence[str]) -> tuple[pl.DataFrame,
 
 
 def adopt_ids(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-    """Give incidents whose source has no ids the id of the old incident on the same server, at the same start."""
+    """Give incidents without an id of their own the id of an old incident of the same server, start and kind."""
     known = old.unique(INCIDENT_KEY, keep="first", maintain_order=True).select(*INCIDENT_KEY, known="incident_id")
     found = new.join(known, on=INCIDENT_KEY, how="left", maintain_order="left")
     return found.with_columns(incident_id=pl.coalesce("known", "incident_id")).drop("known")
@@ -65,7 +65,7 @@ def adopt_ids(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
 def assume_coverage(spans: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
     """Cover every server from one interval before its first sample to its last.
 
-    A sample at t speaks for (t - interval, t], so that two imports that follow each other leave no hole.
+    A sample at t is of (t - interval, t]: two imports that follow each other leave no gap.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def assume_coverage(spans: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
 
 
 def merge_coverage(coverage: pl.DataFrame) -> pl.DataFrame:
-    """Join the periods of a server that overlap or touch; its last group holds for all of them.
+    """Join the periods of a server that overlap or touch; all get its last group.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def merge_coverage(coverage: pl.DataFrame) -> pl.DataFrame:
 
 
 def join_periods(periods: pl.DataFrame, of: str) -> pl.DataFrame:
-    """Join the periods of a server, or of whatever the column `of` names, that overlap or touch.
+    """Join periods that overlap or touch, of each server or whatever the column `of` names.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""params.yaml, edited for its user: their comments, order and spelling stay."""
+"""params.yaml with another telemetry section; the comments, order and spelling of its user stay."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from crashcast.params.base import format_duration
 from crashcast.params.clean import Clean
 from crashcast.params.telemetry import Metric, Telemetry
 
-STUCK_INTERVALS = 12  # without a change, after which a sensor is taken as broken, where params.yaml says too few
+STUCK_INTERVALS = 12  # without a change, after which a sensor is taken as broken; used if params.yaml has less
 
 
 def describe_import(path: Path, telemetry: Telemetry) -> tuple[str, list[str]]:
     """Return the text of params.yaml with this telemetry section, and imported data as its source.
 
-    What other sections say of metrics that are no more, or in durations that are too short now, would stop the
-    pipeline, and is changed as well.
+    Other sections change as well if they name metrics that are gone or have durations that are too short now, because
+    the pipeline would stop.
 
     Parameters
     ----------
     path : Path
         params.yaml; not changed.
     telemetry : Telemetry
-        What the section shall say.
+        The new section.
 
     Returns
     -------
     str
         The new text.
     list of str
-        What was changed in other sections, and why.
+        Changes of other sections, each with its reason.
     """
     yaml = YAML()
     yaml.width = 4096  # long lines stay lines
@@ -50,7 +50,7 @@ def describe_import(path: Path, telemetry: Telemetry) -> tuple[str, list[str]]:
         metrics.clear()
         metrics.fa.set_block_style()
         metrics.update({name: _entry(metric) for name, metric in telemetry.metrics.items()})
-    changes = _forget_others(content["features"], set(telemetry.metrics))
+    changes = _drop_other_metrics(content["features"], set(telemetry.metrics))
     if Clean.read(path).stuck_after <= telemetry.interval:
         content["clean"]["stuck_after"] = longer = format_duration(STUCK_INTERVALS * telemetry.interval)
         changes.append(f"clean.stuck_after is now {longer}: it has to be longer than the interval")
@@ -71,7 +71,7 @@ def _plain(number: float) -> float:
     return int(number) if number == int(number) else number
 
 
-def _forget_others(features: CommentedMap, metrics: set[str]) -> list[str]:
+def _drop_other_metrics(features: CommentedMap, metrics: set[str]) -> list[str]:
     columns, pairs = features["columns"], features["interactions"]
     gone_columns = [] if columns == "all" else [name for name in columns if name not in metrics]
     gone_pairs = [name for name, pair in pairs.items() if name in metrics or not metrics.issuperset(pair)]
@@ -89,4 +89,4 @@ def _forget_others(features: CommentedMap, metrics: set[str]) -> list[str]:
 
 
 def _write_null(representer: Any, _: None) -> Any:
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")  # not nothing at all
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")  # ruamel would write an empty value

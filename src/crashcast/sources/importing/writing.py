@@ -14,7 +14,7 @@ from crashcast.files import link
 from crashcast.params.telemetry import Telemetry
 from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TELEMETRY_PATH
 from crashcast.sources.importing import merging
-from crashcast.sources.importing.records import Records, Samples
+from crashcast.sources.importing.parsing import Records, Samples
 from crashcast.sources.importing.report import Report
 from crashcast.sources.notation import utc_text
 from crashcast.tables import CRASH, KEYS, Partition

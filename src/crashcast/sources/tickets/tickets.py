@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from crashcast.params.tickets import Conditions, TicketSource
-from crashcast.sources.importing.records import KINDS
+from crashcast.sources.importing.parsing import KINDS
 from crashcast.sources.notation import EARLIEST, utc_text
 from crashcast.sources.tickets.fields import AS_WRITTEN, Record, first_values, text_at
 from crashcast.sources.tickets.times import moment, moment_or_none

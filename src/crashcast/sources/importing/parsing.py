@@ -1,4 +1,4 @@
-"""Files of samples, incidents and coverage, understood: in our schema, or an error that names the row."""
+"""Files of samples, incidents and coverage, parsed into our schema, or an error that names the row."""
 
 from __future__ import annotations
 
@@ -11,18 +11,8 @@ from pathlib import Path
 import polars as pl
 
 from crashcast import tables
-from crashcast.sources.importing.columns import (
-    NOW,
-    Roles,
-    Sheet,
-    choose,
-    identifiers,
-    moments,
-    numbers,
-    plain_name,
-    read_sheet,
-    texts,
-)
+from crashcast.sources.importing.columns import NOW, Roles, choose, identifiers, moments, numbers, texts
+from crashcast.sources.importing.sheet import Sheet, plain_name, read_sheet
 from crashcast.sources.notation import utc_text
 from crashcast.tables import CRASH, KEYS, MAINTENANCE
 
@@ -41,7 +31,7 @@ TELEMETRY_ROLES: Roles = {
     "server_id": SERVER_NAMES,
     "group": GROUP_NAMES,
 }
-# where a ticket has both a start and an opening, the opening is when it was reported
+# if a ticket has both a start and an opening, it was reported at the opening
 INCIDENT_ROLES: Roles = {
     "incident_id": (("incident_id",), ("id", "incident", "ticket", "ticket_id", "key", "number")),
     "server_id": SERVER_NAMES,
@@ -78,20 +68,20 @@ KINDS = {
 }
 RESERVED = {*KEYS, *tables.INCIDENTS, *tables.COVERAGE, "label", "reason", "part", "score", "hours_since_crash"}
 FEATURE = r"(?P<metric>.+)_((mean|std|max|diff)_\d+[smhd]|vs_fleet)|crashes_\d+[smhd]|missing_share_\d+[smhd]"
-ID = "{} {} {}"  # of an incident whose source gives none: server, start, kind
+ID = "{} {} {}"  # of an incident without one: server, start, kind
 WITHOUT = {
     "kind": "every incident is a crash",
     "resolved_at": "outages last as long as incidents.unresolved_outage in params.yaml",
     "reported_at": "the team knew after incidents.reporting_delay in params.yaml",
     "incident_id": "incidents are told apart by server, start and kind",
 }
-STAGED_ROWS = 1 << 18  # in a row group: what reading one partition of a file passes over
-INDEX = r"|unnamed:_\d+|index|__index_level_\d+__"  # what pandas writes beside a table
+STAGED_ROWS = 1 << 18  # in a row group, so that reading one partition skips most of a file
+INDEX = r"|unnamed:_\d+|index|__index_level_\d+__"  # written by pandas
 
 
 @dataclass(frozen=True)
 class Samples:
-    """A telemetry file, understood and set aside.
+    """A telemetry file, parsed and staged.
 
     Attributes
     ----------
@@ -100,13 +90,13 @@ class Samples:
     first, last : datetime
         The rows' extremes.
     metrics, empty : list of str
-        Columns with numbers, and without any value; both are staged.
+        Columns with numbers, and columns without any value; both are staged.
     left_out : dict
-        Other columns, and why they are no metrics.
+        Other columns, each with the reason why it is no metric.
     groups : DataFrame
         `server_id`, `group` and the `timestamp` it was last seen at.
-    understood : str
-        Which column was taken as what.
+    reading : str
+        The column of each role.
     """
 
     source: Path
@@ -117,7 +107,7 @@ class Samples:
     empty: list[str]
     left_out: dict[str, str]
     groups: pl.DataFrame
-    understood: str
+    reading: str
 
     def scan(self) -> pl.LazyFrame:
         """Return its rows."""
@@ -126,7 +116,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Records:
-    """A file of incidents or coverage, understood.
+    """A file of incidents or coverage, parsed.
 
     Attributes
     ----------
@@ -135,7 +125,7 @@ class Records:
     frame : DataFrame
         Its rows, in our schema, in the file's order.
     notes : list of str
-        What was understood and assumed.
+        How it was read, and what was assumed.
     has_ids : bool
         The file names its incidents.
     """
@@ -147,16 +137,16 @@ class Records:
 
 
 def read_samples(path: Path, staged: Path, known: Collection[str], latest: datetime) -> Samples:
-    """Understand a telemetry file and set its rows aside.
+    """Parse a telemetry file and stage its rows.
 
     Parameters
     ----------
     path, staged : Path
-        The file, and where its rows go.
+        The file, and the file that its rows are written to.
     known : collection of str
-        Columns that must be numeric, whatever most of their values look like.
+        Metrics of earlier imports: text in them is an error.
     latest : datetime
-        What no sample may lie after.
+        A later sample is an error.
 
     Raises
     ------
@@ -198,7 +188,7 @@ def read_samples(path: Path, staged: Path, known: Collection[str], latest: datet
         empty=empty,
         left_out=left_out,
         groups=groups.sort("timestamp", maintain_order=True).group_by("server_id", maintain_order=True).last(),
-        understood=_understood(roles, {"timestamp": how}),
+        reading=_reading(roles, {"timestamp": how}),
     )
 
 
@@ -208,11 +198,11 @@ def _optional_texts(sheet: Sheet, column: str | None) -> pl.Series:
     return texts(sheet, column)
 
 
-def _understood(roles: dict[str, str], hows: dict[str, str]) -> str:
+def _reading(roles: dict[str, str], notations: dict[str, str]) -> str:
     words = []
     for role, column in roles.items():
         taken = role if column == role else f"{role} from '{column}'"
-        words.append(f"{taken} ({hows[role]})" if role in hows else taken)
+        words.append(f"{taken} ({notations[role]})" if role in notations else taken)
     return ", ".join(words)
 
 
@@ -226,14 +216,14 @@ def _check_names(sheet: Sheet, names: list[str]) -> None:
 
 
 def read_incidents(path: Path, latest: datetime) -> Records:
-    """Understand a file of incidents.
+    """Parse a file of incidents.
 
     Parameters
     ----------
     path : Path
         The file.
     latest : datetime
-        What no crash may lie after; maintenance may be planned ahead.
+        A later crash is an error; maintenance may be planned ahead.
 
     Raises
     ------
@@ -243,10 +233,10 @@ def read_incidents(path: Path, latest: datetime) -> Records:
     sheet = read_sheet(path)
     roles = choose(sheet, INCIDENT_ROLES, ("server_id", "started_at"))
     times: dict[str, pl.Series] = {}
-    hows: dict[str, str] = {}
+    notations: dict[str, str] = {}
     for role in ("started_at", "resolved_at", "reported_at"):
         if role in roles:
-            times[role], hows[role] = moments(sheet, roles[role], None, required=role == "started_at")
+            times[role], notations[role] = moments(sheet, roles[role], None, required=role == "started_at")
         else:
             times[role] = pl.Series([None], dtype=tables.TIMESTAMP).new_from_index(0, sheet.frame.height)
     words = {role: _optional_texts(sheet, roles.get(role)) for role in ("severity", "source", "summary")}
@@ -269,7 +259,7 @@ def read_incidents(path: Path, latest: datetime) -> Records:
 
     distinct = frame.unique(maintain_order=True)
     early = pl.col("reported_at") < pl.col("started_at")
-    notes = [f"{path}: {_understood(roles, hows)}"]
+    notes = [f"{path}: {_reading(roles, notations)}"]
     notes += [f"{path} has no {role}: {meaning}" for role, meaning in WITHOUT.items() if role not in roles]
     if distinct.height < frame.height:
         notes.append(f"{path}: {frame.height - distinct.height:,} repeated incidents are taken once")
@@ -301,12 +291,12 @@ def _kinds(sheet: Sheet, column: str | None) -> pl.Series:
     kinds = written.str.to_lowercase().replace_strict(KINDS, default=None, return_dtype=pl.String)
     if (index := sheet.first(written.is_not_null() & kinds.is_null())) is not None:
         message = f"'{written[index]}' is neither a crash nor maintenance ({', '.join(KINDS)})"
-        raise sheet.error(f"{message}; change it, or remove the column where all are crashes", column, index)
+        raise sheet.error(f"{message}; change it, or remove the column if all are crashes", column, index)
     return kinds.fill_null(CRASH)
 
 
 def read_coverage(path: Path, latest: datetime) -> Records:
-    """Understand a file that says when incidents were recorded, server by server.
+    """Parse a file of the periods in which incidents were recorded, server by server.
 
     Raises
     ------
@@ -325,5 +315,5 @@ def read_coverage(path: Path, latest: datetime) -> Records:
         )
     ids, groups = identifiers(sheet, roles["server_id"]), _optional_texts(sheet, roles.get("group"))
     frame = pl.DataFrame({"server_id": ids, "covered_from": start, "covered_to": end, "group": groups})
-    understood = _understood(roles, {"covered_from": how_start, "covered_to": how_end})
-    return Records(sheet, frame, [f"{path}: {understood}"])
+    reading = _reading(roles, {"covered_from": how_start, "covered_to": how_end})
+    return Records(sheet, frame, [f"{path}: {reading}"])

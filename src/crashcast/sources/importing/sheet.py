@@ -1,0 +1,141 @@
+"""A CSV or Parquet file as a table, as it is: text stays text, and every error can name its row.
+
+Rows are numbered as a spreadsheet shows them: a CSV file's header is row 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from crashcast.errors import UserError
+from crashcast.text import some_of
+
+SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz")
+DELIMITERS = ",;\t|"
+BLOCK_BYTES = 1 << 26  # a row must fit into a block
+SHOWN = 12  # names in an error message
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The table in a file.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    frame : DataFrame
+        Its columns; all text if the file is CSV.
+    first_row : int
+        The number of its first row of data.
+    """
+
+    path: Path
+    frame: pl.DataFrame
+    first_row: int
+
+    def row(self, index: int) -> str:
+        """Return the name of a row by its index in the frame."""
+        return f"row {self.first_row + index}"
+
+    def error(self, message: str, column: str | None = None, index: int | None = None) -> UserError:
+        """Return an error that names the file and, if they are given, column and row."""
+        place = [str(self.path)]
+        place += [f"column '{column}'"] if column is not None else []
+        place += [self.row(index)] if index is not None else []
+        return UserError(f"{', '.join(place)}: {message}")
+
+    def first(self, mask: pl.Series) -> int | None:
+        """Return the index of the first row for which `mask` is true, if any."""
+        index = mask.fill_null(False).arg_max()
+        return index if index is not None and mask[index] else None
+
+
+def read_sheet(path: Path) -> Sheet:
+    """Read a Parquet or CSV file.
+
+    Raises
+    ------
+    UserError
+        If it is missing, empty, damaged, ragged, not UTF-8, without a header, or repeats a column.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is {'a folder, not a file' if path.is_dir() else 'missing'}")
+    if not path.name.lower().endswith(SUFFIXES):
+        raise UserError(f"{path}: unknown kind of file; give {', '.join(SUFFIXES)}")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty")
+    is_csv = ".csv" in path.name.lower()
+    sheet = Sheet(path, _read_csv(path) if is_csv else _read_parquet(path), 2 if is_csv else 1)
+    seen: dict[str, str] = {}
+    for column in sheet.frame.columns:
+        if (other := seen.setdefault(plain_name(column), column)) != column:
+            raise sheet.error(f"columns '{other}' and '{column}' have the same name; rename or remove one")
+    return sheet
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, hive_partitioning=False, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is not a readable Parquet file ({reason}); export it again") from None
+
+
+def _read_csv(path: Path) -> pl.DataFrame:
+    delimiter, header = _header(path)
+    if repeated := [name for name in header if header.count(name) > 1]:
+        raise UserError(f"{path}: column '{repeated[0]}' is there twice; rename or remove one")
+    values = [
+        name for name in header if re.fullmatch(r"[-+]?\d[\d.,]*([eE][-+]?\d+)?|\d{4}-\d\d?-\d\d?.*", name.strip())
+    ]
+    if 2 * len(values) >= len(header):
+        raise UserError(f"{path}, row 1: {some_of(header, SHOWN)} is no header; add a row that names the columns")
+    try:
+        table = pa_csv.read_csv(
+            str(path),
+            pa_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),  # one thread numbers the rows in errors
+            pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            pa_csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
+        )
+    except (pa.ArrowException, OSError, EOFError) as error:
+        if "UTF8" in str(error):
+            raise _not_utf8(path) from None
+        message = re.sub(r"^CSV parse error: Row #(\d+): ", r"row \1: ", str(error).splitlines()[0])
+        raise UserError(f"{path}, {message}; export it again") from None
+    return pl.DataFrame({name: pl.Series(name, table.column(name)) for name in table.column_names})
+
+
+def _header(path: Path) -> tuple[str, list[str]]:
+    try:
+        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as file:
+            line = file.readline(BLOCK_BYTES)
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None
+    except (OSError, EOFError) as error:
+        raise UserError(f"{path} is not a readable gzip file ({error}); export it again") from None
+    if line.startswith("PAR1"):
+        raise UserError(f"{path} is a Parquet file; name it .parquet")
+    delimiter = max(DELIMITERS, key=line.count)
+    header = next(csv.reader([line], delimiter=delimiter), [])
+    if not any(name.strip() for name in header):
+        raise UserError(f"{path}, row 1: no header; add a row that names the columns")
+    return delimiter, header
+
+
+def _not_utf8(path: Path) -> UserError:
+    return UserError(f"{path} is not UTF-8 text; save it as CSV in UTF-8")
+
+
+def plain_name(column: str) -> str:
+    """Return a column's name for comparison: `startedAt`, `Started At` and `started-at` are all `started_at`."""
+    snake = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", column.strip())
+    return re.sub(r"[\s.-]+", "_", snake).lower()

@@ -1,0 +1,106 @@
+"""Values of columns: times, ids, numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crashcast import tables
+from crashcast.sources.importing.columns import identifiers, moments, numbers
+from crashcast.sources.importing.sheet import Sheet
+
+LATEST = datetime(2026, 6, 1, tzinfo=UTC)
+
+
+def sheet(**columns: Sequence[object] | pl.Series) -> Sheet:
+    """Return a sheet whose columns are as given."""
+    return Sheet(Path("t.parquet"), pl.DataFrame(columns, strict=False), 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "how"),
+    [
+        (["2026-01-31 13:45:00"], datetime(2026, 1, 31, 13, 45), "no time zone: taken as UTC"),
+        (["2026-01-31T13:45:00Z"], datetime(2026, 1, 31, 13, 45), "UTC"),
+        (["2026-01-31 13:45:00 UTC"], datetime(2026, 1, 31, 13, 45), "UTC"),
+        (["2026-01-31T13:45:00.123456789+00:00"], datetime(2026, 1, 31, 13, 45, 0, 123456), "UTC"),
+        (["2026-01-31T13:45+0530"], datetime(2026, 1, 31, 8, 15), "converted to UTC"),
+        (["2026-01-31 13:45:00-03"], datetime(2026, 1, 31, 16, 45), "converted to UTC"),
+        (["2026/1/5 9:05"], datetime(2026, 1, 5, 9, 5), "no time zone: taken as UTC"),
+        (["2026-01-31"], datetime(2026, 1, 31), "no time zone: taken as UTC"),
+        (["1769867100"], datetime(2026, 1, 31, 13, 45), "s since 1970"),
+        (["1769867100.5"], datetime(2026, 1, 31, 13, 45, 0, 500000), "s since 1970"),
+        ([1769867100], datetime(2026, 1, 31, 13, 45), "s since 1970"),
+        ([1769867100123], datetime(2026, 1, 31, 13, 45, 0, 123000), "ms since 1970"),
+        ([1769867100123456], datetime(2026, 1, 31, 13, 45, 0, 123456), "us since 1970"),
+        ([1769867100123456789], datetime(2026, 1, 31, 13, 45, 0, 123456), "ns since 1970"),
+        ([1769867100.25], datetime(2026, 1, 31, 13, 45, 0, 250000), "s since 1970"),
+        ([date(2026, 1, 31)], datetime(2026, 1, 31), "dates: taken as midnight UTC"),
+        ([datetime(2026, 1, 31, 13, 45)], datetime(2026, 1, 31, 13, 45), "no time zone: taken as UTC"),
+    ],
+)
+def test_a_moment_in_every_spelling(values: list[object], expected: datetime, how: str) -> None:
+    times, understood = moments(sheet(time=values), "time", LATEST)
+    assert times.dtype == tables.TIMESTAMP
+    assert times.to_list() == [expected.replace(tzinfo=UTC)]
+    assert understood == how
+
+
+def test_zoned_datetimes_are_converted() -> None:
+    local = pl.Series([datetime(2026, 1, 31, 13, 45)]).dt.replace_time_zone("Europe/Berlin")
+    times, how = moments(sheet(time=local), "time", LATEST)
+    assert times.to_list() == [datetime(2026, 1, 31, 12, 45, tzinfo=UTC)]
+    assert how == "converted from Europe/Berlin"
+
+
+@given(
+    st.lists(
+        st.datetimes(
+            min_value=datetime(1991, 1, 1),
+            max_value=datetime(2026, 1, 1),
+            timezones=st.integers(-14 * 60, 14 * 60).map(lambda m: timezone(timedelta(minutes=m))),
+        ),
+        min_size=1,
+    )
+)
+def test_what_python_writes_is_read_back(written: list[datetime]) -> None:
+    times, _ = moments(sheet(time=[moment.isoformat() for moment in written]), "time", LATEST)
+    assert times.to_list() == written
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["007", " 8 "], ["007", "8"]),
+        ([7, 8], ["7", "8"]),
+        ([7.0, 8.0], ["7", "8"]),
+        (["7.0", "8.0"], ["7", "8"]),  # what pandas writes where an id is missing elsewhere
+        (["7.0", "db-8"], ["7.0", "db-8"]),
+    ],
+)
+def test_ids_are_text(values: list[object], expected: list[str]) -> None:
+    assert identifiers(sheet(host=values), "host").to_list() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, None], [1.0, None]),
+        ([1.5, float("nan")], [1.5, None]),
+        ([True, False], [1.0, 0.0]),
+        ([" 1e3 ", "n/a", "-", ""], [1000.0, None, None, None]),
+        (["true", "False"], [1.0, 0.0]),
+        (["1", "fast", "slow"], "text, such as 'fast'"),
+        ([date(2026, 1, 1)], "Date"),
+        ([[1.0]], "List(Float64)"),
+    ],
+)
+def test_numbers_or_why_not(values: list[object], expected: list[float] | str) -> None:
+    found = numbers(sheet(x=values), "x", required=False)
+    assert (found if isinstance(found, str) else found.to_list()) == expected

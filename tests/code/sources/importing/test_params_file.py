@@ -1,0 +1,68 @@
+"""params.yaml keeps its user's comments, order and spelling."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from crashcast.params import every_section
+from crashcast.params.data import Data
+from crashcast.params.features import Features
+from crashcast.params.telemetry import Metric, Telemetry
+from crashcast.sources.importing import files, params_file
+
+ROOT = Path(__file__).parents[4]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a folder with params.yaml the current one; DVC is left out."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files, "track", lambda paths: None)
+    return tmp_path
+
+
+def telemetry(**metrics: Metric) -> Telemetry:
+    """Return a telemetry section."""
+    return Telemetry(interval=timedelta(minutes=5), partition="week", metrics=metrics)
+
+
+def test_params_keep_every_other_line(project: Path) -> None:
+    before = Path("params.yaml").read_text().splitlines()
+    section = telemetry(
+        cpu_pct=Metric(min=0, max=100, can_stick=True), load=Metric(min=-0.5, max=2e15, aggregate="last")
+    )
+    text, changes = params_file.describe_import(Path("params.yaml"), section)
+    Path("params.yaml").write_text(text)
+    assert changes == ["features.interactions.cpu_latency_combo is left out: its metrics are no more"]
+    assert Telemetry.read() == section
+    assert Data.read().source == "import"
+    every_section.check()
+    after = text.splitlines()
+    gone = [line.strip() for line in before if line not in after]
+    ours = ["source:", "interval:", "partition:", "interactions:", "cpu_latency_combo:"]
+    assert [line for line in gone if not line.startswith((*ours, *Telemetry.read(ROOT / "params.yaml").metrics))] == []
+    comments = [line.partition("#")[2] for line in before if "#" in line]
+    assert [line.partition("#")[2] for line in after if "#" in line] == comments
+
+
+def test_params_stay_byte_for_byte_where_nothing_is_new(project: Path) -> None:
+    text, changes = params_file.describe_import(Path("params.yaml"), Telemetry.read())
+    assert text == Path("params.yaml").read_text().replace("source: demo  ", "source: import", 1)
+    assert changes == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "kept"), [("[cpu_pct, uptime_h]", ["cpu_pct"]), ("[uptime_h]", "all"), ("\n  - cpu_pct", ["cpu_pct"])]
+)
+def test_features_forget_metrics_that_are_no_more(project: Path, columns: str, kept: object) -> None:
+    path = Path("params.yaml")
+    path.write_text(path.read_text().replace("columns: all ", f"columns: {columns} ", 1))
+    section = telemetry(cpu_pct=Metric(min=0, max=100), latency_ms=Metric(min=0, max=60_000))
+    path.write_text(params_file.describe_import(path, section)[0])
+    assert Features.read().columns == kept
+    assert Features.read().interactions == {"cpu_latency_combo": ("cpu_pct", "latency_ms")}

@@ -1,0 +1,53 @@
+"""Files of incidents and coverage, with the columns that others give them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from crashcast import tables
+from crashcast.sources.importing.parsing import read_coverage, read_incidents
+
+LATEST = datetime(2026, 6, 1, tzinfo=UTC)
+
+
+def test_tickets_with_a_start_and_an_opening(tmp_path: Path) -> None:
+    path = tmp_path / "tickets.csv"
+    path.write_text(
+        "Number,Node,Type,Opened At,Start Time,Closed At,Priority,Title\n"
+        "T1,a,Outage,2026-01-01 10:00,2026-01-01 09:00,2026-01-01 12:00,P1,down\n"
+        "T2,a,Reboot,2026-01-02 10:00,2026-01-02 11:00,,P4,patches\n"
+        "T2,a,Reboot,2026-01-02 10:00,2026-01-02 11:00,,P4,patches\n"
+    )
+    records = read_incidents(path, LATEST)
+    at = [datetime(2026, 1, day, hour, tzinfo=UTC) for day, hour in ((1, 9), (1, 10), (1, 12), (2, 11))]
+    assert records.frame.schema == tables.INCIDENTS
+    assert records.frame.rows() == [
+        ("T1", "a", "crash", at[0], at[2], at[1], "P1", None, "down"),
+        ("T2", "a", "maintenance", at[3], None, at[3], "P4", None, "patches"),  # not known before it began
+    ]
+    assert any("1 repeated incidents" in note for note in records.notes)
+    assert any("1 incidents reported before they started" in note for note in records.notes)
+
+
+def test_incidents_without_ids_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    (tmp_path / "i.csv").write_text("host,created_at\na,2026-01-01 10:00\n")
+    records = read_incidents(tmp_path / "i.csv", LATEST)
+    assert not records.has_ids
+    assert records.frame["incident_id"].to_list() == ["a 2026-01-01T10:00:00Z crash"]
+    assert records.frame["started_at"][0] == datetime(2026, 1, 1, 10, tzinfo=UTC)
+    assert records.frame["reported_at"].to_list() == [None]  # the one time it has is taken as the start
+
+
+def test_planned_maintenance_may_lie_ahead(tmp_path: Path) -> None:
+    (tmp_path / "i.csv").write_text("host,start,kind\na,2027-01-01,planned\n")
+    assert read_incidents(tmp_path / "i.csv", LATEST).frame.height == 1
+
+
+def test_coverage_by_other_names(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text(
+        "server_id,telemetry_from,labelled_from,labelled_to\na,2026-01-01,2026-01-02,2026-01-03\n"
+    )
+    frame = read_coverage(tmp_path / "c.csv", LATEST).frame
+    assert frame.schema == tables.COVERAGE
+    assert frame.row(0) == ("a", datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC), None)
