@@ -20,18 +20,16 @@ import pytest
 import yaml
 from dvc.repo import Repo
 from polars.testing import assert_frame_equal
-from requests.structures import CaseInsensitiveDict
 
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.files import md5
 from crashcast.params.tickets import TicketSource
-from crashcast.sources.http import asked_wait
 from crashcast.sources.importing import files
 from crashcast.sources.tickets import api as apis
 from crashcast.sources.tickets import saved
 from crashcast.sources.tickets.collect import collect
-from crashcast.sources.tickets.systems import SYSTEMS, pagerduty
+from crashcast.sources.tickets.systems import pagerduty
 from crashcast.sources.tickets.tickets import parse
 
 ROOT = Path(__file__).parents[2]
@@ -500,21 +498,6 @@ def test_a_system_that_stays_down_is_given_up(systems: Systems, monkeypatch: pyt
     with pytest.raises(UserError, match="/incidents failed 8 times, last with 500 Internal Server Error"):
         ask(systems, "pagerduty")
     assert waits == [1, 2, 4, 8, 16, 32, 60]
-
-
-@pytest.mark.parametrize(
-    ("headers", "wait"),
-    [
-        ({}, 7),
-        ({"Retry-After": "3"}, 3),
-        ({"Retry-After": "soon", "ratelimit-reset": "12"}, 12),
-        ({"X-RateLimit-State": "THROTTLED", "X-RateLimit-Period-In-Sec": "60"}, 60),
-        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
-    ],
-)
-def test_how_long_each_system_asks_to_wait(headers: dict[str, str], wait: float) -> None:
-    names = [name for system in SYSTEMS.values() for name in system.wait_headers]
-    assert asked_wait(CaseInsensitiveDict(headers), names, 7) == wait
 
 
 def test_no_netrc_replaces_the_token(systems: Systems, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

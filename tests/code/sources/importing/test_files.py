@@ -21,13 +21,9 @@ from crashcast.params.telemetry import Telemetry
 from crashcast.sources.importing import files
 
 ROOT = Path(__file__).parents[4]
-
 DATA = ROOT.parent / "shared" / "data"
-
 RAW = Path("data/raw")
-
 START = datetime(2026, 1, 1)
-
 HOUR = timedelta(hours=1)
 
 

@@ -16,7 +16,6 @@ from crashcast.params.telemetry import Metric
 from crashcast.sources.importing import inference
 
 START = datetime(2026, 1, 1)
-
 HOUR = timedelta(hours=1)
 
 

@@ -14,11 +14,8 @@ from crashcast.sources.tickets.outages import merge
 from crashcast.sources.tickets.tickets import TICKETS, newest, parse
 
 LATEST = datetime(2026, 6, 1, tzinfo=UTC)
-
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
-
 MINUTE = timedelta(minutes=1)
-
 RULES = Tickets(since=date(2026, 1, 1), same_outage="30m", longest_outage="1d", max_bad_share=0, sources={})
 
 

@@ -15,7 +15,6 @@ from crashcast.sources.tickets import saved
 from crashcast.sources.tickets.tickets import parse
 
 RECORDED = Path(__file__).parents[3] / "data/incident_apis"
-
 LATEST = datetime(2026, 6, 1, tzinfo=UTC)
 
 

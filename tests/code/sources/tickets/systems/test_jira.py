@@ -14,7 +14,6 @@ from crashcast.sources.tickets import saved
 from crashcast.sources.tickets.tickets import parse
 
 RECORDED = Path(__file__).parents[4] / "data/incident_apis"
-
 LATEST = datetime(2026, 6, 1, tzinfo=UTC)
 
 
