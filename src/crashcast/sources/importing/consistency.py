@@ -67,32 +67,8 @@ def _report_readings(files: list[Samples], report: Report) -> None:
         report.read.append(f"{names[0]}{others}: {reading}")
 
 
-def check_servers(
-    incidents: Records | None, coverage: Records | None, sampled: set[str], covered: set[str], report: Report
-) -> None:
-    """Compare the servers of incidents and coverage with those that have telemetry.
-
-    Parameters
-    ----------
-    incidents, coverage : Records, optional
-        Those of this import.
-    sampled, covered : set of str
-        Servers with telemetry in this import; servers that earlier imports know.
-    report : Report
-        Takes notes and servers without telemetry or coverage.
-
-    Raises
-    ------
-    UserError
-        If no incident is on a known server, or the coverage does not fit the telemetry.
-    """
-    if incidents is not None:
-        _check_servers_of_incidents(incidents, sampled | covered, report)
-    if coverage is not None:
-        _check_servers_of_coverage(coverage, sampled, covered, report)
-
-
-def _check_servers_of_incidents(incidents: Records, known: set[str], report: Report) -> None:
+def check_servers_of_incidents(incidents: Records, known: set[str], report: Report) -> None:
+    """Report incidents on servers without telemetry; if all are, that is an error."""
     servers = incidents.frame["server_id"]
     strange = set(servers) - known
     example = f"incidents name {_some(strange)}; telemetry has {_some(known)}"
@@ -104,7 +80,16 @@ def _check_servers_of_incidents(incidents: Records, known: set[str], report: Rep
         report.assumed.append(f"{count:,} incidents on servers without telemetry are kept: {example}")
 
 
-def _check_servers_of_coverage(coverage: Records, sampled: set[str], covered: set[str], report: Report) -> None:
+def check_servers_of_coverage(coverage: Records, sampled: set[str], covered: set[str], report: Report) -> None:
+    """Raise an error unless coverage names servers with telemetry only, and all that earlier imports do not cover.
+
+    Parameters
+    ----------
+    coverage : Records
+    sampled, covered : set of str
+        Servers with telemetry in this import; servers that earlier imports cover.
+    report : Report
+    """
     report.read += coverage.notes
     servers, known = coverage.frame["server_id"], sampled | covered
     if (index := coverage.sheet.first(~servers.is_in(known))) is not None:

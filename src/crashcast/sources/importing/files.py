@@ -30,7 +30,12 @@ from crashcast.paths import (
     TICKETS_PATH,
 )
 from crashcast.progress import progress
-from crashcast.sources.importing.consistency import check_servers, common_metrics, report_periods
+from crashcast.sources.importing.consistency import (
+    check_servers_of_coverage,
+    check_servers_of_incidents,
+    common_metrics,
+    report_periods,
+)
 from crashcast.sources.importing.params_file import describe_import
 from crashcast.sources.importing.parsing import Samples, read_coverage, read_incidents, read_samples
 from crashcast.sources.importing.report import Report
@@ -97,8 +102,11 @@ def import_files(
         else:
             section = extend_section(rows, spans, known, stated_interval, report)
         old_coverage = None if known is None else tables.read(COVERAGE_PATH)
-        covered = set() if old_coverage is None else set(old_coverage["server_id"])
-        check_servers(new_incidents, new_coverage, set(spans["server_id"]), covered, report)
+        sampled, covered = set(spans["server_id"]), set() if old_coverage is None else set(old_coverage["server_id"])
+        if new_incidents is not None:
+            check_servers_of_incidents(new_incidents, sampled | covered, report)
+        if new_coverage is not None:
+            check_servers_of_coverage(new_coverage, sampled, covered, report)
 
         changed = [COVERAGE_PATH]
         if write_telemetry(files, section, folder, known is not None, report):
