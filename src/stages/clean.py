@@ -85,7 +85,7 @@ def main(telemetry_path: Path, validated: Path, out: Path, metrics: Path) -> Non
         Task(
             partition,
             {
-                "samples": Period(telemetry_path, *samples_period(partition, telemetry, clean), columns),
+                "samples": Period.among(raw, telemetry_path, *samples_period(partition, telemetry, clean), columns),
                 "telemetry": telemetry,
                 "clean": clean,
             },

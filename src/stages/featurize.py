@@ -54,21 +54,21 @@ def main(clean: Path, incidents: Path, coverage: Path, out: Path) -> None:
     """Compute the features of every partition of `clean`."""
     telemetry, features = Telemetry.read(), Features.read()
     columns = (*tables.KEYS, *feature_columns(telemetry, features))
-    reach = lookback(telemetry, features)
+    reach, listed = lookback(telemetry, features), tables.partitions(clean)
     known = read_incidents(incidents, Incidents.read())
     covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"])
     tasks = [
         Task(
             partition,
             {
-                "rows": Period(clean, partition.start - reach, partition.end, columns),
+                "rows": Period.among(listed, clean, partition.start - reach, partition.end, columns),
                 "crashes": crashes_that_show(partition, known, features),
                 "records": records_that_reach(partition, covered, features),
                 "telemetry": telemetry,
                 "features": features,
             },
         )
-        for partition in tables.partitions(clean)
+        for partition in listed
     ]
     runner.run("featurize", featurize_partition, tasks, out)
 

@@ -74,11 +74,12 @@ def main(
     records = read_incidents(confirmed, incidents)
     # a crash may lie that far ahead, and be recorded that much later
     blind = label.reach + incidents.reporting_delay
+    cleaned = tables.partitions(clean)
     tasks = [
         Task(
             partition,
             {
-                "rows": Period(clean, partition.start, partition.end, tuple(tables.KEYS)),
+                "rows": Period.among(cleaned, clean, partition.start, partition.end, tuple(tables.KEYS)),
                 "incidents": incidents_that_reach(partition, records, label),
                 "coverage": coverage_that_reaches(partition, covered, blind),
                 "blind": blind,
@@ -86,7 +87,7 @@ def main(
                 "label": label,
             },
         )
-        for partition in tables.partitions(clean)
+        for partition in cleaned
     ]
     counts = runner.run("label", label_partition, tasks, out)
     write_json(metrics, {**summarise(runner.total(counts)), "evidence": found.figures})
@@ -105,18 +106,19 @@ def up_intervals(telemetry_path: Path, telemetry: Telemetry, label: Label) -> pl
             print(
                 f"label: {source} do not vote: telemetry has no {metric} (params.yaml: label.{name})", file=sys.stderr
             )
+    raw = tables.partitions(telemetry_path)
     tasks = [
         Task(
             partition,
             {
-                "samples": Period(telemetry_path, partition.start, partition.end, columns),
+                "samples": Period.among(raw, telemetry_path, partition.start, partition.end, columns),
                 "telemetry": telemetry,
                 "uptime_metric": label.uptime_metric,
                 "error_metric": label.error_metric,
                 "error_storm": label.error_storm,
             },
         )
-        for partition in tables.partitions(telemetry_path)
+        for partition in raw
     ]
     with TemporaryDirectory() as folder:
         found = Path(folder, "up_intervals")

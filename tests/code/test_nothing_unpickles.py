@@ -30,9 +30,10 @@ SKOPS_READERS = {"skops.io.load", "skops.io.loads"}
 ALLOWED = {
     ("src/crashcast/modeling/model.py", "skops.io.load"): "refuses every type but the listed ones before it loads",
     (
-        "src/crashcast/execution/cluster.py",
+        "src/crashcast/execution/cluster/client.py",
         "distributed",
     ): "between the machines of a cluster, which prove who they are by TLS",
+    ("src/crashcast/execution/cluster/worker.py", "distributed"): "asks which worker this is",
     ("src/crashcast/execution/runner.py", "multiprocessing"): "between this machine's own processes",
     ("benchmarks/scale.py", "distributed"): "a cluster of this machine's own processes",
     ("tests/model/test_model_file.py", "skops.io.loads"): "reads what the test wrote, of types that skops trusts",

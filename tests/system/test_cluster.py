@@ -24,9 +24,11 @@ import yaml
 
 from crashcast import tables
 from crashcast.errors import UserError
-from crashcast.execution import cluster, code_hash, memo, runner
+from crashcast.execution import code_hash, memo, runner
+from crashcast.execution.cluster import client
+from crashcast.execution.cluster.client import Dispatcher
 from crashcast.execution.task import File, Period, Task
-from crashcast.files import md5
+from crashcast.files import md5, sha256
 from crashcast.params.clean import Clean
 from crashcast.tables import partition_at
 from crashcast.versioning import cache, local_s3
@@ -213,7 +215,7 @@ def tasks_of(name, months):
             "factor": 0.1,
         }
     return [
-        Task(month, {"rows": Period(Path("in"), month.start - DAY, month.end), "notes": notes, **more})
+        Task(month, {"rows": Period.among(MONTHS, Path("in"), month.start - DAY, month.end), "notes": notes, **more})
         for month in months
     ]
 
@@ -339,13 +341,13 @@ def test_errors_are_those_of_one_process(project):
 def test_a_damaged_input_is_uploaded_again(project):
     february = MONTHS[1].path(Path("in"))
     tables.write(february, tables.read(february).with_columns(pl.col("value") + 1))  # which no worker has yet
-    digest = cluster.file_digest(february)
+    digest = sha256(february)
     (damaged := Path("..", "shared", "inputs", digest)).parent.mkdir()
     damaged.write_bytes(b"damaged")
     with pytest.raises(UserError, match=rf"inputs/{digest} is missing or damaged: run `dvc repro` again"):
         run("one_missing")
     run("one_missing")
-    assert cluster.file_digest(damaged) == digest
+    assert sha256(damaged) == digest
 
 
 def test_the_stages_share_a_bucket(project, machines, s3, monkeypatch, capsys):
@@ -432,7 +434,7 @@ def test_a_certificate_of_another_authority_is_refused(project, machines, tmp_pa
 
 def test_a_scheduler_that_is_not_there_is_named(project, tmp_path, monkeypatch):
     execution(address := f"tls://127.0.0.1:{free_port()}", tmp_path / "shared")
-    monkeypatch.setattr(cluster, "CONNECT_S", 1.0)
+    monkeypatch.setattr(client, "CONNECT_S", 1.0)
     with pytest.raises(UserError, match=f"the scheduler {address}, which params.yaml names .* cannot be reached"):
         run("scaled")
 
@@ -441,17 +443,17 @@ def test_a_scheduler_without_workers_and_one_that_goes_away_end_the_run(project,
     alone = machines.start_scheduler(address := f"127.0.0.1:{free_port()}")
     execution(f"tls://{address}", Path("..", "shared").resolve())
     with monkeypatch.context() as patch:
-        patch.setattr(cluster, "PATIENCE_S", 0.1)
+        patch.setattr(client, "PATIENCE_S", 0.1)
         with pytest.raises(UserError, match=r"has had no worker for 0.1 s: start some as docs/cluster.md says"):
             run("scaled")
-    submit = cluster._Crew.submit
+    submit = Dispatcher.submit
 
-    def submit_and_kill(crew, position):
-        submit(crew, position)
+    def submit_and_kill(dispatcher, position):
+        submit(dispatcher, position)
         if position == 5:
             alone.kill()
 
-    monkeypatch.setattr(cluster._Crew, "submit", submit_and_kill)
+    monkeypatch.setattr(Dispatcher, "submit", submit_and_kill)
     with pytest.raises(UserError, match=r"the scheduler tls://\S* went away: start it and run again"):
         run("scaled")
 

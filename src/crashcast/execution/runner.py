@@ -12,12 +12,10 @@ import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from functools import cache
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.execution import memo
 from crashcast.execution.memo import Memo
@@ -28,7 +26,7 @@ from crashcast.progress import progress
 from crashcast.tables import Partition
 
 if TYPE_CHECKING:
-    from crashcast.execution.cluster import Cluster
+    from crashcast.execution.cluster.client import Cluster
 
 SMALL_BYTES = 50_000_000  # below this a second process costs more than it saves
 GB = 1_000_000_000
@@ -59,13 +57,11 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
     Raises
     ------
     UserError
-        Where a worker process is killed, an input changes while it is read, or a cluster cannot be used.
+        If a worker process is killed, an input changes while it is read, or a cluster cannot be used.
     """
-    listing = cache(tables.partitions)
-    tasks = [task.located(listing) for task in tasks]
     signatures = {path: signature(path) for task in tasks for path in task.files}
-    rules, store = Execution.read(), memo.find() if remember else None
-    cluster = _cluster(rules, store) if remember else None
+    execution, store = Execution.read(), memo.find() if remember else None
+    cluster = _cluster(execution, store) if remember else None
     with replacing_folder(out) as aside:
         keys = [task.key(compute, store) if store else "" for task in tasks]
         found: list[Counts | None] = [None] * len(tasks)
@@ -77,7 +73,7 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
             results = cluster.compute_all(stage, compute, waiting, [keys[index] for index in missing], aside)
         else:
             size = sum(signatures[path].size_bytes for path in {path for task in waiting for path in task.files})
-            results = _compute_all(compute, waiting, aside, min(_workers(rules, size), len(missing)))
+            results = _compute_all(compute, waiting, aside, min(_workers(execution, size), len(missing)))
         with progress(stage, len(missing), "partition") as advance, closing(results):
             for position, counts in results:
                 index = missing[position]
@@ -90,7 +86,7 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
                     store.keep(keys[index], stage, partition.name, partition.path(aside), counts)
                 advance()
     if store:
-        store.trim(rules.memo_gb * GB)
+        store.trim(execution.memo_gb * GB)
         store.digests.save()
     print(
         f"{stage}: {len(tasks)} partitions, {len(missing)} computed, {len(tasks) - len(missing)} from the memo",
@@ -99,17 +95,18 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
     return [counts for counts in found if counts is not None]
 
 
-def _cluster(rules: Execution, store: Memo | None) -> Cluster | None:
-    if rules.scheduler is None or rules.shared is None:
+def _cluster(execution: Execution, store: Memo | None) -> Cluster | None:
+    if execution.scheduler is None or execution.shared is None:
         return None
     if store is None:
         raise UserError(
-            f"params.yaml: execution.workers: {rules.scheduler} gives results by way of the memo, and there is none: "
+            f"params.yaml: execution.workers: {execution.scheduler} passes results through the memo, which is missing: "
             f"leave {memo.SWITCH} out (`dvc repro --force` computes everything too), or set workers to auto"
         )
-    from crashcast.execution.cluster import Cluster
+    from crashcast.execution.cluster.client import Cluster
+    from crashcast.execution.cluster.storage import Storage
 
-    return Cluster(rules.scheduler, rules.shared, store.recalls)
+    return Cluster(execution.scheduler, Storage(execution.shared), store)
 
 
 def _recall_all(
@@ -125,9 +122,9 @@ def _recall_all(
         return list(pool.map(recall, keys, [task.partition for task in tasks]))
 
 
-def _workers(rules: Execution, size_bytes: int) -> int:
-    if isinstance(rules.workers, int):
-        return rules.workers
+def _workers(execution: Execution, size_bytes: int) -> int:
+    if isinstance(execution.workers, int):
+        return execution.workers
     return 1 if size_bytes < SMALL_BYTES else os.cpu_count() or 1
 
 
@@ -154,7 +151,7 @@ def _compute_all(compute: Compute, tasks: list[Task], out: Path, workers: int) -
 
 
 def _end_with_parent() -> None:
-    """Let a worker end when the stage is killed: nobody else would tell it."""
+    """End a worker process when the stage is killed, which it would outlive otherwise."""
     parent = parent_process()
     assert parent is not None
 
@@ -167,4 +164,4 @@ def _end_with_parent() -> None:
 
 def total(counts: list[dict[str, int]]) -> dict[str, int]:
     """Add up the counts of all tasks."""
-    return {name: sum(part[name] for part in counts) for name in counts[0]}
+    return {name: sum(of_task[name] for of_task in counts) for name in counts[0]}

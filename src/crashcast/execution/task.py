@@ -1,6 +1,6 @@
 """Tasks: one partition each, with everything that its result depends on, and a hash of all that.
 
-A task is handed rows of a period, whole files, frames and parameters; what it cannot be handed it cannot depend on.
+A task is handed rows of a period, whole files, frames and parameters, and depends on nothing else.
 """
 
 from __future__ import annotations
@@ -33,41 +33,51 @@ class Period:
 
     Attributes
     ----------
-    among : tuple of Partition, optional
-        The partitions to look in; `run` finds them.
+    columns : tuple of str or None
+        All if None.
+    partitions : tuple of Partition
+        Those that the period touches, in order of time; if there are none, any other: for the columns.
     """
 
     table: Path
     start: datetime
     end: datetime
-    columns: tuple[str, ...] | None = None
-    among: tuple[Partition, ...] | None = None
+    columns: tuple[str, ...] | None
+    partitions: tuple[Partition, ...]
+
+    @classmethod
+    def among(
+        cls,
+        listed: list[Partition],
+        table: Path,
+        start: datetime,
+        end: datetime,
+        columns: tuple[str, ...] | None = None,
+    ) -> Period:
+        """Return a period of a table whose partitions are listed, at least one."""
+        touched = tuple(item for item in listed if item.start < end and start < item.end)
+        return cls(table, start, end, columns, touched or (listed[0],))
 
     def read(self) -> pl.DataFrame:
-        """Read them."""
-        return tables.read_period(self.table, self.start, self.end, self.columns, self.among)
-
-    def located(self, listing: list[Partition]) -> Period:
-        """Return the same rows with the partitions, of those listed, that they lie in; of none, one for its columns."""
-        touched = tuple(item for item in listing if item.start < self.end and self.start < item.end)
-        return replace(self, among=touched or (listing[0],))
+        """Read the rows."""
+        return tables.read_period(self.table, self.start, self.end, self.columns, self.partitions)
 
     @property
     def files(self) -> list[Path]:
-        """The files of a located period, in the order of `among`."""
-        return [partition.path(self.table) for partition in self.among or ()]
+        """The files to read."""
+        return [partition.path(self.table) for partition in self.partitions]
 
     def fingerprint(self, own: Partition, store: Memo) -> Any:
-        """Return what says which bytes are read: hashes of the own partition's file and of slices of the others."""
-        parts = [self._fingerprint_of(partition, own, store) for partition in self.among or ()]
-        return [parts, self.columns, str(self.start), str(self.end)]
+        """Return what identifies the rows: hashes of the own partition's file and of slices of the others."""
+        hashes = [self._fingerprint_of(partition, own, store) for partition in self.partitions]
+        return [hashes, self.columns, str(self.start), str(self.end)]
 
     def _fingerprint_of(self, partition: Partition, own: Partition, store: Memo) -> str:
         whole = store.digests.of(partition.path(self.table))
         if partition == own:
             return whole
         start, end = max(self.start, partition.start), min(self.end, partition.end)
-        piece = replace(self, start=start, end=end, among=(partition,))
+        piece = replace(self, start=start, end=end, partitions=(partition,))
         return store.slice_digest(f"{whole} {start} {end} {self.columns}", lambda: frame_digest(piece.read()))
 
 
@@ -99,14 +109,6 @@ class Task:
         periods = [item.files for item in self.inputs.values() if isinstance(item, Period)]
         return sum(periods, [item.path for item in self.inputs.values() if isinstance(item, File)])
 
-    def located(self, listing: Callable[[Path], list[Partition]]) -> Task:
-        """Return the same task with its periods located in what `listing` says of their tables."""
-        found = {
-            name: item.located(listing(item.table)) if isinstance(item, Period) else item
-            for name, item in self.inputs.items()
-        }
-        return replace(self, inputs=found)
-
     def key(self, compute: Compute, store: Memo) -> str:
         """Return a hash of everything that the result depends on."""
         content = {
@@ -119,12 +121,12 @@ class Task:
 
 
 def fingerprint(item: Any, own: Partition, store: Memo) -> Any:
-    """Return what JSON can hold that says which bytes an input is.
+    """Return what identifies an input, as JSON can hold it: hashes of bytes, values.
 
     Raises
     ------
     TypeError
-        Where nothing can.
+        If the input is of another type than those of `Task`.
     """
     if isinstance(item, Period):
         return item.fingerprint(own, store)
@@ -138,7 +140,7 @@ def fingerprint(item: Any, own: Partition, store: Memo) -> Any:
         return ["timedelta", str(item)]
     if isinstance(item, int | float | str | None):
         return item
-    raise TypeError(f"no fingerprint of {type(item).__name__}: a task's inputs must say all that its result depends on")
+    raise TypeError(f"no fingerprint of {type(item).__name__}: a task's result must depend on nothing else")
 
 
 def frame_digest(frame: pl.DataFrame) -> str:
@@ -158,8 +160,8 @@ def execute(compute: Compute, task: Task, out: Path) -> Counts:
     frame, counts = compute(task.partition, **{name: _hand_over(item) for name, item in task.inputs.items()})
     if frame.height:
         tables.write(task.partition.path(out), frame)
-    as_recalled: Counts = json.loads(json.dumps(counts))
-    return as_recalled
+    as_in_the_memo: Counts = json.loads(json.dumps(counts))
+    return as_in_the_memo
 
 
 def _hand_over(item: Any) -> Any:

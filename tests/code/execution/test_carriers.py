@@ -18,9 +18,9 @@ Compute = Callable[[], Digests]
 CARRIERS = sorted(file for file in SRC.rglob("*.py") if code_hash.is_carrier(file))
 # what rows and models are made of: who is handed none of it cannot change a result
 FRAMES = {"numpy", "polars", "pandas", "pyarrow", "scipy", "sklearn", "skops"}
-# frames go through it to workers and back, named by the hash of their bytes, which is checked on arrival
+# frames go through it to workers, named by the hash of their bytes, which is checked on arrival
 # (test_cluster.py: test_a_task_survives_the_way_to_a_worker)
-BY_HASH = {"crashcast/execution/cluster.py"}
+BY_HASH = {"crashcast/execution/cluster/packing.py"}
 
 
 def named(file: Path) -> str:

@@ -12,9 +12,13 @@ from polars.testing import assert_frame_equal
 
 from crashcast import tables
 from crashcast.errors import UserError
-from crashcast.execution import cluster
-from crashcast.execution.cluster import Shared
-from crashcast.execution.task import File, Period, Task
+from crashcast.execution.cluster import client, packing, worker
+from crashcast.execution.cluster.client import Dispatcher
+from crashcast.execution.cluster.storage import Storage
+from crashcast.execution.cluster.worker import Inputs
+from crashcast.execution.memo import Memo
+from crashcast.execution.task import File, Period, Task, fingerprint
+from crashcast.files import sha256
 from crashcast.params.execution import Execution
 from crashcast.params.features import Features
 from crashcast.tables import partition_at
@@ -31,7 +35,7 @@ def compute(partition, **inputs):
 @pytest.fixture
 def shared(tmp_path):
     (tmp_path / "shared").mkdir()
-    return Shared(str(tmp_path / "shared"))
+    return Storage(str(tmp_path / "shared"))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +68,7 @@ def test_a_cluster_is_told_from_this_machine(workers, shared):
     assert rules.shared == shared.rstrip("/")
 
 
-def test_a_task_arrives_as_it_was_described(tmp_path, shared):
+def test_a_task_survives_the_way_to_a_worker(tmp_path, shared):
     rows = pl.DataFrame({"timestamp": [datetime(2024, 1, 31, 23), datetime(2024, 2, 1)], "value": [1.0, 2.0]})
     rows = rows.with_columns(pl.col("timestamp").dt.replace_time_zone("UTC"))
     for number, partition in enumerate((JANUARY, FEBRUARY)):
@@ -72,9 +76,11 @@ def test_a_task_arrives_as_it_was_described(tmp_path, shared):
     (tmp_path / "file").write_text("content")
     frame = pl.DataFrame({"server_id": ["a", None], "n": [1, 2]}, schema_overrides={"n": pl.UInt8})
     rules = Features.read(ROOT / "params.yaml")
-    period = Period(tmp_path / "in", FEBRUARY.start - HOUR, FEBRUARY.end, ("timestamp", "value"))
+    period = Period.among(
+        [JANUARY, FEBRUARY], tmp_path / "in", FEBRUARY.start - HOUR, FEBRUARY.end, ("timestamp", "value")
+    )
     inputs = {
-        "rows": period.located([JANUARY, FEBRUARY]),
+        "rows": period,
         "path": File(tmp_path / "file"),
         "frame": frame,
         "rules": rules,
@@ -82,21 +88,23 @@ def test_a_task_arrives_as_it_was_described(tmp_path, shared):
         "factor": 0.1,
         "nothing": None,
     }
-    description, sources = cluster.pack("stage", compute, Task(FEBRUARY, inputs), "key", shared.url)
+    task, store = Task(FEBRUARY, inputs), Memo(tmp_path / "memo")
+    packed, contents = packing.pack(task, store.digests.of)
+    description = json.dumps(packed)
     assert len(description) < 3000
-    assert len(sources) == 4
-    for digest, source in sources.items():
-        shared.put(source if isinstance(source, Path) else cluster.frame_bytes(source), f"inputs/{digest}")
-    content = json.loads(description)
-    fetched = cluster._Inputs(tmp_path / "worker", shared)
-    arrived = {
-        name: cluster._unpack(fetched, tmp_path / "task" / name, *packed) for name, packed in content["inputs"].items()
-    }
-    assert cluster._unpack_partition(*content["partition"]) == FEBRUARY
-    assert_frame_equal(arrived.pop("rows").read(), rows)
-    assert arrived.pop("path").path.read_text() == "content"
-    assert_frame_equal(arrived.pop("frame"), frame)
-    assert arrived == {name: inputs[name] for name in ("rules", "reach", "factor", "nothing")}
+    assert len(contents) == 4
+    for digest, content in contents.items():
+        shared.put(packing.bytes_of(content), f"inputs/{digest}")
+    arrived = packing.unpack(json.loads(description), tmp_path / "task", Inputs(tmp_path / "worker", shared).fetch)
+    assert arrived.partition == FEBRUARY
+    for name, item in inputs.items():
+        other_store = Memo(tmp_path / "memo of the worker")
+        assert fingerprint(arrived.inputs[name], FEBRUARY, other_store) == fingerprint(item, FEBRUARY, store), name
+    found = dict(arrived.inputs)
+    assert_frame_equal(found.pop("rows").read(), rows)
+    assert found.pop("path").path.read_text() == "content"
+    assert_frame_equal(found.pop("frame"), frame)
+    assert found == {name: inputs[name] for name in ("rules", "reach", "factor", "nothing")}
 
 
 def test_what_is_put_appears_whole_and_once(tmp_path, shared):
@@ -115,24 +123,24 @@ def test_what_is_put_appears_whole_and_once(tmp_path, shared):
 
 
 def test_a_worker_keeps_what_it_fetched_within_bounds(tmp_path, shared, monkeypatch):
-    fetched = cluster._Inputs(tmp_path / "worker", shared)
+    fetched = Inputs(tmp_path / "worker", shared)
     digests = []
     for text in (b"one", b"two", b"three"):
         (tmp_path / "file").write_bytes(text)
-        digests.append(cluster.sha256(tmp_path / "file"))
+        digests.append(sha256(tmp_path / "file"))
         shared.put(text, f"inputs/{digests[-1]}")
         fetched.fetch(digests[-1])
-    monkeypatch.setattr(cluster, "KEPT_BYTES", 8)
+    monkeypatch.setattr(worker, "KEPT_BYTES", 8)
     fetched.trim()
     assert {path.name for path in (tmp_path / "worker").iterdir()} == set(digests[1:])
 
 
 def test_a_worker_of_several_threads_or_without_the_code_is_refused():
     description = {"function": ["stages.unknown", "compute"], "code": ""}
-    assert cluster._refusal(description, 2) == {
+    assert worker.refusal_of(description, 2) == {
         "refuses": ["it does 2 tasks at a time in one process: start it with --nthreads 1"]
     }
-    assert cluster._refusal(description, 1) == {"refuses": ["no module named stages.unknown there"]}
+    assert worker.refusal_of(description, 1) == {"refuses": ["no module named stages.unknown there"]}
 
 
 class Scheduler:
@@ -157,17 +165,17 @@ class Future:
 
 def test_a_task_whose_workers_are_gone_goes_to_others_but_the_refused(monkeypatch):
     scheduler = Scheduler("stale", "good")
-    crew = cluster._Crew(scheduler, "tls://host:8786", "stage", Task, ["description"])
-    crew.submit(0)
-    crew._refuse({"worker": "stale", "place": "host", "refuses": ["it is old"]})
-    crew.submit(0)
+    dispatcher = Dispatcher(scheduler, "tls://host:8786", "stage", Task, ["description"])
+    dispatcher.submit(0)
+    dispatcher.refuse({"worker": "stale", "place": "host", "refuses": ["it is old"]})
+    dispatcher.submit(0)
     scheduler.workers = {"stale": 1, "new": 1}
-    crew._look_after_workers()
+    dispatcher.look_after_workers()
     assert scheduler.given == [None, ["good"], ["new"]]
     scheduler.workers = {"stale": 1}
     with pytest.raises(UserError, match=r"has no other worker: worker stale \(host\) is refused: it is old"):
-        crew._look_after_workers()
+        dispatcher.look_after_workers()
     scheduler.workers = {}
-    monkeypatch.setattr(cluster, "PATIENCE_S", -1)
+    monkeypatch.setattr(client, "PATIENCE_S", -1)
     with pytest.raises(UserError, match="has had no worker"):
-        crew._look_after_workers()
+        dispatcher.look_after_workers()

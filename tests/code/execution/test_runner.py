@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -123,7 +124,9 @@ def workers(number):
 def run(name, out="out", months=MONTHS):
     compute = getattr(importlib.import_module("fleet_tasks"), name)
     root = Path.cwd()
-    tasks = [Task(month, {"rows": Period(root / "in", month.start - HOUR, month.end), "factor": 2}) for month in months]
+    table = root / "in"
+    periods = {month: Period.among(MONTHS, table, month.start - HOUR, month.end) for month in months}
+    tasks = [Task(month, {"rows": period, "factor": 2}) for month, period in periods.items()]
     return runner.run("doubling", compute, tasks, root / out)
 
 
@@ -219,9 +222,9 @@ def test_small_tables_take_one_process_and_large_ones_all_cores(monkeypatch):
 def test_a_period_lies_in_the_files_it_touches(project):
     paths = [month.path(project / "in") for month in MONTHS]
     _, february, march = MONTHS
-    assert Period(project / "in", february.start, february.end).located(MONTHS).files == [paths[1]]
-    assert Period(project / "in", february.start - HOUR, february.end).located(MONTHS).files == paths[:2]
-    beyond = Period(project / "in", march.end, march.end + HOUR).located(MONTHS)
+    assert Period.among(MONTHS, project / "in", february.start, february.end).files == [paths[1]]
+    assert Period.among(MONTHS, project / "in", february.start - HOUR, february.end).files == paths[:2]
+    beyond = Period.among(MONTHS, project / "in", march.end, march.end + HOUR)
     assert beyond.files == [paths[0]]  # for its columns
     assert beyond.read().is_empty()
     assert beyond.read().columns == ["timestamp", "server_id", "value"]
@@ -294,16 +297,12 @@ def test_a_correction_reaches_its_month_and_those_that_look_back_on_it(memoised,
 def test_whatever_a_result_depends_on_is_in_its_key(memoised, what, monkeypatch):
     compute = importlib.import_module("fleet_tasks").double
     frame = pl.DataFrame({"server_id": ["a"]})
-    period = Period(memoised / "in", MONTHS[1].start - HOUR, MONTHS[1].end)
+    period = Period.among(MONTHS, memoised / "in", MONTHS[1].start - HOUR, MONTHS[1].end)
     inputs = {"rows": period, "factor": 2, "frame": frame, "section": Execution(workers=1, memo_gb=1)}
     store = memo.find()
 
     def key(**changed):
-        located = {
-            name: item.located(MONTHS) if isinstance(item, Period) else item
-            for name, item in (inputs | changed).items()
-        }
-        return Task(MONTHS[1], located).key(compute, store)
+        return Task(MONTHS[1], inputs | changed).key(compute, store)
 
     before = key()
     assert key() == before
@@ -312,7 +311,7 @@ def test_whatever_a_result_depends_on_is_in_its_key(memoised, what, monkeypatch)
         "factor": {"factor": 3},
         "frame": {"frame": frame.with_columns(server_id=pl.lit("b"))},
         "section": {"section": Execution(workers=2, memo_gb=1)},
-        "columns": {"rows": Period(memoised / "in", MONTHS[1].start - HOUR, MONTHS[1].end, ("timestamp", "value"))},
+        "columns": {"rows": replace(period, columns=("timestamp", "value"))},
     }
     if what == "code":
         forget_code()
@@ -435,7 +434,7 @@ def test_a_result_that_came_out_otherwise_is_told(memoised, capsys, monkeypatch)
 def test_workers_end_when_the_stage_is_killed(memoised):
     workers(2)
     script = "import test_runner as t; t.run('waits')"
-    env = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{memoised}"}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(memoised), *sys.path])}
     stage = subprocess.Popen([sys.executable, "-c", script], env=env)
     pids = memoised / "calls"
     wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 2)
