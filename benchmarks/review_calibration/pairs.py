@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score
 
 from crashcast.modeling import alarms
 from crashcast.modeling.model import Model, calibration, fit
+from crashcast.modeling.ranking import steps_of
 from crashcast.params.acceptance import Acceptance, look_error
 from crashcast.params.alarms import Alarms
 from crashcast.params.label import Label
@@ -23,7 +24,7 @@ from crashcast.review.comparison import Comparison, compare
 from crashcast.review.policy import Both, Facts, Reason, decide
 from crashcast.review.report.reasons import in_words
 from crashcast.review.rescoring import ScoredRows
-from crashcast.review.two_way import pr_auc_influence, steps_of
+from crashcast.review.standard_error import pr_auc_influence
 
 PARAMS = ROOT / "params.yaml"
 NOISE = (0.6, 0.9)  # of each sensor's feature, in its standard deviations

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from crashcast.errors import UserError
-from crashcast.modeling.ranking import Steps
+from crashcast.modeling.ranking import Curve, Labels, steps_of
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]
@@ -26,8 +28,11 @@ Floats = NDArray[np.float64]
 MONDAY = datetime(2001, 1, 1)  # blocks are counted from here: one of 7d is a calendar week
 MAX_UNDEFINED_SHARE = 0.05
 EXACT_ROWS = 1_000_000  # of the highest scores every step counts; below, steps are merged
-CELLS_PER_LISTED_ROW = 50  # where a step takes in more rows than cells / 50, a matrix product is the cheaper sum
 GROWTH = 0.05  # of the rows taken in, within which they are merged
+CELLS_PER_LISTED_ROW = 50  # a step that takes in more rows than cells / 50 is summed with a matrix product
+MERGED_GROWTH = 0.1  # of the logarithm of the rows taken in, within which the review's steps are merged
+DENSE = 1 / 20  # of the cells: a step that takes in more rows is summed with a dense product
+DENSE_GROWTH = 3  # times as much is merged there
 
 
 class Interval(NamedTuple):
@@ -78,6 +83,14 @@ class TwoWayDraws:
             _draw(last - first + 1, replicates, np.random.default_rng(for_blocks)),
         )
 
+    @cached_property
+    def _servers(self) -> NDArray[np.float32]:
+        return np.ascontiguousarray(self.of_servers.T, dtype=np.float32)  # for speed, shape (S, replicates)
+
+    @cached_property
+    def _blocks(self) -> NDArray[np.float64]:
+        return np.ascontiguousarray(self.of_blocks.T, dtype=np.float64)
+
     @property
     def replicates(self) -> int:
         """How many replicates were drawn."""
@@ -94,7 +107,7 @@ class TwoWayDraws:
         Raises
         ------
         ValueError
-            Where a server or a moment was not among those drawn from.
+            If a server or a moment was not among those drawn from.
         """
         servers = server_id.cast(pl.Enum(self.servers), strict=False).to_physical().cast(pl.Int32)
         if servers.has_nulls():
@@ -109,60 +122,100 @@ class TwoWayDraws:
         """Return the weight of every cell in one replicate, shape (S x B,)."""
         return np.outer(self.of_servers[replicate], self.of_blocks[replicate]).ravel()
 
+    def total(self, per_cell: Floats | Ints, inside: NDArray[np.bool_] | None = None) -> Floats:
+        """Return the weighted sum over cells in every replicate, shape (replicates,); exact for whole numbers.
+
+        Parameters
+        ----------
+        per_cell : array
+            Of all cells, or of those of the servers `inside`.
+        inside : bool array of shape (S,), optional
+        """
+        servers = self._servers if inside is None else self._servers[inside]
+        by_block = per_cell.reshape(-1, self.shape[1]).T.astype(np.float32) @ servers
+        total: Floats = np.einsum("br,br->r", by_block.astype(np.float64), self._blocks)
+        return total
+
+    def totals(self, group: Ints, cells: Ints, values: NDArray[np.generic], n_groups: int) -> Floats:
+        """Return the weighted sum of the values of each group in every replicate.
+
+        Parameters
+        ----------
+        group, cells, values : array of shape (n,)
+            Which sum a value belongs to, the cell it lies in, and the value.
+
+        Returns
+        -------
+        array of shape (n_groups, replicates)
+        """
+        n_servers, n_blocks = self.shape
+        row = group.astype(np.int64) * n_blocks + cells % n_blocks
+        listed = csr_array(
+            (values.astype(np.float32), (row, cells // n_blocks)), shape=(n_groups * n_blocks, n_servers)
+        )
+        listed.eliminate_zeros()
+        sums = np.empty((n_groups, self.replicates))
+        for index in range(n_groups):
+            some = listed[index * n_blocks : (index + 1) * n_blocks]
+            by_block = (some.toarray() if some.nnz > DENSE * n_servers * n_blocks else some) @ self._servers
+            sums[index] = np.einsum("br,br->r", by_block, self._blocks)
+        return sums
+
 
 def _draw(n: int, replicates: int, rng: np.random.Generator) -> Ints:
-    return np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(replicates)])
+    # int16 suffices and saves memory
+    return np.stack([np.bincount(rng.integers(n, size=n), minlength=n).astype(np.int16) for _ in range(replicates)])
 
 
-def pr_auc_replicates(labels: NDArray[np.generic], scores: Floats, cells: Ints, draws: TwoWayDraws) -> Floats:
+def pr_auc_replicates(
+    labels: Labels, scores: NDArray[np.floating | np.integer], cells: Ints, draws: TwoWayDraws
+) -> Floats:
     """Compute the PR-AUC (average precision, ties as one step) of every replicate.
 
-    Precision matters only where recall grows, at the scores of positives, so rows between two of those are but a count
-    per cell, and rows below the lowest matter nowhere. Beyond the `EXACT_ROWS` highest scores precision hardly changes
-    from step to step: steps while the rows taken in grow by `GROWTH` are merged, at the mean of the precisions before
-    and after. That moves a replicate by less than 0.2 % of itself.
+    Recall grows at the scores of positives alone. So rows between two of those are only a count per cell, and rows
+    below the lowest do not matter. Beyond the `EXACT_ROWS` highest scores precision hardly changes from step to step:
+    steps within which the rows taken in grow by `GROWTH` are merged, at the mean of the precisions before and after.
+    That moves a replicate by less than 0.2 % of itself.
 
     Parameters
     ----------
     labels, scores, cells : array of shape (n,)
-        At least one label is 1.
+        At least one label is 1. Scores may be any numbers that rank the rows.
     draws : TwoWayDraws
         Whose cells they are.
 
     Returns
     -------
     array of shape (replicates,)
-        NaN where no positive was drawn.
+        NaN if no positive was drawn.
     """
-    positive = labels.astype(bool)
-    lowest, is_merged = _merged(Steps.of(positive, scores))
-    # the first step, from the highest down, that takes a row in
-    reached = np.concatenate(
-        [np.searchsorted(-lowest, -part).astype(np.int32) for part in np.array_split(scores, len(scores) // 2**20 + 1)]
-    )
-    rows = _Counts.of(reached, cells, draws, len(lowest))
-    positives = _Counts.of(reached[positive], cells[positive], draws, len(lowest))
+    positive, steps = labels.astype(bool), steps_of(labels, scores)
+    merged_of, is_merged = _merged(Curve.of(labels, steps).taken[:0:-1])
+    # the first merged step, from the highest down, that takes a row in; the last number: below every step
+    n_steps = int(merged_of[-1]) + 1
+    reached = np.append(n_steps, merged_of[::-1]).astype(np.int32)[steps]
+    rows = _Counts.of(reached, cells, draws, n_steps)
+    positives = _Counts.of(reached[positive], cells[positive], draws, n_steps)
 
     replicates = np.full(draws.replicates, np.nan)
     for replicate in range(draws.replicates):
-        weights = draws.weights(replicate)
-        gained = positives.per_step(replicate, weights)
+        gained = positives.per_step(replicate, draws)
         true = np.cumsum(gained)
         if true[-1] > 0:
-            # where nothing was drawn so far nothing is gained either
-            precision = true / np.maximum(np.cumsum(rows.per_step(replicate, weights)), 1)
+            # before the first row is drawn nothing is gained either
+            precision = true / np.maximum(np.cumsum(rows.per_step(replicate, draws)), 1)
             precision[is_merged] = (precision[is_merged] + precision[is_merged - 1]) / 2
             replicates[replicate] = np.sum(gained * precision) / true[-1]
     return replicates
 
 
-def _merged(steps: Steps) -> tuple[Floats, Ints]:
-    """Return the lowest score of each step that is left, and which of them several were merged into."""
-    beyond = np.floor(np.log(np.maximum(steps.taken / EXACT_ROWS, 1)) / np.log1p(GROWTH)).astype(np.int64)
-    own = np.where(steps.taken <= EXACT_ROWS, np.arange(len(beyond)), len(beyond) + beyond)
+def _merged(taken: NDArray[np.floating]) -> tuple[Ints, Ints]:
+    """Return which merged step each step, falling, belongs to, and which of those were merged from several."""
+    beyond = np.floor(np.log(np.maximum(taken / EXACT_ROWS, 1)) / np.log1p(GROWTH)).astype(np.int64)
+    own = np.where(taken <= EXACT_ROWS, np.arange(len(beyond)), len(beyond) + beyond)
     opens = np.diff(own, prepend=-1) != 0  # this one stays as it is: a tie may have taken in any number of rows
     index = np.cumsum(opens | np.append(False, opens[:-1])) - 1
-    return steps.score[np.append(np.diff(index) > 0, True)], np.flatnonzero(np.bincount(index) > 1)
+    return index, np.flatnonzero(np.bincount(index) > 1)
 
 
 @dataclass(frozen=True)
@@ -172,44 +225,102 @@ class _Counts:
     The few of most steps are listed; those of steps that take in many are summed beforehand for all replicates.
     """
 
-    cells: Ints
+    servers: Ints
+    blocks: Ints
     rows: Ints
-    starts: Ints  # of each listed step among `cells`
+    starts: Ints  # of each listed step among those rows
     listed: Ints
     summed: Ints
-    sums: Floats  # of each replicate and summed step
+    sums: Floats  # of each summed step and replicate
     n_steps: int
 
     @classmethod
     def of(cls, steps: Ints, cells: Ints, draws: TwoWayDraws, n_steps: int) -> Self:
-        n_cells = draws.shape[0] * draws.shape[1]
+        n_blocks, n_cells = draws.shape[1], draws.shape[0] * draws.shape[1]
         n_rows = np.bincount(steps, minlength=n_steps)[:n_steps]
         is_summed = n_rows > n_cells / CELLS_PER_LISTED_ROW
         summed = np.flatnonzero(is_summed)
-        sums = np.empty((draws.replicates, len(summed)))
-        for column, step in enumerate(summed):
-            members = cells[steps == step]
-            sums[:, column] = total_replicates(np.ones(len(members)), members, draws)
+        sums = np.empty((len(summed), draws.replicates))
+        for row, step in enumerate(summed):
+            sums[row] = draws.total(np.bincount(cells[steps == step], minlength=n_cells))
         few = ~np.append(is_summed, True)[steps]  # the last: below every step
         keys, rows = np.unique(steps[few] * np.int64(n_cells) + cells[few], return_counts=True)
         listed, starts = np.unique(keys // n_cells, return_index=True)
-        return cls(keys % n_cells, rows, starts, listed, summed, sums, n_steps)
+        return cls(keys % n_cells // n_blocks, keys % n_cells % n_blocks, rows, starts, listed, summed, sums, n_steps)
 
-    def per_step(self, replicate: int, weights: Ints) -> Floats:
+    def per_step(self, replicate: int, draws: TwoWayDraws) -> Floats:
         counts = np.zeros(self.n_steps)
-        counts[self.summed] = self.sums[replicate]
+        counts[self.summed] = self.sums[:, replicate]
         if len(self.listed):
-            counts[self.listed] = np.add.reduceat(weights[self.cells] * self.rows, self.starts)
+            weights = draws.of_servers[replicate][self.servers] * draws.of_blocks[replicate][self.blocks]
+            counts[self.listed] = np.add.reduceat(weights * self.rows, self.starts)
         return counts
 
 
+def merged_pr_auc_replicates(labels: Labels, steps: Ints, cells: Ints, draws: TwoWayDraws) -> Floats:
+    """Compute the PR-AUC of every replicate with merged steps, for the review: a quarter of the CPU time.
+
+    Steps are merged while the rows taken in grow by `MERGED_GROWTH`. Within a merged step precision lies between the
+    precisions before and after it, as far along as it does with all weights 1. That moves the difference of two models
+    by some 2 % of its standard deviation over replicates, which the review scales to its standard error anyway.
+
+    Parameters
+    ----------
+    labels, steps, cells : array of shape (n,)
+        At least one label is 1; steps are those of `steps_of`.
+    draws : TwoWayDraws
+        Whose cells they are.
+
+    Returns
+    -------
+    array of shape (replicates,)
+        NaN if no positive was drawn.
+    """
+    gained, precision, taken = (values[:0:-1] for values in Curve.of(labels, steps))  # falling; 0 holds no positive
+    n_cells = draws.shape[0] * draws.shape[1]
+    dense_from = max(DENSE * n_cells / MERGED_GROWTH, 1.0)  # rows, from where on steps are costly and precision is flat
+    merged = np.log(np.minimum(taken, dense_from)) + np.log(np.maximum(taken / dense_from, 1)) / DENSE_GROWTH
+    index = (merged / MERGED_GROWTH).astype(np.int64)
+    ends = np.flatnonzero(np.append(np.diff(index) > 0, True))
+    starts = np.append(0, ends[:-1] + 1)
+    gains = np.add.reduceat(gained, starts)
+    mean = np.divide(np.add.reduceat(gained * precision, starts), gains, out=precision[ends].copy(), where=gains > 0)
+    before, after = precision[np.append(ends[0], ends[:-1])], precision[ends]
+    change = after - before
+    along = np.clip(np.divide(mean - before, change, out=np.ones_like(change), where=change != 0), 0, 1)
+
+    # the merged step of every step; rows below the lowest positive are in none
+    merged_of = np.append(len(ends), np.searchsorted(ends, np.arange(len(gained)))[::-1]).astype(np.int16)
+    rows = np.diff(taken[ends], prepend=0)
+    positive = labels == 1
+    gains = _taken(draws, merged_of[steps[positive]], cells[positive], gains)
+    true, taken = np.cumsum(gains, axis=0), np.cumsum(_taken(draws, merged_of[steps], cells, rows), axis=0)
+    now = true / np.maximum(taken, 1)
+    earlier = now.copy()
+    np.copyto(earlier[1:], now[:-1], where=taken[:-1] > 0)
+    at = earlier + along[:, None] * (now - earlier)
+    with np.errstate(invalid="ignore"):
+        return np.where(true[-1] > 0, np.sum(gains * at, axis=0) / true[-1], np.nan)
+
+
+def _taken(draws: TwoWayDraws, step: Ints, cells: Ints, rows: NDArray[np.floating]) -> Floats:
+    """Return the weighted rows that each step takes in, shape (steps, replicates); `rows` says how many it does."""
+    n_cells = draws.shape[0] * draws.shape[1]
+    is_dense = rows > DENSE * n_cells
+    few = ~np.append(is_dense, True)[step]  # the last: below every step
+    sums = draws.totals(step[few], cells[few], np.ones(np.count_nonzero(few), dtype=np.float32), len(rows))
+    for index in np.flatnonzero(is_dense):
+        sums[index] = draws.total(np.bincount(cells[step == index], minlength=n_cells))
+    return sums
+
+
 def total_replicates(values: NDArray[np.generic], cells: Ints, draws: TwoWayDraws) -> Floats:
-    """Sum weighted values in every replicate: exact where they are whole numbers or flags.
+    """Sum weighted values in every replicate: exact for whole numbers and flags.
 
     Parameters
     ----------
     values, cells : array of shape (n,)
-        What to sum, such as whether a crash was caught, and where it belongs.
+        The values, such as whether a crash was caught, and the cell of each.
     draws : TwoWayDraws
         Whose cells they are.
 
@@ -217,13 +328,11 @@ def total_replicates(values: NDArray[np.generic], cells: Ints, draws: TwoWayDraw
     -------
     array of shape (replicates,)
     """
-    per_cell = np.bincount(cells, weights=values, minlength=draws.shape[0] * draws.shape[1]).reshape(draws.shape)
-    totals: Floats = np.sum((draws.of_servers.astype(np.float64) @ per_cell) * draws.of_blocks, axis=1)
-    return totals
+    return draws.total(np.bincount(cells, weights=values, minlength=draws.shape[0] * draws.shape[1]))
 
 
 def ratio_replicates(numerator: Floats, denominator: Floats) -> Floats:
-    """Divide totals replicate by replicate, NaN where the denominator is 0.
+    """Divide totals replicate by replicate, NaN if the denominator is 0.
 
     Event recall is the total of caught crashes over the total of crashes; false alarms per server-day are the total of
     false alarms over the total of known rows x the interval in days.
@@ -239,14 +348,14 @@ def percentile_interval(replicates: Floats, confidence: float) -> Interval:
     Parameters
     ----------
     replicates : array
-        NaN where the figure is undefined; those are left out and counted.
+        NaN if the figure is undefined; those are left out and counted.
     confidence : float
         Such as 0.9.
 
     Raises
     ------
     UserError
-        Where more than 5 % are undefined: what is left would no longer be a fair sample.
+        If more than 5 % are undefined: the rest would no longer be a fair sample.
     """
     defined = replicates[~np.isnan(replicates)]
     undefined = len(replicates) - len(defined)

@@ -5,7 +5,7 @@ Labels are 0 or 1 and scores are probabilities of 1; rows whose label is unknown
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,8 @@ from crashcast.errors import UserError
 Labels = NDArray[np.integer] | NDArray[np.bool_]
 Floats = NDArray[np.floating]
 
-# deciles, and the top 1 % and 0.1 %: where crashes are rare, all alarms come from there
+CHUNK_ROWS = 2**21
+# deciles, and the top 1 % and 0.1 %: if crashes are rare, all alarms come from there
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 0.999)
 
 
@@ -34,12 +35,12 @@ def row_metrics(labels: Labels, scores: Floats, threshold: float) -> dict[str, f
     Returns
     -------
     dict
-        `precision` is None where no row reaches the threshold.
+        `precision` is None if no row reaches the threshold.
 
     Raises
     ------
     UserError
-        Where the rows are all of one class.
+        If the rows are all of one class.
     """
     base_rate = float(np.mean(labels))
     precision, recall = precision_recall(labels, scores, threshold)
@@ -85,6 +86,49 @@ class Steps(NamedTuple):
         return cls(score[::-1], np.cumsum(gained[::-1]), taken[::-1], above[::-1])
 
 
+def steps_of(labels: Labels, scores: NDArray[np.floating | np.integer]) -> NDArray[np.int32]:
+    """Return how many distinct scores of positives lie at or below each row's score: all that a ranking needs.
+
+    Parameters
+    ----------
+    labels, scores : array of shape (n,)
+
+    Returns
+    -------
+    array of shape (n,)
+        Recall grows at these steps alone: rows between two of them are as good as tied.
+    """
+    rising = np.unique(scores[labels == 1])
+    steps = np.empty(len(scores), dtype=np.int32)
+    for some in chunks(len(scores)):
+        steps[some] = np.searchsorted(rising, scores[some], side="right")
+    return steps
+
+
+class Curve(NamedTuple):
+    """At each step (see `steps_of`), rising: positives at it, and precision and rows at or above it."""
+
+    gained: Floats
+    precision: Floats
+    taken: Floats
+
+    @classmethod
+    def of(cls, labels: Labels, steps: NDArray[np.integer]) -> Curve:
+        """Count rows and positives by step."""
+        n_steps = int(steps.max()) + 1
+        rows = np.zeros(n_steps)
+        for some in chunks(len(steps)):
+            rows += np.bincount(steps[some], minlength=n_steps)
+        gained = np.bincount(steps[labels == 1], minlength=n_steps).astype(np.float64)
+        taken = np.cumsum(rows[::-1])[::-1]
+        return cls(gained, np.cumsum(gained[::-1])[::-1] / taken, taken)
+
+
+def chunks(n: int) -> Iterator[slice]:
+    """Cut n rows into pieces that are looked at together, to save memory."""
+    return (slice(begin, begin + CHUNK_ROWS) for begin in range(0, n, CHUNK_ROWS))
+
+
 def ranking(labels: Labels, scores: Floats) -> dict[str, float]:
     """Compute how well scores rank rows.
 
@@ -98,7 +142,7 @@ def ranking(labels: Labels, scores: Floats) -> dict[str, float]:
     Raises
     ------
     UserError
-        Where the rows are all of one class.
+        If the rows are all of one class.
     """
     _check_both_classes(labels)
     steps = Steps.of(labels, scores)
@@ -129,7 +173,7 @@ def accuracy(labels: Labels, scores: Floats, threshold: float) -> float:
 
 
 def precision_recall(labels: Labels, scores: Floats, threshold: float) -> tuple[float | None, float | None]:
-    """Precision and recall over rows at or above the threshold; None where there is nothing to divide by."""
+    """Precision and recall over rows at or above the threshold; None if there is nothing to divide by."""
     predicted = scores >= threshold
     hits = int(np.count_nonzero(predicted & labels.astype(bool)))
     predictions, positives = int(np.count_nonzero(predicted)), int(np.count_nonzero(labels))
@@ -175,7 +219,7 @@ def pr_curve(labels: Labels, scores: Floats, max_points: int = 500) -> pl.DataFr
     Raises
     ------
     UserError
-        Where the rows are all of one class.
+        If the rows are all of one class.
     """
     _check_both_classes(labels)
     steps = Steps.of(labels, scores)
@@ -199,7 +243,7 @@ def roc_curve(labels: Labels, scores: Floats, max_points: int = 500) -> pl.DataF
     Raises
     ------
     UserError
-        Where the rows are all of one class.
+        If the rows are all of one class.
     """
     _check_both_classes(labels)
     steps = Steps.of(labels, scores)

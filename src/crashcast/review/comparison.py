@@ -1,15 +1,15 @@
 """What the same rows say of champion and challenger: paired differences, and how sure they are.
 
-Every figure is measured on the rescored rows for all models alike. Errors and replicates are two-way (two_way.py) and
-paired: the same draws for all models. Event recall and lead are taken where a model spends exactly the alarm budget, on
-a curve of thresholds around it, anew in every replicate: a stored threshold that spends more would buy recall with
-false alarms.
+Every figure is measured on the scored rows, for all models alike. Standard errors (standard_error.py) and replicates
+(modeling/bootstrap.py) are two-way, by servers and by blocks of time, and paired: the same draws for all models. Event
+recall and lead are taken where a model spends exactly the alarm budget, on a curve of thresholds around it
+(alarm_curve.py), anew in every replicate: a stored threshold that spends more would buy recall with false alarms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,11 +20,12 @@ from scipy.special import stdtrit
 
 from crashcast.errors import UserError
 from crashcast.modeling import alarms
-from crashcast.modeling.bootstrap import TwoWayDraws, ratio_replicates
+from crashcast.modeling.bootstrap import TwoWayDraws, merged_pr_auc_replicates, ratio_replicates
+from crashcast.modeling.ranking import chunks, steps_of
 from crashcast.modeling.slices import crash_kinds
 from crashcast.params.base import DAY, format_duration
 from crashcast.review.alarm_curve import AlarmCurve, PerPoint, between, false_alarms, place_of
-from crashcast.review.two_way import Replicator, chunks, pr_auc_influence, spread, steps_of, total_influence
+from crashcast.review.standard_error import pr_auc_influence, spread, total_influence
 
 if TYPE_CHECKING:
     from crashcast.params.acceptance import Acceptance
@@ -155,8 +156,6 @@ def compare(scored: ScoredRows, acceptance: Acceptance, budget: float) -> Compar
     crashes = alarms.crashes_of(scored.crashes, scored.period, window.lead)
     fleet = pl.concat([rows["server_id"].unique().cast(pl.String), crashes["server_id"].cast(pl.String)])
     draws = TwoWayDraws.draw(fleet, scored.period, acceptance.block, acceptance.replicates, acceptance.seed)
-    # 8 bytes to count how often a server was drawn are 7 too many
-    draws = replace(draws, of_servers=draws.of_servers.astype(np.int16), of_blocks=draws.of_blocks.astype(np.int16))
     paired = _Paired(draws, labels, draws.cells(rows["server_id"], rows["timestamp"]))
 
     models: list[str] = [name for name in ("champion", "challenger", "anchor") if name in rows.columns]
@@ -255,7 +254,6 @@ class _Paired:
 
     def __init__(self, draws: TwoWayDraws, labels: NDArray[np.integer], cells: Ints) -> None:
         self.draws, self.labels, self.cells = draws, labels, cells
-        self.replicator = Replicator(draws)
         self.n_cells = draws.shape[0] * draws.shape[1]
         self.blocks = np.arange(draws.shape[1], dtype=np.int32)
         self.rows = np.zeros(self.n_cells)
@@ -289,8 +287,8 @@ class _Paired:
                 renumbered = renumbered * self.draws.shape[1] + np.tile(self.blocks, len(inside))
                 n_cells = int(inside.sum()) * self.draws.shape[1]
                 area, influence = pr_auc_influence(labels, steps[own], renumbered[self.cells[own]], n_cells)
-                parts[name] = _Figure(area, influence, self.replicator.total(influence, inside), len(labels))
-        replicates = self.replicator.pr_auc(self.labels, steps, self.cells)
+                parts[name] = _Figure(area, influence, self.draws.total(influence, inside), len(labels))
+        replicates = merged_pr_auc_replicates(self.labels, steps, self.cells, self.draws)
         return _Ranking(_Figure(*whole, replicates, len(steps)), parts)
 
     def ranked(self, rankings: Mapping[str, _Ranking]) -> dict[str, Difference]:
@@ -303,14 +301,14 @@ class _Paired:
 
     def brier(self, scores: Mapping[str, Floats]) -> Difference:
         """Compare Brier scores."""
-        rows = _Total(self.rows, self.replicator.total(self.rows))
+        rows = _Total(self.rows, self.draws.total(self.rows))
 
         def figure(model: str) -> _Figure | None:
             errors = np.zeros(self.n_cells)
             for some in chunks(len(self.labels)):
                 each = (scores[model][some] - self.labels[some]) ** 2
                 errors += np.bincount(self.cells[some], weights=each, minlength=self.n_cells)
-            return _ratio(_Total(errors, self.replicator.total(errors)), rows)
+            return _ratio(_Total(errors, self.draws.total(errors)), rows)
 
         return self.difference(BRIER, figure("champion"), figure("challenger"))
 
@@ -336,7 +334,7 @@ class _Paired:
         known = {}
         for kind, some in kinds.items():
             cells = np.bincount(of_crash, weights=some, minlength=self.n_cells).astype(np.float64)
-            known[kind] = _Total(cells, self.replicator.total(cells))
+            known[kind] = _Total(cells, self.draws.total(cells))
         caught = [self._at_budget(curves[name], of_crash, kinds, allowed) for name in ("champion", "challenger")]
 
         recalls = {
@@ -355,7 +353,7 @@ class _Paired:
         cells = self.draws.cells(curve.false["server_id"], curve.false["timestamp"])
         false = PerPoint(curve.false["point"].to_numpy(), cells, np.ones(len(cells)), curve.points)
 
-        replicated = place_of(self._replicated(false), self.replicator.total(allowed))
+        replicated = place_of(self._replicated(false), self.draws.total(allowed))
         budget, sums = np.array([allowed.sum()]), false.sums
         place = place_of(sums, budget)
         fewer, more = (place_of(sums, budget * times) for times in (1 / SLOPE_WITHIN, SLOPE_WITHIN))
@@ -374,7 +372,7 @@ class _Paired:
     def _replicated(self, values: PerPoint) -> Floats:
         """Sum the values of each threshold in every replicate, by what changes from one threshold to the next."""
         has_next = values.point + 1 < values.points
-        changes = self.replicator.totals(
+        changes = self.draws.totals(
             np.append(values.point, values.point[has_next] + 1),
             np.append(values.cells, values.cells[has_next]),
             np.append(values.value, -values.value[has_next]),

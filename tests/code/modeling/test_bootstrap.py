@@ -163,6 +163,17 @@ def test_totals_are_weighted_sums(seed, n):
     assert bootstrap.total_replicates(values, cells, draws).tolist() == expected
 
 
+def test_totals_of_groups_are_those_of_weighted_values():
+    draws = TwoWayDraws.draw(pl.Series(["a", "b", "c"]), (START, START + DAY), DAY / 3, 20, 1)
+    rng = np.random.default_rng(1)
+    group, cells, values = rng.integers(0, 4, 30), rng.integers(0, 9, 30), rng.integers(0, 9, 30)
+    sums = draws.totals(group, cells, values, 5)
+    for replicate in range(20):
+        weights = draws.weights(replicate)[cells]
+        assert sums[:, replicate].tolist() == np.bincount(group, weights * values, minlength=5).tolist()
+    assert draws.total(np.ones(9)).tolist() == [9.0] * 20
+
+
 def test_event_recall_and_false_alarm_rate_by_hand():
     draws = TwoWayDraws(["a", "b"], 0, DAY, of_servers=np.array([[1, 1], [2, 0]]), of_blocks=np.array([[1, 1], [0, 2]]))
     crash_cells, caught = np.array([0, 1, 3]), np.array([True, False, True])  # a: day 0 and 1, b: day 1

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from crashcast.errors import UserError
-from crashcast.modeling import alarms
+from crashcast.modeling import alarms, bootstrap
 from crashcast.modeling.alarms import AlarmWindow
-from crashcast.modeling.bootstrap import TwoWayDraws, pr_auc_replicates
+from crashcast.modeling.bootstrap import TwoWayDraws, merged_pr_auc_replicates, pr_auc_replicates
+from crashcast.modeling.ranking import steps_of
 from crashcast.params.acceptance import Acceptance
 from crashcast.review import comparison
 from crashcast.review.alarm_curve import between, place_of
-from crashcast.review.two_way import Replicator, pr_auc_influence, spread, steps_of, total_influence
+from crashcast.review.standard_error import pr_auc_influence, spread, total_influence
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 START = datetime(2025, 3, 3)
@@ -171,17 +172,6 @@ def draws_of(rescored, replicates=50):
     return draws, draws.cells(rescored.rows["server_id"], rescored.rows["timestamp"])
 
 
-def test_totals_are_those_of_weighted_values():
-    draws = TwoWayDraws.draw(pl.Series(["a", "b", "c"]), (START, START + DAY), 8 * HOUR, 20, 1)
-    rng = np.random.default_rng(1)
-    group, cells, values = rng.integers(0, 4, 30), rng.integers(0, 9, 30), rng.integers(0, 9, 30)
-    sums = Replicator(draws).totals(group, cells, values, 5)
-    for replicate in range(20):
-        weights = draws.weights(replicate)[cells]
-        assert sums[:, replicate].tolist() == np.bincount(group, weights * values, minlength=5).tolist()
-    assert Replicator(draws).total(np.ones(9)).tolist() == [9.0] * 20
-
-
 @pytest.mark.parametrize("tied", [False, True])
 def test_merged_steps_hardly_move_a_difference(rescored, tied):
     draws, cells = draws_of(rescored, replicates=200)
@@ -190,17 +180,18 @@ def test_merged_steps_hardly_move_a_difference(rescored, tied):
         scores = rescored.rows[model].to_numpy()
         scores = np.where(scores < 0.1, 0.0, scores.round(2)) if tied else scores
         exact.append(pr_auc_replicates(labels, scores, cells, draws))
-        merged.append(Replicator(draws).pr_auc(labels, steps_of(labels, scores), cells))
+        merged.append(merged_pr_auc_replicates(labels, steps_of(labels, scores), cells, draws))
     assert np.std(np.subtract(*merged) - np.subtract(*exact)) < 0.04 * np.std(np.subtract(*exact))
 
 
 def test_heavy_steps_are_summed_to_the_same(rescored, monkeypatch):
     draws, cells = draws_of(rescored)
     labels, scores = rescored.rows["label"].to_numpy(), rescored.rows["champion"].to_numpy()
-    monkeypatch.setattr("crashcast.review.two_way.DENSE_GROWTH", 1)  # as fine as the others
-    listed = Replicator(draws).pr_auc(labels, steps_of(labels, scores), cells)
-    monkeypatch.setattr("crashcast.review.two_way.DENSE", 1e-4)
-    assert Replicator(draws).pr_auc(labels, steps_of(labels, scores), cells) == pytest.approx(listed, rel=1e-6)
+    monkeypatch.setattr(bootstrap, "DENSE_GROWTH", 1)  # as fine as the others
+    listed = merged_pr_auc_replicates(labels, steps_of(labels, scores), cells, draws)
+    monkeypatch.setattr(bootstrap, "DENSE", 1e-4)
+    again = merged_pr_auc_replicates(labels, steps_of(labels, scores), cells, draws)
+    assert again == pytest.approx(listed, rel=1e-6)
 
 
 def test_points_are_those_of_the_plain_metrics(rescored, found):
@@ -241,9 +232,9 @@ def test_a_curve_is_read_where_false_alarms_first_come_to_what_is_allowed():
 def test_replicates_move_as_the_influences_say(rescored):
     draws, cells = draws_of(rescored, replicates=400)
     labels, scores = rescored.rows["label"].to_numpy(), rescored.rows["champion"].to_numpy()
-    replicator, steps = Replicator(draws), steps_of(labels, scores)
+    steps = steps_of(labels, scores)
     _, influence = pr_auc_influence(labels, steps, cells, draws.shape[0] * draws.shape[1])
-    linear, exact = replicator.total(influence), replicator.pr_auc(labels, steps, cells)
+    linear, exact = draws.total(influence), merged_pr_auc_replicates(labels, steps, cells, draws)
     assert np.corrcoef(linear, exact)[0, 1] > 0.97
 
 
