@@ -282,7 +282,7 @@ def test_one_outage_told_by_five_systems_is_one_incident(configure: Callable[...
         ("pagerduty", "03-02 08:47:12", "03-31 00:00:00"),
         ("servicenow", "03-02 09:05:00", "03-05 00:10:00"),
     ]
-    assert "pagerduty: 5 tickets of 6 records, 1 of no concern, 1 not understood" in first.stdout
+    assert "pagerduty: 5 tickets of 6 records, 1 ignored, 1 not understood" in first.stdout
     assert Path("reports/tickets_left_out.csv").read_text().splitlines() == [
         "source,ticket_id,reason",
         "pagerduty,Q6SHOP,no server at title: 'Checkout errors above 5%'",

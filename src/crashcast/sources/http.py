@@ -1,7 +1,8 @@
 """What clients of HTTP servers share.
 
-Both clients ask again in a loop of their own: urllib3's `Retry` sees neither a body that breaks off nor what it says (a
-login page, a warning that half of the fleet is missing), and it sleeps however long a server asks for.
+Each client has its own loop that asks again, because urllib3's `Retry` is not enough. It does not see that a body
+breaks off, nor what is in it (a login page, a warning that half of the fleet is missing), and it sleeps as long as a
+server asks.
 """
 
 from __future__ import annotations
@@ -15,20 +16,33 @@ from urllib3.util import Retry
 SHOWN_CHARACTERS = 300
 
 
+class PassingError(Exception):
+    """A failure that may pass: asking again can help, after `wait_s` if the server asks to wait."""
+
+    def __init__(self, message: str, wait_s: float | None = None) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
 def in_short(text: object) -> str:
     """Return an error, or the words of a server, on one line of a bounded length."""
     line = " ".join(str(text).split())
     return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}..."
 
 
-def asked_wait(headers: Mapping[str, str], names: Iterable[str] = (), otherwise: float = 0.0) -> float:
-    """Return how many seconds a server asks to wait, in Retry-After or in headers of its own; else `otherwise`."""
+def words_of(answer: requests.Response) -> str:
+    """Return the status of an answer and the server's words."""
+    return f"{answer.status_code} {answer.reason}: {in_short(answer.text)}".rstrip(": ")
+
+
+def asked_wait(headers: Mapping[str, str], names: Iterable[str] = ()) -> float | None:
+    """Return how many seconds a server asks to wait, in Retry-After or in headers of its own; None if it does not."""
     for name in ("Retry-After", *names):
         try:
             return Retry().parse_retry_after(headers[name])
         except (KeyError, InvalidHeader):
             pass
-    return otherwise
+    return None
 
 
 def with_headers(headers: Mapping[str, str]) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:

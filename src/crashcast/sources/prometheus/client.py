@@ -23,7 +23,7 @@ import requests
 
 from crashcast.errors import UserError
 from crashcast.params.base import PATH
-from crashcast.sources.http import asked_wait, in_short, with_headers
+from crashcast.sources.http import PassingError, asked_wait, in_short, with_headers, words_of
 from crashcast.sources.prometheus.chunks import Chunk
 from crashcast.sources.prometheus.queries import key_of
 
@@ -35,14 +35,6 @@ LIMITS = r"too many|exceed|maximum|limit|too large"  # words of a server that re
 
 class TooMuchError(Exception):
     """The server refuses an answer of this size."""
-
-
-class PassingError(Exception):
-    """A failure that may pass: asking again can help."""
-
-    def __init__(self, message: str, wait_s: float = 0.0) -> None:
-        super().__init__(message)
-        self.wait_s = wait_s
 
 
 @dataclass
@@ -128,7 +120,7 @@ class Server:
                 if time.monotonic() - begun > patience_s or self._ended.is_set():
                     message = f"{self.url} gives no answer: {error}"
                     raise UserError(f"{message}; run the same command again: what was collected is kept") from None
-                pause_s = max(wait_s * random.uniform(0.5, 1), min(error.wait_s, LONGEST_WAIT_S))
+                pause_s = max(wait_s * random.uniform(0.5, 1), min(error.wait_s or 0, LONGEST_WAIT_S))
                 if wait_s == FIRST_WAIT_S:
                     print(f"collect: {self.url}: {error}; asking again", file=sys.stderr)
             self._ended.wait(pause_s)
@@ -200,13 +192,11 @@ def _data_of(answer: requests.Response, url: str, what: str) -> dict[str, Any]:
     except (ValueError, AttributeError):
         content, said = {}, ""
     status = answer.status_code
-    problem = said or f"{status} {answer.reason}: {in_short(answer.text)}"
+    problem = said or words_of(answer)
     if status == 413 or (status in (400, 422) and re.search(LIMITS, said)) or content.get("errorType") == "timeout":
         raise TooMuchError(problem)
     if status == 429 or status >= 500:
-        raise PassingError(
-            f"{status} {answer.reason}: {in_short(said or answer.text)}".rstrip(": "), asked_wait(answer.headers)
-        )
+        raise PassingError(words_of(answer), asked_wait(answer.headers))
     if status in (401, 403):
         hint = "set PROMETHEUS_TOKEN, PROMETHEUS_USER and PROMETHEUS_PASSWORD, or PROMETHEUS_CERT and PROMETHEUS_KEY"
         raise UserError(f"{url} refuses us ({status} {answer.reason}): {hint}")

@@ -19,7 +19,7 @@ import requests
 from crashcast.errors import UserError
 from crashcast.params.base import DAY
 from crashcast.params.tickets import TicketSource
-from crashcast.sources.http import asked_wait, in_short, with_headers
+from crashcast.sources.http import PassingError, asked_wait, in_short, with_headers, words_of
 from crashcast.sources.notation import utc_text
 from crashcast.sources.tickets.fields import Record, text_at
 from crashcast.sources.tickets.times import moment_or_none
@@ -27,6 +27,7 @@ from crashcast.sources.tickets.times import moment_or_none
 WINDOW = 30 * DAY  # asked for at once
 ATTEMPTS = 8
 TIMEOUT_S = (10, 60)  # to connect, and between bytes
+FIRST_WAIT_S, LONGEST_BACKOFF_S = 1.0, 60.0  # doubled in between, if the server does not ask for a time
 LONGEST_WAIT_S = 300.0  # that a server may ask for
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 SHOWN_EVERY = 1000  # records
@@ -87,30 +88,12 @@ class Api:
             If the system refuses, or fails `ATTEMPTS` times.
         """
         for attempt in range(ATTEMPTS):
-            wait = min(2.0**attempt, 60.0)
             try:
-                response = self.session.get(
-                    self.url + path, params=parameters, timeout=TIMEOUT_S, allow_redirects=False
-                )
-                if response.status_code == 200:
-                    answer = response.json()
-                    if _has_records(answer, key, kind):
-                        return dict(answer)
-                    raise self.error(f"the answer of {path} has no '{key}': is url right?")
-                if response.status_code not in PASSING:
-                    raise self._refusal(path, response)
-                why = f"{response.status_code} {response.reason}"
-                wait = asked_wait(response.headers, self.source.system.wait_headers, wait)
-            except requests.exceptions.SSLError as error:
-                raise self.error(
-                    f"its certificate is not trusted; REQUESTS_CA_BUNDLE names your own ({error})"
-                ) from None
-            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-                why = type(error).__name__
-            except requests.JSONDecodeError:
-                why = "an answer that is no JSON"
-            except requests.RequestException as error:  # its message may hold what was sent
-                raise self.error(f"{path} cannot be asked ({type(error).__name__}): check url") from None
+                return self._get_once(path, key, parameters, kind)
+            except PassingError as error:
+                why = str(error)
+                backoff = min(FIRST_WAIT_S * 2**attempt, LONGEST_BACKOFF_S)
+                wait = backoff if error.wait_s is None else error.wait_s
             if wait > LONGEST_WAIT_S:
                 raise self.error(f"{why}: it asks to wait {wait:.0f} s; run again then")
             if attempt + 1 < ATTEMPTS:
@@ -118,11 +101,31 @@ class Api:
                 time.sleep(wait)
         raise self.error(f"{path} failed {ATTEMPTS} times, last with {why}; nothing was written, run again later")
 
+    def _get_once(self, path: str, key: str, parameters: dict[str, Any] | None, kind: type[Any]) -> dict[str, Any]:
+        try:
+            response = self.session.get(self.url + path, params=parameters, timeout=TIMEOUT_S, allow_redirects=False)
+            answer: Any = response.json() if response.status_code == 200 else None
+        except requests.exceptions.SSLError as error:
+            raise self.error(f"its certificate is not trusted; REQUESTS_CA_BUNDLE names your own ({error})") from None
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            raise PassingError(type(error).__name__) from None
+        except requests.JSONDecodeError:
+            raise PassingError("an answer that is no JSON") from None
+        except requests.RequestException as error:  # its message may hold what was sent
+            raise self.error(f"{path} cannot be asked ({type(error).__name__}): check url") from None
+        if response.status_code in PASSING:
+            raise PassingError(words_of(response), asked_wait(response.headers, self.source.system.wait_headers))
+        if response.status_code != 200:
+            raise self._refusal(path, response)
+        if not _has_records(answer, key, kind):
+            raise self.error(f"the answer of {path} has no '{key}': is url right?")
+        return dict(answer)
+
     def _refusal(self, path: str, response: requests.Response) -> UserError:
-        said = in_short(response.text)
         if response.status_code in (401, 403):
-            return self.error(f"the token in {self.secret} is refused ({response.status_code}): {said}")
-        return self.error(f"{path} answered {response.status_code} {response.reason}: {said}")
+            words = in_short(response.text)
+            return self.error(f"the token in {self.secret} is refused ({response.status_code}): {words}")
+        return self.error(f"{path} answered {words_of(response)}")
 
     def error(self, message: str) -> UserError:
         """Return an error that names the source and its address."""

@@ -121,7 +121,7 @@ def _report_bad(found: list[Collected], max_bad_share: float) -> list[str]:
     for one in found:
         parsed = one.parsed
         counts = f"{parsed.tickets.height:,} tickets of {parsed.read:,} records"
-        lines.append(f"{one.name}: {counts}, {parsed.ignored:,} of no concern, {len(parsed.bad):,} not understood")
+        lines.append(f"{one.name}: {counts}, {parsed.ignored:,} ignored, {len(parsed.bad):,} not understood")
     lines += [f"  {source} {ticket_id}: {reason}" for source, ticket_id, reason in bad[:SHOWN]]
     lines += [f"  and {len(bad) - SHOWN:,} more in {LEFT_OUT_FILE}"] if len(bad) > SHOWN else []
     for one in found:
@@ -152,7 +152,7 @@ def _is_there(path: Path) -> bool:
 
 
 def imported(incidents: pl.DataFrame) -> pl.DataFrame:
-    """Return imported incidents, those that no ticket is part of, as tickets of the source `import`."""
+    """Return imported incidents, those that are not made of tickets, as tickets of the source `import`."""
     begun_by = pl.col("incident_id").str.split(":").list.first()  # see `outages.ID`
     collected = pl.col("source").str.split(", ").list.contains(begun_by).fill_null(False)
     return (
