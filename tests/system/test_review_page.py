@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from crashcast.review.report import html
-from crashcast.review.report.schema import check
+from crashcast.review.report.schema import checked
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
@@ -78,7 +78,7 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
     def show(case: str, width: int = DESK, scheme: str = "light", notice: list[str] = noticed) -> Any:
         record, pictures = CASES[case]()
         path = tmp_path / f"{case}.html"
-        html.write(path, check(record, case), pictures)
+        html.write(path, checked(record, case), pictures)
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)

@@ -59,7 +59,7 @@ def _review(base: str | None, first: bool, head: str, reserve: bool, folder: Pat
     from crashcast.canonical import write_text
     from crashcast.review import commit_changes
     from crashcast.review import review as reviewing
-    from crashcast.review.report import html, record
+    from crashcast.review.report import comment, html, schema, terminal
     from crashcast.versioning.revision import Revision
 
     if first and base is not None:
@@ -73,13 +73,13 @@ def _review(base: str | None, first: bool, head: str, reserve: bool, folder: Pat
         if changed:
             told += " But later models would be judged by other rules or rows. People must decide about that:\n\n- "
             told += "\n- ".join(changed)
-        write_text(folder / "comment.md", f"{record.MARKER}\n{told}")
+        write_text(folder / "comment.md", f"{comment.MARKER}\n{told}")
         print(told)
         return reviewing.EXIT_STATUS["INCONCLUSIVE"] if changed else 0
-    record.write(folder / "record.json", found.record)
-    write_text(folder / "comment.md", record.as_markdown(found.record))
+    schema.write(folder / "record.json", found.record)
+    write_text(folder / "comment.md", comment.as_markdown(found.record))
     html.write(folder / "review.html", found.record, found.plot_data)
-    record.show(found.record, Console())
+    terminal.show(found.record, Console())
     print(f"The page: {folder / 'review.html'}")
     return reviewing.EXIT_STATUS[found.record["verdict"]]
 
@@ -97,7 +97,7 @@ def accept(
 ) -> None:
     """Register HEAD's model as a version (a git tag that carries the evidence), if the review accepts it."""
     from crashcast import registry
-    from crashcast.review.report.record import read
+    from crashcast.review.report.schema import read
     from crashcast.review.review import review
 
     evidence = None if record is None else read(record)

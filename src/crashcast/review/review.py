@@ -109,7 +109,7 @@ def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed
         "look": {"number": look.number, "error": look.error, "rows": rows_hash, "previous": list(look.previous)},
         "changes": {**changes, "history": found["history"]},
     }
-    return Review(schema.check(json.loads(json_text(record)), "the decision record"), found["plot_data"])
+    return Review(schema.checked(json.loads(json_text(record)), "the decision record"), found["plot_data"])
 
 
 def _find_commits(base: str | None, head: str, pushed: bool) -> tuple[Revision | None, Revision]:

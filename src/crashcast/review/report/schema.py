@@ -1,12 +1,15 @@
-"""The decision record: every key, with its type."""
+"""The decision record: every key, with its type; read and written as canonical JSON."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Literal, NotRequired
 
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic cannot read typing's before Python 3.12
 
+from crashcast.canonical import json_text, write_text
 from crashcast.errors import UserError
 
 SCHEMA = 1
@@ -65,7 +68,7 @@ class Difference(TypedDict):
 
 
 class Slice(TypedDict):
-    """A part of the rows or of the crashes; `bound` is one-sided, `metric` the figure's title where it differs."""
+    """A part of the rows or of the crashes; `bound` is one-sided, `metric` the figure's title if it differs."""
 
     name: str
     rows: int | None
@@ -202,7 +205,7 @@ class Record(TypedDict):
 _RECORD = TypeAdapter(Record)
 
 
-def check(value: Any, where: str) -> Record:
+def checked(value: Any, where: str) -> Record:
     """Return `value`, if it is a decision record.
 
     Parameters
@@ -215,7 +218,7 @@ def check(value: Any, where: str) -> Record:
     Raises
     ------
     UserError
-        Where its schema is not this version's, a key is missing, or a value is of another type.
+        If its schema is not this version's, a key is missing, or a value is of another type.
     """
     schema = value.get("schema") if isinstance(value, dict) else None
     if schema != SCHEMA:
@@ -230,3 +233,45 @@ def check(value: Any, where: str) -> Record:
         key = ".".join(map(str, first["loc"]))
         raise UserError(f"{where}, {key}: {first['msg']}. Run `crashcast review` again") from None
     return value
+
+
+def read(path: Path) -> Record:
+    """Read a decision record.
+
+    Raises
+    ------
+    UserError
+        If there is none, or none that this version can read.
+    """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number")
+
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: `crashcast review` writes it") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is unreadable ({error}): run `crashcast review` again") from None
+    return checked(found, str(path))
+
+
+def write(path: Path, record: dict[str, Any] | Record) -> Record:
+    """Write a decision record as canonical JSON.
+
+    Returns
+    -------
+    Record
+        As `read` gives it: numbers with 6 significant digits.
+
+    Raises
+    ------
+    UserError
+        If it is none (see `checked`).
+    ValueError
+        If a number is NaN or infinite.
+    """
+    text = json_text(record)
+    found = checked(json.loads(text), "the decision record")
+    write_text(path, text)
+    return found

@@ -19,9 +19,8 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from crashcast.errors import UserError
-from crashcast.review.report import html, svg, wording
-from crashcast.review.report import record as records
-from crashcast.review.report.schema import check
+from crashcast.review.report import comment, html, schema, svg, terminal, wording
+from crashcast.review.report.schema import checked
 from crashcast.review.report.wording import Words
 
 EXAMPLE = Path(__file__).parents[3] / "review_example"
@@ -33,7 +32,7 @@ VOID = {"meta", "br"}
 
 def record(**changes: Any) -> Any:
     """Return an accepted improvement with every kind of change, after some changes of its own."""
-    return check(json.loads((EXAMPLE / "record.json").read_text()) | changes, "the example")
+    return checked(json.loads((EXAMPLE / "record.json").read_text()) | changes, "the example")
 
 
 def pictures(**changes: Any) -> dict[str, Any]:
@@ -149,8 +148,8 @@ def document(request) -> Document:
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path):
-    written = records.write(tmp_path / "record.json", record())
-    assert records.read(tmp_path / "record.json") == written == record()
+    written = schema.write(tmp_path / "record.json", record())
+    assert schema.read(tmp_path / "record.json") == written == record()
     assert (tmp_path / "record.json").read_bytes() == (EXAMPLE / "record.json").read_bytes()
 
 
@@ -159,7 +158,7 @@ def test_a_record_without_a_key_is_refused(tmp_path, key):
     lacking = {name: value for name, value in record().items() if name != key}
     (tmp_path / "record.json").write_text(json.dumps(lacking))
     with pytest.raises(UserError, match=rf"record\.json, {key}: Field required.*crashcast review"):
-        records.read(tmp_path / "record.json")
+        schema.read(tmp_path / "record.json")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +175,7 @@ def test_what_is_no_record_is_refused(tmp_path, text, message):
     if text is not None:
         (tmp_path / "record.json").write_text(text)
     with pytest.raises(UserError, match=message):
-        records.read(tmp_path / "record.json")
+        schema.read(tmp_path / "record.json")
 
 
 @pytest.mark.parametrize(
@@ -189,13 +188,13 @@ def test_what_is_no_record_is_refused(tmp_path, text, message):
 )
 def test_a_value_of_another_type_is_named(tmp_path, changes, where):
     with pytest.raises(UserError, match=where):
-        records.write(tmp_path / "record.json", {**record(), **changes})
+        schema.write(tmp_path / "record.json", {**record(), **changes})
     assert not (tmp_path / "record.json").exists()
 
 
 def test_a_number_that_is_none_is_never_written(tmp_path):
     with pytest.raises(ValueError, match=r"\$\.differences\[0\]\.low is nan"):
-        records.write(tmp_path / "record.json", {**record(), "differences": [difference(low=float("nan"))]})
+        schema.write(tmp_path / "record.json", {**record(), "differences": [difference(low=float("nan"))]})
 
 
 # words
@@ -295,8 +294,8 @@ def test_plain_text_has_nothing_that_acts(text):
 
 
 def test_the_comment_says_verdict_figures_and_reasons_in_this_order():
-    text = records.as_markdown(rejected()[0])
-    assert text.startswith(f"{records.MARKER}\n\n## ❌ REJECT\n\n**")
+    text = comment.as_markdown(rejected()[0])
+    assert text.startswith(f"{comment.MARKER}\n\n## ❌ REJECT\n\n**")
     assert "** Keep the champion.\n" in text
     row = "| Figure | 0.200 | 0.100 | -0.100 | -0.150 to -0.050 | worse; gain needed: 0.02 |"
     order = [
@@ -307,7 +306,7 @@ def test_the_comment_says_verdict_figures_and_reasons_in_this_order():
 
 
 def test_a_comment_on_nothing_has_no_empty_tables():
-    text = records.as_markdown(bare()[0])
+    text = comment.as_markdown(bare()[0])
     assert "<details>" not in text
     assert "| Figure | none | none | none |  | not measured; loss tolerated: 0.02 |" in text
 
@@ -317,7 +316,7 @@ MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
 @given(st.text(max_size=60) | st.text(alphabet="\\`*_[]()<>|~&#!@:.-+=1a \n", max_size=30))
 def test_escaped_text_means_nothing_but_itself_in_markdown(text):
-    escaped = records.escape(text)
+    escaped = comment.escape(text)
     expected = wording.plain(text).strip()
     row = MARKDOWN.parse(f"| a | b |\n| --- | --- |\n| {escaped} | end |")
     cells = [token for token in row if token.type == "inline"][2:]
@@ -331,12 +330,12 @@ def test_escaped_text_means_nothing_but_itself_in_markdown(text):
 
 @pytest.mark.parametrize("reference", ["@all", "#12", "!3", "~bug", ":+1:", "https://example.com", "www.example.com"])
 def test_a_comment_calls_nobody_and_links_to_nothing(reference):
-    assert reference not in records.escape(f"a {reference} b").replace("\\", "")
-    assert records.escape("PR-AUC 0.5 (90% interval): better, 3 to 4") == "PR-AUC 0.5 (90% interval): better, 3 to 4"
+    assert reference not in comment.escape(f"a {reference} b").replace("\\", "")
+    assert comment.escape("PR-AUC 0.5 (90% interval): better, 3 to 4") == "PR-AUC 0.5 (90% interval): better, 3 to 4"
 
 
 def test_no_name_brings_markup_into_a_comment():
-    text = records.as_markdown(poisoned(record()))
+    text = comment.as_markdown(poisoned(record()))
     blocks = {token.content for token in MARKDOWN.parse(text) if token.type == "html_block"}
     inline = [child for token in MARKDOWN.parse(text) for child in token.children or []]
     assert all(
@@ -353,8 +352,8 @@ def test_a_comment_is_never_longer_than_a_forge_takes():
     many = [{"file": name, "name": name, "base": name, "challenger": k} for k in range(500)]
     changes = {"parameters": many, "candidates": many, "metrics": many, "code": [name] * 500}
     slices = [record()["slices"][0] | {"name": name}] * 500
-    text = records.as_markdown(record(changes=record()["changes"] | changes, slices=slices))
-    assert len(text) < records.LONGEST_COMMENT + 1000
+    text = comment.as_markdown(record(changes=record()["changes"] | changes, slices=slices))
+    assert len(text) < comment.LONGEST_COMMENT + 1000
     assert "Too long for a comment, on the page: What changed." in text
     assert "450 more on the page." in text
 
@@ -364,7 +363,7 @@ def test_a_comment_is_never_longer_than_a_forge_takes():
 
 def test_the_terminal_gets_the_same_and_no_codes_of_others():
     out = StringIO()
-    records.show(poisoned(record()) | {"headline": "[red]good[/red] \x1b[31m"}, Console(file=out, width=200))
+    terminal.show(poisoned(record()) | {"headline": "[red]good[/red] \x1b[31m"}, Console(file=out, width=200))
     text = out.getvalue()
     assert "✓ passed, primary" in text
     assert text.rstrip().endswith("ACCEPT: [red]good[/red] \ufffd[31m The challenger may replace the champion.")

@@ -1,23 +1,13 @@
-"""The decision record of a review: canonical JSON to keep, Markdown for the pull request, a table for the terminal."""
+"""The review as a comment on a pull request, in Markdown."""
 
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from crashcast.canonical import json_text, write_text
-from crashcast.errors import UserError
 from crashcast.review.report import wording
-from crashcast.review.report.schema import Difference, NamedChange, Reason, Record, check
+from crashcast.review.report.schema import Difference, NamedChange, Reason, Record
 from crashcast.review.report.wording import MARKS, OUTCOMES, in_words, plain, value_text
 
 MARKER = "<!-- crashcast review -->"  # by which a bot finds its own comment
@@ -25,50 +15,7 @@ LONGEST_COMMENT = 60_000  # characters; GitHub refuses 65,536
 LONGEST_SENTENCE = 1000
 MOST_LINES = 50  # of one table in a comment
 EMOJI = {"ACCEPT": "✅", "REJECT": "❌", "INCONCLUSIVE": "⚠️"}
-COLOURS = {"ACCEPT": "green", "REJECT": "red", "INCONCLUSIVE": "yellow"}
 BOTH = ("base", "challenger")
-
-
-def read(path: Path) -> Record:
-    """Read a decision record.
-
-    Raises
-    ------
-    UserError
-        Where there is none, or none that this version can read.
-    """
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number")
-
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: `crashcast review` writes it") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is unreadable ({error}): run `crashcast review` again") from None
-    return check(found, str(path))
-
-
-def write(path: Path, record: dict[str, Any] | Record) -> Record:
-    """Write a decision record as canonical JSON.
-
-    Returns
-    -------
-    Record
-        As `read` gives it: numbers with 6 significant digits.
-
-    Raises
-    ------
-    UserError
-        Where it is none (see `check`).
-    ValueError
-        Where a number is NaN or infinite.
-    """
-    text = json_text(record)
-    found = check(json.loads(text), "the decision record")
-    write_text(path, text)
-    return found
 
 
 def as_markdown(record: Record) -> str:
@@ -206,34 +153,3 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *([escape(cell) for cell in row] for row in rows[:MOST_LINES])]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return table + (f"\n\n{len(rows) - MOST_LINES:,} more on the page." if len(rows) > MOST_LINES else "")
-
-
-def show(record: Record, console: Console) -> None:
-    """Print a record for people."""
-
-    def say(text: str, style: str = "") -> None:
-        console.print(Text(plain(text, LONGEST_SENTENCE), style))
-
-    differences = record["differences"]
-    header = ("figure", wording.rival(record), "challenger", "difference", wording.interval_title(differences), "")
-    table = Table(*header, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for found in differences:
-        table.add_row(*(Text(plain(cell)) for cell in in_words(found, record["form"], differences)[:6]))
-    say(wording.on_rows(record))
-    console.print()
-    if differences:
-        console.print(table)
-        console.print()
-    weighty, passed = wording.weighed_reasons(record)
-    for reason in weighty:
-        outcome = reason["outcome"]
-        say(f"{MARKS[outcome]} {OUTCOMES[outcome]}, {reason['check']}: {wording.sentence(reason['text'])}")
-    if passed:
-        say(f"{MARKS['pass']} {wording.in_short(passed)}")
-    for sentence in filter(None, (wording.could_show(record), wording.looks(record))):
-        say(sentence)
-    console.print()
-    say(
-        f"{record['verdict']}: {record['headline']} {wording.meaning(record)}",
-        style=f"bold {COLOURS[record['verdict']]}",
-    )
