@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 from sklearn.base import clone
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
-from crashcast.modeling.algorithms import candidates, logistic_regression
+from crashcast.modeling.algorithms import ALGORITHMS, candidates, logistic_regression
 from crashcast.modeling.algorithms.base import LEARNED_DIGITS, significant
 from crashcast.modeling.model import fit
 from crashcast.params.train import Candidates
@@ -21,6 +21,8 @@ BOOSTING = {
     "min_samples_leaf": 20,
     "l2_regularization": 1.0,
 }
+TREES = {"n_estimators": 60, "min_samples_leaf": [20], "max_features": [0.7]}
+GRIDS = {"logistic_regression": {"C": [1.0]}, "hist_gradient_boosting": BOOSTING, "extra_trees": TREES}
 CPU, LATENCY, PRODUCT, EMPTY = range(4)
 FEATURES = ["cpu", "latency", "product", "empty"]
 
@@ -47,10 +49,13 @@ def fleet():
     return features, crash
 
 
-@pytest.fixture(scope="module", params=["logistic_regression", "hist_gradient_boosting"])
+@pytest.fixture(scope="module", params=GRIDS)
 def fitted(request, fleet):
-    grid = {"logistic_regression": {"C": [1.0]}, "hist_gradient_boosting": BOOSTING}[request.param]
-    return fit(only(request.param, **grid), FEATURES, *fleet)
+    return fit(only(request.param, **GRIDS[request.param]), FEATURES, *fleet)
+
+
+def test_every_algorithm_is_tested_here():
+    assert GRIDS.keys() | {"dummy"} == ALGORITHMS.keys()
 
 
 def test_candidates_come_the_simplest_first():
@@ -105,6 +110,8 @@ def test_learned_numbers_are_rounded(fitted):
     if isinstance(estimator, HistGradientBoostingClassifier):
         nodes = np.concatenate([tree.nodes for trees in estimator._predictors for tree in trees])
         learned = np.concatenate([nodes["value"], nodes["gain"]])
+    elif isinstance(estimator, ExtraTreesClassifier):
+        learned = np.concatenate([tree.tree_.value.ravel() for tree in estimator.estimators_])
     else:
         learned = np.concatenate([estimator[-1].coef_[0], estimator[-1].intercept_])
     assert learned.size
@@ -121,7 +128,7 @@ def test_a_score_does_not_depend_on_the_rows_beside_it(fitted, fleet):
 
 
 def test_fitting_is_the_same_whatever_was_fitted_before(fleet):
-    for algorithm, grid in (("logistic_regression", {"C": [1.0]}), ("hist_gradient_boosting", BOOSTING)):
+    for algorithm, grid in GRIDS.items():
         candidate = only(algorithm, **grid)
         scores = [fit(candidate, FEATURES, *fleet).log_odds(fleet[0]) for _ in range(2)]
         assert (scores[0] == scores[1]).all()

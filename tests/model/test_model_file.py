@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -29,6 +30,7 @@ FEATURES = ["cpu_pct", "latency_ms", "cpu_latency_combo"]
 GRIDS = Candidates.model_validate(
     {
         "logistic_regression": {"C": [1.0]},
+        "extra_trees": {"n_estimators": 10, "min_samples_leaf": [20], "max_features": [0.7]},
         "hist_gradient_boosting": {
             "learning_rate": [0.1],
             "max_iter": 15,
@@ -78,7 +80,7 @@ def boosted(models, tmp_path):
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_another_process_writes_the_same_bytes_whatever_its_threads(models, tmp_path, threads):
     code = f"import runpy, pathlib; runpy.run_path({__file__!r})['train'](pathlib.Path('.'))"
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS", "LOKY_MAX_CPU_COUNT")
     subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, check=True, env=os.environ | dict.fromkeys(names, threads)
     )
@@ -182,6 +184,44 @@ def test_a_tree_that_leads_outside_itself_is_refused(boosted, column, value):
     dump(boosted, estimator)
     with pytest.raises(UserError, match="holds a tree that leads outside itself"):
         load(boosted)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("left_child", 10**6),
+        ("right_child", 10**6),
+        ("left_child", 0),
+        ("right_child", -1),
+        ("feature", 3),
+        ("feature", -2),
+    ],
+)
+def test_a_forest_that_leads_outside_a_tree_is_refused(models, tmp_path, place, value):
+    (tmp_path / "model.json").write_bytes((models / "extra_trees" / "model.json").read_bytes())
+    estimator = load(models / "extra_trees").estimator
+    tree = estimator.estimators_[3].tree_
+    state = tree.__getstate__()
+    state["nodes"][place][0] = value
+    tree.__setstate__(state)
+    dump(tmp_path, estimator)
+    with pytest.raises(UserError, match="holds a tree that leads outside itself"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("node_count", 10**9), ("max_depth", 10**9)])
+def test_a_tree_that_says_it_is_larger_than_it_is_crashes_nothing(models, tmp_path, key, value):
+    (tmp_path / "model.json").write_bytes((models / "extra_trees" / "model.json").read_bytes())
+    with zipfile.ZipFile(models / "extra_trees" / "model.skops") as source:
+        members = {name: source.read(name) for name in source.namelist()}
+    schema = members["schema.json"].decode()
+    forged = re.sub(rf'("{key}": {{[^}}]*?"content": )"\d+"', rf'\1"{value}"', schema)
+    assert forged != schema
+    with zipfile.ZipFile(tmp_path / "model.skops", "w", zipfile.ZIP_STORED) as target:
+        for name, content in (members | {"schema.json": forged.encode()}).items():
+            target.writestr(name, content)
+    rows, _ = fleet()
+    assert (load(tmp_path).predict(rows) == load(models / "extra_trees").predict(rows)).all()
 
 
 @pytest.mark.parametrize("content", [{"a": 1}, [1.5], "text", LogisticRegression()])

@@ -225,5 +225,18 @@ def canonical_archive(archive: bytes) -> bytes:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
         target.writestr(zipfile.ZipInfo("schema.json", ZIP_EPOCH), json.dumps(schema))
         for old, new in renamed.items():
-            target.writestr(zipfile.ZipInfo(new, ZIP_EPOCH), members[old])
+            target.writestr(zipfile.ZipInfo(new, ZIP_EPOCH), _without_padding(members[old]))
+    return out.getvalue()
+
+
+def _without_padding(member: bytes) -> bytes:
+    """Zero the bytes between the fields of a structured array, which hold whatever was in memory."""
+    array = np.load(io.BytesIO(member), allow_pickle=False)
+    names = array.dtype.names or ()
+    if not names or sum(array.dtype[name].itemsize for name in names) == array.dtype.itemsize:
+        return member
+    clean, out = np.zeros(array.shape, array.dtype), io.BytesIO()
+    for name in names:
+        clean[name] = array[name]
+    np.save(out, clean, allow_pickle=False)
     return out.getvalue()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from crashcast.modeling.algorithms import dummy, hist_gradient_boosting, logistic_regression
+from crashcast.modeling.algorithms import dummy, extra_trees, hist_gradient_boosting, logistic_regression
 from crashcast.modeling.algorithms.base import Algorithm
 from crashcast.params.base import Group
 
@@ -15,6 +15,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "dummy": dummy,
     "logistic_regression": logistic_regression,
     "hist_gradient_boosting": hist_gradient_boosting,
+    "extra_trees": extra_trees,
 }
 
 
