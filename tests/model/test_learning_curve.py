@@ -51,7 +51,7 @@ def test_it_is_shown_for_people(found) -> None:
     curves.show(found, 0.9, console)
     text = console.export_text()
     assert "months x 4" in text
-    assert "Judged on validation" in text
+    assert "Measured on validation" in text
 
 
 def test_the_parts_are_whole_server_days_whole_servers_and_the_newest_months(judged) -> None:

@@ -132,7 +132,7 @@ def test_the_two_wrong_records_are_the_first_suspects(crashcast, project) -> Non
         ("web-3", "2025-03-09 00:00:00Z", "no crash"),
         ("web-4", "2025-03-09 00:00:00Z", "crash"),
     ]
-    assert "the 5 least believable labels of 240 server-windows" in told
+    assert "the 5 least plausible labels of 240 server-windows" in told
     crashcast("suspects --limit 5 --out again.parquet")
     assert tables.read(project / "again.parquet")["server_id"].to_list() == listed["server_id"].to_list()
     assert "must end in .csv or .parquet" in crashcast("suspects --out a.txt", status=2).stderr

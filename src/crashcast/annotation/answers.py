@@ -1,7 +1,8 @@
-"""What people said of server-windows: `data/raw/annotations.parquet`, a row for each window and annotator."""
+"""Answers of annotators about server-windows: `data/raw/annotations.parquet`, a row for each window and annotator."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from itertools import combinations
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import polars as pl
 from sklearn.metrics import cohen_kappa_score
 
 from crashcast import tables
-from crashcast.annotation.windows import KEYS
+from crashcast.annotation import windows
+from crashcast.annotation.windows import CLEAN, COVERAGE, INCIDENTS, KEYS, Windows
 from crashcast.labelling.candidates import ANNOTATIONS, NO_CRASH
 from crashcast.tables import CRASH
 
@@ -21,14 +23,32 @@ ORDER = ["started_at", "server_id", "ended_at", "annotator"]
 
 
 def read(path: Path) -> pl.DataFrame:
-    """Read the annotations; none where there is no file."""
+    """Read the annotations; none if there is no file."""
     return tables.read(path, ANNOTATIONS) if path.exists() else pl.DataFrame(schema=ANNOTATIONS)
 
 
+def windows_with_answers(length: timedelta) -> tuple[Windows, np.ndarray]:
+    """Read every server-window; if annotators agree about one, their answer replaces the records.
+
+    Returns
+    -------
+    Windows
+    bool array of shape (n,)
+        Whether an annotator has answered for each.
+    """
+    found = windows.read(CLEAN, INCIDENTS, COVERAGE, length)
+    agreed = consensus(read(PATH)).rename({"crash_at": "marked_at"}).with_columns(is_answered=True)
+    frame = found.frame.join(agreed, on=KEYS, how="left", maintain_order="left")
+    crash_at = pl.coalesce("marked_at", "crash_at", "started_at")
+    corrected = pl.when("is_crash").then(crash_at).when(~pl.col("is_crash")).then(None).otherwise("crash_at")
+    keys = frame.select(*KEYS, crash_at=corrected)
+    return Windows(keys, found.evidence, found.names), frame["is_answered"].fill_null(False).to_numpy()
+
+
 def merge(before: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-    """Add annotations; of what one annotator said of one window, the last word counts."""
+    """Add annotations; of several answers of one annotator about one window, the last one counts."""
     both = pl.concat([before, new.select(*ANNOTATIONS)])
-    # of two last words of one moment the order is arbitrary, but always the same
+    # two last answers at the same moment: the order is arbitrary, but always the same
     latest = both.sort("annotated_at", "verdict", "crash_at").unique([*KEYS, "annotator"], keep="last")
     return latest.sort(ORDER)
 
@@ -39,7 +59,7 @@ def consensus(annotations: pl.DataFrame) -> pl.DataFrame:
     Returns
     -------
     DataFrame
-        `server_id`, `started_at`, `ended_at`; `is_crash`, by the majority of those who are sure, null where there is
+        `server_id`, `started_at`, `ended_at`; `is_crash`, by the majority of those who are sure, null if there is
         none; `crash_at`, the median of the moments that they gave.
     """
     sure = pl.col("verdict").replace_strict({CRASH: 1, NO_CRASH: -1, UNSURE: 0}, return_dtype=pl.Int32).sum()
@@ -56,24 +76,24 @@ def consensus(annotations: pl.DataFrame) -> pl.DataFrame:
 
 
 def agreement(annotations: pl.DataFrame) -> list[str]:
-    """Say how far annotators agree, a line each: all together by Krippendorff's alpha, each two by Cohen's kappa."""
+    """Describe how far annotators agree, a line each: all by Krippendorff's alpha, each two by Cohen's kappa."""
     wide = annotations.pivot("annotator", index=KEYS, values="verdict", sort_columns=True).drop(KEYS)
     counts = np.stack([(wide == verdict).sum_horizontal().to_numpy() for verdict in VERDICTS], axis=1)
     by_several = int(np.count_nonzero(counts.sum(axis=1) > 1))
     if by_several == 0:
-        return ["no window was judged by two annotators: how far they agree is not known"]
+        return ["no window has answers of two annotators: how far they agree is not known"]
     alpha = krippendorff_alpha(counts)
-    told = "all said the same of everything" if alpha is None else f"Krippendorff's alpha {alpha:.2f}"
-    lines = [f"{by_several:,} windows were judged by several annotators: {told} (1: agreement, 0: as by chance)"]
+    measured = "all answers are the same" if alpha is None else f"Krippendorff's alpha {alpha:.2f}"
+    lines = [f"{by_several:,} windows have answers of several annotators: {measured} (1: agreement, 0: as by chance)"]
     for one, other in combinations(wide.columns, 2):
         shared = wide.select(one, other).drop_nulls()
         if shared.height:
             same = float(np.mean(shared[one].to_numpy() == shared[other].to_numpy()))
             if shared[one].n_unique() > 1 or shared[other].n_unique() > 1:
-                told = f"Cohen's kappa {cohen_kappa_score(shared[one].to_list(), shared[other].to_list()):.2f}"
+                measured = f"Cohen's kappa {cohen_kappa_score(shared[one].to_list(), shared[other].to_list()):.2f}"
             else:
-                told = "one verdict only, so kappa says nothing"
-            lines.append(f"{one} and {other}: {same:.0%} of {shared.height:,} windows alike, {told}")
+                measured = "one verdict only, so kappa is undefined"
+            lines.append(f"{one} and {other}: {same:.0%} of {shared.height:,} windows alike, {measured}")
     return lines
 
 
@@ -90,7 +110,7 @@ def krippendorff_alpha(counts: np.ndarray) -> float | None:
     Returns
     -------
     float or None
-        1: agreement, 0: as by chance, below: worse; None where all values are equal, or no unit has two.
+        1: agreement, 0: as by chance, below: worse; None if all values are equal, or no unit has two.
     """
     pairable = counts[counts.sum(axis=1) > 1].astype(np.float64)
     of_unit, of_value = pairable.sum(axis=1), pairable.sum(axis=0)

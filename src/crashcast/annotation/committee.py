@@ -1,4 +1,4 @@
-"""What telemetry says of server-windows, by a committee of forests that learned from the labels of other servers."""
+"""How likely a crash is in each server-window by its telemetry: a committee of forests, fitted to other servers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sklearn.model_selection import GroupKFold
 from crashcast.errors import UserError
 
 Floats = NDArray[np.float64]
-TREES, MEMBERS = 100, 10  # a member is the mean of ten trees: one tree alone is certain of everything
+TREES, MEMBERS = 100, 10  # a member is the mean of ten trees, as one tree votes 0 or 1
 FOLDS = 5
-HEALTHY_PER_CRASH = 10  # of the windows that a forest learns from: more teach it little
+HEALTHY_PER_CRASH = 10  # of the windows that a forest is fitted to: more add little
 
 
 def fit(evidence: NDArray[np.float32], crash: NDArray[np.bool_], seed: int) -> RandomForestClassifier:
@@ -21,7 +21,7 @@ def fit(evidence: NDArray[np.float32], crash: NDArray[np.bool_], seed: int) -> R
     Parameters
     ----------
     evidence : float32 array of shape (n, k)
-        NaN where missing.
+        NaN if missing.
     crash : bool array of shape (n,)
         The labels.
     seed : int
@@ -43,16 +43,16 @@ def votes(forest: RandomForestClassifier, evidence: NDArray[np.float32]) -> Floa
 def votes_out_of_fold(
     evidence: NDArray[np.float32], crash: NDArray[np.bool_], servers: NDArray[np.str_], seed: int
 ) -> Floats:
-    """Ask forests that learned from other servers alone, so that none judges a label that it was taught.
+    """Return votes of forests that were fitted to other servers only, so no label influences its own votes.
 
-    Each learns from every crash and at most `HEALTHY_PER_CRASH` times as many healthy windows; the odds are then set
-    back to those of all windows.
+    Each is fitted to every crash and at most `HEALTHY_PER_CRASH` times as many healthy windows; the odds are then
+    corrected to those of all windows.
 
     Parameters
     ----------
     evidence : float32 array of shape (n, k)
     crash : bool array of shape (n,)
-        What the records say.
+        Whether a crash is recorded.
     servers : str array of shape (n,)
         All windows of a server are in one fold.
     seed : int
@@ -65,22 +65,22 @@ def votes_out_of_fold(
     Raises
     ------
     UserError
-        Where there are too few servers, or one class is missing.
+        If there are too few servers, or one class is missing.
     """
     n_servers = len(np.unique(servers))
     if n_servers < FOLDS or crash.all() or not crash.any():
         raise UserError(
-            f"{int(crash.sum())} of {len(crash)} windows, on {n_servers} servers, hold a crash: a judgement needs "
+            f"{int(crash.sum())} of {len(crash)} windows, on {n_servers} servers, hold a crash: the committee needs "
             f"windows of both kinds on at least {FOLDS} servers"
         )
     found = np.empty((len(crash), MEMBERS))
     folds = GroupKFold(FOLDS, shuffle=True, random_state=seed).split(evidence, groups=servers)
-    for number, (known, asked) in enumerate(folds):
+    for number, (known, held_out) in enumerate(folds):
         crashes, healthy = known[crash[known]], known[~crash[known]]
         share = min(1.0, HEALTHY_PER_CRASH * len(crashes) / len(healthy)) if len(healthy) else 1.0
         draw = np.random.default_rng([seed, number])
         some = draw.choice(healthy, round(share * len(healthy)), replace=False)
-        taught = np.sort(np.concatenate([crashes, some]))
-        probability = votes(fit(evidence[taught], crash[taught], seed), evidence[asked])
-        found[asked] = probability * share / (probability * share + 1 - probability)
+        chosen = np.sort(np.concatenate([crashes, some]))
+        probability = votes(fit(evidence[chosen], crash[chosen], seed), evidence[held_out])
+        found[held_out] = probability * share / (probability * share + 1 - probability)
     return found

@@ -29,11 +29,11 @@ TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"  # d3's and Python's
 SHOWN_TIME = "%Y-%m-%d %H:%M"
 VERDICT, MARK, SERIES = "verdict", "crash_at", "telemetry"  # names in the configuration
 MARKED = "crash starts"
-ASKED, RECEIVED = "asked", "received"  # series beside the metrics: 1 in the window; 1 where there was a measured row
-MAX_TOLD = 10  # mistakes in a file
+ASKED, RECEIVED = "asked", "received"  # series beside the metrics: 1 in the window; 1 if there was a measured row
+MAX_SHOWN = 10  # mistakes in a file
 
 
-def configuration(settings: Telemetry) -> str:
+def configuration(telemetry: Telemetry) -> str:
     """Return the labelling configuration of a project for `tasks`, XML."""
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Header", value="$question")
@@ -55,25 +55,25 @@ def configuration(settings: Telemetry) -> str:
         timeDisplayFormat=SHOWN_TIME,
         overviewWidth="100%",
     )
-    for name in (ASKED, RECEIVED, *settings.metrics):
+    for name in (ASKED, RECEIVED, *telemetry.metrics):
         height = "40" if name in (ASKED, RECEIVED) else "100"
         ElementTree.SubElement(series, "Channel", column=name.lower(), legend=name, height=height)
     ElementTree.indent(view)
     return ElementTree.tostring(view, encoding="unicode")
 
 
-def tasks(windows: Windows, clean: Path, settings: Telemetry) -> list[dict[str, Any]]:
+def tasks(windows: Windows, clean: Path, telemetry: Telemetry) -> list[dict[str, Any]]:
     """Return a task for each window, with its telemetry and that of a day before and after it.
 
-    What the records say is not told: a verdict is to be evidence of its own.
+    Tasks do not show the records: a verdict must be independent evidence.
 
     Raises
     ------
     UserError
-        Where two metrics differ in capitals alone: Label Studio takes them for one.
+        If two metrics differ only in upper and lower case: to Label Studio they are one.
     """
-    if len({name.lower() for name in settings.metrics}) < len(settings.metrics):
-        raise UserError("params.yaml: telemetry.metrics: Label Studio does not tell capitals from small letters")
+    if len({name.lower() for name in telemetry.metrics}) < len(telemetry.metrics):
+        raise UserError("params.yaml: telemetry.metrics: Label Studio ignores upper and lower case")
     keys = windows.frame.select("server_id", "started_at", "ended_at")
     rows: list[list[pl.DataFrame]] = [[] for _ in range(keys.height)]
     for partition in tables.partitions(clean):
@@ -85,28 +85,28 @@ def tasks(windows: Windows, clean: Path, settings: Telemetry) -> list[dict[str, 
         ]
         if touched:
             servers = keys[touched]["server_id"].unique().to_list()
-            columns = [*tables.KEYS, *settings.metrics]
+            columns = [*tables.KEYS, *telemetry.metrics]
             found = tables.read(partition.path(clean), columns, pl.col("server_id").is_in(servers))
             for number in touched:
                 rows[number].append(found.filter(_around(*keys.row(number))))
     asked = zip(keys.iter_rows(), rows, strict=True)
-    return [{"data": _task(window, pl.concat(parts), settings)} for window, parts in asked]
+    return [{"data": _task(window, pl.concat(parts), telemetry)} for window, parts in asked]
 
 
 def _around(server: str, started: datetime, ended: datetime) -> pl.Expr:
     return (pl.col("server_id") == server) & pl.col("timestamp").is_between(started - AROUND, ended + AROUND)
 
 
-def _task(window: tuple[str, datetime, datetime], rows: pl.DataFrame, settings: Telemetry) -> dict[str, Any]:
+def _task(window: tuple[str, datetime, datetime], rows: pl.DataFrame, telemetry: Telemetry) -> dict[str, Any]:
     server, started, ended = window
-    moments = pl.datetime_range(started - AROUND, ended + AROUND, settings.interval, time_unit="us", eager=True)
+    moments = pl.datetime_range(started - AROUND, ended + AROUND, telemetry.interval, time_unit="us", eager=True)
     grid = pl.DataFrame({"timestamp": moments.dt.convert_time_zone("UTC")})
-    series = grid.join(measured(rows, list(settings.metrics)), on="timestamp", how="left").select(
+    series = grid.join(measured(rows, list(telemetry.metrics)), on="timestamp", how="left").select(
         pl.col("timestamp").dt.strftime(TIME_FORMAT).alias("time"),
         # a row at t holds the samples in (t - interval, t]
         ((pl.col("timestamp") > started) & (pl.col("timestamp") <= ended)).cast(pl.Int8).alias(ASKED),
         pl.col("server_id").is_not_null().cast(pl.Int8).alias(RECEIVED),
-        *(pl.col(name).cast(pl.Float64).alias(name.lower()) for name in settings.metrics),
+        *(pl.col(name).cast(pl.Float64).alias(name.lower()) for name in telemetry.metrics),
     )
     first, last = (moment.strftime(SHOWN_TIME) for moment in (started, ended))
     return {
@@ -150,7 +150,7 @@ class _Task(BaseModel):
 
 
 class Export(NamedTuple):
-    """What was read, and how many tasks nobody had answered, and annotations were skipped by their annotator."""
+    """The annotations, the number of tasks without an answer, and of annotations that their annotator skipped."""
 
     annotations: pl.DataFrame
     unanswered: int
@@ -170,7 +170,7 @@ def read_export(path: Path, interval: timedelta) -> Export:
     Raises
     ------
     UserError
-        Naming task and annotation, where the file is no such export, or an answer contradicts itself.
+        If the file is no such export, or an answer contradicts itself; names task and annotation.
     """
     exported = _parse(path)
     rows: list[tuple[Any, ...]] = []
@@ -190,8 +190,8 @@ def read_export(path: Path, interval: timedelta) -> Export:
             window = (task.data.server_id, task.data.started_at, task.data.ended_at)
             rows.append((*window, verdict, crash_at, who, when))
     if problems:
-        more = f"\n... and {len(problems) - MAX_TOLD} more" if len(problems) > MAX_TOLD else ""
-        raise UserError(f"{path}: nothing was imported:\n" + "\n".join(problems[:MAX_TOLD]) + more)
+        more = f"\n... and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
+        raise UserError(f"{path}: nothing was imported:\n" + "\n".join(problems[:MAX_SHOWN]) + more)
     return Export(pl.DataFrame(rows, schema=ANNOTATIONS, orient="row"), unanswered, skipped)
 
 
@@ -207,28 +207,29 @@ def _parse(path: Path) -> list[_Task]:
     try:
         return TypeAdapter(list[_Task]).validate_python(content)
     except ValidationError as error:
-        told = []
-        for problem in error.errors()[:MAX_TOLD]:
-            number, *where = problem["loc"]
+        shown = []
+        for problem in error.errors()[:MAX_SHOWN]:
+            number, *key = problem["loc"]
             task = content[int(number)].get("id")
-            told.append(f"task {task}: {'.'.join(map(str, where))}: {problem['msg']}")
+            shown.append(f"task {task}: {'.'.join(map(str, key))}: {problem['msg']}")
         raise UserError(
             f"{path} holds tasks that `crashcast annotate export` did not write, or that were edited:\n"
-            + "\n".join(told)
+            + "\n".join(shown)
         ) from None
 
 
 def _answer(annotation: _Annotation, window: _Window, interval: timedelta) -> tuple[str, datetime | None]:
     """Return the verdict and the moment of the crash; a ValueError says what is wrong with the answer."""
-    verdicts = [said for one in annotation.result if one.from_name == VERDICT for said in one.value.get("choices", [])]
+    results = annotation.result
+    verdicts = [choice for one in results if one.from_name == VERDICT for choice in one.value.get("choices", [])]
     if len(verdicts) != 1 or verdicts[0] not in VERDICTS:
         raise ValueError(
             f"its verdict is {' and '.join(map(str, verdicts)) or 'missing'}, not one of {', '.join(VERDICTS)}: "
             "does the project have the labelling configuration that came with the tasks?"
         )
-    marks = [_moment(one.value.get("start")) for one in annotation.result if one.from_name == MARK]
+    marks = [_moment(one.value.get("start")) for one in results if one.from_name == MARK]
     if marks and verdicts[0] == NO_CRASH:
-        raise ValueError(f"it says {NO_CRASH}, yet marks one at {min(marks):{SHOWN_TIME}}")
+        raise ValueError(f"it says {NO_CRASH}, but marks one at {min(marks):{SHOWN_TIME}}")
     if not marks or verdicts[0] != CRASH:
         return verdicts[0], None
     if not window.started_at - interval <= min(marks) <= window.ended_at:

@@ -1,7 +1,7 @@
-"""What more labels, more servers or more months would buy: the chosen model, fitted to ever more of what there is.
+"""What more labels, servers or months would gain: the chosen candidate, fitted to growing parts of the training rows.
 
-Judged on the validation part, never on test: what to do next is a choice, and choices are made there. The rows of the
-last, whole size are those that `train` drew, so its figures are those of the model that was trained.
+Measured on the validation part, never on test: what to do next is a choice, and choices are made there. The rows of the
+last, whole size are those that `train` drew, so its figures are those of the trained model.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from crashcast.params.train import Train
 
 LABELLED, SERVERS, MONTHS = "labels", "servers", "months"
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
-AHEAD = (2.0, 4.0)  # times what there is
-DRAWS = 3  # of labels and of servers; the newest months are what they are
+AHEAD = (2.0, 4.0)  # times the present size
+DRAWS = 3  # of labels and of servers; the newest months are not drawn
 EXPONENTS = np.linspace(0.1, 2.0, 39)
 
 
@@ -51,33 +51,31 @@ class Size(NamedTuple):
 
 
 def learning_curve() -> pl.DataFrame:
-    """Fit the chosen model to parts of the training data, judge each on validation, and extrapolate.
+    """Fit the chosen candidate to parts of the training rows, measure each on validation, and extrapolate.
 
     Returns
     -------
     DataFrame
-        By `axis` and `times` (what there is; above 1 extrapolated): `crash_rows` learned from (null where
-        extrapolated), and of `pr_auc` and `event_recall` (at the alarm budget) the figure, `_low` and `_high`, and of
-        what is extrapolated the `_gain` over what there is, with its limits. Intervals are two-way (servers, blocks of
-        time), hold the draw of the part, and where extrapolated the choice between a curve that levels off and one
-        that does not.
+        By `axis` and `times` the present size (above 1: extrapolated): `crash_rows` in the part (null if
+        extrapolated); `pr_auc` and `event_recall` (at the alarm budget), each with `_low` and `_high`; if extrapolated
+        also the `_gain` over the present size, with its limits. Intervals are two-way (servers, blocks of time) and
+        include the draw of the part. If extrapolated, they also include the choice between a curve that levels off
+        and one that does not.
     """
     rule, columns, train = read_rule(SPLIT), feature_names(FEATURES), Train.read()
     candidate, sample = chosen_candidate(train), training_sample(train)
     sizes = [Size("all", 1.0, 0)]
     sizes += [Size(axis, share, draw) for axis, share, draw in product((LABELLED, SERVERS), SHARES, range(DRAWS))]
     sizes += [Size(MONTHS, share, 0) for share in SHARES]
-    learned = {size: rows for size in sizes if sample.crash[rows := part_of(sample, size, rule)].sum() > 1}
-    models = [
-        fit(candidate, columns, sample.values[rows], sample.crash[rows], sample.share) for rows in learned.values()
-    ]
-    measured = dict(zip(learned, measure(rule, columns, [model.log_odds for model in models]), strict=True))
-    counts = {size: int(sample.crash[rows].sum()) for size, rows in learned.items()}
+    parts = {size: rows for size in sizes if sample.crash[rows := part_of(sample, size, rule)].sum() > 1}
+    models = [fit(candidate, columns, sample.values[rows], sample.crash[rows], sample.share) for rows in parts.values()]
+    measured = dict(zip(parts, measure(rule, columns, [model.log_odds for model in models]), strict=True))
+    counts = {size: int(sample.crash[rows].sum()) for size, rows in parts.items()}
     return tabulate(measured, counts, Evaluate.read().confidence)
 
 
 def part_of(sample: Sample, size: Size, rule: dict[str, Any]) -> NDArray[np.bool_]:
-    """Say which rows belong to a part: of labels by server and day, as they are given; of months the newest."""
+    """Tell which rows belong to a part: labels by server and day, as people give them; of months the newest."""
     rows = sample.keys
     if size.axis == MONTHS:
         start, end = period(rule, "train")
@@ -102,7 +100,7 @@ def tabulate(measured: dict[Size, Measured], counts: dict[Size, int], confidence
             for share, of_share in zip([*shares, 1.0], members, strict=True)
         ]
         for figure in FIGURES:
-            # each replicate sees one draw of the part: its spread is part of the uncertainty
+            # each replicate uses one draw of the part, so their spread includes that of the draws
             spread = [
                 np.array([measured[of_share[r % len(of_share)]][figure][1][r] for r in range(REPLICATES)])
                 for of_share in members
@@ -119,7 +117,7 @@ def tabulate(measured: dict[Size, Measured], counts: dict[Size, int], confidence
 
 
 def _ahead(figure: str, shares: Floats, values: Floats, times: float, confidence: float) -> dict[str, float]:
-    """Extrapolate a figure: the mean of both curves, and limits that hold both."""
+    """Extrapolate a figure: the mean of both curves, and limits that include both."""
     found = [curve(shares, values, times) for curve in (levelling_off, ever_growing)]
     limits = [percentile_interval(curve[1:], confidence) for curve in found]
     gains = [percentile_interval(curve[1:] - values[-1, 1:], confidence) for curve in found]
@@ -147,7 +145,7 @@ def levelling_off(shares: Floats, values: Floats, times: float) -> Floats:
     values : array of shape (s, r)
         The figure at each, of r replicates.
     times : float
-        The size in question.
+        The size to extrapolate to.
 
     Returns
     -------
@@ -178,7 +176,7 @@ def show(found: pl.DataFrame, confidence: float, console: Console) -> None:
     """Print the curves for people, a block for each axis."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for column in (
-        "what there is",
+        "size",
         "crash rows",
         "PR-AUC",
         "",
@@ -207,8 +205,8 @@ def show(found: pl.DataFrame, confidence: float, console: Console) -> None:
         table.add_section()
     console.print(table)
     console.print(
-        "Judged on validation. What is extrapolated is the gain over what there is: its limits hold a curve that "
-        "levels off, one that does not, and chance.",
+        "Measured on validation. Extrapolated rows show the gain over the present size; its limits include a curve "
+        "that levels off, one that does not, and chance.",
         highlight=False,
     )
 

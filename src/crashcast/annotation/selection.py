@@ -1,7 +1,7 @@
-"""Which windows to ask a person about: those the answers to which teach most.
+"""Which windows to ask a person about: those whose answers add most information.
 
-Uncertain: the committee's mean is far from 0 and 1. Disagreeing: its members, each sure, say different things. Diverse:
-a window much like one that was already chosen teaches little more.
+Uncertain: the committee's mean is far from 0 and 1. Disagreeing: its members are sure, and differ. Diverse: a window
+similar to one that was already chosen adds little.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from scipy.special import entr
 
 Floats = NDArray[np.float64]
 SHORTLIST = 10  # times the budget: among so many of the most informative, diversity decides
-AT_RANDOM = 0.1  # of the budget: what the committee is wrongly sure of it would never ask about
+AT_RANDOM = 0.1  # of the budget: windows that the committee is wrongly sure about would never be chosen
 
 
 def informativeness(votes: Floats) -> Floats:
-    """Return how much a person's answer would teach, in bits, shape (n,).
+    """Return the information in a person's answer, in bits, shape (n,).
 
-    The entropy of the mean, plus what of it is disagreement: its excess over the members' own entropy.
+    The entropy of the mean, plus the disagreement: its excess over the members' own entropy.
 
     Source: Seung, Opper, Sompolinsky, Query by committee, COLT 1992; Houlsby et al., Bayesian active learning for
     classification and preference learning, 2011.
@@ -42,18 +42,18 @@ def select(votes: Floats, evidence: NDArray[np.float32], budget: int, seed: int)
 
     Of a shortlist of the most informative, one after the other is taken whose informativeness times distance to the
     nearest already taken is highest (a weighted k-center: Sener, Savarese, Active learning for convolutional neural
-    networks, ICLR 2018); the last tenth of the budget is drawn by lot from all.
+    networks, ICLR 2018); the last tenth of the budget is drawn at random from all.
 
     Parameters
     ----------
     votes : float array of shape (n, members)
         Of a committee: each member's probability of a crash.
     evidence : float32 array of shape (n, k)
-        What windows are compared by; NaN where missing.
+        For the distance between windows; NaN if missing.
     budget : int
         How many windows.
     seed : int
-        Of the lot.
+        Of the random draw.
 
     Returns
     -------
@@ -62,12 +62,12 @@ def select(votes: Floats, evidence: NDArray[np.float32], budget: int, seed: int)
     """
     n = len(votes)
     budget = min(budget, n)
-    by_lot = int(AT_RANDOM * budget)
+    at_random = int(AT_RANDOM * budget)
     bits = informativeness(votes)
     shortlist = np.lexsort((np.arange(n), -bits))[: max(SHORTLIST * budget, 1)]
-    taken = shortlist[_spread(_ranks(evidence[shortlist]), bits[shortlist], budget - by_lot)]
+    taken = shortlist[_spread(_ranks(evidence[shortlist]), bits[shortlist], budget - at_random)]
     rest = np.setdiff1d(np.arange(n), taken)
-    return np.concatenate([taken, np.random.default_rng(seed).choice(rest, by_lot, replace=False)])
+    return np.concatenate([taken, np.random.default_rng(seed).choice(rest, at_random, replace=False)])
 
 
 def _spread(points: Floats, weight: Floats, count: int) -> NDArray[np.int64]:
@@ -78,12 +78,12 @@ def _spread(points: Floats, weight: Floats, count: int) -> NDArray[np.int64]:
         chosen[number] = latest = np.argmax(worth)
         distance = np.minimum(distance, np.sqrt(np.mean((points - points[latest]) ** 2, axis=1)))
         worth = weight * distance
-        worth[chosen[: number + 1]] = -1  # never twice, even where all are alike
+        worth[chosen[: number + 1]] = -1  # never twice, even if all are alike
     return chosen
 
 
 def _ranks(evidence: NDArray[np.float32]) -> Floats:
-    """Return each column as ranks between 0 and 1: no outlier decides; missing is a place of its own, below all."""
+    """Return each column as ranks between 0 and 1, so no outlier decides; missing values rank below all."""
     filled = np.where(np.isnan(evidence), -np.inf, evidence)
     ordered = np.sort(filled, axis=0)
     columns = [np.searchsorted(ordered[:, k], filled[:, k], "left") for k in range(filled.shape[1])]

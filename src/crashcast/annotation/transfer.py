@@ -1,7 +1,7 @@
-"""Whether another fleet's model and labels help this one, with all of its labels and with a few: judged on validation.
+"""Whether another fleet's model and labels help this one, with all of its labels and with few: measured on validation.
 
-Source: Daume, Frustratingly easy domain adaptation, ACL 2007: what is learned there as it is (SrcOnly), both fleets'
-rows together (All), and the other model's score as one more feature (Pred), against this fleet alone (TgtOnly).
+Source: Daume, Frustratingly easy domain adaptation, ACL 2007: the other model as it is (SrcOnly), both fleets' rows
+together (All), and the other model's score as one more feature (Pred), against this fleet alone (TgtOnly).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def transfer(other: Path) -> pl.DataFrame:
     Raises
     ------
     UserError
-        Where labels or features mean something else there.
+        If labels or features have another meaning there.
     """
     columns, train, rule = feature_names(FEATURES), Train.read(), read_rule(SPLIT)
     theirs = _comparable(other, columns)
@@ -82,11 +82,11 @@ def transfer(other: Path) -> pl.DataFrame:
 
 
 def _comparable(other: Path, columns: list[str]) -> Model:
-    """Load the other project's model; refuse one that answers another question."""
+    """Load the other project's model; refuse one with another meaning of labels or features."""
     label, their_label = Label.read(), Label.read(other / "params.yaml")
     if (label.lead, label.horizon) != (their_label.lead, their_label.horizon):
         raise UserError(
-            f"{other} predicts with another lead or horizon (params.yaml: label): its labels mean another thing"
+            f"{other} predicts with another lead or horizon (params.yaml: label): its labels have another meaning"
         )
     theirs = load(other / "models")
     names = feature_names(other / FEATURES)
@@ -122,7 +122,7 @@ def _thin(sample: Sample, share: float, seed: int) -> tuple[Matrix, np.ndarray]:
 def show(found: pl.DataFrame, console: Console) -> None:
     """Print the comparison for people, with what it shows."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for column in ("this fleet's labels", "learned from", "PR-AUC", "gain", "event recall", "gain", ""):
+    for column in ("this fleet's labels", "fitted to", "PR-AUC", "gain", "event recall", "gain", ""):
         table.add_column(column)
     for row in found.iter_rows(named=True):
         low, high = row["pr_auc_gain_low"], row["pr_auc_gain_high"]
@@ -136,4 +136,4 @@ def show(found: pl.DataFrame, console: Console) -> None:
             "" if row["way"] == OWN else "helps" if low > 0 else "harms" if high < 0 else "not shown to help",
         )
     console.print(table)
-    console.print("Judged on validation, by PR-AUC.", highlight=False)
+    console.print("Measured on validation, by PR-AUC.", highlight=False)

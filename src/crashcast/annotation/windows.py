@@ -1,7 +1,7 @@
-"""Server-windows: what a person can be asked about ("did this server crash that day?"), and what telemetry says of it.
+"""Server-windows, the unit of annotation ("did this server crash that day?"), and the evidence in their telemetry.
 
-Evidence looks at a window with hindsight, unlike the pipeline's features: also at what came after a possible crash, the
-silence and the counters that start anew. It serves to judge labels, never to predict.
+Unlike the pipeline's features, evidence includes rows after a possible crash: gaps, and counters that restart. It
+serves to check labels, never to predict.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from crashcast.params.incidents import Incidents
 from crashcast.params.telemetry import Telemetry
 from crashcast.tables import CRASH, MAINTENANCE, Partition
 
+CLEAN = Path("data/clean")
+INCIDENTS, COVERAGE = Path("data/raw/incidents.parquet"), Path("data/raw/coverage.parquet")
 BEFORE = timedelta(hours=6)  # signs of a crash just after a window's start lie before it
-LONGEST_GAP = DAY  # as far as one looks for the end of a silence
+LONGEST_GAP = DAY  # the end of a gap is searched no further
 HOUR = timedelta(hours=1)
 KEYS = ["server_id", "started_at", "ended_at"]
 
@@ -40,9 +42,9 @@ class Windows:
         n rows: `server_id`, `started_at`, `ended_at`; `crash_at`, when the first recorded crash starts in it, else
         null.
     evidence : float32 array of shape (n, k)
-        NaN where missing.
+        NaN if missing.
     names : list of str
-        What the k columns hold.
+        Of the k columns.
     """
 
     frame: pl.DataFrame
@@ -64,7 +66,7 @@ class Windows:
 
 
 def read(clean: Path, incidents: Path, coverage: Path, length: timedelta) -> Windows:
-    """Read every server-window that has telemetry and whose crashes, if any, must be on record by now.
+    """Read every server-window that has telemetry and for which the incident records are complete.
 
     Parameters
     ----------
@@ -76,20 +78,20 @@ def read(clean: Path, incidents: Path, coverage: Path, length: timedelta) -> Win
     Raises
     ------
     UserError
-        Where a table cannot be read, the length does not fit, or no window is left.
+        If a table cannot be read, the length does not fit, or no window is left.
     """
-    settings, recording = Telemetry.read(), Incidents.read()
-    if length < settings.interval or (DAY % length and length % DAY):
+    telemetry, recording = Telemetry.read(), Incidents.read()
+    if length < telemetry.interval or (DAY % length and length % DAY):
         raise UserError(
             f"a window of {format_duration(length)}: it must divide a day, or be whole days, and hold a row "
-            f"(telemetry.interval is {format_duration(settings.interval)})"
+            f"(telemetry.interval is {format_duration(telemetry.interval)})"
         )
     records = read_incidents(incidents, recording)
     covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"]).with_columns(
         pl.col("covered_to") - recording.reporting_delay
     )
     parts = [
-        _with_records(found, records, covered, length) for found in _evidence_by_partition(clean, length, settings)
+        _with_records(found, records, covered, length) for found in _evidence_by_partition(clean, length, telemetry)
     ]
     frame = pl.concat(parts).sort("started_at", "server_id") if parts else pl.DataFrame()
     if frame.is_empty():
@@ -99,43 +101,43 @@ def read(clean: Path, incidents: Path, coverage: Path, length: timedelta) -> Win
     return Windows(keys, columns.cast(pl.Float32).fill_null(np.nan).to_numpy(), columns.columns)
 
 
-def _evidence_by_partition(clean: Path, length: timedelta, settings: Telemetry) -> Iterator[pl.DataFrame]:
-    columns = [*tables.KEYS, *settings.metrics]
+def _evidence_by_partition(clean: Path, length: timedelta, telemetry: Telemetry) -> Iterator[pl.DataFrame]:
+    columns = [*tables.KEYS, *telemetry.metrics]
     for partition in tables.partitions(clean):
-        start, end = partition.start - BEFORE - settings.interval, partition.end + max(length, LONGEST_GAP)
+        start, end = partition.start - BEFORE - telemetry.interval, partition.end + max(length, LONGEST_GAP)
         rows = tables.read_period(clean, start, end, columns)
-        yield evidence(rows, partition, length, settings)
+        yield evidence(rows, partition, length, telemetry)
 
 
-def evidence(rows: pl.DataFrame, partition: Partition, length: timedelta, settings: Telemetry) -> pl.DataFrame:
-    """Measure what happened in each server-window that begins in a partition.
+def evidence(rows: pl.DataFrame, partition: Partition, length: timedelta, telemetry: Telemetry) -> pl.DataFrame:
+    """Measure the evidence in each server-window that begins in a partition.
 
     Parameters
     ----------
     rows : DataFrame
         Clean rows of the partition, from `BEFORE` earlier to `LONGEST_GAP` later.
     partition : Partition
-        Where windows begin.
+        Windows begin in it.
     length : timedelta
         Of a window.
-    settings : Telemetry
+    telemetry : Telemetry
         The metrics, and the rows' interval.
 
     Returns
     -------
     DataFrame
         `server_id`, `started_at`; of each metric the mean, highest and lowest value, from `BEFORE` earlier on; its
-        largest rise and fall between neighbouring rows, and the hour of day of that fall; `gap_h`, the longest silence
-        that began in the window, `gap_hour`, its hour of day, `gap_company`, the share of servers that fell silent at
+        largest rise and fall between neighbouring rows, and the hour of day of that fall; `gap_h`, the longest gap
+        that began in the window, `gap_hour`, its hour of day, `gap_company`, the share of servers whose gap began at
         the same moment, and `gaps`, how many there were.
     """
-    metrics, interval = list(settings.metrics), settings.interval
+    metrics, interval = list(telemetry.metrics), telemetry.interval
     real = measured(rows, metrics)
     following = pl.col("timestamp").shift(-1).over("server_id")
     silence = (following - pl.col("timestamp") - interval).fill_null(LONGEST_GAP).clip(timedelta(0), LONGEST_GAP)
     steps = real.with_columns(
         *(
-            (pl.col(name).shift(-1).over("server_id") - pl.col(name)).alias(f"{name}_step")  # what followed this row
+            (pl.col(name).shift(-1).over("server_id") - pl.col(name)).alias(f"{name}_step")  # the change after this row
             for name in metrics
         ),
         silence=silence / HOUR,
@@ -150,7 +152,7 @@ def evidence(rows: pl.DataFrame, partition: Partition, length: timedelta, settin
 
     levels = by_window(
         real,
-        pl.col("timestamp") - interval,  # a row holds what came before its time
+        pl.col("timestamp") - interval,  # a row holds the samples before its time
         BEFORE,
         *(
             statistic(pl.col(name)).alias(f"{name}_{kind}")
@@ -161,7 +163,7 @@ def evidence(rows: pl.DataFrame, partition: Partition, length: timedelta, settin
     is_gap = pl.col("silence") > 0
     changes = by_window(
         steps,
-        pl.col("timestamp"),  # what follows a row begins where the row ends
+        pl.col("timestamp"),  # the change after a row begins at the row's time
         timedelta(0),
         *(pl.col(f"{name}_step").max().alias(f"{name}_rise") for name in metrics),
         *(pl.col(f"{name}_step").min().alias(f"{name}_fall") for name in metrics),
@@ -176,13 +178,13 @@ def evidence(rows: pl.DataFrame, partition: Partition, length: timedelta, settin
 
 
 def measured(rows: pl.DataFrame, metrics: list[str]) -> pl.DataFrame:
-    """Return the rows that were measured, by server and time: one that repeats the one before was filled by `clean`."""
+    """Return the measured rows, by server and time: a row that repeats the one before was filled by `clean`."""
     same = [pl.col(name).eq_missing(pl.col(name).shift()) for name in ("server_id", *metrics)]
     return rows.sort("server_id", "timestamp").filter(~pl.all_horizontal(same))
 
 
 def _with_records(found: pl.DataFrame, records: pl.DataFrame, covered: pl.DataFrame, length: timedelta) -> pl.DataFrame:
-    """Add what the records say: the first crash that starts in each window, and whether work was planned in it."""
+    """Add from the records the first crash that starts in each window, and whether work was planned in it."""
     windows = found.with_columns(ended_at=pl.col("started_at") + length)
     inside = (pl.col("covered_from") <= pl.col("started_at")) & (pl.col("ended_at") <= pl.col("covered_to"))
     known = windows.select(KEYS).join(covered, on="server_id").filter(inside).select(KEYS).unique()

@@ -1,4 +1,4 @@
-"""What anybody would try first: the rules that a model must beat, and alarms by lot."""
+"""Baselines that a model must beat: rules of one feature, and random scores."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import polars as pl
 
 from crashcast.modeling.split_rule import row_hash
 
-ONE_RULES = {"hours_since_crash": -1, "crashes_7d": 1}  # a feature, and whether more of it is worse
+ONE_RULES = {"hours_since_crash": -1, "crashes_7d": 1}  # a feature, and 1 if a higher value is worse, else -1
 RANDOM = "random"
-UNKNOWN = -1e9  # where a rule knows nothing, before the records begin, it raises no alarm
+UNKNOWN = -1e9  # before the records begin a rule has no value, and raises no alarm
 
 
 def one_rules(features: Iterable[str]) -> dict[str, int]:
-    """Return the rules that these features allow."""
+    """Return the rules of the features that exist."""
     known = set(features)
     return {name: sign for name, sign in ONE_RULES.items() if name in known}
 
 
 def with_baselines(rows: pl.DataFrame, rules: dict[str, int], seed: int) -> pl.DataFrame:
-    """Return keys, label and score with what each baseline would have said; servers as categories, to save memory.
+    """Return keys, label and score with the score of each baseline; servers as categories, to save memory.
 
     Parameters
     ----------
@@ -29,14 +29,14 @@ def with_baselines(rows: pl.DataFrame, rules: dict[str, int], seed: int) -> pl.D
     rules : dict
         See `one_rules`.
     seed : int
-        Of the lots.
+        Of the random scores.
 
     Returns
     -------
     DataFrame
-        `by_random` and `by_<rule>` beside the rows: the higher, the sooner an alarm.
+        `by_random` and `by_<rule>` beside the rows: alarms open at high values.
     """
-    said = {f"by_{name}": (sign * pl.col(name).cast(pl.Float64)).fill_null(UNKNOWN) for name, sign in rules.items()}
-    lots = pl.Series(row_hash(rows, seed, "random baseline") / 2.0**64)
+    by_rule = {f"by_{name}": (sign * pl.col(name).cast(pl.Float64)).fill_null(UNKNOWN) for name, sign in rules.items()}
+    random = pl.Series(row_hash(rows, seed, "random baseline") / 2.0**64)
     server = pl.col("server_id").cast(pl.Categorical)
-    return rows.select("timestamp", server, "label", pl.col("^score$"), by_random=lots, **said)
+    return rows.select("timestamp", server, "label", pl.col("^score$"), by_random=random, **by_rule)

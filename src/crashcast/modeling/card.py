@@ -1,4 +1,4 @@
-"""The model card: what a model is, what it was made from, what it may be used for.
+"""The model card: what a model is, which data it was trained on, and its intended use.
 
 Source: Mitchell et al., Model cards for model reporting, FAT* 2019.
 """
@@ -31,7 +31,7 @@ def model_card(
     model : Model
         The chosen one.
     inputs : dict of str to Path
-        What it was trained from, to be named by hash.
+        The data it was trained on; the card names them by hash.
     rule : dict
         What `split` wrote.
     figures, evidence : dict

@@ -1,8 +1,8 @@
 """The model: an estimator, how its log-odds become a probability, and when that is an alarm.
 
 `model.skops` holds the estimator alone, of types that skops knows to be harmless or that the algorithm's file lists;
-`model.json` holds everything a person may want to read. Neither can run code when loaded, and both are the same bytes
-for the same model.
+`model.json` holds everything that people read. Neither can run code when loaded. The same model is always the same
+bytes.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def fit(
 
 
 def matrix(rows: pl.DataFrame, features: list[str]) -> Matrix:
-    """Return the features as a float32 array of shape (n, k), NaN where missing.
+    """Return the features as a float32 array of shape (n, k), NaN if missing.
 
     Raises
     ------

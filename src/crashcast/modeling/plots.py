@@ -22,7 +22,7 @@ from crashcast.params.label import Label
 Floats = NDArray[np.float64]
 Labels = NDArray[np.integer]
 
-MAX_POINTS = 500  # of a curve, or of the time before a crash: more cannot be told apart
+MAX_POINTS = 500  # of a curve, or of the time before a crash: more are not visible
 TOP_FEATURES = 20
 CRASHES_SHOWN = 3  # of the caught, and of the missed
 BEFORE_CRASH = timedelta(hours=24)
@@ -46,7 +46,7 @@ def write(
     test : DataFrame
         Every known test row: `timestamp`, `server_id`, `label`, `score`.
     crashes : DataFrame
-        The judged crashes of the test part (see `events.catch`).
+        The judged crashes of the test part (see `alarms.catch`).
     threshold : float
         Rows at or above it raise alarms.
     importance : DataFrame
@@ -88,11 +88,11 @@ def confusion(labels: Labels, scores: Floats, threshold: float) -> pl.DataFrame:
 
 
 def typical_crashes(crashes: pl.DataFrame, shown: int = CRASHES_SHOWN) -> pl.DataFrame:
-    """Choose crashes that show how the model does as a rule, not at its best.
+    """Choose typical crashes, not those on which the model does best.
 
     The caught, and the missed, are divided in order of time into `shown` groups of equal size; of each group the crash
-    of median lead is chosen, or, of the missed, which have none, the middle one. Crashes before which no row is known
-    have nothing to show.
+    of median lead is chosen, or, of the missed, which have none, the middle one. Crashes without a known row before
+    them are left out.
 
     Returns
     -------

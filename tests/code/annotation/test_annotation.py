@@ -272,6 +272,6 @@ def test_agreement_is_told_for_all_and_for_each_two() -> None:
     rows = [("a", day, said, None, "eva", 1) for day, said in enumerate(verdicts)]
     rows += [("a", day, said, None, "tom", 1) for day, said in enumerate(others)]
     first, second = people.agreement(answers(*rows, ("b", 0, "crash", None, "ida", 1)))
-    assert first.startswith("6 windows were judged by several annotators")
+    assert first.startswith("6 windows have answers of several annotators")
     assert second == f"eva and tom: 83% of 6 windows alike, Cohen's kappa {cohen_kappa_score(verdicts, others):.2f}"
     assert "not known" in people.agreement(answers(("a", 0, "crash", None, "eva", 1)))[0]

@@ -87,7 +87,7 @@ def test_the_configuration_names_what_the_tasks_hold(asked) -> None:
 
 def test_metrics_that_label_studio_cannot_tell_apart_are_refused(tmp_path) -> None:
     twins = TELEMETRY.model_copy(update={"metrics": {"cpu": METRICS["cpu_pct"], "CPU": METRICS["cpu_pct"]}})
-    with pytest.raises(UserError, match="capitals"):
+    with pytest.raises(UserError, match="ignores upper and lower case"):
         tasks(*fleet(tmp_path), twins)
 
 
@@ -138,7 +138,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "no verdict": (lambda tasks: tasks[0]["annotations"][0].update(result=[]), "verdict is missing"),
     "two verdicts": (choose("crash", "unsure"), "verdict is crash and unsure"),
     "another project's verdict": (choose("Airplane"), "verdict is Airplane.*labelling configuration"),
-    "no crash, yet one marked": (choose("no crash"), "says no crash, yet marks one at 2025-03-02 10:00"),
+    "no crash, yet one marked": (choose("no crash"), "says no crash, but marks one at 2025-03-02 10:00"),
     "a mark outside the window": (mark("2025-03-01T22:00:00Z"), "asked about 2025-03-02 00:00 to 2025-03-03 00:00"),
     "a mark that is a number": (mark(12.5), "12.5, which is no time"),
     "another project's task": (
