@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -63,11 +65,16 @@ def write_telemetry(day, server="a", hours=24):
     tables.write(tables.partition_at(start, "day").path(Path(RAW[0])), rows)
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
     """Track two days of one server, its incident and its coverage with the real `dvc add`."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")  # a table without line breaks
+    folder = tmp_path_factory.mktemp("template")
+    with chdir(folder):
+        track()
+    return folder
+
+
+def track():
     for day in range(2):
         write_telemetry(day)
     crash = {"incident_id": "I-1", "server_id": "a", "kind": "crash", "started_at": START, "resolved_at": START + HOUR}
@@ -82,7 +89,15 @@ def project(tmp_path, monkeypatch):
         dvc("config", name, value)
     Path(".dvcignore").write_text((ROOT / ".dvcignore").read_text())
     dvc("add", "--quiet", *RAW)
-    return tmp_path
+
+
+@pytest.fixture
+def project(template, tmp_path, monkeypatch):
+    """Return a copy of it, in the working directory."""
+    shutil.copytree(template, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setenv("COLUMNS", "200")  # a table without line breaks
+    return tmp_path / "project"
 
 
 def commit():
