@@ -19,8 +19,25 @@ from crashcast.versioning import local_s3
 # Variables of the Makefile: `make test ARGS=-x` must not give ARGS to the makes that tests call
 MAKE_VARIABLES = {"ARGS", "PYTHON", "REV", "S3_PORT", "TARGETS", "UPGRADE"}
 
+# Tests run side by side, and one that is to know of threads sets them itself. Before NumPy and Polars are imported.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+
+# Files that take minutes come first, so that no worker is left alone with one. The second gives the first, which makes
+# the small fleet, time to make it before the third needs it.
+LONGEST = ("test_review.py", "test_doctor.py", "test_whole_pipeline.py")
+
 settings.register_profile("patient", settings(), deadline=None)  # a busy machine is no failure
 settings.load_profile("patient")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, then other tests of the system."""
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        name = item.path.name
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST), item.path.parent.name != "system"
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)
