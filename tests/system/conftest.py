@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import importlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from dvc.cli import main as dvc_main
 from dvc.repo import Repo
+from dvc.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = """
@@ -20,6 +26,43 @@ stages:
     deps: [recipe]
     outs: [models]
 """
+SMALL_FLEET = {
+    "servers: 300": "servers: 60",
+    "months: 8": "months: 3",
+    "C: [0.01, 0.1, 1.0]": "C: [0.1]",
+    "max_iter: 150": "max_iter: 10",
+    "replicates: 1000": "replicates: 100",
+}
+
+
+@pytest.fixture(scope="session")
+def dvc() -> Callable[..., None]:
+    """Return what runs a dvc command in a folder and in this process, which has imported DVC already."""
+
+    def dvc(folder: Path, *arguments: str) -> None:
+        with chdir(folder):
+            assert dvc_main([*arguments, "-q"]) == 0, arguments
+
+    return dvc
+
+
+@pytest.fixture(scope="session")
+def repro(dvc: Callable[..., None]) -> Callable[[Path], None]:
+    """Return what runs `dvc repro` in a copy of this project with the stages in this process, too.
+
+    Importing their libraries takes most of a stage's time with a small fleet. For tests that need the results alone.
+    """
+
+    def run_here(stage: Stage, **_: object) -> None:
+        _, _, name, *paths = shlex.split(stage.cmd)
+        importlib.import_module(f"stages.{name}").main(*map(Path, paths))
+
+    def repro(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dvc.stage.run.cmd_run", run_here)
+            dvc(folder, "repro")
+
+    return repro
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +79,43 @@ def copy_project() -> Callable[[Path], Path]:
             if (ROOT / name).is_file() and not is_made:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, folder / name)
+        return folder
+
+    return copy_to
+
+
+@pytest.fixture(scope="session")
+def small_fleet(
+    tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[[Path], Path]
+) -> Callable[[Path], Path]:
+    """Return what copies a repository of this project with a small fleet: code, data and run are a commit each.
+
+    It is run once, whichever worker of xdist asks first, and with one thread.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    original = shared / "small-fleet"
+    commands = (
+        "git init -q -b main && git add -A && git commit -q -m code",
+        "crashcast demo && git add -A && git commit -q -m data",
+        "dvc repro -q && git add -A && git commit -q -m run",
+    )
+    with (shared / "small-fleet.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not original.exists():
+            unfinished = copy_project(shared / "small-fleet-unfinished")
+            params = (unfinished / "params.yaml").read_text()
+            for old, new in SMALL_FLEET.items():
+                assert params.count(old) == 1, old
+                params = params.replace(old, new)
+            (unfinished / "params.yaml").write_text(params)
+            for command in commands:
+                subprocess.run(command, shell=True, cwd=unfinished, check=True)
+            unfinished.rename(original)
+
+    def copy_to(folder: Path) -> Path:
+        subprocess.run(["cp", "-a", original, folder], check=True)  # links stay links
         return folder
 
     return copy_to
