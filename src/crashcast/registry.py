@@ -44,7 +44,7 @@ class Model:
     model : str
         DVC's hash of models/ at that commit.
     verdict : str or None
-        ACCEPT, REJECT, INCONCLUSIVE, or ERROR where it was forced past a review that failed; None where somebody
+        ACCEPT, REJECT, INCONCLUSIVE, or ERROR if it was forced past a review that failed; None if somebody
         registered it without one.
     form : str or None
         What it was accepted as: improvement, renewal or first.
@@ -98,7 +98,7 @@ def accept(
     first : bool
         That HEAD's model is the first of another fleet, with no server of the last version's: it has no champion.
     review : callable
-        `crashcast.review.review`: from base (None where nothing of this fleet is registered) and head to a review. The
+        `crashcast.review.review`: from base (None if nothing of this fleet is registered) and head to a review. The
         hashes being those of the pull request, it mostly finds what it computed then.
     **options
         Handed to `review`.
@@ -106,7 +106,7 @@ def accept(
     Raises
     ------
     UserError
-        Where the tree is dirty, HEAD is not merged into the remote's main branch and no reason is given, the model is
+        If the tree is dirty, HEAD is not merged into the remote's main branch and no reason is given, the model is
         not on DVC's remote or already registered, the record is of another model, the fleet is another one and `first`
         does not say so, or the verdict is not ACCEPT and no reason is given.
     """
@@ -146,7 +146,7 @@ def models() -> list[Model]:
 
 
 def anchor() -> Model | None:
-    """Return the last version that was accepted as an improvement, or as the first model; None where none was."""
+    """Return the last version that was accepted as an improvement, or as the first model; None if none was."""
     accepted = [known for known in models() if known.verdict == "ACCEPT" and known.form in ("improvement", "first")]
     return accepted[-1] if accepted else None
 
@@ -157,7 +157,7 @@ def stage(version: str, stage: str) -> str:
     Raises
     ------
     UserError
-        Where there is no such version, it is in that stage already, or the remote takes no push.
+        If there is no such version, it is in that stage already, or the remote takes no push.
     """
     shared = git.shared_remote()
     _fetch(shared)
@@ -202,7 +202,7 @@ def _decide(
     review: Callable[..., Reviewed | None],
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what a version's tag carries: the decision record, and why it was forced where it was."""
+    """Return what a version's tag carries: the decision record, and why it was forced, if it was."""
     forced = force_reason.strip() if force_reason is not None else None
     if forced == "":
         raise UserError("forcing takes a reason, which is recorded")
@@ -361,7 +361,7 @@ def _fetch(shared: str | None) -> None:
 
 
 def _push(shared: str | None, tag: str) -> None:
-    """Push a tag that was just made; where the remote refuses it, it goes again."""
+    """Push a tag that was just made; if the remote refuses it, it goes again."""
     if shared is None:
         return
     try:

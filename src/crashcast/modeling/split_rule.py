@@ -33,7 +33,7 @@ def read_rule(path: Path) -> dict[str, Any]:
     Raises
     ------
     UserError
-        Where it is missing, or was edited into something that cannot be applied.
+        If it is missing, or was edited into something that cannot be applied.
     """
     try:
         rule: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -48,7 +48,7 @@ def read_rule(path: Path) -> dict[str, Any]:
 
 
 def assign(rows: pl.DataFrame, rule: dict[str, Any]) -> pl.Series:
-    """Return each row's part; null where it belongs to none.
+    """Return each row's part; null if it belongs to none.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Guardrails(Group):
-    """Losses that are tolerated; more is a veto where chance does not explain it."""
+    """Losses that are tolerated; more is a veto if chance does not explain it."""
 
     event_recall: Positive  # at the alarm budget, absolute
     lead_h: Positive

@@ -79,7 +79,7 @@ class Section(Group):
         Raises
         ------
         UserError
-            Where the file is missing or no YAML, or a key is unknown, missing or out of range.
+            If the file is missing or no YAML, or a key is unknown, missing or out of range.
         """
         name = cls.__name__.lower()
         content = check_names(path)

@@ -32,7 +32,7 @@ class Execution(Section):
 
     @property
     def scheduler(self) -> str | None:
-        """The address of a cluster's scheduler; None where partitions are computed on this machine."""
+        """The address of a cluster's scheduler; None if partitions are computed on this machine."""
         return self.workers if isinstance(self.workers, str) and self.workers != "auto" else None
 
     @model_validator(mode="after")

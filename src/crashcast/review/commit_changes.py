@@ -46,7 +46,7 @@ def between(base: Revision, head: Revision) -> dict[str, Any]:
     Returns
     -------
     dict
-        `parameters` and `policy` (the section `acceptance`): what differs, with its value at either commit, null where
+        `parameters` and `policy` (the section `acceptance`): what differs, with its value at either commit, null if
         there is none. `code`: paths. `data`: what each piece of raw data holds at either commit, of those that differ.
         `features`: `added` and `removed`. `candidates`: the PR-AUC of each on validation, and the chosen one.
         `metrics`: every figure of either commit, differing or not.
@@ -54,7 +54,7 @@ def between(base: Revision, head: Revision) -> dict[str, Any]:
     Raises
     ------
     UserError
-        Where a figure is missing, null, no number or unreadable, or data that differs cannot be had.
+        If a figure is missing, null, no number or unreadable, or data that differs cannot be had.
     """
     parameters = _parameters_between(base, head)
     of_policy = [row for row in parameters if row["name"].startswith(f"{POLICY}.")]
@@ -94,7 +94,7 @@ def metrics_between(base: Revision, head: Revision) -> list[dict[str, Any]]:
     Raises
     ------
     UserError
-        Where a file or a figure of the base is gone, or either's cannot be read (`Revision.metrics`).
+        If a file or a figure of the base is gone, or either's cannot be read (`Revision.metrics`).
     """
     before, now = base.metrics, head.metrics
     if lost := sorted(before.keys() - now.keys()):
@@ -134,7 +134,7 @@ def candidates_between(base: Revision, head: Revision) -> list[dict[str, Any]]:
 
 
 def _described(revision: Revision, path: str) -> dict[str, Any] | None:
-    """Say what a piece of raw data holds, from the figures of `validate` where those say it; None where it has none."""
+    """Say what a piece of raw data holds, from the figures of `validate` if those say it; None if it has none."""
     if path not in revision.raw:
         return None
     figures, digest = revision.metrics.get(VALIDATION, {}), revision.raw[path]

@@ -48,7 +48,7 @@ class Difference:
         Unit is "share" for what is read in percent, empty for areas.
     better : {"higher", "lower"}
     champion, challenger, difference : float or None
-        None where there was nothing to measure; the difference is challenger - champion.
+        None if there was nothing to measure; the difference is challenger - champion.
     standard_error, degrees_of_freedom : float
     deviations : array of shape (replicates,)
         How far the difference lies from its mean in each replicate, brought to the standard error.
@@ -71,7 +71,7 @@ class Difference:
 
     @property
     def gain(self) -> float | None:
-        """The difference, positive where the challenger is better."""
+        """The difference, positive if the challenger is better."""
         return self.difference if self.difference is None or self.better == "higher" else -self.difference
 
     @property
@@ -104,7 +104,7 @@ class Comparison:
     blocks : int
         Blocks of time that hold rows.
     differences : mapping of str to Difference
-        `pr_auc`, `event_recall`, `lead_h`, `brier`, and `pr_auc_against_anchor` where there is an anchor.
+        `pr_auc`, `event_recall`, `lead_h`, `brier`, and `pr_auc_against_anchor` if there is an anchor.
     false_alarms_over_budget : mapping of str to float
         At each model's stored threshold.
     slices : mapping of str to Slice
@@ -138,7 +138,7 @@ def compare(scored: ScoredRows, acceptance: Acceptance, budget: float) -> Compar
     Raises
     ------
     UserError
-        Where a block is too short for one label, or no row precedes a crash, or all do.
+        If a block is too short for one label, or no row precedes a crash, or all do.
     """
     window, rows = scored.window, scored.rows
     if acceptance.block < window.duration:
@@ -242,7 +242,7 @@ BRIER = _Named("brier", "Brier score", "", "lower")
 
 
 def _ratio(numerator: _Total, denominator: _Total) -> _Figure | None:
-    """Divide; None where there is nothing to divide by."""
+    """Divide; None if there is nothing to divide by."""
     if not denominator.cells.sum() > 0:
         return None
     figure, influence = total_influence(numerator.cells, denominator.cells)
@@ -292,7 +292,7 @@ class _Paired:
         return _Ranking(_Figure(*whole, replicates, len(steps)), parts)
 
     def ranked(self, rankings: Mapping[str, _Ranking]) -> dict[str, Difference]:
-        """Compare PR-AUC with the champion's and, where there is one, the anchor's."""
+        """Compare PR-AUC with the champion's and, if there is one, the anchor's."""
         challenger = rankings["challenger"].whole
         found = {PR_AUC.name: self.difference(PR_AUC, rankings["champion"].whole, challenger)}
         if "anchor" in rankings:

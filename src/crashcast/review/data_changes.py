@@ -196,7 +196,7 @@ def judged_sources(
 
 
 def _known_to(old: pl.DataFrame, new: pl.DataFrame, of: str, end: Any) -> pl.DataFrame:
-    """Return until when the base knew each server, or whatever `of` names: until `end` where it had no period of it."""
+    """Return until when the base knew each server, or whatever `of` names: until `end` if it had no period of it."""
     ends = old.group_by(of).agg(known_to=pl.col("covered_to").max())
     names = pl.concat([old[of], new[of]]).unique().sort().to_frame()
     return names.join(ends, on=of, how="left").with_columns(pl.col(KNOWN_TO).fill_null(end))
@@ -372,7 +372,7 @@ def _is_shared(path: str, old: _Telemetry, new: _Telemetry, partition: Partition
 
 
 def _with(rows: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
-    """Return the keys and these columns, null where there is none."""
+    """Return the keys and these columns, null if there is none."""
     empty = {name: pl.lit(None, dtype=pl.Float32) for name in columns if name not in rows.columns}
     return rows.with_columns(**empty).select(*KEYS, *columns)
 

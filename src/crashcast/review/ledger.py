@@ -50,7 +50,7 @@ class Look:
     error : float
         What the k-th challenger is held to.
     previous : tuple of str
-        The verdicts on those before it, or "no verdict" where a review did not come to one.
+        The verdicts on those before it, or "no verdict" if a review did not come to one.
     reserved : bool
         Whether the number is written down, so that nobody else gets it.
     note : str or None
@@ -103,7 +103,7 @@ def look(rows: str, challenger: str, policy: str | None = None, reserve: bool = 
     Raises
     ------
     UserError
-        Where the remote's ledger cannot be read, is corrupt, or takes no push.
+        If the remote's ledger cannot be read, is corrupt, or takes no push.
     """
     remote = git.shared_remote()
     if reserve:
@@ -123,7 +123,7 @@ def record(rows: str, challenger: str, verdict: Verdict) -> None:
     Raises
     ------
     UserError
-        As `look` does, and where the look was never reserved.
+        As `look` does, and if the look was never reserved.
     """
 
     def judged(looks: list[Entry]) -> list[Entry]:

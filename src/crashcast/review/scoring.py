@@ -38,7 +38,7 @@ def score(model_folder: Path, features: Path, rows: Path, scores: Path) -> dict[
     rows : Path
         The same partitions: `timestamp`, `server_id`, `wanted`.
     scores : Path
-        Where to write, for each partition, PARTITION.npy: a probability for each wanted row, NaN where the features
+        Where to write, for each partition, PARTITION.npy: a probability for each wanted row, NaN if the features
         have no such row.
 
     Returns

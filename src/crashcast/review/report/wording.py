@@ -55,9 +55,9 @@ class Words(NamedTuple):
     champion: str
     challenger: str
     difference: str
-    interval: str  # "" where there is none
+    interval: str  # "" if there is none
     finding: str
-    margin: str  # "" where there is none
+    margin: str  # "" if there is none
 
 
 def meaning(record: Record) -> str:
@@ -92,7 +92,7 @@ def on_rows(record: Record) -> str:
 
 
 def could_show(record: Record) -> str:
-    """Say in a sentence how small a gain this much data would have shown, or nothing where that is unknown."""
+    """Say in a sentence how small a gain this much data would have shown, or nothing if that is unknown."""
     primary = next((found for found in record["differences"] if found["role"] == "primary"), None)
     if record["detectable"] is None or primary is None:
         return ""
@@ -103,7 +103,7 @@ def could_show(record: Record) -> str:
 
 
 def looks(record: Record) -> str:
-    """Say in a sentence how often these rows were looked at, or nothing where nobody counts."""
+    """Say in a sentence how often these rows were looked at, or nothing if nobody counts."""
     look = record["look"]
     if look is None:
         return ""
@@ -164,7 +164,7 @@ def scale(found: Difference) -> float:
 
 
 def gain(found: Difference) -> tuple[float, float] | None:
-    """Return the interval, turned so that more is better; none where it is unknown."""
+    """Return the interval, turned so that more is better; none if it is unknown."""
     if found["low"] is None or found["high"] is None:
         return None
     return (found["low"], found["high"]) if found["better"] == "higher" else (-found["high"], -found["low"])
@@ -179,7 +179,7 @@ def finding(found: Difference, form: Form | None) -> str:
     """Say what the interval shows, in the terms of the margin that belongs to the figure.
 
     A primary figure must gain its margin, or in a renewal must surely lose no more than it, as must the one against the
-    anchor; any other fails where it surely loses, and more than its margin.
+    anchor; any other fails if it surely loses, and more than its margin.
     """
     interval = gain(found)
     if interval is None:
@@ -207,7 +207,7 @@ def in_words(found: Difference, form: Form | None, of: Sequence[Difference] = ()
     form : str, optional
         What the margin of a primary figure means depends on it.
     of : list of Difference
-        The table it stands in: where not all have one confidence, each interval names its own.
+        The table it stands in: if not all have one confidence, each interval names its own.
     """
     unit = "%" if found["unit"] == "share" else found["unit"]
     times, interval = scale(found), gain(found)
@@ -252,7 +252,7 @@ def slice_in_words(part: Slice) -> Words:
 
 
 def interval_title(differences: Iterable[Difference]) -> str:
-    """Name the column of intervals, with their confidence where it is one."""
+    """Name the column of intervals, with their confidence if it is one."""
     found = {difference["confidence"] for difference in differences if difference["low"] is not None}
     one = next(iter(found)) if len(found) == 1 else None
     return "interval" if one is None else f"{_percent(one)} interval"
