@@ -15,6 +15,7 @@ from crashcast.errors import UserError
 from crashcast.files import Signature, signature
 
 PIPELINE, PARAMS = Path("dvc.yaml"), Path("params.yaml")
+BYTECODE = "__pycache__"  # which Python writes while a stage runs, and which .dvcignore keeps DVC from hashing
 Signatures = dict[Path, Signature]
 
 
@@ -48,6 +49,6 @@ def _signatures(declared: list[Path]) -> Signatures:
     found: Signatures = {}
     for path in declared:
         for file in path.rglob("*") if path.is_dir() else [path]:
-            if file.is_file():
+            if file.is_file() and BYTECODE not in file.parts:
                 found[file] = signature(file)
     return found
