@@ -31,8 +31,7 @@ from crashcast.modeling.sampling import (
     confidence_weights,
     draw_sample,
     feature_names,
-    pseudo_labelled,
-    together,
+    with_pseudo_labels,
 )
 from crashcast.modeling.split_rule import read_rule
 from crashcast.modeling.validation import Validation, score_validation
@@ -72,11 +71,7 @@ def main(
         sample = replace(sample, weight=confidence_weights(sample, incidents, label.lead))
     competing = list(candidates(train.candidates, train.seed))
     fitted = [fit_to(sample, candidate, columns) for candidate in competing]
-    of_sample = {
-        "training_rows": len(sample.crash),
-        "training_crash_rows": int(sample.crash.sum()),
-        "share_of_negatives": sample.shares[0],
-    }
+    of_sample = sample.figures()
     if not train.self_training:
         del sample  # the validation part needs the memory
 
@@ -88,20 +83,14 @@ def main(
     raw = validation.scores(best)
     model = calibrated(fitted[best], raw, validation)
     if train.self_training:
-        more = pseudo_labelled(features, labels, rule, model, sample, train)
-        model = fit_to(together(sample, more), competing[best], columns)
+        sample = with_pseudo_labels(features, labels, rule, model, sample, train)
+        model = fit_to(sample, competing[best], columns)
         validation = score([model.log_odds])
         raw = validation.scores(0)
         model = calibrated(model, raw, validation)
 
-    probability = model.probability(raw)
-    threshold, judgement = validation.at_budget(probability)
-    model = replace(model, threshold=threshold)
-    figures = {
-        **ranking.row_metrics(validation.labels, probability, threshold),
-        **judgement.metrics.as_dict(),
-        **of_sample,
-    }
+    model, figures = with_threshold(model, raw, validation)
+    figures |= of_sample
     write_json(train_metrics, figures)
     save(model, models)
     inputs = {"features": features, "labels": labels, "split": split, "incidents": incidents, "coverage": coverage}
@@ -124,3 +113,11 @@ def calibrated(model: Model, raw: Floats, validation: Validation) -> Model:
     """Return the model with the slope and intercept that fit its log-odds on validation."""
     slope, intercept = calibration(raw, validation.labels == 1)
     return replace(model, slope=slope, intercept=intercept)
+
+
+def with_threshold(model: Model, raw: Floats, validation: Validation) -> tuple[Model, dict[str, Any]]:
+    """Return the model with the threshold that keeps to the alarm budget, and its figures on validation."""
+    probability = model.probability(raw)
+    threshold, judgement = validation.at_budget(probability)
+    figures = ranking.row_metrics(validation.labels, probability, threshold) | judgement.metrics.as_dict()
+    return replace(model, threshold=threshold), figures

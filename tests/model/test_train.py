@@ -325,15 +325,15 @@ def test_what_no_records_cover_is_labelled_where_the_model_is_certain(half_cover
     model, rules = load(half_covered.root / "models"), Train.read(half_covered.root / "params.yaml")
     tables_read = data / "features", data / "labels", rule
     sample = sampling.draw_sample(*tables_read, model.features, rules)
-    more = sampling.pseudo_labelled(*tables_read, model, sample, rules)
-    values, guessed, shares = more.values, more.crash, sample.shares
+    whole = sampling.with_pseudo_labels(*tables_read, model, sample, rules)
+    values, guessed = whole.values[len(sample.crash) :], whole.crash[len(sample.crash) :]
 
     risk = model.predict(read_all_uncovered(half_covered))
     base_rate = part_of(half_covered, "train")["label"].mean()
     likely, safe = int((risk >= 0.3).sum()), int((risk <= 0.7 * base_rate).sum())
     assert len(values) == len(guessed)
     assert guessed.sum() == likely > 10  # of crash rows, all are drawn
-    assert (~guessed).sum() == pytest.approx(shares[0] * safe, rel=0.1)
+    assert (~guessed).sum() == pytest.approx(sample.shares[0] * safe, rel=0.1)
     assert safe < 0.95 * len(risk)  # there are some of which it is not certain
 
 

@@ -53,6 +53,14 @@ class Sample:
         """The share of negatives over that of crash rows."""
         return self.shares[0] / self.shares[1]
 
+    def figures(self) -> dict[str, float]:
+        """Return how many rows were drawn, for `metrics/train.json`."""
+        return {
+            "training_rows": len(self.crash),
+            "training_crash_rows": int(self.crash.sum()),
+            "share_of_negatives": self.shares[0],
+        }
+
 
 def feature_names(features: Path) -> list[str]:
     """Return the features of the table, in its order."""
@@ -88,17 +96,6 @@ def draw_sample(features: Path, labels: Path, rule: dict[str, Any], columns: lis
         keys.append(rows.select("timestamp", pl.col("server_id").cast(pl.Categorical)))
         values[some], crash[some] = matrix(rows, columns), rows["label"] == 1
     return Sample(pl.concat(keys), values[:n], crash[:n], shares)
-
-
-def together(sample: Sample, more: Sample) -> Sample:
-    """Return the rows of both, under the shares of the first; added rows count 1 each."""
-    return Sample(
-        pl.concat([sample.keys, more.keys]),
-        np.concatenate([sample.values, more.values]),
-        np.append(sample.crash, more.crash),
-        sample.shares,
-        None if sample.weight is None else np.append(sample.weight, np.ones(len(more.crash))),
-    )
 
 
 def shares_drawn(negatives: int, positives: int, train: Train) -> tuple[float, float]:
@@ -141,13 +138,13 @@ def confidence_weights(sample: Sample, incidents: Path, lead: timedelta) -> Floa
     return np.where(sample.crash, ahead["confidence"].fill_null(1.0), 1.0)
 
 
-def pseudo_labelled(
+def with_pseudo_labels(
     features: Path, labels: Path, rule: dict[str, Any], model: Model, sample: Sample, train: Train
 ) -> Sample:
-    """Draw rows that no incident records cover, labelled by the model if it is certain.
+    """Add rows that no incident records cover, labelled by the model if it is certain; each counts 1.
 
     A row is labelled as one before a crash if the risk is at least `certainty`, and as a negative if it is at most
-    1 - `certainty` of the base rate. Others are left out. The shares are those of the labelled rows, or smaller.
+    1 - `certainty` of the base rate. Others are left out. The shares drawn are those of `sample`, or smaller.
 
     Parameters
     ----------
@@ -173,8 +170,7 @@ def pseudo_labelled(
     uncovered = sum(rows.height for _, rows in read_uncovered(features, labels, rule, []))
     thinned = min(1.0, train.max_rows / max(1.0, uncovered * sample.shares[0]))
     shares = sample.shares[0] * thinned, sample.shares[1] * thinned
-    keys, values = [sample.keys.clear()], [np.empty((0, len(model.features)), dtype=np.float32)]
-    crash = [np.empty(0, dtype=bool)]
+    keys, values, crash = [sample.keys], [sample.values], [sample.crash]
     for _, rows in read_uncovered(features, labels, rule, model.features):
         risk = model.predict(rows)
         guess = np.select([risk >= certainty, risk <= (1 - certainty) * base_rate], [1, 0], -1)
@@ -183,9 +179,10 @@ def pseudo_labelled(
         keys.append(chosen.select("timestamp", pl.col("server_id").cast(pl.Categorical)))
         values.append(matrix(chosen, model.features))
         crash.append(chosen["label"].to_numpy() == 1)
-    found = Sample(pl.concat(keys), np.concatenate(values), np.concatenate(crash), shares)
-    counts = (
-        f"{len(found.crash):,} of {uncovered:,} rows without incident records, {found.crash.sum():,} before a crash"
+    added, crashes = sum(map(len, crash[1:])), sum(int(some.sum()) for some in crash[1:])
+    print(
+        f"train: adding {added:,} of {uncovered:,} rows without incident records, {crashes:,} before a crash",
+        file=sys.stderr,
     )
-    print(f"train: fitting again with {counts}", file=sys.stderr)
-    return found
+    weight = None if sample.weight is None else np.append(sample.weight, np.ones(added))
+    return Sample(pl.concat(keys), np.concatenate(values), np.concatenate(crash), sample.shares, weight)

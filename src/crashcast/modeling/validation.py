@@ -79,12 +79,8 @@ def score_validation(
 
     Parameters
     ----------
-    features, labels : Path
-        The tables.
-    rule : dict
-        What `split` wrote.
-    columns : list of str
-        The features that models are given.
+    features, labels, rule, columns
+        See `read_part`.
     scorers : iterable of function
         Each turns features, float32 of shape (m, k), into scores of shape (m,).
     crashes : DataFrame
