@@ -178,7 +178,7 @@ def judge() -> tuple[dict[str, Any], Gains]:
         rows = validation.select("timestamp", "server_id", "label").with_columns(score=before)
         point = alarms.choose_threshold(rows, recorded, budget, window)
         judged = alarms.judge(keys.with_columns(score=now), crashes, point.threshold, window, period(rule, "test"))
-        replicates[name] = pr_auc_replicates(target, now, cells, draws)
+        replicates[name] = pr_auc_replicates(target, ranking.steps_of(target, now), cells, draws)
         caught[name] = judged.crashes.sort("started_at", "server_id")
         found[name] = {
             "pr_auc": ranking.pr_auc(target, now),

@@ -33,6 +33,7 @@ from crashcast.modeling import ranking
 from crashcast.modeling.algorithms import candidates
 from crashcast.modeling.bootstrap import TwoWayDraws, percentile_interval, pr_auc_replicates
 from crashcast.modeling.model import fit, matrix
+from crashcast.modeling.ranking import steps_of
 from crashcast.modeling.sampling import draw_sample, feature_names
 from crashcast.modeling.split_rule import period, read_part, read_rule
 from crashcast.params.evaluate import Evaluate
@@ -114,7 +115,7 @@ def compare() -> tuple[dict[str, Any], dict[str, float]]:
                 model = fit(candidate, columns, sample.values, sample.crash, sample.share)
                 cpu_s[f"{name}, {len(sample.crash)} rows"] = cpu() - before
                 score = np.concatenate([model.log_odds(some) for some in np.array_split(values, 20)])
-                replicates = pr_auc_replicates(target, score, cells, draws)
+                replicates = pr_auc_replicates(target, steps_of(target, score), cells, draws)
                 reference = exact.setdefault(name, replicates)
                 limits = percentile_interval((replicates - reference) / reference, settings.confidence)
                 found.append(

@@ -88,7 +88,7 @@ def main(
         pl.Series(sorted(servers)), period(rule, "test"), rules.block, rules.replicates, rules.seed
     )
     cells = draws.cells(test["server_id"], test["timestamp"])
-    replicates = pr_auc_replicates(target, test["score"].to_numpy(), cells, draws)
+    replicates = pr_auc_replicates(target, ranking.steps_of(target, test["score"].to_numpy()), cells, draws)
     figures |= intervals(target, cells, judged, replicates, draws, rules.confidence)
 
     figures["baselines"] = {}
@@ -96,7 +96,8 @@ def main(
         rows = by(name, test)
         score = rows["score"].to_numpy()
         rival = alarms.judge(rows, own, threshold, window, period(rule, "test")).metrics
-        gain = percentile_interval(replicates - pr_auc_replicates(target, score, cells, draws), rules.confidence)
+        rivals = pr_auc_replicates(target, ranking.steps_of(target, score), cells, draws)
+        gain = percentile_interval(replicates - rivals, rules.confidence)
         figures["baselines"][name] = {
             "pr_auc": ranking.pr_auc(target, score),
             "event_recall": rival.event_recall,

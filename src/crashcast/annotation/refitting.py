@@ -85,8 +85,8 @@ def measure(rule: dict[str, Any], columns: list[str], scorers: list[Scorer]) -> 
         of_crash = draws.cells(crashes["server_id"], crashes["last_warning_at"])
         caught = total_replicates(crashes["caught"].to_numpy(), of_crash, draws)
         total = total_replicates(np.ones(crashes.height), of_crash, draws)
-        pr_auc = ranking.pr_auc(validation.labels, scores)
+        pr_auc, steps = ranking.pr_auc(validation.labels, scores), ranking.steps_of(validation.labels, scores)
         yield {
-            "pr_auc": (pr_auc, pr_auc_replicates(validation.labels, scores, cells, draws)),
+            "pr_auc": (pr_auc, pr_auc_replicates(validation.labels, steps, cells, draws)),
             "event_recall": (judgement.metrics.event_recall or 0.0, ratio_replicates(caught, total)),
         }

@@ -20,17 +20,14 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from crashcast.errors import UserError
-from crashcast.modeling.ranking import Curve, Labels, steps_of
+from crashcast.modeling.ranking import Curve, Labels
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]
 
 MONDAY = datetime(2001, 1, 1)  # blocks are counted from here: one of 7d is a calendar week
 MAX_UNDEFINED_SHARE = 0.05
-EXACT_ROWS = 1_000_000  # of the highest scores every step counts; below, steps are merged
-GROWTH = 0.05  # of the rows taken in, within which they are merged
-CELLS_PER_LISTED_ROW = 50  # a step that takes in more rows than cells / 50 is summed with a matrix product
-MERGED_GROWTH = 0.1  # of the logarithm of the rows taken in, within which the review's steps are merged
+GROWTH = 0.03  # of the logarithm of the rows taken in, within which steps are merged
 DENSE = 1 / 20  # of the cells: a step that takes in more rows is summed with a dense product
 DENSE_GROWTH = 3  # times as much is merged there
 
@@ -167,102 +164,13 @@ def _draw(n: int, replicates: int, rng: np.random.Generator) -> Ints:
     return np.stack([np.bincount(rng.integers(n, size=n), minlength=n).astype(np.int16) for _ in range(replicates)])
 
 
-def pr_auc_replicates(
-    labels: Labels, scores: NDArray[np.floating | np.integer], cells: Ints, draws: TwoWayDraws
-) -> Floats:
+def pr_auc_replicates(labels: Labels, steps: Ints, cells: Ints, draws: TwoWayDraws, growth: float = GROWTH) -> Floats:
     """Compute the PR-AUC (average precision, ties as one step) of every replicate.
 
-    Recall grows at the scores of positives alone. So rows between two of those are only a count per cell, and rows
-    below the lowest do not matter. Beyond the `EXACT_ROWS` highest scores precision hardly changes from step to step:
-    steps within which the rows taken in grow by `GROWTH` are merged, at the mean of the precisions before and after.
-    That moves a replicate by less than 0.2 % of itself.
-
-    Parameters
-    ----------
-    labels, scores, cells : array of shape (n,)
-        At least one label is 1. Scores may be any numbers that rank the rows.
-    draws : TwoWayDraws
-        Whose cells they are.
-
-    Returns
-    -------
-    array of shape (replicates,)
-        NaN if no positive was drawn.
-    """
-    positive, steps = labels.astype(bool), steps_of(labels, scores)
-    merged_of, is_merged = _merged(Curve.of(labels, steps).taken[:0:-1])
-    # the first merged step, from the highest down, that takes a row in; the last number: below every step
-    n_steps = int(merged_of[-1]) + 1
-    reached = np.append(n_steps, merged_of[::-1]).astype(np.int32)[steps]
-    rows = _Counts.of(reached, cells, draws, n_steps)
-    positives = _Counts.of(reached[positive], cells[positive], draws, n_steps)
-
-    replicates = np.full(draws.replicates, np.nan)
-    for replicate in range(draws.replicates):
-        gained = positives.per_step(replicate, draws)
-        true = np.cumsum(gained)
-        if true[-1] > 0:
-            # before the first row is drawn nothing is gained either
-            precision = true / np.maximum(np.cumsum(rows.per_step(replicate, draws)), 1)
-            precision[is_merged] = (precision[is_merged] + precision[is_merged - 1]) / 2
-            replicates[replicate] = np.sum(gained * precision) / true[-1]
-    return replicates
-
-
-def _merged(taken: NDArray[np.floating]) -> tuple[Ints, Ints]:
-    """Return which merged step each step, falling, belongs to, and which of those were merged from several."""
-    beyond = np.floor(np.log(np.maximum(taken / EXACT_ROWS, 1)) / np.log1p(GROWTH)).astype(np.int64)
-    own = np.where(taken <= EXACT_ROWS, np.arange(len(beyond)), len(beyond) + beyond)
-    opens = np.diff(own, prepend=-1) != 0  # this one stays as it is: a tie may have taken in any number of rows
-    index = np.cumsum(opens | np.append(False, opens[:-1])) - 1
-    return index, np.flatnonzero(np.bincount(index) > 1)
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """How many rows each step takes in from each cell.
-
-    The few of most steps are listed; those of steps that take in many are summed beforehand for all replicates.
-    """
-
-    servers: Ints
-    blocks: Ints
-    rows: Ints
-    starts: Ints  # of each listed step among those rows
-    listed: Ints
-    summed: Ints
-    sums: Floats  # of each summed step and replicate
-    n_steps: int
-
-    @classmethod
-    def of(cls, steps: Ints, cells: Ints, draws: TwoWayDraws, n_steps: int) -> Self:
-        n_blocks, n_cells = draws.shape[1], draws.shape[0] * draws.shape[1]
-        n_rows = np.bincount(steps, minlength=n_steps)[:n_steps]
-        is_summed = n_rows > n_cells / CELLS_PER_LISTED_ROW
-        summed = np.flatnonzero(is_summed)
-        sums = np.empty((len(summed), draws.replicates))
-        for row, step in enumerate(summed):
-            sums[row] = draws.total(np.bincount(cells[steps == step], minlength=n_cells))
-        few = ~np.append(is_summed, True)[steps]  # the last: below every step
-        keys, rows = np.unique(steps[few] * np.int64(n_cells) + cells[few], return_counts=True)
-        listed, starts = np.unique(keys // n_cells, return_index=True)
-        return cls(keys % n_cells // n_blocks, keys % n_cells % n_blocks, rows, starts, listed, summed, sums, n_steps)
-
-    def per_step(self, replicate: int, draws: TwoWayDraws) -> Floats:
-        counts = np.zeros(self.n_steps)
-        counts[self.summed] = self.sums[:, replicate]
-        if len(self.listed):
-            weights = draws.of_servers[replicate][self.servers] * draws.of_blocks[replicate][self.blocks]
-            counts[self.listed] = np.add.reduceat(weights * self.rows, self.starts)
-        return counts
-
-
-def merged_pr_auc_replicates(labels: Labels, steps: Ints, cells: Ints, draws: TwoWayDraws) -> Floats:
-    """Compute the PR-AUC of every replicate with merged steps, for the review: a quarter of the CPU time.
-
-    Steps are merged while the rows taken in grow by `MERGED_GROWTH`. Within a merged step precision lies between the
-    precisions before and after it, as far along as it does with all weights 1. That moves the difference of two models
-    by some 2 % of its standard deviation over replicates, which the review scales to its standard error anyway.
+    Recall grows at the scores of positives alone: rows between two of those are only a count per cell, and rows below
+    the lowest do not matter. Neighbouring steps are merged while the rows taken in grow by `growth`. Within a merged
+    step precision lies between the precisions before and after it, as far along as it does with all weights 1. That
+    moves a replicate by less than 0.2 % of itself (tests/code/modeling/test_bootstrap.py).
 
     Parameters
     ----------
@@ -270,6 +178,8 @@ def merged_pr_auc_replicates(labels: Labels, steps: Ints, cells: Ints, draws: Tw
         At least one label is 1; steps are those of `steps_of`.
     draws : TwoWayDraws
         Whose cells they are.
+    growth : float
+        Of the logarithm of the rows taken in. Close to 0 every step is its own, and the figures are exact.
 
     Returns
     -------
@@ -278,9 +188,9 @@ def merged_pr_auc_replicates(labels: Labels, steps: Ints, cells: Ints, draws: Tw
     """
     gained, precision, taken = (values[:0:-1] for values in Curve.of(labels, steps))  # falling; 0 holds no positive
     n_cells = draws.shape[0] * draws.shape[1]
-    dense_from = max(DENSE * n_cells / MERGED_GROWTH, 1.0)  # rows, from where on steps are costly and precision is flat
+    dense_from = max(DENSE * n_cells / growth, 1.0)  # rows, from where on steps are costly and precision is flat
     merged = np.log(np.minimum(taken, dense_from)) + np.log(np.maximum(taken / dense_from, 1)) / DENSE_GROWTH
-    index = (merged / MERGED_GROWTH).astype(np.int64)
+    index = (merged / growth).astype(np.int64)
     ends = np.flatnonzero(np.append(np.diff(index) > 0, True))
     starts = np.append(0, ends[:-1] + 1)
     gains = np.add.reduceat(gained, starts)
@@ -290,7 +200,7 @@ def merged_pr_auc_replicates(labels: Labels, steps: Ints, cells: Ints, draws: Tw
     along = np.clip(np.divide(mean - before, change, out=np.ones_like(change), where=change != 0), 0, 1)
 
     # the merged step of every step; rows below the lowest positive are in none
-    merged_of = np.append(len(ends), np.searchsorted(ends, np.arange(len(gained)))[::-1]).astype(np.int16)
+    merged_of = np.append(len(ends), np.searchsorted(ends, np.arange(len(gained)))[::-1]).astype(np.int32)
     rows = np.diff(taken[ends], prepend=0)
     positive = labels == 1
     gains = _taken(draws, merged_of[steps[positive]], cells[positive], gains)

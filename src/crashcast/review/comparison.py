@@ -20,7 +20,7 @@ from scipy.special import stdtrit
 
 from crashcast.errors import UserError
 from crashcast.modeling import alarms
-from crashcast.modeling.bootstrap import TwoWayDraws, merged_pr_auc_replicates, ratio_replicates
+from crashcast.modeling.bootstrap import TwoWayDraws, pr_auc_replicates, ratio_replicates
 from crashcast.modeling.ranking import chunks, steps_of
 from crashcast.modeling.slices import crash_kinds
 from crashcast.params.base import DAY, format_duration
@@ -288,7 +288,7 @@ class _Paired:
                 n_cells = int(inside.sum()) * self.draws.shape[1]
                 area, influence = pr_auc_influence(labels, steps[own], renumbered[self.cells[own]], n_cells)
                 parts[name] = _Figure(area, influence, self.draws.total(influence, inside), len(labels))
-        replicates = merged_pr_auc_replicates(self.labels, steps, self.cells, self.draws)
+        replicates = pr_auc_replicates(self.labels, steps, self.cells, self.draws)
         return _Ranking(_Figure(*whole, replicates, len(steps)), parts)
 
     def ranked(self, rankings: Mapping[str, _Ranking]) -> dict[str, Difference]:

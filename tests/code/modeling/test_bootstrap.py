@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score
 from crashcast.errors import UserError
 from crashcast.modeling import bootstrap
 from crashcast.modeling.bootstrap import TwoWayDraws
+from crashcast.modeling.ranking import steps_of
 
 DAY = timedelta(days=1)
 START = datetime(2025, 3, 3)
@@ -84,6 +85,14 @@ def test_cells_beyond_what_was_drawn_are_refused(server, moment, message):
         draw(2, 2, 1).cells(pl.Series([server]), moments(moment))
 
 
+EXACT = 1e-6  # growth within which no two steps are merged
+
+
+def replicates(labels, scores, cells, draws, growth=bootstrap.GROWTH):
+    """PR-AUC of every replicate."""
+    return bootstrap.pr_auc_replicates(labels, steps_of(labels, scores), cells, draws, growth)
+
+
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 20), st.integers(1, 4), st.integers(1, 4))
 def test_pr_auc_is_that_of_weighted_rows(seed, n, n_scores, n_servers, n_blocks):
@@ -92,7 +101,7 @@ def test_pr_auc_is_that_of_weighted_rows(seed, n, n_scores, n_servers, n_blocks)
     labels[0] = 1
     draws = draw(n_servers, n_blocks, replicates=5, seed=seed)
     cells = rng.integers(0, n_servers * n_blocks, n)
-    for replicate, area in enumerate(bootstrap.pr_auc_replicates(labels, scores, cells, draws)):
+    for replicate, area in enumerate(replicates(labels, scores, cells, draws, EXACT)):
         weights = draws.weights(replicate)[cells]
         if weights[labels == 1].sum() == 0:
             assert np.isnan(area)
@@ -101,18 +110,18 @@ def test_pr_auc_is_that_of_weighted_rows(seed, n, n_scores, n_servers, n_blocks)
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 20), st.sampled_from([1, 50, 1000]))
-def test_steps_that_take_in_many_rows_count_as_exactly_as_the_others(seed, n, n_scores, cells_per_listed_row):
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 20), st.sampled_from([1e-9, 0.05, 1]))
+def test_steps_that_take_in_many_rows_count_as_exactly_as_the_others(seed, n, n_scores, dense):
     rng = np.random.default_rng(seed)
     labels, scores = rng.integers(0, 2, n), rng.integers(0, n_scores, n) / 20
     labels[0] = 1
     draws, cells = draw(4, 3, replicates=20, seed=seed), rng.integers(0, 12, n)
+    listed = replicates(labels, scores, cells, draws, EXACT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bootstrap, "CELLS_PER_LISTED_ROW", 1e-9)
-        listed = bootstrap.pr_auc_replicates(labels, scores, cells, draws)
-        patch.setattr(bootstrap, "CELLS_PER_LISTED_ROW", cells_per_listed_row)
-        summed = bootstrap.pr_auc_replicates(labels, scores, cells, draws)
-    assert np.array_equal(listed, summed, equal_nan=True)
+        patch.setattr(bootstrap, "DENSE", dense)
+        patch.setattr(bootstrap, "DENSE_GROWTH", 1)
+        summed = replicates(labels, scores, cells, draws, EXACT)
+    assert np.allclose(listed, summed, rtol=1e-12, equal_nan=True)
 
 
 def ranked(skill, n=200_000):
@@ -124,21 +133,18 @@ def ranked(skill, n=200_000):
 
 
 @pytest.mark.parametrize("skill", [0, 1, 3, -1])
-def test_merging_steps_far_down_hardly_moves_a_replicate(monkeypatch, skill):
+def test_merging_steps_hardly_moves_a_replicate(skill):
     rows = ranked(skill)
-    exact = bootstrap.pr_auc_replicates(*rows)
-    monkeypatch.setattr(bootstrap, "EXACT_ROWS", 10_000)
-    merged = bootstrap.pr_auc_replicates(*rows)
+    exact, merged = replicates(*rows, EXACT), replicates(*rows)
     assert (merged != exact).any()
     assert np.abs(merged / exact - 1).max() < 2e-3
 
 
-def test_a_tie_of_many_rows_is_one_step_however_far_down(monkeypatch):
+def test_a_tie_of_many_rows_is_one_step_however_far_down():
     labels, scores, cells, draws = ranked(1)
     tied = np.where(scores < 0.5, 0.0, scores.round(1))
-    exact = bootstrap.pr_auc_replicates(labels, tied, cells, draws)
-    monkeypatch.setattr(bootstrap, "EXACT_ROWS", 1000)
-    assert bootstrap.pr_auc_replicates(labels, tied, cells, draws) == pytest.approx(exact, rel=2e-3)
+    exact = replicates(labels, tied, cells, draws, EXACT)
+    assert replicates(labels, tied, cells, draws) == pytest.approx(exact, rel=2e-3)
 
 
 def test_models_on_the_same_draws_are_paired():
@@ -148,8 +154,8 @@ def test_models_on_the_same_draws_are_paired():
     labels = rng.random(2000) < 0.05
     champion = labels + rng.normal(size=2000)
     challenger = champion + rng.normal(scale=0.2, size=2000)
-    one, other = (bootstrap.pr_auc_replicates(labels, scores, cells, draws) for scores in (champion, challenger))
-    unpaired = bootstrap.pr_auc_replicates(labels, challenger, cells, draw(20, 10, 200, seed=2))
+    one, other = (replicates(labels, scores, cells, draws) for scores in (champion, challenger))
+    unpaired = replicates(labels, challenger, cells, draw(20, 10, 200, seed=2))
     assert np.std(one - other) < 0.6 * np.std(one - unpaired)
 
 

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 from crashcast.errors import UserError
 from crashcast.modeling import alarms, bootstrap
 from crashcast.modeling.alarms import AlarmWindow
-from crashcast.modeling.bootstrap import TwoWayDraws, merged_pr_auc_replicates, pr_auc_replicates
+from crashcast.modeling.bootstrap import TwoWayDraws, pr_auc_replicates
 from crashcast.modeling.ranking import steps_of
 from crashcast.params.acceptance import Acceptance
 from crashcast.review import comparison
@@ -179,8 +179,8 @@ def test_merged_steps_hardly_move_a_difference(rescored, tied):
     for model in ("champion", "challenger"):
         scores = rescored.rows[model].to_numpy()
         scores = np.where(scores < 0.1, 0.0, scores.round(2)) if tied else scores
-        exact.append(pr_auc_replicates(labels, scores, cells, draws))
-        merged.append(merged_pr_auc_replicates(labels, steps_of(labels, scores), cells, draws))
+        exact.append(pr_auc_replicates(labels, steps_of(labels, scores), cells, draws, growth=1e-6))
+        merged.append(pr_auc_replicates(labels, steps_of(labels, scores), cells, draws))
     assert np.std(np.subtract(*merged) - np.subtract(*exact)) < 0.04 * np.std(np.subtract(*exact))
 
 
@@ -188,9 +188,9 @@ def test_heavy_steps_are_summed_to_the_same(rescored, monkeypatch):
     draws, cells = draws_of(rescored)
     labels, scores = rescored.rows["label"].to_numpy(), rescored.rows["champion"].to_numpy()
     monkeypatch.setattr(bootstrap, "DENSE_GROWTH", 1)  # as fine as the others
-    listed = merged_pr_auc_replicates(labels, steps_of(labels, scores), cells, draws)
+    listed = pr_auc_replicates(labels, steps_of(labels, scores), cells, draws)
     monkeypatch.setattr(bootstrap, "DENSE", 1e-4)
-    again = merged_pr_auc_replicates(labels, steps_of(labels, scores), cells, draws)
+    again = pr_auc_replicates(labels, steps_of(labels, scores), cells, draws)
     assert again == pytest.approx(listed, rel=1e-6)
 
 
@@ -234,7 +234,7 @@ def test_replicates_move_as_the_influences_say(rescored):
     labels, scores = rescored.rows["label"].to_numpy(), rescored.rows["champion"].to_numpy()
     steps = steps_of(labels, scores)
     _, influence = pr_auc_influence(labels, steps, cells, draws.shape[0] * draws.shape[1])
-    linear, exact = draws.total(influence), merged_pr_auc_replicates(labels, steps, cells, draws)
+    linear, exact = draws.total(influence), pr_auc_replicates(labels, steps, cells, draws)
     assert np.corrcoef(linear, exact)[0, 1] > 0.97
 
 
