@@ -20,11 +20,14 @@ from pathlib import Path
 from crashcast.doctor.cache import Cache
 from crashcast.errors import UserError
 from crashcast.progress import MB
+from crashcast.text import some_of
 from crashcast.versioning import git, remote
 from crashcast.versioning.bucket import REQUESTS, Bucket, connect
 from crashcast.versioning.cache import is_whole
 from crashcast.versioning.dvc_command import kept_out
 from crashcast.versioning.dvc_files import NAMING_DATA, OBJECTS, members
+from crashcast.versioning.outputs import outputs_of
+from crashcast.versioning.revision import Revision
 from crashcast.versioning.side_by_side import side_by_side
 
 HASH = re.compile(rb"\b[0-9a-f]{32}(?:\.dir\b|\b)")
@@ -201,7 +204,11 @@ def _named(trees: list[Path]) -> set[str]:
     contents += git.run("cat-file", "--batch", given="\n".join(sorted(blobs))).output
     if b" missing\n" in contents:
         raise UserError("git lacks files of some commits: git fetch --all")
-    return {found.decode() for found in HASH.findall(contents)}
+    named = {found.decode() for found in HASH.findall(contents)}
+    head, _ = outputs_of([Revision.find("HEAD")])  # found in another way: by HEAD's tree
+    if lost := [output.path for output in head if output.md5 not in named]:
+        raise UserError(f"in git's history no file names {some_of(lost)}, though HEAD has it")
+    return named
 
 
 def _published() -> Iterator[str]:

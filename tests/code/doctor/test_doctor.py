@@ -154,6 +154,13 @@ def test_every_hash_that_any_commit_names_is_kept_even_from_files_that_cannot_be
     assert named >= {f"{A}.dir", B, C, D, "e" * 32, f"{'f' * 32}.dir", f"{'1' * 32}.dir"}
 
 
+def test_nothing_is_garbage_if_the_data_of_head_was_not_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "EVERYWHERE", [":(literal)*.dvc"])
+
+    with pytest.raises(UserError, match=r"no file names data/raw, out/kept, out/local, though HEAD has it"):
+        garbage._named(garbage._work_trees())
+
+
 def test_our_side_of_a_conflict_is_taken_and_the_file_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     lock = Path("dvc.lock")
