@@ -22,8 +22,8 @@ from crashcast.errors import UserError
 from crashcast.versioning import git, remote
 from crashcast.versioning.dvc_files import LOCK
 from crashcast.versioning.lock_checks import check
-from crashcast.versioning.raw_data import is_another_fleet
 from crashcast.versioning.revision import MODELS, PARAMS, REGISTERED, Revision, default_base
+from crashcast.versions.raw_data import is_another_fleet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -361,7 +361,7 @@ def _fetch(shared: str | None) -> None:
 
 
 def _push(shared: str | None, tag: str) -> None:
-    """Push a tag that was just made; if the remote refuses it, it goes again."""
+    """Push a tag that was just made; if the remote refuses it, it is deleted again."""
     if shared is None:
         return
     try:

@@ -51,12 +51,12 @@ def examine(
     Returns
     -------
     list of Finding
-        Empty of errors where nothing is wrong; what could not be looked at is in it.
+        Without errors if nothing is wrong; what could not be checked is in it as unknown.
 
     Raises
     ------
     UserError
-        Where this is no project, git does not know a revision, or there is no such part.
+        If this is no project, git does not know a revision, or there is no such part.
     """
     if unknown := sorted({*parts} - {*PARTS}):
         raise UserError(f"there is no part '{unknown[0]}': {', '.join(PARTS)}")

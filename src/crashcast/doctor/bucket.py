@@ -77,7 +77,7 @@ def _protection(bucket: Bucket, where: str) -> Iterator[Finding]:
     is_local = remote.is_local()
 
     def ask(method: str) -> dict[str, Any] | None:
-        """Return the answer, {} where there is no such setting, None where the server does not say."""
+        """Return the answer, {} if there is no such setting, None if the server does not say."""
         try:
             return bucket.call(method)
         except UserError as error:

@@ -1,6 +1,6 @@
 """DVC's cache: which objects lie in it, and whether their bytes are what their names say.
 
-DVC believes a write-protected cache file without looking. Here it is read and hashed, unless it is the same file
+DVC trusts a write-protected cache file unread. Here it is read and hashed, unless it is the same file
 (inode, size, time of change) as when it was last hashed here. A hard link in the work tree is that file itself, no
 second copy.
 """

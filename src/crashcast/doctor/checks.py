@@ -128,7 +128,7 @@ def work_tree() -> Iterator[Finding]:
                 "warning",
                 LOCK,
                 f"stage {name} is not what it records: {', '.join(causes)}",
-                f"dvc repro  (or, where it was edited by hand: git restore {LOCK})",
+                f"dvc repro  (or, if it was edited by hand: git restore {LOCK})",
                 _take_committed,
             )
 
@@ -166,7 +166,7 @@ def _causes(change: dict[str, dict[str, str]] | str, known: list[str]) -> Iterat
 
 
 def _take_committed() -> str:
-    """Put HEAD's dvc.lock in place of an edited one, where the work tree is what HEAD's says."""
+    """Put HEAD's dvc.lock in place of an edited one, if the work tree fits HEAD's."""
     edited, committed = Path(LOCK).read_bytes(), git.file("HEAD", LOCK)
     if committed is None or committed == edited:
         raise UserError("it is as committed: `dvc repro` brings it up to date")

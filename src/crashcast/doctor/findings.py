@@ -35,7 +35,7 @@ class Finding:
     todo : str
         What to type, if anything.
     mend : callable, optional
-        Repairs it from a good copy and says how; raises UserError where there is none.
+        Repairs it from a good copy and says how; raises UserError if there is none.
     """
 
     severity: Severity
@@ -56,7 +56,7 @@ def mended(finding: Finding) -> Finding:
 
 
 def exit_status(findings: Sequence[Finding]) -> int:
-    """Return 1 where something is wrong, else 2 where something could not be looked at, else 0."""
+    """Return 1 if something is wrong, else 2 if something could not be checked, else 0."""
     severities = {finding.severity for finding in findings}
     return WRONG if "error" in severities else UNKNOWN if "unknown" in severities else SOUND
 

@@ -4,7 +4,7 @@
 fetched needs, and the files of a folder whose list it cannot load. Here every hash that stands in a dvc.lock or .dvc
 file of any commit is kept, whether the file can be parsed or not: of branches, tags, stashes, experiments and reflogs,
 of every ref of the git remotes, and of every work tree, committed or not. So is whatever is young, since its commit may
-not be published yet. What cannot be looked at stops everything.
+not be published yet. If anything cannot be read, nothing is deleted.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def collect(
     Raises
     ------
     UserError
-        See `find`; and where nobody can be asked.
+        As `find` does, and if nobody can be asked.
     """
     shown = find(on_remote, min_age_days)
     print("\n".join(line for place in shown for line in place.lines()))
@@ -116,8 +116,8 @@ def find(on_remote: bool = False, min_age_days: float = MIN_AGE_DAYS) -> list[Ga
     Raises
     ------
     UserError
-        Where it cannot be known what commits need: a shallow clone, a git remote or DVC remote that does not answer, a
-        damaged list of a folder's files; or where the cache may hold what other projects need.
+        If it cannot be known what commits need: a shallow clone, a git remote or DVC remote that does not answer, a
+        damaged list of a folder's files; or if the cache may hold what other projects need.
     """
     cache = Cache()
     trees = _work_trees()
@@ -212,7 +212,7 @@ def _named(trees: list[Path]) -> set[str]:
 
 
 def _published() -> Iterator[str]:
-    """Yield the commits that the git remotes' refs name, brought here where they were not."""
+    """Yield the commits that the git remotes' refs name, fetched if they were not here."""
     for name in git.run("remote").text.split():
         listed = [line.split("\t") for line in git.run("ls-remote", name).text.splitlines()]
         refs = {ref: sha for sha, ref in listed if not ref.endswith("^{}") and ref != "HEAD"}

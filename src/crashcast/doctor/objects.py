@@ -37,7 +37,7 @@ def check(
     cache : Cache
         Of this clone.
     bucket : Bucket or None
-        None where the remote cannot be reached: then only the cache is looked at.
+        None if the remote cannot be reached: then only the cache is looked at.
     parts : collection of str
         What to look at: "remote", "cache" or both.
     deep : bool
@@ -46,7 +46,7 @@ def check(
     Raises
     ------
     UserError
-        Where the remote stops answering.
+        If the remote stops answering.
     """
     inside: dict[Output, list[Object]] = {}
     for output in outputs:
@@ -82,7 +82,7 @@ def check(
 
 
 def _objects(output: Output, cache: Cache, bucket: Bucket | None) -> list[Object] | None:
-    """Return an output's objects: of a folder the list first; None where the list cannot be had."""
+    """Return an output's objects: of a folder the list first; None if the list cannot be had."""
     if not output.is_folder:
         return [Object(output.md5, output.path, output.size_bytes)]
     path = cache.path(output.md5)

@@ -1,7 +1,7 @@
 """Git's pre-push hook: a commit is pushed after its data.
 
 `dvc install` brings a hook that runs `dvc push`, which pushes what the work tree names: the data of earlier commits, of
-another branch or of a tag that is pushed stays behind, and what DVC believes to be there is not looked at.
+another branch or of a tag that is pushed stays behind, and the remote itself is not checked.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ def commits(lines: Iterable[str], name: str) -> list[str]:
     Parameters
     ----------
     lines : iterable of str
-        What git tells the hook, one line a ref: local ref, local hash, remote ref, remote hash.
+        Git's input of the hook, one line a ref: local ref, local hash, remote ref, remote hash.
         Source: githooks(5), "pre-push".
     name : str
-        Of the repository as git remote; its URL where it has none.
+        Of the repository as git remote; its URL if it has none.
 
     Raises
     ------
     UserError
-        Where git cannot list them.
+        If git cannot list them.
     """
     found: dict[str, None] = {}
     for line in lines:

@@ -1,6 +1,6 @@
-"""Repairs from a good copy: nothing is replaced before the bytes that replace it were hashed, and nothing is deleted.
+"""Repairs from a good copy: the new bytes are hashed before they replace anything, and nothing is deleted.
 
-What is replaced goes to `crashcast-damaged`, beside DVC's objects in the cache or on the remote.
+A file that is replaced goes to `crashcast-damaged`, beside DVC's objects in the cache or on the remote.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def mend_cache(hashes: list[str], stores: Stores) -> str:
     Raises
     ------
     UserError
-        Where some have no good copy; the others are repaired.
+        If some have no good copy; the others are repaired.
     """
     kept: list[Path] = []
     _each(hashes, lambda md5: _mend_cached(md5, stores, kept))
@@ -114,9 +114,9 @@ def mend_remote(hashes: list[str], stores: Stores) -> str:
     Raises
     ------
     UserError
-        Where some have no good copy, or the server does not keep them; the others are repaired.
+        If some have no good copy, or the server does not keep them; the others are repaired.
     """
-    # a folder's list last: where it is, DVC believes that the files are
+    # a folder's list last: if it is there, DVC takes the files to be there too
     _each(sorted(hashes, key=lambda md5: md5.endswith(".dir")), lambda md5: _mend_stored(md5, stores))
     return "put there from a good copy, and read back"
 
@@ -142,7 +142,7 @@ def rebuild_list(output: Output, cache: Cache, bucket: Bucket | None) -> str:
     Raises
     ------
     UserError
-        Where neither has the hash that the commit names.
+        If neither has the hash that the commit names.
     """
     if bucket and bucket.restore_version(output.md5):
         return "an older version on the remote is current again"

@@ -73,7 +73,7 @@ class Memo:
         return Digests(self.folder / "digests.json")
 
     def recall(self, key: str, path: Path) -> dict[str, Any] | None:
-        """Put the result of a task at `path` and return its counts; None where there is none that can be trusted."""
+        """Put the result of a task at `path` and return its counts; None if there is none that can be trusted."""
         record = self._record(key)
         content = read(record) if self.recalls else None
         if content is None:
@@ -173,14 +173,14 @@ class Memo:
 
 
 def find() -> Memo | None:
-    """Return the memo of the project in the working directory; None where it is switched off or there is no DVC.
+    """Return the memo of the project in the working directory; None if it is switched off or there is no DVC.
 
     `dvc repro --force` computes everything: it recalls nothing, and renews what it computes.
 
     Raises
     ------
     UserError
-        Where the switch in the environment is neither `on` nor `off`.
+        If the switch in the environment is neither `on` nor `off`.
     """
     switch = os.environ.get(SWITCH, "on")
     if switch not in ("on", "off"):
@@ -213,7 +213,7 @@ def _is_forced() -> bool:
 
 
 def read(record: Path) -> dict[str, Any] | None:
-    """Return the `stage`, `partition`, `sha256` and `counts` of a record; None where it is missing or damaged."""
+    """Return the `stage`, `partition`, `sha256` and `counts` of a record; None if it is missing or damaged."""
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
         content: dict[str, Any] = found["content"]
@@ -223,7 +223,7 @@ def read(record: Path) -> dict[str, Any] | None:
 
 
 def write(record: Path, stage: str, partition: str, digest: str | None, counts: dict[str, Any]) -> None:
-    """Write the record of a result: the hash of its file, None where it is empty, and its counts."""
+    """Write the record of a result: the hash of its file, None if it is empty, and its counts."""
     content = {"stage": stage, "partition": partition, "sha256": digest, "counts": counts}
     record.write_text(json.dumps({"content": content, "sha256": _hash(content)}), encoding="utf-8")
 

@@ -23,8 +23,9 @@ from crashcast.params.incidents import Incidents
 from crashcast.params.telemetry import Telemetry
 from crashcast.sources.importing.merging import join_periods, merge_coverage
 from crashcast.tables import KEYS, Partition
-from crashcast.versioning import cache, raw_data
+from crashcast.versioning import cache
 from crashcast.versioning.revision import COVERAGE, INCIDENTS, TELEMETRY, TICKET_SOURCES, Revision
+from crashcast.versions import raw_data
 
 CHANGED, ADDED, REMOVED = "changed", "added", "removed"
 LISTED = 100  # corrections in full; beyond it they are counted

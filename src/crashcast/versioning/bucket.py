@@ -74,9 +74,9 @@ class Bucket:
         Raises
         ------
         UserError
-            Where it does not answer, or refuses.
+            If it does not answer, or refuses.
         """
-        with _telling(method):
+        with _as_user_error(method):
             answer: dict[str, Any] = self.fs.call_s3(method, Bucket=self.name, **arguments)
             return answer
 
@@ -105,7 +105,7 @@ class Bucket:
         """Return hashes of up to 1,000 objects with what the server lists of them, and how to ask for the next."""
         prefix = self.key(OBJECTS) + "/"
         answer = self.call("list_objects_v2", Prefix=prefix + below, **more)
-        with _telling("list_objects_v2"):
+        with _as_user_error("list_objects_v2"):
             listed = [
                 (
                     entry["Key"].removeprefix(prefix).replace("/", "", 1),
@@ -116,10 +116,10 @@ class Bucket:
             return listed, answer["NextContinuationToken"] if answer.get("IsTruncated") else None
 
     def vouches(self, md5: str, told: Stored, copy: Path) -> bool | None:
-        """Return whether the server's own checksums show that an object is what its name says; None: they do not tell.
+        """Return whether the server's own checksums show that an object is what its name says; None if they cannot.
 
         The ETag of what was sent in one piece is the MD5 of the content, unless a key of KMS or the client encrypts
-        it. Then a CRC-32 of the whole, which S3 keeps where the client sent one, is compared with that of a copy.
+        it. Then a CRC-32 of the whole, which S3 keeps if the client sent one, is compared with that of a copy.
         Source: Amazon S3 API reference, "Object" and "HeadObject".
 
         Parameters
@@ -143,7 +143,7 @@ class Bucket:
     def open(self, md5: str, block_bytes: int = BLOCK_BYTES) -> Iterator[Any]:
         """Give an object as a file that asks the server for the ranges that are read, in blocks of at least so much."""
         with (
-            _telling(f"get_object {md5}"),
+            _as_user_error(f"get_object {md5}"),
             self.fs.open(f"{self.name}/{self.object_key(md5)}", "rb", block_size=block_bytes) as file,
         ):
             yield file
@@ -166,12 +166,12 @@ class Bucket:
 
     def content(self, key: str) -> bytes:
         """Return what lies at a key."""
-        with _telling(f"get_object {key}"):
+        with _as_user_error(f"get_object {key}"):
             content: bytes = self.fs.cat_file(f"{self.name}/{key}")
             return content
 
     def read(self, md5: str) -> bytes | None:
-        """Return a small object, such as the list of a folder's files; None where it is not there, or damaged."""
+        """Return a small object, such as the list of a folder's files; None if it is not there, or damaged."""
         if md5 not in self.stored([md5]):
             return None
         content = self.content(self.object_key(md5))
@@ -181,7 +181,7 @@ class Bucket:
         """Bring an object to `path`; return whether it is whole."""
         if md5 not in self.stored([md5]):
             return False
-        with _telling(f"get_object {md5}"):
+        with _as_user_error(f"get_object {md5}"):
             self.fs.get_file(f"{self.name}/{self.object_key(md5)}", str(path))
         return is_whole(path, md5)
 
@@ -191,21 +191,21 @@ class Bucket:
         Raises
         ------
         UserError
-            Where the server does not keep what was sent.
+            If the server does not keep what was sent.
         """
         target = f"{self.name}/{self.object_key(md5)}"
         if before := self.stored([md5]).get(md5):
-            with _telling(f"copy_object {md5}"):
+            with _as_user_error(f"copy_object {md5}"):
                 self.fs.copy(target, f"{self.name}/{self.key(ASIDE, f'{md5}.{before.etag}')}")
-        with _telling(f"put_object {md5}"):
+        with _as_user_error(f"put_object {md5}"):
             self.fs.put_file(str(path), target)
         self._check_kept(md5)
 
     def restore_version(self, md5: str) -> bool:
-        """Make an older version of an object the current one, where the bucket keeps versions and one is whole."""
+        """Make an older version of an object the current one, if the bucket keeps versions and one is whole."""
         key = self.object_key(md5)
         versions = self.call("list_object_versions", Prefix=key).get("Versions", ())
-        with _telling("list_object_versions"):
+        with _as_user_error("list_object_versions"):
             newest_first = sorted(versions, key=lambda version: version["LastModified"], reverse=True)
             numbers = [version["VersionId"] for version in newest_first if version["Key"] == key]
         for number in numbers:
@@ -216,7 +216,7 @@ class Bucket:
         return False
 
     def _is_whole_version(self, md5: str, number: str) -> bool:
-        with TemporaryDirectory(prefix="crashcast-") as folder, _telling(f"get_object {md5}"):
+        with TemporaryDirectory(prefix="crashcast-") as folder, _as_user_error(f"get_object {md5}"):
             path = Path(folder, "version")
             self.fs.get_file(f"{self.name}/{self.object_key(md5)}", str(path), version_id=number, max_concurrency=1)
             return is_whole(path, md5)
@@ -250,7 +250,7 @@ def connect() -> Bucket:
     Raises
     ------
     UserError
-        Where DVC has none, or it is not S3.
+        If DVC has none, or it is not S3.
     """
     from dvc.fs import get_cloud_fs
 
@@ -265,8 +265,8 @@ def connect() -> Bucket:
 
 
 @contextmanager
-def _telling(what: str) -> Iterator[None]:
-    """Turn what S3 clients raise into a message."""
+def _as_user_error(what: str) -> Iterator[None]:
+    """Turn exceptions of S3 clients into messages."""
     try:
         yield
     except remote.failures() as error:

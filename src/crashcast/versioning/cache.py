@@ -37,12 +37,12 @@ def members(digest: str, what: str) -> dict[str, str]:
 
 
 def locate(digest: str, what: str) -> Path:
-    """Return a file of DVC's cache, fetched where need be, that has the bytes its hash says.
+    """Return a file of DVC's cache, fetched if needed, that has the bytes its hash says.
 
     Raises
     ------
     UserError
-        Where neither the cache nor the remote has it, or it is damaged.
+        If neither the cache nor the remote has it, or it is damaged.
     """
     fetch([digest], what)
     path = cached(digest)
@@ -57,7 +57,7 @@ def fetch(digests: Iterable[str], what: str) -> None:
     Raises
     ------
     UserError
-        Where the remote does not answer, or lacks something.
+        If the remote does not answer, or lacks something.
     """
     missing = {digest for digest in digests if not cached(digest).exists()}
     if not missing:
@@ -107,7 +107,7 @@ def hold_folder(contents: Mapping[str, str]) -> str:
 
 
 def put(digest: str, target: Path, what: str) -> None:
-    """Put a file or folder where stages can work with it: hard links, as DVC's own."""
+    """Put a file or folder into a work tree, as hard links like DVC's own."""
     contents = members(digest, what) if digest.endswith(".dir") else {"": digest}
     fetch(contents.values(), what)
     for path, member in contents.items():

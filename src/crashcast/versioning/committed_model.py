@@ -53,7 +53,7 @@ def load(folder: Path = Path(MODELS), lock: Path = Path(dvc_files.LOCK)) -> Mode
     Raises
     ------
     UserError
-        Where dvc.lock cannot be read, has no hash of it, or another one; or `crashcast.modeling.model.load` refuses it.
+        If dvc.lock cannot be read, has no hash of it, or another one; or `crashcast.modeling.model.load` refuses it.
     """
     locked = dvc_files.outs_of(dvc_files.read_lock(lock)).get(folder.as_posix())
     if locked is None:

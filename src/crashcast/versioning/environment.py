@@ -1,4 +1,4 @@
-"""The locked environment of a commit: the one that runs now where it fits, else a virtual environment of its own."""
+"""The locked environment of a commit: the one that runs now if it fits, else a virtual environment of its own."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def interpreter(revision: Revision, folder: Path) -> Path:
     Raises
     ------
     UserError
-        Where it cannot be built.
+        If it cannot be built.
     """
     locked = revision.file(RUN).decode()
     lacking = list(differences(locked))

@@ -1,6 +1,7 @@
 """An S3 server on this machine: DVC's remote until a team points it at a bucket of its own.
 
-The first user of a store starts its server, later ones share it, and the end of the last one stops it, however it came.
+The first user of a store starts its server, later ones share it. It stops when the last one has ended, also if that was
+killed.
 Two locks see to that, which the kernel drops when their holder dies:
 
 - `users.lock` is held shared by every user. A keeper process waits for the exclusive lock, so it gets it when nobody is
@@ -44,7 +45,7 @@ JWT_KEYS = ("SIGNING_KEY", "SIGNING_READ_KEY", "FILER_SIGNING_KEY", "FILER_SIGNI
 
 def default_store() -> Path:
     """Return the folder of this user's server: outside any clone, so that clones share it."""
-    data_home = Path(os.environ.get("XDG_DATA_HOME", ""))  # to be ignored where it is not absolute, says its standard
+    data_home = Path(os.environ.get("XDG_DATA_HOME", ""))  # its standard: if it is not absolute, ignore it
     return (data_home if data_home.is_absolute() else Path.home() / ".local/share") / "crashcast/s3"
 
 
@@ -60,7 +61,7 @@ def serving(store: Path, port: int = PORT) -> Iterator[dict[str, str]]:
     Parameters
     ----------
     store : Path
-        The server's folder: objects, keys and log. Made where it is missing.
+        The server's folder: objects, keys and log. Made if it is missing.
     port : int
         Of the S3 service; the other services take the next ones.
 
@@ -73,7 +74,7 @@ def serving(store: Path, port: int = PORT) -> Iterator[dict[str, str]]:
     Raises
     ------
     UserError
-        Where a port belongs to another program, the folder cannot be made, or the server does not start.
+        If a port belongs to another program, the folder cannot be made, or the server does not start.
     """
     try:
         store.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -104,12 +105,12 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     Returns
     -------
     int
-        128 + n where signal n ended it, as shells do.
+        128 + n if signal n ended it, as shells do.
 
     Raises
     ------
     UserError
-        Where there is no such command.
+        If there is no such command.
     """
     process: subprocess.Popen[bytes] | None = None
     asked_to_stop = False

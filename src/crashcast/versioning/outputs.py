@@ -75,7 +75,7 @@ def find_revisions(names: Sequence[str] = ("HEAD",), all_commits: bool = False) 
     Raises
     ------
     UserError
-        Where git knows one of them not, or there is no commit.
+        If git does not know one of them, or there is no commit.
     """
     if not all_commits:
         return [Revision.find(name) for name in names]

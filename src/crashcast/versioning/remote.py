@@ -1,7 +1,7 @@
 """DVC's default remote: which server it names, and whether that one can be reached.
 
-DVC itself cannot tell the two apart: a bucket that does not exist, or a server that answers 404 to everything, looks
-like data that nobody has pushed.
+DVC itself cannot tell: to DVC, a bucket that does not exist or a server that answers 404 to everything looks like data
+that nobody has pushed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LOOPBACK = re.compile(r"https?://(127\.|localhost|\[::1\])")
 
 
 def endpoint() -> str | None:
-    """Return the server that DVC's default remote names; None where it names none, as on AWS."""
+    """Return the server that DVC's default remote names; None if it names none, as on AWS."""
     _, remote = default()
     return remote.get("endpointurl", "").rstrip("/") or None
 
@@ -39,7 +39,7 @@ def check() -> None:
     Raises
     ------
     UserError
-        Where the server does not answer, refuses the credentials or has no such bucket. Kinds of remote other than S3
+        If the server does not answer, refuses the credentials or has no such bucket. Kinds of remote other than S3
         are not checked.
     """
     from botocore.exceptions import ClientError
@@ -51,7 +51,7 @@ def check() -> None:
         return
     settings = {"connect_timeout": TIMEOUT_S, "read_timeout": TIMEOUT_S} | settings
     filesystem = cls(**settings)
-    filesystem.fs_args["config_kwargs"]["retries"] = {"total_max_attempts": 2}  # dvc's own patience comes to minutes
+    filesystem.fs_args["config_kwargs"]["retries"] = {"total_max_attempts": 2}  # DVC would try for minutes
     bucket, _, prefix = path.partition("/")
     try:
         filesystem.fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
@@ -93,7 +93,7 @@ def check_held(digest: str, what: str) -> None:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Return what S3 clients raise where the network or the server fails, or answers what cannot be read."""
+    """Return the exceptions of S3 clients if the network or the server fails, or an answer is damaged."""
     from aiohttp import ClientError as ConnectionFailed
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError

@@ -51,7 +51,7 @@ class Revision:
         Raises
         ------
         UserError
-            Where git knows none, as in a clone that was not fetched whole.
+            If git knows none, as in a clone that was not fetched whole.
         """
         for meant in (name, f"{REGISTERED}@{name}"):
             if sha := git.commit(meant):
@@ -66,7 +66,7 @@ class Revision:
         return self.sha[:SHOWN_DIGITS]
 
     def find_file(self, path: str) -> bytes | None:
-        """Return a file of this commit, its path relative to the project's root; None where it has none."""
+        """Return a file of this commit, its path relative to the project's root; None if it has none."""
         return _file(self.sha, path)
 
     def file(self, path: str) -> bytes:
@@ -75,7 +75,7 @@ class Revision:
         Raises
         ------
         UserError
-            Where it has none.
+            If it has none.
         """
         content = self.find_file(path)
         if content is None:
@@ -89,7 +89,7 @@ class Revision:
         Raises
         ------
         UserError
-            Where there is none, it is no YAML, or a number in it is not finite.
+            If it is missing or no YAML, or a number in it is not finite.
         """
         params = self._sections(PARAMS)
         for name, value in flatten(params):
@@ -103,7 +103,7 @@ class Revision:
         Raises
         ------
         UserError
-            Where the section is missing or wrong.
+            If the section is missing or wrong.
         """
         name = kind.__name__.lower()
         try:
@@ -133,7 +133,7 @@ class Revision:
         Raises
         ------
         UserError
-            Where there is none, it holds a merge conflict, or cannot be read.
+            If there is none, it holds a merge conflict, or cannot be read.
         """
         content = self.find_file(LOCK)
         if content is None:
@@ -168,7 +168,7 @@ class Revision:
         Raises
         ------
         UserError
-            Where a file is missing or no JSON, or a figure is null or not finite.
+            If a file is missing or no JSON, or a figure is null or not finite.
         """
         files = sorted(path for stage in self.stages.values() for path in stage.metrics)
         return {path: self._figures(path) for path in files}
@@ -199,7 +199,7 @@ def default_base(git_remote: str = "origin") -> Revision:
     Raises
     ------
     UserError
-        Where there is no such branch, or nothing that both come from.
+        If there is no such branch, or nothing that both come from.
     """
     named = git.run("symbolic-ref", "--quiet", f"refs/remotes/{git_remote}/HEAD", expected=(0, 1)).text
     for branch in filter(None, (named, f"refs/remotes/{git_remote}/main", f"refs/remotes/{git_remote}/master")):

@@ -31,7 +31,7 @@ def check_tracked(paths: Iterable[Path]) -> None:
     Raises
     ------
     UserError
-        Where data differs or is missing, its .dvc file is in neither commit nor index, or there is no git repository.
+        If data differs or is missing, its .dvc file is in neither commit nor index, or there is no git repository.
     """
     git.run("rev-parse", "--git-dir")  # says what is wrong with the repository before anything about data
     in_experiment = "DVC_EXP_BASELINE_REV" in os.environ
@@ -67,7 +67,7 @@ def _shorten(digest: str) -> str:
 
 
 def track(paths: list[Path]) -> None:
-    """Have DVC track files and folders, as `dvc add` does, and stage their .dvc files: this data is meant.
+    """Have DVC track files and folders, as `dvc add` does, and stage their .dvc files: this data is accepted.
 
     `validate` accepts what is committed or staged. So only this, and a person's own `git add`, may stage a .dvc file:
     with DVC's core.autostage an edit in place would be staged by `dvc repro --ignore-errors`, and accepted ever after.
@@ -75,7 +75,7 @@ def track(paths: list[Path]) -> None:
     Raises
     ------
     UserError
-        With DVC's own message where it cannot: no repository, a path that a stage already writes, a full disk.
+        With DVC's own message if it cannot: no repository, a path that a stage already writes, a full disk.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -92,7 +92,7 @@ def track(paths: list[Path]) -> None:
 
 
 def forget(path: Path) -> None:
-    """Remove a file or folder that DVC tracks, and its .dvc file from the next commit; nothing where there is none."""
+    """Remove a file or folder that DVC tracks, and its .dvc file from the next commit; nothing if there is none."""
     from dvc.repo import Repo
 
     if not pointer(path).exists():

@@ -1,7 +1,7 @@
-"""What a commit's code makes of given raw data, by hash: as some dvc.lock records it, else computed, once.
+"""The hashes of the outputs that a commit's code makes of given raw data.
 
-What no dvc.lock records, the commit's own stages compute in a temporary worktree, and DVC's cache keeps it: the second
-time it is only looked up.
+If a dvc.lock records such a run, its hashes are taken. Otherwise the commit's own stages run in a temporary worktree,
+and DVC's cache keeps their outputs: the second time they are only looked up.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Runs = Mapping[str, Mapping[str, str]]  # what stages wrote, by the key of all t
 
 
 def recorded(*revisions: Revision) -> dict[str, dict[str, str]]:
-    """Return every run that the dvc.lock of these commits records; where two differ, as the first has it."""
+    """Return every run that the dvc.lock of these commits records; if two differ, that of the first commit."""
     return {
         _key(entry.command, entry.params, entry.deps): entry.outs
         for revision in reversed(revisions)
@@ -58,7 +58,7 @@ def compute(revision: Revision, raw: Mapping[str, str], wanted: Collection[str],
     Raises
     ------
     UserError
-        Where the commit's environment cannot be set up, or a stage of it fails or refuses the data.
+        If the commit's environment cannot be set up, or a stage of it fails or refuses the data.
     """
     stages, known = upstream(revision, wanted), {**known, **recorded(revision)}
     found, missing = _recall(revision, stages, raw, known)
@@ -123,7 +123,7 @@ def _key(command: str, params: Mapping[str, Any], deps: Mapping[str, str]) -> st
 
 
 def _kept(key: str) -> dict[str, str] | None:
-    """Return what a run wrote that the review made, where DVC's cache still has it."""
+    """Return the outputs of a run that the review made; None if DVC's cache no longer has them all."""
     try:
         outs: dict[str, str] = json.loads(_record(key).read_text(encoding="utf-8"))
         return outs if all(cache.is_held(digest) for digest in outs.values()) else None
@@ -143,9 +143,8 @@ def _run(revision: Revision, stages: list[str], inputs: Mapping[str, str]) -> No
             cache.put(inputs[path], project / path, f"{path} of the review")
         if raw := [path for path in RAW if path in needed]:
             run_dvc(python, project, "add", "--quiet", *raw)
-            # `validate` takes for accepted what git's index, here the worktree's own, holds
-            git.run("add", *(f"{path}.dvc" for path in raw), folder=project)
-        # DVC's run cache takes what `dvc commit` was told for what a stage wrote
+            git.run("add", *(f"{path}.dvc" for path in raw), folder=project)  # `validate` accepts data in git's index
+        # not DVC's run cache: it also holds what somebody recorded by `dvc commit`, without a run
         run_dvc(python, project, "repro", "--quiet", "--no-run-cache", "--single-item", *stages)
         written = dvc_files.read_lock(project / dvc_files.LOCK)
         for name in stages:
@@ -171,7 +170,7 @@ def run_dvc(python: Path, project: Path, *arguments: str, why: str = SAME_DATA, 
     Raises
     ------
     UserError
-        Where it fails.
+        If it fails.
     """
     said: deque[str] = deque(maxlen=TAIL_LINES)
     with subprocess.Popen(

@@ -110,7 +110,7 @@ def diff(base: str, head: str = "HEAD", paths: Sequence[str] = (), pull: bool = 
     Raises
     ------
     UserError
-        Where git does not know a commit, a dvc.lock or .dvc file cannot be read, neither has such a dataset, or what
+        If git does not know a commit, a dvc.lock or .dvc file cannot be read, neither has such a dataset, or what
         is to be pulled cannot be had.
     """
     before, after = _datasets(base), _datasets(head)
@@ -126,7 +126,7 @@ def diff(base: str, head: str = "HEAD", paths: Sequence[str] = (), pull: bool = 
 
 
 def exit_status(found: Sequence[Dataset]) -> int:
-    """Return 2 where something that differs could not be read, else 1 where anything differs, else 0."""
+    """Return 2 if something that differs could not be read, else 1 if anything differs, else 0."""
     if any(dataset.unread or any(file.unread for file in dataset.files) for dataset in found):
         return UNKNOWN
     return WRONG if found else SOUND
@@ -143,7 +143,7 @@ def read_difference(before: Path, after: Path, name: str) -> tuple[Difference | 
     Raises
     ------
     UserError
-        Where one cannot be read.
+        If one cannot be read.
     """
     if name.endswith(TABLE):
         return compare(before, after), None

@@ -1,4 +1,4 @@
-"""What files of past versions hold, read where they lie: in DVC's cache, or by ranges on its remote."""
+"""The content of files of past versions, read in DVC's cache, or by ranges on its remote."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ONLY_REMOTE, NOWHERE, DAMAGED = "only on the remote", "neither here nor on the r
 
 
 class Held(NamedTuple):
-    """What a Parquet file holds; no servers where it has no such column."""
+    """What a Parquet file holds; no servers if it has no such column."""
 
     rows: int
     servers: frozenset[str]
@@ -57,7 +57,7 @@ class Files:
         Raises
         ------
         UserError
-            Where a folder's list cannot be had, or is none.
+            If a folder's list cannot be had, or is none.
         """
         if not output.is_folder:
             return {output.path: output.md5}
@@ -77,7 +77,7 @@ class Files:
         Raises
         ------
         UnreadError
-            Where it cannot be read.
+            If it cannot be read.
         """
         if md5 not in self._held:
             with self._open(md5) as source:
@@ -89,12 +89,12 @@ class Files:
 
     @contextmanager
     def whole(self, md5: str) -> Iterator[Path]:
-        """Give a file that has the bytes its hash says, downloaded for as long as needed where the cache lacks it.
+        """Give a file that has the bytes its hash says, downloaded for as long as needed if the cache lacks it.
 
         Raises
         ------
         UnreadError
-            Where it cannot be had.
+            If it cannot be had.
         """
         path = cache.cached(md5)
         if path.exists():

@@ -46,7 +46,7 @@ class Change:
     files : dict or None
         Of a folder, which files were `added`, `removed` or `changed`.
     rows, rows_change, servers : int or None
-        Of a table; servers where it has that column.
+        Of a table; servers if it has that column.
     records : dict or None
         Of a table in one file, such as incidents: how many are `added`, `removed` or `corrected`.
     unread : dict
@@ -93,7 +93,7 @@ def history(
 ) -> Iterator[Commit]:
     """Yield the commits that changed data, the newest first.
 
-    A merge is in it where what it has is none of its parents'.
+    A merge is among them if its data is that of none of its parents.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def history(
     Raises
     ------
     UserError
-        Where git does not know the revision, no commit has such a dataset, or the remote does not answer.
+        If git does not know the revision, no commit has such a dataset, or the remote does not answer.
     """
     files, found = Files.of(ask_remote), 0
     for sha, parents, date, author, subject in _commits(Revision.find(revision)):
@@ -183,7 +183,7 @@ def _change(path: str, before: Output | None, after: Output | None, files: Files
 
 
 def _members(output: Output | None, files: Files, unread: dict[str, set[str]]) -> dict[str, str] | None:
-    """Return the files of a dataset, by path, and their hashes; None where they cannot be had."""
+    """Return the files of a dataset, by path, and their hashes; None if they cannot be had."""
     if output is None:
         return {}
     try:
@@ -203,7 +203,7 @@ def changed_files(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, l
 
 
 def _totals(members: dict[str, str] | None, files: Files, unread: dict[str, set[str]]) -> tuple[int | None, int | None]:
-    """Return rows and servers of a table; None where it is none, or not all of it can be read."""
+    """Return rows and servers of a table; None if it is none, or not all of it can be read."""
     if members is None or not all(path.endswith(TABLE) for path in members):
         return None, None
     held, lacking = [], False

@@ -38,7 +38,7 @@ class Output:
     ----------
     path : str
     committed, rebuilt : str or None
-        DVC's hashes; None where there is no such output.
+        DVC's hashes; None if there is no such output.
     files : tuple of File
         Those that differ, and how: before is what was committed, after what was rebuilt.
     unread : str or None
@@ -59,7 +59,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What came of a commit that was run anew.
+    """The result of running a commit anew.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Rebuilt:
     differing : dict
         By stage, in the order in which they run: the outputs that differ from what its dvc.lock records.
     notes : tuple of str
-        Where its dvc.lock does not belong to the commit in the first place.
+        Why its dvc.lock does not belong to the commit in the first place.
     """
 
     sha: str
@@ -100,7 +100,7 @@ def rebuild(name: str) -> Rebuilt:
     Raises
     ------
     UserError
-        Where git does not know it, its files, environment or raw data cannot be had, or a stage fails.
+        If git does not know it, its files, environment or raw data cannot be had, or a stage fails.
     """
     revision = Revision.find(name)
     lock, notes = revision.lock, []

@@ -20,12 +20,12 @@ def compare(revision: str = "HEAD") -> list[str]:
     Returns
     -------
     list of str
-        Lines for a person; empty where every output has the same bytes.
+        Lines for a person; empty if every output has the same bytes.
 
     Raises
     ------
     UserError
-        Where the work tree has no dvc.lock, or one of the two cannot be read.
+        If the work tree has no dvc.lock, or one of the two cannot be read.
     """
     committed = git.file(revision, LOCK)
     if committed is None:

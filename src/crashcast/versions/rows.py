@@ -34,12 +34,12 @@ class Column:
         Of a number, before and after.
     shift : float or None
         How far apart the two distributions of values are, all rows of either version counted: 0 the same, 1 nothing in
-        common. None where the column is on one side only, or is prose.
+        common. None if the column is on one side only, or is prose.
     measure : str or None
         Of a number or time the Kolmogorov-Smirnov distance, the largest difference between the two cumulative
         distribution functions; of text the total variation distance, the share of rows that would have to change kind.
     only : str or None
-        `before` or `after`, where the other version has no such column.
+        `before` or `after`, if the other version has no such column.
     """
 
     name: str
@@ -88,7 +88,7 @@ def compare(before: Path, after: Path) -> Difference:
     Raises
     ------
     UserError
-        Where a file cannot be read.
+        If a file cannot be read.
     """
     files = before, after
     here, there = (tables.read(path, where=pl.lit(False)).schema for path in files)
