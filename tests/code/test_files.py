@@ -251,3 +251,12 @@ def test_somebody_elses_process_counts_as_running(tmp_path, monkeypatch):
     (tmp_path / ".file.1").write_text("half")
     write(tmp_path / "file", "new")
     assert names(tmp_path) == [".file.1", "file"]
+
+
+def test_hard_links_are_made_in_one_place() -> None:
+    calls = {
+        file.relative_to(ROOT / "src").as_posix()
+        for file in (ROOT / "src").rglob("*.py")
+        if "os.link(" in file.read_text()
+    }
+    assert calls == {"crashcast/files.py"}

@@ -327,7 +327,7 @@ def test_a_damaged_cache_object_is_found_and_brought_back_from_the_remote(projec
     edit_in_place(path, "damage")
 
     only(examine(parts=["cache"]), "error", "joined of", "damaged in the cache: the file")
-    only(examine(parts=DATA, mend=True), "repaired", "what lay there is kept: .dvc/cache/crashcast-damaged/")
+    only(examine(parts=DATA, mend=True), "repaired", "the damaged files are kept: .dvc/cache/crashcast-damaged/")
 
     assert path.read_text() == FILES["one"] + FILES["two"]
     assert stat.S_IMODE(path.stat().st_mode) == 0o444
