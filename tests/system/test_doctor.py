@@ -24,12 +24,12 @@ from botocore.session import Session
 from crashcast import files
 from crashcast.doctor import bucket as bucket_checks
 from crashcast.doctor import examine, garbage, repair
-from crashcast.doctor.cache import Cache
 from crashcast.doctor.findings import SOUND, UNKNOWN, WRONG, Finding, exit_status
 from crashcast.errors import UserError
 from crashcast.execution import single_process
 from crashcast.versioning import bucket as buckets
-from crashcast.versioning import dvc_command
+from crashcast.versioning import cache, dvc_command
+from crashcast.versioning.cache import cached
 from crashcast.versioning.outputs import Output
 
 ONE, TWO, FOLDER = Path("data/raw/one"), Path("data/raw/two"), Path("data/raw")
@@ -179,7 +179,7 @@ def only(found: list[Finding], severity: str, *words: str) -> Finding:
 
 def copy_of(path: Path) -> bytes:
     """Return a file as the cache holds it."""
-    return Cache().path(files.md5(path)).read_bytes()
+    return cached(files.md5(path)).read_bytes()
 
 
 def edit_in_place(path: Path, text: str) -> None:
@@ -323,7 +323,7 @@ def test_the_data_of_every_commit_is_looked_at(project: Path, bucket: buckets.Bu
 
 def test_a_damaged_cache_object_is_found_and_brought_back_from_the_remote(project: Path) -> None:
     Path("joined").unlink()  # the cache's copy is then the only one here
-    path = Cache().path(JOINED)
+    path = cached(JOINED)
     edit_in_place(path, "damage")
 
     only(examine(parts=["cache"]), "error", "joined of", "damaged in the cache: the file")
@@ -336,7 +336,7 @@ def test_a_damaged_cache_object_is_found_and_brought_back_from_the_remote(projec
 
 
 def test_damage_that_leaves_size_and_time_is_seen_with_deep(project: Path) -> None:
-    path = Cache().path(JOINED)
+    path = cached(JOINED)
     assert problems(examine(parts=["cache"])) == []
     told = path.stat()
     path.chmod(0o644)
@@ -348,7 +348,7 @@ def test_damage_that_leaves_size_and_time_is_seen_with_deep(project: Path) -> No
 
 
 def test_raw_data_edited_in_place_through_its_link_is_found_and_linked_anew(project: Path) -> None:
-    assert ONE.stat().st_ino == Cache().path(MD5["one"]).stat().st_ino
+    assert ONE.stat().st_ino == cached(MD5["one"]).stat().st_ino
     edit_in_place(ONE, "edited")
 
     found = only(examine(parts=["cache"]), "error", "1 of 3 files (data/raw/one)", "edited in place: data/raw/one")
@@ -356,7 +356,7 @@ def test_raw_data_edited_in_place_through_its_link_is_found_and_linked_anew(proj
     assert exit_status(examine(parts=("project", *DATA), mend=True)) == SOUND
 
     assert ONE.read_text() == FILES["one"]
-    assert ONE.stat().st_ino == Cache().path(MD5["one"]).stat().st_ino
+    assert ONE.stat().st_ino == cached(MD5["one"]).stat().st_ino
     [kept] = Path(".dvc/cache/crashcast-damaged").iterdir()
     assert kept.read_text() == FILES["one"] + "edited"
 
@@ -365,7 +365,7 @@ def test_a_copy_in_the_work_tree_repairs_the_cache_without_the_remote(project: P
     text = ONE.read_bytes()
     ONE.unlink()
     ONE.write_bytes(text)
-    edit_in_place(Cache().path(MD5["one"]), "damage")
+    edit_in_place(cached(MD5["one"]), "damage")
 
     assert exit_status(examine(parts=["cache"], mend=True)) == SOUND
     assert copy_of(ONE) == text
@@ -379,20 +379,20 @@ def test_the_last_copy_is_never_touched(project: Path, bucket: buckets.Bucket, c
 
     assert exit_status(found) == WRONG
     assert all("not repaired" in what for _, what in problems(found))
-    assert ONE.read_text() == Cache().path(MD5["one"]).read_text() == FILES["one"] + "edited"
+    assert ONE.read_text() == cached(MD5["one"]).read_text() == FILES["one"] + "edited"
     assert get(bucket, client, MD5["one"]) == b"truncated"
 
 
 def test_a_lost_list_of_files_is_written_anew(project: Path, bucket: buckets.Bucket, client: Any) -> None:
     listing = files.md5(FOLDER)
-    before = Cache().path(listing).read_bytes()
-    Cache().path(listing).unlink()
+    before = cached(listing).read_bytes()
+    cached(listing).unlink()
     remove(bucket, client, listing)
 
     only(examine(parts=DATA), "error", "the list of its files is lost")
     assert exit_status(examine(parts=DATA, mend=True)) == SOUND
 
-    assert Cache().path(listing).read_bytes() == before == get(bucket, client, listing)
+    assert cached(listing).read_bytes() == before == get(bucket, client, listing)
 
 
 @with_versions
@@ -619,7 +619,7 @@ def test_each_operation_that_fails_is_named(
 
 def test_a_clock_that_is_off_is_named(project: Path, bucket: buckets.Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = time.time()
-    monkeypatch.setattr(buckets, "time", SimpleNamespace(time=lambda: now_s - 300))
+    monkeypatch.setattr(bucket_checks, "time", SimpleNamespace(time=lambda: now_s - 300))
 
     clock = only([*bucket_checks.check(bucket)], "warning", "this machine's clock: ", "s behind the server's")
     assert 295 < float(clock.what.split()[0]) < 330
@@ -676,12 +676,12 @@ def new_data(bucket: buckets.Bucket, text: str) -> str:
     path, pointer = FOLDER / "four", Path(f"{FOLDER}.dvc")
     path.write_text(text)
     md5, listing = files.md5(path), files.md5(FOLDER)
-    Cache().path(md5).parent.mkdir(exist_ok=True)
-    shutil.copy(path, Cache().path(md5))
-    repair.rebuild_list(Output(str(FOLDER), listing, None, "here"), Cache(), None)
+    cached(md5).parent.mkdir(exist_ok=True)
+    shutil.copy(path, cached(md5))
+    repair.rebuild_list(Output(str(FOLDER), listing, None, "here"), None)
     pointer.write_text(f"outs:\n- md5: {listing}\n  size: {600 + len(text)}\n  nfiles: 4\n  hash: md5\n  path: raw\n")
     for new in (md5, listing):
-        bucket.upload(new, Cache().path(new))
+        bucket.upload(new, cached(new))
     return md5
 
 
@@ -757,12 +757,13 @@ def test_gc_refuses_what_it_cannot_know(
 
     os.chdir(project)
     listing = files.md5(FOLDER)
-    Cache().path(listing).unlink()
+    cached(listing).unlink()
     put(bucket, client, listing, b"[]")
     with pytest.raises(UserError, match="is damaged"):
         garbage.find()
 
     (project / ".dvc/config.local").write_text(f"[cache]\ndir = {tmp_path / 'shared'}\n")
+    cache._root_of.cache_clear()  # a command reads it once
     with pytest.raises(UserError, match="may be shared with other projects"):
         garbage.find()
 

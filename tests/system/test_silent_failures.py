@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 from crashcast.doctor import examine
-from crashcast.doctor.cache import Cache
 from crashcast.doctor.findings import SOUND, WRONG, Finding, exit_status
 from crashcast.files import md5
 from crashcast.versioning import bucket as buckets
+from crashcast.versioning.cache import cached
 from crashcast.versions.rebuild import rebuild
 
 TESTS = Path(__file__).parents[1]
@@ -120,7 +120,7 @@ def test_what_is_shown_elsewhere_is_shown_there() -> None:
 
 
 def test_a_damaged_cache_file_is_checked_out_without_a_word(project: Path) -> None:
-    path = Cache().path(md5(MODEL))
+    path = cached(md5(MODEL))
     shutil.rmtree("models")
     path.chmod(0o644)
     path.write_text("two")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from crashcast.doctor import bucket as bucket_checks
 from crashcast.doctor import checks, objects
-from crashcast.doctor.cache import Cache
 from crashcast.doctor.findings import Finding, mended
 from crashcast.errors import UserError
 from crashcast.versioning import local_s3, remote
@@ -90,11 +89,11 @@ def _data(commits: list[Revision], parts: Collection[str], deep: bool, mend: boo
     with kept_out() if mend else nullcontext():
         try:
             for _ in range(ROUNDS if mend else 0):
-                tried = _mended(objects.check(outputs, Cache(), bucket, parts, deep), mend)
+                tried = _mended(objects.check(outputs, bucket, parts, deep), mend)
                 found += (repaired := [finding for finding in tried if finding.severity == "repaired"])
                 if not repaired:
                     return found + tried
-            return [*found, *objects.check(outputs, Cache(), bucket, parts, deep)]  # after repairs: look again
+            return [*found, *objects.check(outputs, bucket, parts, deep)]  # after repairs: look again
         except UserError as error:
             return [*found, Finding("unknown", remote.url(), f"it stopped answering: {error}", "run this again")]
 

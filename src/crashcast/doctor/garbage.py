@@ -17,13 +17,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from crashcast.doctor.cache import Cache
 from crashcast.errors import UserError
 from crashcast.progress import MB
 from crashcast.text import some_of
-from crashcast.versioning import git, remote
-from crashcast.versioning.bucket import REQUESTS, Bucket, connect
-from crashcast.versioning.cache import is_whole
+from crashcast.versioning import cache, git, remote
+from crashcast.versioning.bucket import REQUESTS, Bucket, connect, read_list
 from crashcast.versioning.dvc_command import kept_out
 from crashcast.versioning.dvc_files import NAMING_DATA, OBJECTS, members
 from crashcast.versioning.outputs import outputs_of
@@ -119,19 +117,18 @@ def find(on_remote: bool = False, min_age_days: float = MIN_AGE_DAYS) -> list[Ga
         If it cannot be known what commits need: a shallow clone, a git remote or DVC remote that does not answer, a
         damaged list of a folder's files; or if the cache may hold what other projects need.
     """
-    cache = Cache()
     trees = _work_trees()
-    if cache.folder.resolve() not in [tree / ".dvc" / "cache" for tree in _projects(trees)]:
+    if cache.root() not in [tree / ".dvc" / "cache" for tree in _projects(trees)]:
         raise UserError(
-            f"DVC's cache, {os.path.relpath(cache.folder)}, may be shared with other projects: not collected"
+            f"DVC's cache, {os.path.relpath(cache.root())}, may be shared with other projects: not collected"
         )
     remote.check()
     bucket = connect()
     stored = bucket.stored()
-    needed = _needed(trees, cache, bucket, stored.keys())
+    needed = _needed(trees, bucket, stored.keys())
     held = {
         path.parent.name + path.name: path
-        for path in cache.folder.glob(f"{OBJECTS}/??/*")
+        for path in cache.root().glob(f"{OBJECTS}/??/*")
         if HASH.fullmatch((path.parent.name + path.name).encode())
     }
     now_s = time.time()
@@ -163,18 +160,17 @@ def _delete_stored(bucket: Bucket, hashes: Iterable[str]) -> None:
         get_index(repo.cloud.get_remote_odb()).clear()
 
 
-def _needed(trees: list[Path], cache: Cache, bucket: Bucket, stored: Iterable[str]) -> set[str]:
+def _needed(trees: list[Path], bucket: Bucket, stored: Iterable[str]) -> set[str]:
     try:
         named = _named(trees)
     except UserError as error:
         raise UserError(f"nothing was deleted, since nobody knows what commits need: {error}") from None
 
     def files(md5: str) -> set[str]:
-        path = cache.path(md5)
-        listing = path.read_bytes() if is_whole(path, md5) else bucket.read(md5)
+        listing = read_list(md5, bucket)
         if listing is not None:
             return {*members(listing, md5).values()}
-        if path.exists() or md5 in stored:
+        if cache.cached(md5).exists() or md5 in stored:
             raise UserError(
                 f"{md5}, a list of files that a commit names, is damaged: crashcast doctor --all-commits --repair"
             )

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from crashcast.doctor import repair
-from crashcast.doctor.cache import Cache, State
+from crashcast.doctor.cache import State, states
 from crashcast.doctor.findings import Finding
 from crashcast.text import some_of
-from crashcast.versioning.bucket import REQUESTS, Bucket
-from crashcast.versioning.cache import is_whole
+from crashcast.versioning.bucket import REQUESTS, Bucket, read_list
+from crashcast.versioning.cache import cached
 from crashcast.versioning.dvc_files import RefusedListError, is_of, members
 from crashcast.versioning.outputs import Object, Output
 from crashcast.versioning.side_by_side import side_by_side
@@ -26,7 +26,7 @@ REPAIR = "crashcast doctor --repair"
 
 
 def check(
-    outputs: list[Output], cache: Cache, bucket: Bucket | None, parts: Collection[str], deep: bool = False
+    outputs: list[Output], bucket: Bucket | None, parts: Collection[str], deep: bool = False
 ) -> Iterator[Finding]:
     """Compare what commits need with the cache and the remote.
 
@@ -34,8 +34,6 @@ def check(
     ----------
     outputs : list of Output
         See `outputs.outputs_of`.
-    cache : Cache
-        Of this clone.
     bucket : Bucket or None
         None if the remote cannot be reached: then only the cache is looked at.
     parts : collection of str
@@ -51,7 +49,7 @@ def check(
     inside: dict[Output, list[Object]] = {}
     for output in outputs:
         try:
-            things = _objects(output, cache, bucket)
+            things = _objects(output, bucket)
         except RefusedListError as error:
             yield Finding("error", _where(output), str(error), f"find out who committed it; dvc add {output.path}")
             continue
@@ -61,32 +59,31 @@ def check(
                 _where(output),
                 "the list of its files is lost or damaged, in the cache and on the remote",
                 f"in a clone that has it: dvc push {output.path}",
-                partial(repair.rebuild_list, output, cache, bucket),
+                partial(repair.rebuild_list, output, bucket),
             )
         else:
             inside[output] = things
     everything = {thing.md5: thing for things in inside.values() for thing in things}
-    here = cache.states(everything, deep) if "cache" in parts else {}
-    there = _on_remote(inside, cache, bucket, deep) if bucket and "remote" in parts else {}
+    here = states(everything, deep) if "cache" in parts else {}
+    there = _on_remote(inside, bucket, deep) if bucket and "remote" in parts else {}
     files: dict[str, list[Path]] = {}
     for things in inside.values():
         for thing in things:
             files.setdefault(thing.md5, []).append(Path(thing.path))
-    stores = repair.Stores(cache, bucket, files)
+    stores = repair.Stores(bucket, files)
     for output, things in inside.items():
         yield from _in_cache(output, things, here, stores)
         yield from _missing_or_damaged(output, things, here, there, stores)
-    for where, states in (("cache", here), ("remote", there)):
-        if states:
-            yield Finding("note", where, f"of {len(states)} objects that are needed, {_told(states)}")
+    for where, known in (("cache", here), ("remote", there)):
+        if known:
+            yield Finding("note", where, f"of {len(known)} objects that are needed, {_counts(known)}")
 
 
-def _objects(output: Output, cache: Cache, bucket: Bucket | None) -> list[Object] | None:
+def _objects(output: Output, bucket: Bucket | None) -> list[Object] | None:
     """Return an output's objects: of a folder the list first; None if the list cannot be had."""
     if not output.is_folder:
         return [Object(output.md5, output.path, output.size_bytes)]
-    path = cache.path(output.md5)
-    listing = path.read_bytes() if is_whole(path, output.md5) else bucket.read(output.md5) if bucket else None
+    listing = read_list(output.md5, bucket)
     if listing is None:
         return None
     files = members(listing, _where(output)).items()
@@ -126,25 +123,25 @@ def _missing_or_damaged(
             )
 
 
-def _on_remote(inside: dict[Output, list[Object]], cache: Cache, bucket: Bucket, deep: bool) -> dict[str, State]:
+def _on_remote(inside: dict[Output, list[Object]], bucket: Bucket, deep: bool) -> dict[str, State]:
     needed = {output: things for output, things in inside.items() if output.is_pushed}
     sizes = {thing.md5: thing.size_bytes for things in needed.values() for thing in things}
     stored = bucket.stored(sizes)
-    states: dict[str, State] = {md5: "missing" for md5 in sizes if md5 not in stored}
+    found: dict[str, State] = {md5: "missing" for md5 in sizes if md5 not in stored}
 
-    states |= dict.fromkeys(stored, "unread")
+    found |= dict.fromkeys(stored, "unread")
     names = [] if deep else sorted(stored)
-    vouched = side_by_side(lambda md5: bucket.vouches(md5, stored[md5], cache.path(md5)), names, REQUESTS)
-    for md5, is_right in zip(names, vouched, strict=True):
-        states[md5] = "unread" if is_right is None else "good" if is_right else "damaged"
+    answers = side_by_side(lambda md5: bucket.is_sound(md5, stored[md5]), names, REQUESTS)
+    for md5, is_sound in zip(names, answers, strict=True):
+        found[md5] = "unread" if is_sound is None else "good" if is_sound else "damaged"
 
     def has_wrong_size(md5: str) -> bool:
-        size_bytes, copy = sizes[md5], cache.path(md5)
+        size_bytes, copy = sizes[md5], cached(md5)
         if size_bytes is None and copy.exists():
             size_bytes = copy.stat().st_size
         return size_bytes is not None and size_bytes != stored[md5].size_bytes
 
-    unread = {md5 for md5, state in states.items() if state == "unread"}
+    unread = {md5 for md5, state in found.items() if state == "unread"}
     suspects = set(unread) if deep else {md5 for md5 in unread if has_wrong_size(md5)}
     for output, things in needed.items():
         files = [thing.md5 for thing in things[1:]]
@@ -153,8 +150,8 @@ def _on_remote(inside: dict[Output, list[Object]], cache: Cache, bucket: Bucket,
             suspects |= unread.intersection(files) if total_bytes != output.size_bytes else set()
     # a size that differs from a record may be the record's fault: the bytes decide
     for md5, digest in bucket.hashes_of({md5: stored[md5].size_bytes for md5 in suspects}).items():
-        states[md5] = "good" if is_of(md5, digest) else "damaged"
-    return states
+        found[md5] = "good" if is_of(md5, digest) else "damaged"
+    return found
 
 
 def _where(output: Output) -> str:
@@ -175,12 +172,12 @@ def _share(bad: list[Object], things: list[Object]) -> str:
     return " and ".join(told + ["the list of its files"] * bool(lists))
 
 
-def _told(states: dict[str, State]) -> str:
+def _counts(known: dict[str, State]) -> str:
     words: dict[State, str] = {
         "good": "have the right hash",
         "unread": "may have (the server's checksum does not say; --deep reads them)",
         "damaged": "are damaged",
         "missing": "are not there",
     }
-    counts = Counter(states.values())
-    return ", ".join(f"{counts[state]} {told}" for state, told in words.items() if counts[state])
+    counts = Counter(known.values())
+    return ", ".join(f"{counts[state]} {phrase}" for state, phrase in words.items() if counts[state])

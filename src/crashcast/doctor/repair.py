@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crashcast import files
-from crashcast.doctor.cache import Cache, is_same_file
+from crashcast.doctor.cache import is_same_file
 from crashcast.errors import UserError
 from crashcast.text import some_of
 from crashcast.versioning.bucket import ASIDE, Bucket
-from crashcast.versioning.cache import READ_ONLY, is_whole
+from crashcast.versioning.cache import READ_ONLY, cached, is_whole, root
 from crashcast.versioning.dvc_files import is_of
 from crashcast.versioning.outputs import Output
 
@@ -28,19 +28,17 @@ class Stores:
 
     Attributes
     ----------
-    cache : Cache
     bucket : Bucket or None
     files : dict
         By object, the files of the work tree that may hold it.
     """
 
-    cache: Cache
     bucket: Bucket | None
     files: dict[str, list[Path]]
 
     def linked(self, md5: str) -> list[Path]:
         """Return the files of the work tree that are the cache's own file."""
-        return [path for path in self.files.get(md5, ()) if is_same_file(path, self.cache.path(md5))]
+        return [path for path in self.files.get(md5, ()) if is_same_file(path, cached(md5))]
 
 
 def mend_cache(hashes: list[str], stores: Stores) -> str:
@@ -63,7 +61,7 @@ def mend_cache(hashes: list[str], stores: Stores) -> str:
 
 
 def _mend_cached(md5: str, stores: Stores, kept: list[Path]) -> None:
-    target, linked = stores.cache.path(md5), stores.linked(md5)
+    target, linked = cached(md5), stores.linked(md5)
     if is_whole(target, md5):  # another output holds it too
         return
     with files.replacing(target) as aside:
@@ -72,7 +70,7 @@ def _mend_cached(md5: str, stores: Stores, kept: list[Path]) -> None:
             raise UserError(f"{md5} did not come over whole: run this again")
         aside.chmod(READ_ONLY)
         if target.exists():
-            kept.append(_keep(target, stores.cache))
+            kept.append(_keep(target))
     for path in linked:
         with files.replacing(path) as aside:
             files.link(target, aside)
@@ -80,7 +78,7 @@ def _mend_cached(md5: str, stores: Stores, kept: list[Path]) -> None:
 
 def _bring(md5: str, stores: Stores, aside: Path) -> None:
     for path in stores.files.get(md5, ()):
-        if not is_same_file(path, stores.cache.path(md5)) and is_whole(path, md5):
+        if not is_same_file(path, cached(md5)) and is_whole(path, md5):
             shutil.copyfile(path, aside)
             return
     bucket = stores.bucket
@@ -90,10 +88,9 @@ def _bring(md5: str, stores: Stores, aside: Path) -> None:
         raise UserError(f"{md5}: no whole copy in the work tree or on the remote; a clone that has it can `dvc push`")
 
 
-def _keep(damaged: Path, cache: Cache) -> Path:
+def _keep(damaged: Path) -> Path:
     """Give a file that is about to be replaced a second name."""
-    folder, name = cache.folder / ASIDE, damaged.parent.name + damaged.name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, name = root() / ASIDE, damaged.parent.name + damaged.name
     for number in itertools.count(1):
         try:
             files.link(damaged, path := folder / f"{name}.{number}")
@@ -125,7 +122,7 @@ def _mend_stored(md5: str, stores: Stores) -> None:
     assert stores.bucket is not None
     if md5 in stores.bucket.stored([md5]) and is_of(md5, stores.bucket.hash_of(md5)):
         return  # another output holds it too
-    copies = [stores.cache.path(md5), *stores.files.get(md5, ())]
+    copies = [cached(md5), *stores.files.get(md5, ())]
     whole = next((path for path in copies if is_whole(path, md5)), None)
     if whole:
         stores.bucket.upload(md5, whole)
@@ -136,7 +133,7 @@ def _mend_stored(md5: str, stores: Stores) -> None:
         )
 
 
-def rebuild_list(output: Output, cache: Cache, bucket: Bucket | None) -> str:
+def rebuild_list(output: Output, bucket: Bucket | None) -> str:
     """Write the list of a folder's files anew from the folder in the work tree, or bring back an older version.
 
     Raises
@@ -146,14 +143,14 @@ def rebuild_list(output: Output, cache: Cache, bucket: Bucket | None) -> str:
     """
     if bucket and bucket.restore_version(output.md5):
         return "an older version on the remote is current again"
-    folder, target = Path(output.path), cache.path(output.md5)
+    folder, target = Path(output.path), cached(output.md5)
     with files.replacing(target) as aside:
         aside.write_text(files.folder_list(files.md5s(folder)), encoding="utf-8")
         if not is_whole(aside, output.md5):
             raise UserError("the folder in the work tree is another version")
         aside.chmod(READ_ONLY)
         if target.exists():
-            _keep(target, cache)
+            _keep(target)
     return "written anew from the folder in the work tree"
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from crashcast.errors import UserError
 from crashcast.versioning import remote
-from crashcast.versioning.cache import is_whole
+from crashcast.versioning.cache import cached, is_whole
 from crashcast.versioning.dvc_files import OBJECTS, hash_of, is_of, object_path
 from crashcast.versioning.side_by_side import side_by_side
 
@@ -115,25 +115,20 @@ class Bucket:
             ]
             return listed, answer["NextContinuationToken"] if answer.get("IsTruncated") else None
 
-    def vouches(self, md5: str, told: Stored, copy: Path) -> bool | None:
+    def is_sound(self, md5: str, stored: Stored) -> bool | None:
         """Return whether the server's own checksums show that an object is what its name says; None if they cannot.
 
         The ETag of what was sent in one piece is the MD5 of the content, unless a key of KMS or the client encrypts
-        it. Then a CRC-32 of the whole, which S3 keeps if the client sent one, is compared with that of a copy.
+        it. Then a CRC-32 of the whole, which S3 keeps if the client sent one, is compared with the cache's copy.
         Source: Amazon S3 API reference, "Object" and "HeadObject".
-
-        Parameters
-        ----------
-        copy : Path
-            Where the cache holds the object, or would.
         """
-        if is_of(md5, told.etag):
+        if is_of(md5, stored.etag):
             return True
         head = self.call("head_object", Key=self.object_key(md5), ChecksumMode="ENABLED")
         is_encrypted = "kms" in head.get("ServerSideEncryption", "") or "SSECustomerAlgorithm" in head
-        if is_encrypted or not PLAIN_MD5.fullmatch(told.etag):
+        if is_encrypted or not PLAIN_MD5.fullmatch(stored.etag):
             is_of_all = "ChecksumCRC32" in head and head.get("ChecksumType") == "FULL_OBJECT"
-            if not (is_of_all and is_whole(copy, md5)):
+            if not (is_of_all and is_whole(copy := cached(md5), md5)):
                 return None
             if head["ChecksumCRC32"] == _crc32(copy):
                 return True
@@ -233,6 +228,13 @@ class Bucket:
     def _delete(self, md5: str) -> str:
         self.call("delete_object", Key=self.object_key(md5))
         return md5
+
+
+def read_list(md5: str, bucket: Bucket | None) -> bytes | None:
+    """Return the list of a folder's files from DVC's cache or else from its remote; None if neither has it whole."""
+    if is_whole(cached(md5), md5):
+        return cached(md5).read_bytes()
+    return bucket.read(md5) if bucket else None
 
 
 def _crc32(path: Path) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from crashcast import files
-from crashcast.doctor.cache import Cache
+from crashcast.doctor import cache
+from crashcast.versioning.cache import cached
 
 
 def test_the_cache_is_hashed_again_where_it_changed_and_nowhere_else(
@@ -16,7 +17,7 @@ def test_the_cache_is_hashed_again_where_it_changed_and_nowhere_else(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     md5 = hashlib.md5(b"text").hexdigest()
-    path = Cache(tmp_path).path(md5)
+    path = cached(md5)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"text")
     read: list[Path] = []
@@ -24,7 +25,7 @@ def test_the_cache_is_hashed_again_where_it_changed_and_nowhere_else(
 
     def states(deep: bool = False) -> tuple[str, int]:
         read.clear()
-        return Cache(tmp_path).states([md5], deep)[md5], len(read)
+        return cache.states([md5], deep)[md5], len(read)
 
     assert states() == ("good", 1)
     assert states() == ("good", 0)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from crashcast.versioning import bucket
 from crashcast.versioning.bucket import Bucket, Stored
 
 B = "0123456789abcdef0123456789abcdeb"
@@ -50,14 +51,21 @@ WHOLE = {"ChecksumCRC32": CRC, "ChecksumType": "FULL_OBJECT"}
     ],
 )
 def test_what_a_servers_checksums_show(
-    tmp_path: Path, etag: str, head: dict[str, str], content: str, expected: bool | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    etag: str,
+    head: dict[str, str],
+    content: str,
+    expected: bool | None,
 ) -> None:
     copy, damaged = tmp_path / "copy", tmp_path / "damaged"
     copy.write_bytes(b"abc")
     damaged.write_bytes(b"abd")
 
     for name in (M, f"{M}.dir"):
-        bucket = Answers(head, content)
-        assert bucket.vouches(name, Stored(3, etag, 0), copy) is expected
+        answers = Answers(head, content)
+        monkeypatch.setattr(bucket, "cached", lambda _: copy)
+        assert answers.is_sound(name, Stored(3, etag, 0)) is expected
         if "ChecksumCRC32" in head:  # a copy that is not whole shows nothing
-            assert bucket.vouches(name, Stored(3, etag, 0), damaged) is None
+            monkeypatch.setattr(bucket, "cached", lambda _: damaged)
+            assert answers.is_sound(name, Stored(3, etag, 0)) is None
