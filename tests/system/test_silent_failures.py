@@ -72,10 +72,10 @@ SHOWN_ELSEWHERE = {
     "metrics diff exits 0 without a baseline": ["system/test_review.py::test_a_missing_baseline_is_refused"],
     "metrics diff exits 0 on NaN, null and broken JSON": [
         "system/test_review.py::test_a_metric_that_is_no_number_is_refused",
-        "code/test_revisions.py::test_a_figure_that_is_no_number_is_refused_whoever_wrote_it",
+        "code/versioning/test_revision.py::test_a_figure_that_is_no_number_is_refused_whoever_wrote_it",
     ],
     "metrics diff exits 0 on a dvc.lock in conflict": [
-        "code/test_revisions.py::test_a_lock_in_conflict_is_refused",
+        "code/versioning/test_revision.py::test_a_lock_in_conflict_is_refused",
         "system/test_doctor.py::test_a_lock_in_conflict_is_found_and_our_side_taken",
     ],
     "metrics diff compares figures that were edited by hand": [
