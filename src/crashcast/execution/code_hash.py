@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 SRC = Path(__file__).parents[2]
-DISTRIBUTIONS = {"yaml": "pyyaml"}  # of modules that are not called like their package
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}  # of modules that are not called like their package
 # A name stands for a module or for all of a package. tests/code/execution/test_carriers.py says what may be here.
 CARRIERS = (
     "crashcast.__init__",

@@ -31,6 +31,11 @@ def test_a_function_depends_on_its_files_and_libraries_and_on_what_runs_them():
     assert not {"stages/label.py", "rich", "distributed", "crashcast", "pathlib"} & set(contents)
 
 
+@pytest.mark.parametrize("stage", ["validate", "clean", "label", "featurize", "split", "train", "evaluate"])
+def test_every_library_has_a_version(stage):
+    assert code_hash.MISSING not in code_hash.contents(f"stages.{stage}").values()
+
+
 def test_an_unknown_module_is_an_error():
     with pytest.raises(ModuleNotFoundError, match=r"no module named stages\.unknown"):
         code_hash.contents("stages.unknown")
