@@ -1,4 +1,4 @@
-"""Great Expectations' Data Docs: what `validate` found, as pages for people.
+"""Great Expectations' Data Docs: the outcomes of `validate` as web pages.
 
 Not part of the pipeline: no two builds have the same bytes. Like the commands, it stands above the stages.
 """
@@ -13,19 +13,20 @@ from typing import Any
 import great_expectations as gx
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
+from crashcast import tables
 from crashcast.expectations import WITH_EXAMPLES, Batch, Outcome, outcomes_of
 from crashcast.files import replacing_folder
 from crashcast.params.telemetry import Telemetry
 from crashcast.params.validate import Validate
-from stages.validate import check
+from stages.validate import check, check_partition, read_or_none
 
 
-def build(telemetry: Path, incidents: Path, coverage: Path, ticket_sources: Path, out: Path) -> Path:
+def build(telemetry_path: Path, incidents: Path, coverage: Path, ticket_sources: Path, out: Path) -> Path:
     """Validate raw data and write the pages, whether it is refused or not.
 
     Parameters
     ----------
-    telemetry, incidents, coverage : Path
+    telemetry_path, incidents, coverage, ticket_sources : Path
         Raw data.
     out : Path
         A folder, replaced.
@@ -51,7 +52,12 @@ def build(telemetry: Path, incidents: Path, coverage: Path, ticket_sources: Path
             context.data_sources.delete(batch.name)  # and with it the frame
             return outcomes_of(batch, answer.results)
 
-        check(telemetry, incidents, coverage, ticket_sources, Telemetry.read(), Validate.read(), ask)
+        sections = Telemetry.read(), Validate.read()
+        findings = [
+            check_partition(partition, read_or_none(partition.path(telemetry_path)), *sections, ask)
+            for partition in tables.partitions(telemetry_path)
+        ]
+        check(findings, incidents, coverage, ticket_sources, *sections, ask)
         context.build_data_docs()
         with replacing_folder(out) as aside:
             shutil.copytree(Path(context.root_directory, "uncommitted/data_docs/local_site"), aside, dirs_exist_ok=True)

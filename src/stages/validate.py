@@ -1,8 +1,8 @@
-"""Refuse raw data that everything after could only get wrong.
+"""Refuse raw data that breaks its contract: no later stage could make good of it.
 
-In: telemetry, incidents and coverage as they came, each exactly what git says was accepted. Out: what every expectation
-found in every partition, and the figures of it. Both are written before data is refused, so that a refusal can be read;
-a warning is recorded and refuses nothing. `clean` depends on the result, so nothing runs on refused data.
+In: telemetry, incidents and coverage, byte for byte as git records them. Out: the outcome of every expectation in every
+partition, and counts. Both are written before data is refused, so that a refusal can be read; a warning is recorded and
+refuses nothing. `clean` depends on the result, so nothing runs on refused data.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -39,13 +40,14 @@ from crashcast.params.base import DAY, format_duration
 from crashcast.params.telemetry import Metric, Telemetry
 from crashcast.params.validate import Validate
 from crashcast.tables import COVERAGE, CRASH, INCIDENTS, KEYS, MAINTENANCE, TICKET_SOURCES, TIMESTAMP, Partition
+from crashcast.text import counted
 from crashcast.versioning import tracked_data
 
 Judge = Callable[[Batch], list[Outcome]]
 
 FLOATS = ["float32", "float64"]
 PANDAS_TYPES = {pl.String: "str", TIMESTAMP: "datetime64[us, UTC]"}
-SPACING_INTERVALS = 1.5  # samples jitter; at two intervals every other row would be a hole
+SPACING_INTERVALS = 1.5  # samples jitter; with a spacing of two intervals every other row would be missing
 NEIGHBOURS = 4
 # summed over partitions from the failing rows of the expectations that name them, tolerated ones included
 COUNTED = (
@@ -63,12 +65,12 @@ def _nobody() -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Findings:
-    """What one partition of telemetry turned out to hold.
+    """The outcomes of one partition of telemetry, and what other checks need of it.
 
     Attributes
     ----------
     servers : DataFrame
-        `server_id`, `first`, `last`: each server's first and last sample; none where the columns are wrong.
+        `server_id`, `first`, `last`: each server's first and last sample; empty if the columns are wrong.
     """
 
     partition: Partition
@@ -77,46 +79,50 @@ class Findings:
     servers: pl.DataFrame = field(default_factory=_nobody)
 
 
-def main(telemetry: Path, incidents: Path, coverage: Path, ticket_sources: Path, result: Path, metrics: Path) -> None:
+def main(
+    telemetry_path: Path, incidents: Path, coverage: Path, ticket_sources: Path, result: Path, metrics: Path
+) -> None:
     """Write what every expectation found, then refuse the data if a critical one failed."""
-    cadence, limits = Telemetry.read(), Validate.read()
-    raw = telemetry, incidents, coverage, ticket_sources
-    tracked_data.check_tracked(raw)
-    outcomes, figures = check(*raw, cadence, limits)
+    telemetry, validate = Telemetry.read(), Validate.read()
+    tracked_data.check_tracked((telemetry_path, incidents, coverage, ticket_sources))
+    findings = check_partitions(telemetry_path, telemetry, validate)
+    outcomes, figures = check(findings, incidents, coverage, ticket_sources, telemetry, validate)
     critical, warnings = failures(outcomes, CRITICAL), failures(outcomes, WARNING)
     canonical.write_json(result, {"success": not critical, "figures": figures, "outcomes": outcomes})
     canonical.write_json(metrics, figures)
     if warnings:
-        count = _several(len(warnings), "warning")
+        count = counted(len(warnings), "warning")
         print(f"validate: {count}, recorded in {result}\n\n{render(warnings)}\n", file=sys.stderr)
     if critical:
-        count = _several(len(critical), "critical failure")
+        count = counted(len(critical), "critical failure")
         raise UserError(
             f"raw data is refused: {count}, recorded in {result}\n\n{render(critical)}\n\n"
-            "Mend the data where it comes from and import it again; or, where the data is right, mend params.yaml: "
-            "`telemetry` names the metrics and their ranges, `validate` what is tolerated."
+            "Mend the data where it comes from and import it again. If the data is right, mend params.yaml: "
+            "`telemetry` names the metrics and their ranges, `validate` the tolerances."
         )
-    count = f"{_several(figures['rows'], 'row')} in {_several(figures['partitions'], 'partition')}"
+    count = f"{counted(figures['rows'], 'row')} in {counted(figures['partitions'], 'partition')}"
     print(f"validate: {count}, nothing critical", file=sys.stderr)
 
 
 def check(
-    telemetry: Path,
+    findings: list[Findings],
     incidents: Path,
     coverage: Path,
     ticket_sources: Path,
-    cadence: Telemetry,
-    limits: Validate,
+    telemetry: Telemetry,
+    validate: Validate,
     ask: Judge = judge,
 ) -> tuple[list[Outcome], dict[str, int]]:
-    """Judge all raw data.
+    """Check the files of raw data, and the partitions of telemetry against them and each other.
 
     Parameters
     ----------
-    telemetry, incidents, coverage, ticket_sources : Path
-        A folder of partitions and three files.
-    cadence, limits : parameters
-        What telemetry should hold, and how much dirt is borne.
+    findings : list of Findings
+        Of each partition, in order of time.
+    incidents, coverage, ticket_sources : Path
+        Files.
+    telemetry, validate : Telemetry, Validate
+        What telemetry should hold, and the tolerances.
     ask : function
         From a batch to its outcomes.
 
@@ -128,30 +134,21 @@ def check(
     figures : dict of str to int
         Counts for `dvc metrics diff`.
     """
-    outcomes, covered = check_table("coverage", "", _read(coverage), pandas_types(COVERAGE), coverage_batches, ask)
-    servers = None if covered is None else covered["server_id"].drop_nulls().unique()
-
-    findings = (
-        check_partitions(telemetry, cadence, limits)
-        if ask is judge
-        else [
-            check_partition(partition, _read(partition.path(telemetry)), cadence, limits, ask)
-            for partition in tables.partitions(telemetry)
-        ]
+    outcomes, covered = check_table(
+        "coverage", "", read_or_none(coverage), pandas_types(COVERAGE), coverage_batches, ask
     )
+    servers = None if covered is None else covered["server_id"].drop_nulls().unique()
     outcomes += [outcome for finding in findings for outcome in finding.outcomes]
     if servers is not None:
         outcomes += ask(fleet_batch(findings, servers))
-    for batch in volume_batches(findings, covered, cadence.interval, limits):
+    for batch in volume_batches(findings, covered, telemetry.interval, validate):
         outcomes += ask(batch)
 
-    def batches(rows: pl.DataFrame) -> Iterator[Batch]:
-        return incident_batches(rows, limits, servers, findings[-1].partition)
-
-    found, tickets = check_table("incidents", "", _read(incidents), pandas_types(INCIDENTS), batches, ask)
+    batches = partial(incident_batches, validate=validate, servers=servers, last=findings[-1].partition)
+    found, tickets = check_table("incidents", "", read_or_none(incidents), pandas_types(INCIDENTS), batches, ask)
     outcomes += found
     outcomes += check_table(
-        "ticket_sources", "", _read(ticket_sources), pandas_types(TICKET_SOURCES), ticket_source_batches, ask
+        "ticket_sources", "", read_or_none(ticket_sources), pandas_types(TICKET_SOURCES), ticket_source_batches, ask
     )[0]
     figures = {
         "partitions": len(findings),
@@ -167,11 +164,11 @@ def check(
     return outcomes, figures
 
 
-def check_partitions(telemetry: Path, cadence: Telemetry, limits: Validate) -> list[Findings]:
-    """Judge every partition of telemetry that the memo does not know."""
-    listed = tables.partitions(telemetry)
+def check_partitions(telemetry_path: Path, telemetry: Telemetry, validate: Validate) -> list[Findings]:
+    """Check every partition of telemetry; results that the memo holds are taken from there."""
+    listed = tables.partitions(telemetry_path)
     tasks = [
-        Task(partition, {"samples": File(partition.path(telemetry)), "cadence": cadence, "limits": limits})
+        Task(partition, {"samples": File(partition.path(telemetry_path)), "telemetry": telemetry, "validate": validate})
         for partition in listed
     ]
     with TemporaryDirectory() as folder:
@@ -186,26 +183,23 @@ def check_partitions(telemetry: Path, cadence: Telemetry, limits: Validate) -> l
 
 
 def validate_partition(
-    partition: Partition, samples: Path, cadence: Telemetry, limits: Validate
+    partition: Partition, samples: Path, telemetry: Telemetry, validate: Validate
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Judge the file of a partition: its servers, and its `outcomes` and number of `rows`."""
-    findings = check_partition(partition, _read(samples), cadence, limits, judge)
+    """Check the file of a partition; return its servers, its `outcomes` and number of `rows`."""
+    findings = check_partition(partition, read_or_none(samples), telemetry, validate, judge)
     return findings.servers, {"outcomes": findings.outcomes, "rows": findings.rows}
 
 
 def check_partition(
-    partition: Partition, rows: pl.DataFrame | None, cadence: Telemetry, limits: Validate, ask: Judge
+    partition: Partition, rows: pl.DataFrame | None, telemetry: Telemetry, validate: Validate, ask: Judge
 ) -> Findings:
-    """Judge one partition of telemetry; of None, say that it cannot be read."""
-
-    def batches(rows: pl.DataFrame) -> Iterator[Batch]:
-        return telemetry_batches(partition, rows, cadence, limits)
-
-    types = pandas_types(KEYS) | dict.fromkeys(cadence.metrics, FLOATS)
+    """Check one partition of telemetry; None stands for a file that cannot be read."""
+    batches = partial(telemetry_batches, partition, telemetry=telemetry, validate=validate)
+    types = pandas_types(KEYS) | dict.fromkeys(telemetry.metrics, FLOATS)
     outcomes, sound = check_table("telemetry", partition.name, rows, types, batches, ask)
     if rows is None or sound is None:
         return Findings(partition, outcomes, 0 if rows is None else rows.height)
-    moment = pl.col("timestamp").clip(*tables.utc(partition.start, partition.end - cadence.interval))
+    moment = pl.col("timestamp").clip(*tables.utc(partition.start, partition.end - telemetry.interval))
     dated = rows.lazy().drop_nulls(["timestamp", "server_id"])
     servers_seen = dated.group_by("server_id").agg(first=moment.min(), last=moment.max()).sort("server_id")
     return Findings(partition, outcomes, rows.height, servers_seen.collect())
@@ -219,14 +213,14 @@ def check_table(
     batches: Callable[[pl.DataFrame], Iterable[Batch]],
     ask: Judge,
 ) -> tuple[list[Outcome], pl.DataFrame | None]:
-    """Judge the columns of a file, and what `batches` makes of its rows where these columns are as they should be.
+    """Check the columns of a file and, if they are right, the batches of its rows.
 
     Returns
     -------
     outcomes : list of dict
         See `check`.
     sound : DataFrame or None
-        The rows, where the columns are as they should be.
+        The rows, if the columns are right.
     """
     if rows is None:
         return [unreadable(table, partition)], None
@@ -261,14 +255,14 @@ def column_batch(table: str, partition: str, rows: pl.DataFrame, types: dict[str
 
 
 def telemetry_batches(
-    partition: Partition, rows: pl.DataFrame, cadence: Telemetry, limits: Validate
+    partition: Partition, rows: pl.DataFrame, telemetry: Telemetry, validate: Validate
 ) -> Iterator[Batch]:
     """Expect rows in order, one per server and moment, at the right cadence, in range."""
-    table, keys, metrics = "telemetry", rows.select(*KEYS), list(cadence.metrics)
+    table, keys, metrics = "telemetry", rows.select(*KEYS), list(telemetry.metrics)
     timestamp, server = pl.col("timestamp"), pl.col("server_id")
     is_later = (timestamp > timestamp.shift()) | ((timestamp == timestamp.shift()) & (server >= server.shift()))
     infinite = pl.coalesce(pl.when(pl.col(name).is_infinite()).then(pl.lit(name)) for name in metrics)
-    longest = cadence.interval * SPACING_INTERVALS
+    longest = telemetry.interval * SPACING_INTERVALS
     columns = [
         timestamp,
         server.cast(pl.Categorical),
@@ -290,8 +284,8 @@ def telemetry_batches(
         _true("is_in_order", "rows are sorted by timestamp, server_id"),
         gxe.ExpectCompoundColumnsToBeUnique(
             column_list=["timestamp", "server_id"],
-            mostly=1 - limits.max_duplicate_share,
-            description=f"timestamp and server_id are unique in {_share(limits.max_duplicate_share)} of rows",
+            mostly=1 - validate.max_duplicate_share,
+            description=f"timestamp and server_id are unique in {_share(validate.max_duplicate_share)} of rows",
             meta={"figure": "duplicate_rows"},
         ),
         gxe.ExpectColumnValuesToBeBetween(
@@ -307,25 +301,25 @@ def telemetry_batches(
     for names in (metrics[start : start + width] for start in range(0, len(metrics), width)):
         # Great Expectations compares float32 one value at a time
         values = rows.select(pl.col(names).cast(pl.Float64))
-        found = [item for name in names for item in metric_expectations(name, cadence.metrics[name], limits)]
+        found = [item for name in names for item in metric_expectations(name, telemetry.metrics[name], validate)]
         yield Batch(table, partition.name, f"{names[0]} to {names[-1]}", values, keys, found)
 
 
-def metric_expectations(name: str, metric: Metric, limits: Validate) -> list[Expectation]:
-    """Expect a metric to be there and in its range, but for a share of the rows."""
-    in_range = _share(limits.max_out_of_range_share)
+def metric_expectations(name: str, metric: Metric, validate: Validate) -> list[Expectation]:
+    """Expect a metric to be there and in its range, except in a tolerated share of the rows."""
+    in_range = _share(validate.max_out_of_range_share)
     return [
         gxe.ExpectColumnValuesToNotBeNull(
             column=name,
-            mostly=1 - limits.max_missing_share,
-            description=f"{name} is there in {_share(limits.max_missing_share)} of rows",
+            mostly=1 - validate.max_missing_share,
+            description=f"{name} is there in {_share(validate.max_missing_share)} of rows",
             meta={"figure": "missing_values"},
         ),
         gxe.ExpectColumnValuesToBeBetween(
             column=name,
             min_value=metric.min,
             max_value=metric.max,
-            mostly=1 - limits.max_out_of_range_share,
+            mostly=1 - validate.max_out_of_range_share,
             description=f"{name} is in [{metric.min:g}, {metric.max:g}] in {in_range} of rows",
             meta={"figure": "out_of_range_values"},
         ),
@@ -342,12 +336,12 @@ def fleet_batch(findings: list[Findings], servers: pl.Series) -> Batch:
 
 
 def volume_batches(
-    findings: list[Findings], covered: pl.DataFrame | None, interval: timedelta, limits: Validate
+    findings: list[Findings], covered: pl.DataFrame | None, interval: timedelta, validate: Validate
 ) -> Iterator[Batch]:
-    """Expect about as many rows per server and day as in the neighbouring partitions; without a file there are none.
+    """Expect about as many rows per server and day as in the neighbouring partitions; a missing file has none.
 
     A server is expected from its first sample or coverage to its last, so a fleet may grow and shrink. Each partition
-    is compared with the median of the four nearest, so that one that is off does not condemn those beside it.
+    is compared with the median of the four nearest, so that one outlier does not fail its neighbours.
     """
     judged = {finding.partition: finding for finding in findings if finding.servers.height}
     if not judged:
@@ -371,14 +365,14 @@ def volume_batches(
         },
         schema_overrides={"rows_per_server_day": pl.Float64, "volume_change": pl.Float64},
     )
-    limit, around = limits.max_volume_change, "than the median of the neighbouring partitions"
+    limit, around = validate.max_volume_change, "than the median of the neighbouring partitions"
     expectations: list[Expectation] = [
         gxe.ExpectColumnValuesToBeBetween(
             column="volume_change",
             min_value=-limit,
             description=f"rows per server and day are at most {limit:.0%} fewer {around}",
         ),
-        gxe.ExpectColumnValuesToBeBetween(  # clean makes one row of many, but somebody should know
+        gxe.ExpectColumnValuesToBeBetween(  # clean makes one row of many; but it is unusual
             column="volume_change",
             max_value=limit,
             severity=WARNING,
@@ -405,20 +399,20 @@ def _usual_rate(partition: Partition, rates: dict[Partition, float], judged: Col
 
 
 def incident_batches(
-    rows: pl.DataFrame, limits: Validate, servers: pl.Series | None, last: Partition
+    rows: pl.DataFrame, validate: Validate, servers: pl.Series | None, last: Partition
 ) -> Iterator[Batch]:
-    """Expect incidents of known servers that end after they start and are told once.
+    """Expect incidents of known servers that end after they start and are recorded once.
 
     Parameters
     ----------
     rows : DataFrame
         The table of incidents.
-    limits : parameters
-        How much dirt is borne.
+    validate : parameters
+        The tolerances.
     servers : Series or None
-        The servers that coverage knows, where it does.
+        The servers that coverage knows; None if it cannot be read.
     last : Partition
-        The last one of telemetry: what starts long after it is a mistyped date, or telemetry that was forgotten.
+        The last one of telemetry: an incident long after it has a mistyped date, or telemetry is missing.
     """
     end = pl.col("resolved_at").fill_null(pl.col("started_at"))
     earlier_end = end.cum_max().shift().over("server_id", "kind", order_by=["started_at", "resolved_at", "incident_id"])
@@ -429,7 +423,7 @@ def incident_batches(
         (pl.col("started_at") >= earlier_end).fill_null(True).alias("is_apart"),
     )
     latest = last.end + (last.end - last.start)
-    tolerated = limits.max_overlapping_incident_share
+    tolerated = validate.max_overlapping_incident_share
     expectations: list[Expectation] = [
         gxe.ExpectTableRowCountToBeBetween(min_value=1, description="there are incidents"),
         *(_present(column) for column in ("incident_id", "server_id", "kind", "started_at")),
@@ -447,9 +441,9 @@ def incident_batches(
         _ordered("started_at", "reported_at", or_equal=True, severity=WARNING),
         gxe.ExpectColumnValuesToBeBetween(
             column="outage_h",
-            max_value=limits.max_outage / timedelta(hours=1),
+            max_value=validate.max_outage / timedelta(hours=1),
             severity=WARNING,
-            description=f"outages last at most {format_duration(limits.max_outage)}",
+            description=f"outages last at most {format_duration(validate.max_outage)}",
         ),
         gxe.ExpectColumnValuesToBeBetween(
             column="started_at",
@@ -470,7 +464,7 @@ def incident_batches(
 
 
 def coverage_batches(rows: pl.DataFrame) -> Iterator[Batch]:
-    """Expect covered servers, periods as they should be, and one group per server."""
+    """Expect covered servers, ordered periods without overlap, and one group per server."""
     groups = pl.col("group").n_unique().over("server_id").cast(pl.Float64).alias("groups")
     expectations: list[Expectation] = [
         gxe.ExpectTableRowCountToBeBetween(min_value=1, description="there are covered servers"),
@@ -482,7 +476,7 @@ def coverage_batches(rows: pl.DataFrame) -> Iterator[Batch]:
 
 
 def ticket_source_batches(rows: pl.DataFrame) -> Iterator[Batch]:
-    """Expect periods as they should be, if there are any."""
+    """Expect ordered periods without overlap, if there are any."""
     keys = rows.select("source", "covered_from")
     yield Batch("ticket_sources", "", "rows", _with_gaps(rows, "source"), keys, [*_periods("source", "source")])
 
@@ -527,15 +521,12 @@ def _covered(**more: Any) -> Expectation:
     return _true("is_covered", "server_id is one that coverage knows", **more)
 
 
-def _several(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
 def _share(tolerated: float) -> str:
     return f"{100 * (1 - tolerated):g}%"
 
 
-def _read(path: Path) -> pl.DataFrame | None:
+def read_or_none(path: Path) -> pl.DataFrame | None:
+    """Read a file; None if it cannot be read."""
     try:
         return tables.read(path)
     except UserError:
