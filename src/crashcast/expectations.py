@@ -1,6 +1,6 @@
-"""Great Expectations, asked a batch at a time; of its answers, what is the same on every run.
+"""Great Expectations, a batch at a time, and the reproducible part of its results.
 
-It copies the whole frame for each expectation, so it is handed only the columns that expectations are about.
+It copies the whole frame for each expectation, so a batch holds only the columns that its expectations are about.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Outcome = dict[str, Any]
 CRITICAL, WARNING = FailureSeverity.CRITICAL, FailureSeverity.WARNING
 EXAMPLES = 3
 WITH_EXAMPLES = {"result_format": "BASIC", "include_unexpected_rows": True, "partial_unexpected_count": EXAMPLES}
-CELLS_AT_ONCE = 4_000_000  # values in a frame that is handed over
+CELLS_AT_ONCE = 4_000_000  # values in a batch
 SHOWN_FAILURES = 8  # what fits a screen
-WIDE = (120, 24)  # columns and lines where there is no terminal
+WIDE = (120, 24)  # columns and lines, without a terminal
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Batch:
     rows : DataFrame
         The columns that the expectations are about.
     keys : DataFrame
-        As long as `rows`: what names a row to a person.
+        As long as `rows`: they identify a row in examples.
     expectations : list of Expectation
         With distinct descriptions; `meta` names the figure that an expectation's failing rows add to.
     """
@@ -61,14 +61,14 @@ class Batch:
 
 
 def judge(batch: Batch) -> list[Outcome]:
-    """Ask Great Expectations, and keep of its answer what is the same on every run.
+    """Evaluate the expectations of a batch.
 
-    Without a data context, which would hash every frame and store every answer.
+    This uses no data context, which would hash every frame and store every result.
 
     Raises
     ------
     RuntimeError
-        Where an expectation could not be evaluated: a fault in its definition, never a pass.
+        If an expectation could not be evaluated: a fault in its definition, never a pass.
     """
     engine = PandasExecutionEngine(batch_data_dict={batch.name: batch.rows.to_pandas()})
     validator = Validator(execution_engine=engine)

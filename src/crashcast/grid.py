@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Piece = tuple[slice, slice]
 
-PIECE_CELLS = 2**16  # a few float64 arrays of this size lie in the L2 cache: measured with 2^15 to 2^17
+PIECE_CELLS = 2**16  # a few float64 arrays of this size fit the L2 cache: measured with 2^15 to 2^17
 
 NEVER = -(2**62)  # a moment so long ago that differences still fit 64 bits
 
@@ -68,7 +68,7 @@ class Grid:
         return max(1, -(-duration // self.interval))
 
     def pieces_by_server(self) -> Iterator[Piece]:
-        """Yield pieces of all times and some servers: at least one, empty where there are no servers."""
+        """Yield pieces of all times and some servers: at least one, empty if there are no servers."""
         times, servers = self.shape
         width = max(1, PIECE_CELLS // times)
         for start in range(0, max(1, servers), width):
@@ -87,11 +87,11 @@ class Grid:
         return -(-offset // (self.interval // timedelta(microseconds=1)))
 
     def columns_of(self, server_id: pl.Series) -> Ints:
-        """Return each server's column, -1 where the grid does not hold it."""
+        """Return each server's column, -1 if the grid does not hold it."""
         return _codes(server_id, self.servers).cast(pl.Int64).fill_null(-1).to_numpy()
 
     def edges(self, timestamp: pl.Series) -> Ints:
-        """Return where each row's moments begin among sorted ones, and where the last row's end: shape (T + 1,)."""
+        """Return the positions of each row's first moment, and of the last row's end, among sorted ones: (T + 1,)."""
         ends = np.concatenate([self.times[:1] - np.timedelta64(self.interval), self.times])
         return np.searchsorted(microseconds(timestamp), ends.astype(np.int64), side="right")
 
@@ -103,7 +103,7 @@ class Grid:
         return cells
 
     def dense(self, cells: Ints, values: Floats, aggregate: str = "last") -> Floats:
-        """Lay values out as (T, S), NaN where there is none.
+        """Lay values out as (T, S), NaN if there is none.
 
         Parameters
         ----------
@@ -170,7 +170,7 @@ class Grid:
 
 def encode(server_id: pl.Series) -> tuple[pl.Series, Ints]:
     """Return the distinct servers, sorted, and the position of each value among them."""
-    # nearly all servers show in any stretch of rows: to look values up costs a third of making them unique
+    # almost all servers are in the first rows: looking values up costs a third of making them unique
     servers = server_id.head(max(1000, len(server_id) // 32)).unique()
     while True:
         servers = servers.sort()
@@ -190,50 +190,50 @@ def microseconds(moments: pl.Series) -> Ints:
 
 
 def floats(values: pl.Series) -> Floats:
-    """Return values as float32, or float64 where they are wider or whole, NaN where they are null."""
+    """Return values as float32, or float64 if they are wider or whole; NaN if they are null."""
     return (values if values.dtype.is_float() else values.cast(pl.Float64)).fill_null(np.nan).to_numpy()
 
 
 def window_sums(values: Floats | Bools, windows: Iterable[int]) -> dict[int, NDArray[Any]]:
     """Sum over the last n rows, this one included, for each n in `windows`; shorter at the beginning.
 
-    Adds windows of doubled length, log2(n) passes: values outside a window leave no trace in its sum, which a
-    difference of cumulative sums cannot say.
+    Adds windows of doubled length, log2(n) passes. Unlike with a difference of cumulative sums, values outside a
+    window have no effect on its sum, not even by rounding.
 
     Parameters
     ----------
     values : array of shape (T, S)
-        Without NaN. Where it is boolean, sums are counts, in the smallest type that holds them.
+        Without NaN. If it is boolean, sums are counts, in the smallest type that holds them.
     windows : iterable of int
         Rows in each window.
     """
     windows = sorted(set(windows))
     longest = max(windows, default=0)
-    part = values.astype(np.min_scalar_type(longest)) if values.dtype == np.bool_ else values  # sums over `width` rows
+    sums = values.astype(np.min_scalar_type(longest)) if values.dtype == np.bool_ else values  # over `width` rows
     totals: dict[int, NDArray[Any]] = {}  # over n % (2 * width) rows, which end as n
     width = 1
     while True:
         for rows in windows:
             if rows & width:
                 covered = rows % width
-                totals[rows] = _add(totals[rows], part, covered) if covered else part
+                totals[rows] = _add(totals[rows], sums, covered) if covered else sums
         if 2 * width > longest:
             return totals
-        part, width = _add(part, part, width), 2 * width
+        sums, width = _add(sums, sums, width), 2 * width
 
 
-def _add(total: NDArray[Any], part: NDArray[Any], rows: int) -> NDArray[Any]:
-    """Add `part`, so many rows earlier."""
+def _add(total: NDArray[Any], sums: NDArray[Any], rows: int) -> NDArray[Any]:
+    """Add to each row the sum of so many rows earlier."""
     out = np.empty_like(total)
     out[:rows] = total[:rows]
-    np.add(total[rows:], part[: max(0, len(part) - rows)], out=out[rows:])
+    np.add(total[rows:], sums[: max(0, len(sums) - rows)], out=out[rows:])
     return out
 
 
 def window_max(values: Floats, steps: int) -> Floats:
-    """Maximum over the last `steps` rows, this one included; NaN only where all are NaN.
+    """Maximum over the last `steps` rows, this one included; NaN only if all are NaN.
 
-    Doubles a window until it covers `steps`: log2(steps) passes.
+    Doubles the window until it covers `steps`: log2(steps) passes.
     """
     out, width = values.copy(), 1
     while width < steps:

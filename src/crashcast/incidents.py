@@ -1,4 +1,4 @@
-"""Incident records, with what they leave open filled in."""
+"""Incident records, with missing times filled in."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from crashcast.tables import CRASH
 
 
 def read_incidents(path: Path, rules: Incidents) -> pl.DataFrame:
-    """Read the incidents, with what the records leave open filled in by the rules of params.yaml.
+    """Read the incidents, with missing times filled in by the rules of params.yaml.
 
     Returns
     -------
     DataFrame
-        `server_id`, `kind`, `started_at`, `resolved_at` (started_at + unresolved_outage where the ticket was never
-        closed) and `reported_at` (when the team could know; started_at + reporting_delay where the source has none),
+        `server_id`, `kind`, `started_at`, `resolved_at` (started_at + unresolved_outage if the ticket was never
+        closed) and `reported_at` (when the team could know; started_at + reporting_delay if the source has none),
         sorted by (started_at, server_id, kind).
     """
     records = tables.read(path, ["server_id", "kind", "started_at", "resolved_at", "reported_at"])
@@ -26,7 +26,7 @@ def read_incidents(path: Path, rules: Incidents) -> pl.DataFrame:
 
 
 def complete_incidents(records: pl.DataFrame, rules: Incidents) -> pl.DataFrame:
-    """Return incidents with what the records leave open filled in: see `read_incidents`."""
+    """Return incidents with missing times filled in: see `read_incidents`."""
     return records.with_columns(
         pl.col("resolved_at").fill_null(pl.col("started_at") + rules.unresolved_outage),
         pl.col("reported_at").fill_null(pl.col("started_at") + rules.reporting_delay),
@@ -34,7 +34,7 @@ def complete_incidents(records: pl.DataFrame, rules: Incidents) -> pl.DataFrame:
 
 
 def read_covered_crashes(incidents: Path, coverage: Path, rules: Incidents) -> pl.DataFrame:
-    """Read the crashes that fall into a period of coverage: those a model can be judged by.
+    """Read the crashes that fall into a period of coverage: those that can serve as ground truth.
 
     Returns
     -------

@@ -46,7 +46,7 @@ TICKET_SOURCES: dict[str, Any] = {
     "covered_to": TIMESTAMP,
 }
 ROW_GROUP_ROWS = 1_000_000
-PART = "part-0.parquet"
+FILE_NAME = "part-0.parquet"
 
 
 @dataclass(frozen=True, order=True)
@@ -64,8 +64,8 @@ class Partition:
         return f"{self.unit}={self.start.strftime(form)}"
 
     def path(self, table: Path) -> Path:
-        """Where this partition of `table` lies."""
-        return table / self.name / PART
+        """Return the file of this partition of `table`."""
+        return table / self.name / FILE_NAME
 
 
 def partition_at(moment: datetime, unit: str) -> Partition:
@@ -86,7 +86,7 @@ def partitions(table: Path) -> list[Partition]:
     Raises
     ------
     UserError
-        Where the folder is missing, empty, or holds anything but partitions of one unit.
+        If the folder is missing, empty, or holds anything but partitions of one unit.
     """
     if not table.is_dir():
         raise UserError(f"{table} is missing: `dvc pull` or `dvc repro` brings it")
@@ -122,7 +122,7 @@ def read(path: Path, columns: Iterable[str] | None = None, where: pl.Expr | None
     Raises
     ------
     UserError
-        Where the file is missing, truncated, no Parquet, or lacks one of `columns`.
+        If the file is missing, truncated, no Parquet, or lacks one of `columns`.
     """
     try:
         lazy = pl.scan_parquet(path, hive_partitioning=False, glob=False)
@@ -157,7 +157,7 @@ def read_period(
     columns : iterable of str, optional
         Which columns; all of them by default. `timestamp` is needed.
     among : iterable of Partition, optional
-        Where to look, in order of time and at least one; all of the table's by default.
+        The partitions to look in, in order of time and at least one; all of the table's by default.
     """
     inside = pl.col("timestamp").is_between(*utc(start, end), closed="left")
     wanted = None if columns is None else list(columns)
@@ -169,7 +169,7 @@ def read_period(
             frames.append(read(partition.path(table), wanted, None if whole else inside))
     if not frames:
         return read(listed[0].path(table), wanted, inside)
-    return pl.concat(frames, how="vertical_relaxed")  # a source may have widened a column meanwhile
+    return pl.concat(frames, how="vertical_relaxed")  # a source may have changed the width of a column
 
 
 def utc(start: datetime, end: datetime) -> tuple[pl.Expr, pl.Expr]:
@@ -179,14 +179,14 @@ def utc(start: datetime, end: datetime) -> tuple[pl.Expr, pl.Expr]:
 
 
 def write(path: Path, frame: pl.DataFrame) -> None:
-    """Write one Parquet file whose bytes depend on the frame alone; whole or not at all.
+    """Write one Parquet file whose bytes depend on the frame alone; it appears whole or not at all.
 
     The caller has put the rows into a total order.
     """
     arrow = frame.rechunk().to_arrow()
     with replacing(path) as aside:
-        # values as coarse as these fit a dictionary, which polars does not write for numbers: a fifth smaller, and less
-        # work to write and to read; statistics serve to skip what lies outside a period
+        # pyarrow encodes rounded numbers by a dictionary, which polars does not: files are a fifth smaller, and faster
+        # to write and to read. Statistics of timestamps let a reader skip row groups outside a period
         pq.write_table(
             arrow,
             aside,

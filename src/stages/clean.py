@@ -175,14 +175,14 @@ def aggregate(placed: Placed, values: Floats, metric: Metric) -> tuple[Floats, B
     placed : Placed
         T rows of S servers, n samples.
     values : array of shape (n,)
-        NaN where missing.
+        NaN if missing.
     metric : Metric
         Its range and aggregate.
 
     Returns
     -------
     rows : float32 array of shape (T, S)
-        NaN where missing.
+        NaN if missing.
     possible : bool array of shape (n,)
         Which samples have a value in the metric's range.
     out_of_range : int
@@ -215,7 +215,7 @@ def fill(placed: Placed, rows: Floats, metric: Metric, clean: Clean) -> tuple[Fl
     placed : Placed
         T rows of S servers, of which P are the partition's.
     rows : float32 array of shape (T, S)
-        NaN where missing.
+        NaN if missing.
     metric : Metric
         Whether it can stick.
     clean : Clean
@@ -224,9 +224,9 @@ def fill(placed: Placed, rows: Floats, metric: Metric, clean: Clean) -> tuple[Fl
     Returns
     -------
     filled : float32 array of shape (P, S)
-        NaN where missing.
+        NaN if missing.
     observed : bool array of shape (P, S)
-        Where the value is the row's own.
+        Whether the value is the row's own.
     stuck_rows : int
         How many values of the partition a stuck sensor has shown.
     """
@@ -290,7 +290,7 @@ def stuck(shown: Floats, observed: Bools, steps: int) -> Bools:
     shown : float32 array of shape (T, S)
         Observed values, gaps filled. In float64, means of one value would differ in the last bits.
     observed : bool array of shape (T, S)
-        Where a value is no filling.
+        Whether a value is no filling.
     steps : int
         Two rows or more.
     """
@@ -306,7 +306,7 @@ def gaps_to_fill(observed: Bools, steps: int) -> tuple[Ints, Ints]:
     Parameters
     ----------
     observed : bool array of shape (T, S)
-        Where there is a value.
+        Whether there is a value.
     steps : int
         How far a value is carried.
 

@@ -1,10 +1,10 @@
-"""Make the pattern before a crash visible to a model.
+"""Compute the features of every row: levels, windows and differences of metrics, and the history of crashes.
 
 In: the clean rows and the incidents. Out: keys and features only, float32 with `SIGNIFICANT_BITS` bits, the same
 columns in every partition.
 
-Every feature at t uses rows at or before t, and incidents that had been reported by t: looking forward even once is
-how crash predictors get good on paper and useless on call. `features` in params.yaml says which columns and windows.
+Every feature at t uses rows at or before t, and incidents that had been reported by t: a feature that
+looks ahead makes a model good on paper and useless on call. `features` in params.yaml says which columns and windows.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def records_that_reach(partition: Partition, coverage: pl.DataFrame, features: F
     Returns
     -------
     DataFrame
-        `server_id` and `known_since`: the start of each stretch of coverage, those that touch or overlap merged. Of
+        `server_id` and `known_since`: the start of each period of coverage, those that touch or overlap merged. Of
         those that begin by the partition's start only the latest is there, and as early as any feature can see.
     """
     start, end = tables.utc(partition.start, partition.end)
@@ -152,7 +152,7 @@ class Level:
         The range of a row's value.
     factors : one or two arrays of shape (T, S)
         A metric's values, or those of an interaction's two metrics: products are made piece by piece, to save memory.
-        NaN where missing.
+        NaN if missing.
     """
 
     name: str
@@ -191,7 +191,7 @@ def featurize_partition(
     Returns
     -------
     DataFrame
-        `timestamp`, `server_id` and float32 features, null where their window holds nothing.
+        `timestamp`, `server_id` and float32 features, null if their window holds nothing.
     dict
         The number of `rows`.
     """
@@ -328,7 +328,7 @@ def against_fleet(values: Floats, limits: tuple[float, float]) -> Floats:
     Parameters
     ----------
     values : array of shape (T, S)
-        NaN where missing.
+        NaN if missing.
     limits : (float, float)
         The metric's range, divided into `FLEET_LEVELS` levels.
     """
@@ -344,7 +344,7 @@ def against_fleet(values: Floats, limits: tuple[float, float]) -> Floats:
         count = (servers - np.bincount(gaps // max(1, servers), minlength=times))[:, None]
         mean = level.sum(axis=1, keepdims=True) / count
         variance = sum_of_squares(level)[:, None] / count - mean**2
-        # half a level is the rounding's own: servers that all agree are at 0, not at 0/0
+        # half a level is rounding noise: servers that all agree are at 0, not at 0/0
         level -= mean
         level /= np.sqrt(np.maximum(variance, 0.25))
     level.ravel()[gaps] = np.nan

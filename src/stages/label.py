@@ -173,7 +173,7 @@ def label_partition(
     Returns
     -------
     DataFrame
-        `timestamp`, `server_id`, `label` (1, 0, null) and `reason` (null where the label is known).
+        `timestamp`, `server_id`, `label` (1, 0, null) and `reason` (null if the label is known).
     dict
         How many rows of each label, and of each reason.
     """

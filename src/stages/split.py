@@ -1,7 +1,7 @@
 """Divide the labelled rows into train, validation and test.
 
-In: the labels. Out: `data/split.json`, the rule that says which row belongs where (no copy of the
-data), and `metrics/split.json`, what each part holds.
+In: the labels. Out: `data/split.json`, the rule that assigns each row to a part (no copy of the data),
+and `metrics/split.json`, the counts of each part.
 
 The default is by time: train on the past, test on the future, as production does. Between two parts lies an embargo of
 lead + horizon + recovery, cut from the end of the earlier one: as far as a label there can reach. Looking back across
@@ -31,26 +31,27 @@ from crashcast.params.telemetry import Telemetry
 
 
 def main(labels: Path, out: Path, metrics: Path) -> None:
-    """Choose the rule and count what it gives."""
-    settings, label, rules = Telemetry.read(), Label.read(), Split.read()
-    shares = [rules.train, rules.validation, rules.test]
+    """Choose the rule and count the rows of its parts."""
+    telemetry, label, split = Telemetry.read(), Label.read(), Split.read()
+    shares = [split.train, split.validation, split.test]
     first, last = known_period(labels)
-    whole = {part: _span(first, last + settings.interval) for part in PARTS}
+    end = last + telemetry.interval
+    whole = {part: _span(first, end) for part in PARTS}
     rule: dict[str, Any]
-    if rules.method == "time":
+    if split.method == "time":
         embargo = label.reach + label.recovery
-        rule = {"method": "time", "periods": by_time(first, last + settings.interval, shares, embargo, settings)}
-    elif rules.method == "server":
-        rule = {"method": "server", "servers": by_server(labels, shares, rules.seed), "periods": whole}
+        rule = {"method": "time", "periods": by_time(first, end, shares, embargo, telemetry.interval)}
+    elif split.method == "server":
+        rule = {"method": "server", "servers": by_server(labels, shares, split.seed), "periods": whole}
     else:
         print("split: rows of one crash fall into several parts: figures from a random split flatter", file=sys.stderr)
-        rule = {"method": "random", "seed": rules.seed, "cuts": at_random(labels, shares, rules.seed), "periods": whole}
+        rule = {"method": "random", "seed": split.seed, "cuts": at_random(labels, shares, split.seed), "periods": whole}
 
     counts = count(labels, rule)
     for part in PARTS:
         if not counts[part]["crash_rows"]:
             raise UserError(
-                f"the {part} part of the {rules.method} split holds no crash ({counts[part]['rows']} rows): "
+                f"the {part} part of the {split.method} split holds no crash ({counts[part]['rows']} rows): "
                 "change the shares in params.yaml, section split, or bring in more data"
             )
     write_json(metrics, {**counts, **{part: counts[part] | rule["periods"][part] for part in PARTS}})
@@ -63,7 +64,7 @@ def known_period(labels: Path) -> tuple[datetime, datetime]:
     Raises
     ------
     UserError
-        Where no label is known.
+        If no label is known.
     """
     known = (rows["timestamp"] for _, rows in labelled(labels) if rows.height)
     bounds: list[tuple[Any, Any]] = [(moments.min(), moments.max()) for moments in known]
@@ -74,12 +75,12 @@ def known_period(labels: Path) -> tuple[datetime, datetime]:
 
 
 def by_time(
-    first: datetime, end: datetime, shares: list[float], embargo: timedelta, settings: Telemetry
+    first: datetime, end: datetime, shares: list[float], embargo: timedelta, interval: timedelta
 ) -> dict[str, dict[str, str]]:
     """Return the periods of the parts: shares of [first, end), the embargo cut from the end of the earlier part."""
-    steps = (end - first) // settings.interval
+    steps = (end - first) // interval
     train_end, validation_end = (
-        first + round(steps * share) * settings.interval for share in (shares[0], shares[0] + shares[1])
+        first + round(steps * share) * interval for share in (shares[0], shares[0] + shares[1])
     )
     periods = [(first, train_end - embargo), (train_end, validation_end - embargo), (validation_end, end)]
     for part, (start, stop) in zip(PARTS, periods, strict=True):
@@ -95,7 +96,7 @@ def _span(start: datetime, end: datetime) -> dict[str, str]:
 
 
 def by_server(labels: Path, shares: list[float], seed: int) -> dict[str, list[str]]:
-    """Draw servers for each part; those that crashed and those that did not are shared out alike."""
+    """Draw servers for each part; those that crashed and those that did not are divided in the same shares."""
     crashed: Counter[str] = Counter()
     for _, rows in labelled(labels):
         per_server = rows.group_by("server_id").agg(pl.col("label").sum().cast(pl.Int64)).sort("server_id")

@@ -12,7 +12,7 @@ from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.incidents import read_covered_crashes, read_incidents
 from crashcast.params.incidents import Incidents
-from crashcast.tables import COVERAGE, INCIDENTS, PART, TIMESTAMP, Partition, partition_at
+from crashcast.tables import COVERAGE, FILE_NAME, INCIDENTS, TIMESTAMP, Partition, partition_at
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 UNITS = ("month", "week", "day")
@@ -137,8 +137,8 @@ def test_partitions_of_two_lengths_are_refused(table):
 
 
 def test_a_partition_without_its_file_is_named(table):
-    (table / "month=2024-02" / PART).unlink()
-    with pytest.raises(UserError, match=rf"month=2024-02/{PART} is missing"):
+    (table / "month=2024-02" / FILE_NAME).unlink()
+    with pytest.raises(UserError, match=rf"month=2024-02/{FILE_NAME} is missing"):
         tables.partitions(table)
 
 
@@ -166,8 +166,8 @@ def test_bytes_depend_on_the_rows_alone(tmp_path):
 
 
 def test_missing_columns_are_all_named(table):
-    path = table / "month=2024-01" / PART
-    with pytest.raises(UserError, match=rf"{PART}: column cpu_pct, latency_ms is missing"):
+    path = table / "month=2024-01" / FILE_NAME
+    with pytest.raises(UserError, match=rf"{FILE_NAME}: column cpu_pct, latency_ms is missing"):
         tables.read(path, ["cpu_pct", "value", "latency_ms"])
 
 
@@ -178,16 +178,18 @@ def test_a_missing_file_says_what_to_do(tmp_path):
 
 @pytest.mark.parametrize("kept", [0, 3, 0.3, 0.9, -1])
 def test_a_truncated_file_is_refused_in_one_line(table, kept):
-    path = table / "month=2024-01" / PART
+    path = table / "month=2024-01" / FILE_NAME
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
-    with pytest.raises(UserError, match=rf"{PART} is not a readable Parquet file .*restore it or import it") as caught:
+    with pytest.raises(
+        UserError, match=rf"{FILE_NAME} is not a readable Parquet file .*restore it or import it"
+    ) as caught:
         tables.read(path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_text_file_is_refused(table):
-    path = table / "month=2024-01" / PART
+    path = table / "month=2024-01" / FILE_NAME
     path.write_text("timestamp,server_id\n2024-01-01,a\n" * 9)
     with pytest.raises(UserError, match="is not a readable Parquet file"):
         tables.read(path)

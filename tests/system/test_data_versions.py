@@ -58,7 +58,7 @@ def write(path: Path, frame: pl.DataFrame) -> None:
 
 
 def part(number: int) -> Path:
-    return TELEMETRY / f"month=2026-0{number}" / tables.PART
+    return TELEMETRY / f"month=2026-0{number}" / tables.FILE_NAME
 
 
 def incidents(*started: tuple[str, int]) -> pl.DataFrame:

@@ -63,7 +63,7 @@ def closure(files: Iterable[Path], with_carriers: bool = False) -> set[Path]:
 
 
 def is_carrier(file: Path) -> bool:
-    """Tell whether a file of this project cannot change a result."""
+    """Say whether a file of this project cannot change a result."""
     module = ".".join(file.relative_to(SRC).with_suffix("").parts)
     return any(module == name or module.startswith(f"{name}.") for name in CARRIERS)
 
@@ -82,7 +82,7 @@ def contents(module: str, with_carriers: bool = False) -> dict[str, str]:
     Raises
     ------
     ModuleNotFoundError
-        Where there is no such module.
+        If there is no such module.
     """
     spec = find_spec(module)
     if spec is None or spec.origin is None:
@@ -102,14 +102,14 @@ def code_hashes(files: Iterable[Path]) -> dict[str, str]:
 
 
 def differences(here: dict[str, str], there: dict[str, str]) -> list[str]:
-    """Name what another machine's `contents` have otherwise."""
-    told = []
+    """Name the differences between this machine's `contents` and another one's."""
+    found = []
     for name in sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name)):
         if name.endswith(".py"):
-            told.append(f"{name} {'differs' if name in here and name in there else 'is in one place only'}")
+            found.append(f"{name} {'differs' if name in here and name in there else 'is in one place only'}")
         else:
-            told.append(f"{name} is {there.get(name, MISSING)} instead of {here.get(name, MISSING)}")
-    return told
+            found.append(f"{name} is {there.get(name, MISSING)} instead of {here.get(name, MISSING)}")
+    return found
 
 
 def _name(file: Path) -> str:
@@ -158,7 +158,7 @@ def _code(file: Path) -> str:
 
 
 def is_empty(file: Path) -> bool:
-    """Tell whether a file holds nothing but a docstring."""
+    """Say whether a file holds nothing but a docstring."""
     return _parse(file).body[1:] == []
 
 

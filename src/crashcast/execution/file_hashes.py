@@ -1,7 +1,7 @@
-"""SHA-256 of files, remembered by inode, time and size: what was read once and has not changed is not read again.
+"""SHA-256 of files, remembered by inode, time and size: a file that has not changed is not read again.
 
-DVC does the same with its MD5s. A file that is written to gets another time; that its bytes decay on the disk is for
-`crashcast memo --verify` to find.
+DVC does the same with its MD5s. A file that is written to gets another time; `crashcast memo --verify` finds bytes that
+decayed on the disk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from crashcast.files import Signature, replacing, sha256, signature
 
 MAX_REMEMBERED = 50_000  # of some 130 bytes
 SETTLED_NS = 50_000_000  # a file hashed sooner after its last change could change again without another time
-WORTH_WAITING_BYTES = 50_000_000  # reading more than this once more costs more than to wait until it has settled
+WORTH_WAITING_BYTES = 50_000_000  # to read more than this again costs more than to wait until it has settled
 
 
 class Digests:
@@ -24,7 +24,7 @@ class Digests:
     Parameters
     ----------
     file : Path
-        Missing or damaged, it is as if empty.
+        If it is missing or damaged, no hashes are known.
     """
 
     def __init__(self, file: Path) -> None:
@@ -51,7 +51,7 @@ class Digests:
         return digest
 
     def save(self) -> None:
-        """Write them down, those unused the longest left out beyond the maximum."""
+        """Write the hashes to the file, at most `MAX_REMEMBERED`, the last used ones."""
         with replacing(self._file) as aside:
             aside.write_text(json.dumps(dict(list(self._known.items())[-MAX_REMEMBERED:])), encoding="utf-8")
 

@@ -26,7 +26,7 @@ def unedited(stage: str) -> Iterator[None]:
     Raises
     ------
     UserError
-        Where a file has another inode, time or size at the end.
+        If a file has another inode, time or size at the end.
     """
     declared = _declared(stage)
     before = _signatures(declared)

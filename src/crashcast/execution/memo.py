@@ -1,11 +1,11 @@
 """The memo: results of partitions that were computed before, by a hash of everything they depend on.
 
-It lies in DVC's cache folder, so that worktrees and experiments share it, and holds links to files that DVC's cache and
-the work tree hold too: no byte lies there twice. Deleting it costs time and nothing else.
+It is in DVC's cache folder, so that worktrees and experiments share it. Results are stored as hard links to the files
+of DVC's cache and the work tree: no extra disk. If it is deleted, results are computed again.
 
 An entry is two files: KEY.parquet, absent for an empty result, and KEY.json, its hash and the task's counts. The record
-is written last and checked against its own hash, so an entry is whole or is none. A result is checked against its hash
-before it is used (digests.py).
+is written last and checked against its own hash, so an incomplete entry is ignored. A result is checked against its
+hash before it is used (file_hashes.py).
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ MAX_SLICES = 20_000  # of 64 bytes
 
 
 class Entry(NamedTuple):
-    """What the memo holds of one task."""
+    """One task's result in the memo."""
 
     stage: str
     partition: str
     size_bytes: int
-    is_linked: bool  # the same bytes also lie in DVC's cache or a work tree
+    is_linked: bool  # a hard link to a file of DVC's cache or a work tree
     used_at_s: float
     record: Path
 
@@ -59,7 +59,7 @@ class Memo:
     Attributes
     ----------
     folder : Path
-        Where they lie, created when needed.
+        Created when needed.
     recalls : bool
         Whether results may be taken from it; they are kept in any case.
     """
@@ -73,7 +73,7 @@ class Memo:
         return Digests(self.folder / "digests.json")
 
     def recall(self, key: str, path: Path) -> dict[str, Any] | None:
-        """Put the result of a task at `path` and return its counts; None if there is none that can be trusted."""
+        """Put the result of a task at `path` and return its counts; None if there is none, or it is damaged."""
         record = self._record(key)
         content = read(record) if self.recalls else None
         if content is None:
@@ -95,11 +95,11 @@ class Memo:
         return counts
 
     def keep(self, key: str, stage: str, partition: str, path: Path, counts: dict[str, Any]) -> None:
-        """Remember the result that lies at `path`; no file there: it is empty."""
+        """Remember the result at `path`; without a file there, it is empty."""
         record, digest = self._record(key), self.digests.of(path) if path.exists() else None
         before, data = read(record), record.with_suffix(".parquet")
         if before is not None and (before["sha256"], before["counts"]) != (digest, counts):
-            print(f"{stage}: {partition} came out otherwise than before: is it reproducible?", file=sys.stderr)
+            print(f"{stage}: {partition} differs from an earlier run's: is it reproducible?", file=sys.stderr)
         if before is not None and digest is not None and data.exists() and self.digests.of(data) == digest:
             with replacing(path) as aside:  # the same bytes as what DVC's cache has linked already
                 link(data, aside)
@@ -118,7 +118,7 @@ class Memo:
         record.with_suffix(".parquet").unlink(missing_ok=True)
 
     def slice_digest(self, name: str, compute: Callable[[], str]) -> str:
-        """Return what `compute()` returned the last time for the same `name`, which says all that it depends on."""
+        """Return `compute()`, remembered by `name`, which must identify all that it depends on."""
         path = self.folder / "slices" / hashlib.sha256(name.encode()).hexdigest()
         with suppress(OSError, UnicodeDecodeError):
             if re.fullmatch("[0-9a-f]{64}", text := path.read_text(encoding="ascii")):
@@ -130,7 +130,7 @@ class Memo:
         return digest
 
     def entries(self) -> Iterator[Entry]:
-        """Yield what it holds."""
+        """Yield every entry."""
         for record in sorted(self.folder.glob("??/*.json")):
             with suppress(FileNotFoundError):  # another run may be trimming
                 content, used_at_s = read(record), record.stat().st_mtime
@@ -140,7 +140,7 @@ class Memo:
                 yield Entry(stage, partition, size + record.stat().st_size, links > 1, used_at_s, record)
 
     def trim(self, limit_bytes: float) -> None:
-        """Forget what has been unused the longest, until the rest is within the limit."""
+        """Forget the entries that have been unused the longest, until the rest is within the limit."""
         held = 0
         for entry in sorted(self.entries(), key=lambda entry: entry.used_at_s, reverse=True):
             held += entry.size_bytes
@@ -151,7 +151,7 @@ class Memo:
             path.unlink(missing_ok=True)
 
     def verify(self) -> list[Entry]:
-        """Read every result, forget those that are not what was kept, and return them."""
+        """Read every result, forget those that are damaged, and return them."""
         self.digests.forget()
         damaged = []
         for entry in list(self.entries()):
@@ -191,7 +191,7 @@ def find() -> Memo | None:
 
 
 def show(store: Memo, console: Console) -> None:
-    """Draw a table of what the memo holds, stage by stage."""
+    """Draw a table of the memo's entries by stage."""
     groups: dict[str, list[Entry]] = {}
     for entry in store.entries():
         groups.setdefault(entry.stage, []).append(entry)
@@ -202,7 +202,7 @@ def show(store: Memo, console: Console) -> None:
         partitions = len({entry.partition for entry in entries})
         table.add_row(stage, str(partitions), str(len(entries)), f"{size / MB:,.1f} MB", f"{alone / MB:,.1f} MB")
     console.print(table)
-    console.print(f"{store.folder}\nWhat lies not only here is also in DVC's cache or a work tree, as the same file.")
+    console.print(f"{store.folder}\nThe others are hard links to files of DVC's cache or a work tree.")
 
 
 def _is_forced() -> bool:

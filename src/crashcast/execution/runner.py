@@ -1,7 +1,7 @@
 """The partition runner: a stage as independent tasks, one per partition, each written whole or not at all.
 
-What was computed before from the same bytes, parameters and code comes from the memo; the rest is computed, several
-partitions at a time: in this process, in others, or by the machines of a cluster.
+If the same bytes, parameters and code were computed before, the result comes from the memo. The rest is computed,
+several partitions at a time: in this process, in others, or by the machines of a cluster.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
     stage : str
         Named in the progress display.
     compute : function
-        `compute(partition, **inputs)` returns the partition's frame, in total order, and its counts: what JSON can
-        hold. Pure, and importable by name, for it may run in another process.
+        `compute(partition, **inputs)` returns the partition's frame, in total order, and its counts, which JSON
+        can hold. Pure, and importable by name, because it may run in another process.
     tasks : list of Task
         One per partition, in order of time.
     out : Path

@@ -1,8 +1,8 @@
-"""One process per stage: what a killed `dvc repro` left running must not write over what a newer one wrote.
+"""One process per stage: a process that a killed `dvc repro` left running must not overwrite newer results.
 
-DVC lets one `dvc repro` run at a time, but a killed one leaves its stage's process behind, which would still put its
-result in place when it is done. So a stage ends when its DVC does; and where one could not (it was suspended), the
-stage that comes next stops it.
+DVC lets one `dvc repro` run at a time, but a killed one leaves its stage's process behind, which would still write
+its result when it is done. So a stage ends when its DVC does; if it could not (it was suspended), the next run of the
+stage stops it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def take_over(stage: str) -> None:
     Raises
     ------
     UserError
-        Where the other one belongs to somebody else, or does not end.
+        If the other one belongs to somebody else, or does not end.
     """
-    if not NOTES.parents[1].is_dir():  # nobody's project: nothing that DVC could have left
+    if not NOTES.parents[1].is_dir():  # no DVC project, so no process that a DVC left
         return
     note = NOTES / f"{stage}.json"
     if orphan := noted(note):
@@ -67,7 +67,7 @@ def dvc_above(process: psutil.Process) -> psutil.Process | None:
 
 
 def is_dvc(process: psutil.Process) -> bool:
-    """Tell whether a process is a `dvc` command."""
+    """Say whether a process is a `dvc` command."""
     return "dvc" in {Path(word).name for word in process.cmdline()[:4]}
 
 
@@ -77,7 +77,7 @@ def stop(process: psutil.Process) -> None:
     Raises
     ------
     UserError
-        Where it does not end.
+        If it does not end.
     """
     family = [process, *process.children(recursive=True)]
     _kill(family)
@@ -90,7 +90,7 @@ def _end_with(dvc: psutil.Process) -> None:
         while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
             time.sleep(LOOK_EVERY_S)
     _kill(psutil.Process().children(recursive=True))
-    os._exit(1)  # nobody would record what it wrote
+    os._exit(1)  # without DVC nothing records its outputs
 
 
 def _kill(family: list[psutil.Process]) -> None:

@@ -97,7 +97,7 @@ class Task:
     partition : Partition
         What is to be computed.
     inputs : mapping of str to Period, File, DataFrame or parameters
-        Keyword arguments of the stage's function; a Period is read where the task runs.
+        Keyword arguments of the stage's function; a Period is read when the task runs.
     """
 
     partition: Partition

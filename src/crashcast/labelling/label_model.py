@@ -57,7 +57,7 @@ class Dependence:
     pair : (int, int)
         The positions of the sources.
     correlation : float
-        Of their errors, given what happened. Above 0 they share errors; below 0 one errs where the other does not, as
+        Of their errors, given what happened. Above 0 they share errors; below 0 one errs if the other does not, as
         ticket systems do of which one is enough.
     log_ratio : float
         Twice the gain in log-likelihood if their answers are modelled jointly.
@@ -230,7 +230,7 @@ def _maximise(
     Parameters
     ----------
     cells : float array of shape (p, k)
-        1 where a pattern holds an answer.
+        1 if a pattern holds an answer.
     sources : int array of shape (k,)
         Whose answer each column is.
     weights : float array of shape (p,)

@@ -1,4 +1,4 @@
-"""The section `acceptance` of params.yaml: when a retrained model replaces the last one; and how sure that must be."""
+"""The section `acceptance` of params.yaml: when a retrained model replaces the last one, and with what confidence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Guardrails(Group):
-    """Losses that are tolerated; more is a veto if chance does not explain it."""
+    """Losses that are tolerated; a larger one is a veto if chance does not explain it."""
 
     event_recall: Positive  # at the alarm budget, absolute
     lead_h: Positive

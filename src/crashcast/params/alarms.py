@@ -10,6 +10,6 @@ from crashcast.params.base import Section
 
 
 class Alarms(Section):
-    """What the on-call engineers can bear."""
+    """The budget of false alarms for the on-call engineers."""
 
     false_alarms_per_server_day: Annotated[float, Field(gt=0)]

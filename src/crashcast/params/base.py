@@ -1,4 +1,4 @@
-"""What every section of params.yaml is made of: frozen, unknown keys refused, durations with their units.
+"""The base of every section of params.yaml: frozen, unknown keys refused, durations with their units.
 
 A stage reads a section with `Clean.read()`; dvc.yaml declares the same section as its parameter.
 """

@@ -6,7 +6,7 @@ from crashcast.params.base import Duration, PositiveDuration, Section
 
 
 class Incidents(Section):
-    """What incident records leave open."""
+    """Defaults for times that incident records lack."""
 
     reporting_delay: Duration
     unresolved_outage: PositiveDuration

@@ -13,7 +13,7 @@ Evidence = Literal["tickets", "restarts", "gaps", "storms", "annotations"]
 
 
 class Label(Section):
-    """What a crash label means, and who is believed about crashes (docs/labels.md)."""
+    """What a crash label means, and how conflicting evidence of crashes is resolved (docs/labels.md)."""
 
     lead: Duration
     horizon: PositiveDuration

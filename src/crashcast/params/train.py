@@ -16,7 +16,7 @@ Candidates = create_model("Candidates", __base__=Group, **GRIDS)
 
 
 class SelfTraining(Group):
-    """How certain the model must be of a row that no incident records cover, to learn from its own answer."""
+    """How certain the model must be of a row without incident records, to use its prediction as a label."""
 
     certainty: Share
 

@@ -15,6 +15,6 @@ class Validate(Section):
     max_duplicate_share: Annotated[float, Field(ge=0, le=1)]
     max_out_of_range_share: Annotated[float, Field(ge=0, le=1)]
     max_missing_share: Annotated[float, Field(ge=0, le=1)]
-    max_volume_change: Annotated[float, Field(gt=0)]  # 1 and above bear the loss of whole partitions
+    max_volume_change: Annotated[float, Field(gt=0)]  # 1 and above tolerate the loss of whole partitions
     max_overlapping_incident_share: Annotated[float, Field(ge=0, le=1)]
     max_outage: PositiveDuration

@@ -26,7 +26,7 @@ from crashcast.versions.rows import compare
 Kind = Literal["added", "removed", "changed"]
 SHOWN_DIGITS = 8
 SHOWN = 3
-TABLE, PART = ".parquet", f"/{tables.PART}"
+TABLE, PART = ".parquet", f"/{tables.FILE_NAME}"
 NAME_WIDTH = 30
 FORM = "%H%x1f%P%x1f%as%x1f%an%x1f%s"  # the author's date: a rebase leaves it
 

@@ -427,7 +427,7 @@ def test_a_result_that_came_out_otherwise_is_told(memoised, capsys, monkeypatch)
     monkeypatch.setattr(memo, "_is_forced", lambda: True)
     run("depends_on_the_weather")
     told = capsys.readouterr().err
-    assert "doubling: month=2024-02 came out otherwise than before: is it reproducible?" in told
+    assert "doubling: month=2024-02 differs from an earlier run's: is it reproducible?" in told
     assert told.splitlines()[-1] == "doubling: 3 partitions, 3 computed, 0 from the memo"
 
 

@@ -44,7 +44,7 @@ def labels(tmp_path):
                 "label": pl.Series([row[1] for row in rows], dtype=pl.Int8),
             }
         )
-        tables.write(tmp_path / "labels" / f"month=2025-{month:02}" / tables.PART, frame)
+        tables.write(tmp_path / "labels" / f"month=2025-{month:02}" / tables.FILE_NAME, frame)
     return tmp_path / "labels"
 
 

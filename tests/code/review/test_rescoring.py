@@ -195,7 +195,7 @@ class TestScoring:
     """Scores of a model that returns the probability of its only feature's log-odds."""
 
     def table(self, folder: Path, frame: pl.DataFrame) -> None:
-        tables.write(folder / "month=2026-01" / tables.PART, frame)
+        tables.write(folder / "month=2026-01" / tables.FILE_NAME, frame)
 
     @pytest.fixture
     def trained(self, tmp_path: Path) -> Path:
@@ -404,7 +404,7 @@ def hold(frames: dict[str, pl.DataFrame]) -> str:
     listing = {}
     for name, frame in frames.items():
         tables.write(Path("made"), frame)
-        listing[f"{name}/{tables.PART}"] = cache.hold(Path("made"))
+        listing[f"{name}/{tables.FILE_NAME}"] = cache.hold(Path("made"))
     return cache.hold_folder(listing)
 
 
@@ -499,7 +499,7 @@ class TestHistory:
     ) -> None:
         base = commit({JANUARY: telemetry(1, range(1, 29))})
         head = commit({JANUARY: telemetry(1, range(1, 29)), FEBRUARY: telemetry(2, range(1, 9))})
-        february = cache.members(head.raw[TELEMETRY], "telemetry")[f"{FEBRUARY}/{tables.PART}"]
+        february = cache.members(head.raw[TELEMETRY], "telemetry")[f"{FEBRUARY}/{tables.FILE_NAME}"]
         locate = cache.locate
         monkeypatch.setattr(cache, "locate", lambda digest, what: locate({february: "x"}.get(digest, digest), what))
         history = History.of(base, head)
@@ -582,7 +582,7 @@ class TestHistory:
 def test_a_partition_is_known_by_its_file() -> None:
     for unit in ("month", "week", "day"):
         partition = tables.partition_at(naive(14), unit)
-        assert partition_of(f"{partition.name}/{tables.PART}") == partition
+        assert partition_of(f"{partition.name}/{tables.FILE_NAME}") == partition
 
 
 def labels(days: range, positive: set[int] = frozenset(), unknown: set[int] = frozenset()) -> pl.DataFrame:  # type: ignore[assignment]

@@ -94,7 +94,7 @@ def test_periods_are_in_order_and_apart(hours, weights, embargo_h):
     shares = [weight / sum(weights) for weight in weights]
     embargo, end = embargo_h * HOUR, START + hours * HOUR
     try:
-        periods = split.by_time(START, end, shares, embargo, HOURLY)
+        periods = split.by_time(START, end, shares, embargo, HOURLY.interval)
     except UserError:
         assert min(share * hours for share in shares) <= embargo_h + 1
         return
