@@ -11,7 +11,7 @@ from crashcast.params.incidents import Incidents
 from crashcast.tables import CRASH
 
 
-def read_incidents(path: Path, rules: Incidents) -> pl.DataFrame:
+def read_incidents(path: Path, incidents: Incidents) -> pl.DataFrame:
     """Read the incidents, with missing times filled in by the rules of params.yaml.
 
     Returns
@@ -22,18 +22,18 @@ def read_incidents(path: Path, rules: Incidents) -> pl.DataFrame:
         sorted by (started_at, server_id, kind).
     """
     records = tables.read(path, ["server_id", "kind", "started_at", "resolved_at", "reported_at"])
-    return complete_incidents(records, rules).sort("started_at", "server_id", "kind", "resolved_at", "reported_at")
+    return complete_incidents(records, incidents).sort("started_at", "server_id", "kind", "resolved_at", "reported_at")
 
 
-def complete_incidents(records: pl.DataFrame, rules: Incidents) -> pl.DataFrame:
+def complete_incidents(records: pl.DataFrame, incidents: Incidents) -> pl.DataFrame:
     """Return incidents with missing times filled in: see `read_incidents`."""
     return records.with_columns(
-        pl.col("resolved_at").fill_null(pl.col("started_at") + rules.unresolved_outage),
-        pl.col("reported_at").fill_null(pl.col("started_at") + rules.reporting_delay),
+        pl.col("resolved_at").fill_null(pl.col("started_at") + incidents.unresolved_outage),
+        pl.col("reported_at").fill_null(pl.col("started_at") + incidents.reporting_delay),
     )
 
 
-def read_covered_crashes(incidents: Path, coverage: Path, rules: Incidents) -> pl.DataFrame:
+def read_covered_crashes(incidents_path: Path, coverage: Path, incidents: Incidents) -> pl.DataFrame:
     """Read the crashes that fall into a period of coverage: those that can serve as ground truth.
 
     Returns
@@ -41,7 +41,9 @@ def read_covered_crashes(incidents: Path, coverage: Path, rules: Incidents) -> p
     DataFrame
         `server_id`, `started_at`, sorted by (started_at, server_id).
     """
-    crashes = read_incidents(incidents, rules).filter(pl.col("kind") == CRASH).select("server_id", "started_at")
+    crashes = (
+        read_incidents(incidents_path, incidents).filter(pl.col("kind") == CRASH).select("server_id", "started_at")
+    )
     covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"])
     inside = pl.col("started_at").is_between("covered_from", "covered_to", closed="left")
     found = crashes.join(covered, on="server_id").filter(inside).select(crashes.columns)

@@ -168,16 +168,7 @@ def place(partition: Partition, samples: pl.DataFrame, telemetry: Telemetry, cle
 
 
 def aggregate(placed: Placed, values: Floats, metric: Metric) -> tuple[Floats, Bools, int]:
-    """Make one value of a metric's samples in each row, without the repeated and the impossible ones.
-
-    Parameters
-    ----------
-    placed : Placed
-        T rows of S servers, n samples.
-    values : array of shape (n,)
-        NaN if missing.
-    metric : Metric
-        Its range and aggregate.
+    """Make one value of a metric's samples (n,) in each row, without the repeated and the impossible ones.
 
     Returns
     -------
@@ -208,18 +199,7 @@ def aggregate(placed: Placed, values: Floats, metric: Metric) -> tuple[Floats, B
 
 
 def fill(placed: Placed, rows: Floats, metric: Metric, clean: Clean) -> tuple[Floats, Bools, int]:
-    """Carry a metric's last value over short gaps, and remove what a stuck sensor shows.
-
-    Parameters
-    ----------
-    placed : Placed
-        T rows of S servers, of which P are the partition's.
-    rows : float32 array of shape (T, S)
-        NaN if missing.
-    metric : Metric
-        Whether it can stick.
-    clean : Clean
-        How far to carry, and how long a value must stand still.
+    """Fill short gaps in the rows (T, S) of a metric, and remove values of a stuck sensor, in the partition's P rows.
 
     Returns
     -------
@@ -251,19 +231,7 @@ def fill(placed: Placed, rows: Floats, metric: Metric, clean: Clean) -> tuple[Fl
 
 
 def count_samples(placed: Placed, usable: Bools, kept: Bools, rows: int) -> dict[str, int]:
-    """Account for every sample of the partition, and for its rows.
-
-    Parameters
-    ----------
-    placed : Placed
-        The samples and their rows.
-    usable : bool array of shape (n,)
-        Which samples have at least one possible value.
-    kept : bool array of shape (P, S)
-        Which of the partition's rows have at least one value of their own.
-    rows : int
-        How many of them have any value.
-    """
+    """Account for every sample of the partition, and for its `rows`: see `clean_partition`."""
     own = placed.own_samples
     samples, kept_rows = len(placed.cells) - int(own.start), int(np.count_nonzero(kept))
     duplicates = int(np.count_nonzero(placed.repeated[own]))

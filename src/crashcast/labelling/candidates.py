@@ -74,14 +74,7 @@ def candidates(
     verdicts : DataFrame
         The annotations with their `event`: one row for each event that an annotation is about.
     """
-    found, fleet = interruptions.interruptions(up, interval), interruptions.seen(up)
-    work = incidents.filter(kind=MAINTENANCE)
-    found = found.with_columns(
-        planned=planned_work.is_recorded(found, work, interval),
-        due=planned_work.is_due(found, work, interval),
-        has_telemetry=pl.lit(True),
-        has_errors=pl.col("storm").is_not_null(),
-    )
+    found = _interruptions(up, incidents.filter(kind=MAINTENANCE), interval)
     tickets = incidents.filter(kind=CRASH).with_row_index("ticket")
     notes = annotations.with_row_index("note")
     dated = notes.filter(pl.col("crash_at").is_not_null(), pl.col("verdict") == CRASH)
@@ -91,26 +84,8 @@ def candidates(
     )
     statements = statements.with_columns(place=matching(statements, found, interval, same_event))
     apart = _together(statements.filter(pl.col("place").is_null()), same_event)
-    inside = pl.col("at").is_between("first", "last").fill_null(False)
-    unmatched = (
-        apart.unique("group", keep="first", maintain_order=True)
-        .join(fleet, on="server_id", how="left", maintain_order="left")
-        .select(
-            "server_id",
-            "group",
-            began_after="at",
-            began_by="at",
-            restarted=pl.lit(False),
-            silent=pl.lit(False),
-            planned=pl.lit(False),
-            due=pl.lit(False),
-            has_telemetry=inside,
-            has_uptime=inside & pl.col("reports_uptime").fill_null(False),
-            has_errors=inside & pl.col("reports_errors").fill_null(False),
-        )
-    )
     events = (
-        pl.concat([found.with_row_index("place"), unmatched], how="diagonal")
+        pl.concat([found.with_row_index("place"), _unmatched(apart, interruptions.seen(up))], how="diagonal")
         .sort("began_after", "server_id", "over")
         .with_columns(event=pl.int_range(pl.len()))
     )
@@ -121,25 +96,59 @@ def candidates(
         ],
         how="diagonal",
     )
-    shown = notes.join(statements.select("event", "note").drop_nulls(), on="note", how="left")
-    in_view_of = events.select("server_id", begun="began_by", other="event")
+    return (
+        events.select(*EVENTS).cast({**EVENTS, "server_id": up.schema["server_id"]}),  # type: ignore[dict-item]
+        tickets.join(statements.select("event", "ticket").drop_nulls(), on="ticket").drop("ticket"),
+        _verdicts(notes, statements.select("event", "note").drop_nulls(), events),
+    )
+
+
+def _interruptions(up: pl.DataFrame, maintenance: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
+    """Return the interruptions as events."""
+    found = interruptions.interruptions(up, interval)
+    return found.with_columns(
+        planned=planned_work.is_recorded(found, maintenance, interval),
+        due=planned_work.is_due(found, maintenance, interval),
+        has_telemetry=pl.lit(True),
+        has_errors=pl.col("storm").is_not_null(),
+    )
+
+
+def _unmatched(statements: pl.DataFrame, fleet: pl.DataFrame) -> pl.DataFrame:
+    """Return each `group` of statements that match no interruption as an event."""
+    inside = pl.col("at").is_between("first", "last").fill_null(False)
+    return (
+        statements.unique("group", keep="first", maintain_order=True)
+        .join(fleet, on="server_id", how="left", maintain_order="left")
+        .select(
+            "server_id",
+            "group",
+            began_after="at",
+            began_by="at",
+            **dict.fromkeys(("restarted", "silent", "planned", "due"), pl.lit(False)),
+            has_telemetry=inside,
+            has_uptime=inside & pl.col("reports_uptime").fill_null(False),
+            has_errors=inside & pl.col("reports_errors").fill_null(False),
+        )
+    )
+
+
+def _verdicts(notes: pl.DataFrame, matched: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
+    """Return the annotations of each event: those that date a crash then, and those that had it in view."""
+    dated = notes.join(matched, on="note", how="left")
     in_view = (
         notes.filter(pl.col("verdict").is_in([CRASH, NO_CRASH]))
-        .join(in_view_of, on="server_id")
+        .join(events.select("server_id", begun="began_by", other="event"), on="server_id")
         .filter(pl.col("begun").is_between("started_at", "ended_at"))
-        .join(shown.select("note", "event").drop_nulls(), on="note", how="left")
+        .join(dated.select("note", "event").drop_nulls(), on="note", how="left")
         # an annotator who dated the crash has said of every other event in view that it is none
         .with_columns(
             verdict=pl.when(pl.col("event") != pl.col("other")).then(pl.lit(NO_CRASH)).otherwise("verdict"),
             event="other",
         )
     )
-    verdicts = pl.concat([shown.drop_nulls("event"), in_view], how="diagonal").unique(["note", "event"])
-    return (
-        events.select(*EVENTS).cast({**EVENTS, "server_id": up.schema["server_id"]}),  # type: ignore[dict-item]
-        tickets.join(statements.select("event", "ticket").drop_nulls(), on="ticket").drop("ticket"),
-        verdicts.select("event", *ANNOTATIONS).sort("event", "annotator", "annotated_at", "verdict"),
-    )
+    verdicts = pl.concat([dated.drop_nulls("event"), in_view], how="diagonal").unique(["note", "event"])
+    return verdicts.select("event", *ANNOTATIONS).sort("event", "annotator", "annotated_at", "verdict")
 
 
 def matching(statements: pl.DataFrame, found: pl.DataFrame, interval: timedelta, same_event: timedelta) -> pl.Series:
