@@ -202,15 +202,15 @@ def featurize_partition(
     grid = Grid.over(partition.start, partition.end, telemetry.interval, servers)
     exists = np.zeros(whole.shape, dtype=bool)
     exists.ravel()[whole.cells(rows["timestamp"], codes)] = True
-    del codes  # at full size every column of whole numbers counts
+    del codes
     here = exists[before:]
 
     columns: list[pl.Series] = []
     for level in levels(rows, exists, telemetry, features):
-        windows = partial(metric_features, level, before, grid, features)
-        columns += series(here, grid.pieces_by_server(), windows)
+        columns += series(here, grid.pieces_by_server(), partial(metric_features, level, before, grid, features))
         if features.fleet_relative:
             columns += series(here, grid.pieces_by_time(), partial(fleet_features, level, before))
+        del level  # at full size every array counts: before the next level is laid out
     columns += series(here, grid.pieces_by_server(), partial(missing_features, exists, before, grid, features))
     columns += series(here, grid.pieces_by_server(), partial(history_features, crashes, records, grid, features))
     for name, count in Counter(column.name for column in columns).items():
