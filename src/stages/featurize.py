@@ -79,7 +79,7 @@ def feature_columns(telemetry: Telemetry, features: Features) -> list[str]:
     Raises
     ------
     UserError
-        Where `features` names a metric that the telemetry does not have, or an interaction has a metric's name.
+        If `features` names a metric that the telemetry does not have, or an interaction has a metric's name.
     """
     columns = list(telemetry.metrics) if features.columns == "all" else list(features.columns)
     used = {"columns": columns, **{f"interactions.{name}": pair for name, pair in features.interactions.items()}}

@@ -5,7 +5,7 @@ come from, raw telemetry, annotations. Out: the labels, that is keys, `label` (n
 unknown); the confirmed incidents and the votes that confirm them (docs/labels.md); `metrics/label.json` with counts and
 the quality of each source.
 
-A row at t is 1 where a crash of its server starts in (t + lead, t + lead + horizon]. It is unknown, never 0, where the
+A row at t is 1 if a crash of its server starts in (t + lead, t + lead + horizon]. It is unknown, never 0, if the
 records cannot tell: see `Reason`. Unknown wins over 1: nobody can act on a warning during an outage.
 """
 
