@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import typer
@@ -33,12 +34,15 @@ for title, commands in GROUPS.items():
 
 
 def main() -> None:
-    """Run a command. Bad input ends in a message and exit status 2."""
+    """Run a command. An error ends in exit status 2: bad input with a message, a fault of ours with a traceback."""
     try:
         _require_root()
         app()
     except UserError as error:
         print(f"crashcast: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception:  # Python's own exit status, 1, means REJECT
+        traceback.print_exc()
         sys.exit(2)
 
 

@@ -41,19 +41,6 @@ def review(
 
     Exit status: 0 ACCEPT, 1 REJECT, 3 INCONCLUSIVE, 2 an error.
     """
-    try:
-        status = _review(base, first, head, not unreserved, folder)
-    except UserError:
-        raise
-    except Exception:  # 1 would mean REJECT
-        import traceback
-
-        traceback.print_exc()
-        status = 2
-    raise typer.Exit(status)
-
-
-def _review(base: str | None, first: bool, head: str, reserve: bool, folder: Path) -> int:
     from rich.console import Console
 
     from crashcast.canonical import write_text
@@ -66,22 +53,22 @@ def _review(base: str | None, first: bool, head: str, reserve: bool, folder: Pat
         raise UserError("--first says that there is no champion, but --base names one: leave one of them out")
     if base is None and not first:
         base = reviewing.default_base().sha
-    found = reviewing.review(base, head, reserve=reserve)
+    found = reviewing.review(base, head, reserve=not unreserved)
     if found is None:
-        told = "Both commits have the same model: there is nothing to judge."
+        text = "Both commits have the same model: there is nothing to judge."
         changed = [] if base is None else commit_changes.of_the_rules(Revision.find(base), Revision.find(head))
         if changed:
-            told += " But later models would be judged by other rules or rows. People must decide about that:\n\n- "
-            told += "\n- ".join(changed)
-        write_text(folder / "comment.md", f"{comment.MARKER}\n{told}")
-        print(told)
-        return reviewing.EXIT_STATUS["INCONCLUSIVE"] if changed else 0
+            text += " But later models would be judged by other rules or rows. People must decide about that:\n\n- "
+            text += "\n- ".join(changed)
+        write_text(folder / "comment.md", f"{comment.MARKER}\n{text}")
+        print(text)
+        raise typer.Exit(reviewing.EXIT_STATUS["INCONCLUSIVE"] if changed else 0)
     schema.write(folder / "record.json", found.record)
     write_text(folder / "comment.md", comment.as_markdown(found.record))
     html.write(folder / "review.html", found.record, found.plot_data)
     terminal.show(found.record, Console())
     print(f"The page: {folder / 'review.html'}")
-    return reviewing.EXIT_STATUS[found.record["verdict"]]
+    raise typer.Exit(reviewing.EXIT_STATUS[found.record["verdict"]])
 
 
 @commands.command()

@@ -40,3 +40,18 @@ def test_a_folder_below_the_root_is_not_taken_for_a_project_that_lacks_everythin
         main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == "crashcast: run from the root of the project: cd ../..\n"
+
+
+def test_a_fault_of_ours_is_no_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Python ends with 1 after a traceback, which means REJECT to whoever asked for a review."""
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.chdir(Path(__file__).parents[3])
+    monkeypatch.setattr("crashcast.review.review.review", fail)
+    monkeypatch.setattr(sys, "argv", ["crashcast", "review", "--first"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "RuntimeError: a fault" in capsys.readouterr().err
