@@ -26,7 +26,7 @@ from ruamel.yaml import YAML
 from crashcast import tables
 from crashcast.canonical import write_json
 from crashcast.incidents import read_covered_crashes
-from crashcast.modeling import alarms, ranking
+from crashcast.modeling import alarms, row_metrics
 from crashcast.modeling.algorithms import candidates
 from crashcast.modeling.bootstrap import (
     TwoWayDraws,
@@ -178,10 +178,10 @@ def judge() -> tuple[dict[str, Any], Gains]:
         rows = validation.select("timestamp", "server_id", "label").with_columns(score=before)
         point = alarms.choose_threshold(rows, recorded, budget, window)
         judged = alarms.judge(keys.with_columns(score=now), crashes, point.threshold, window, period(rule, "test"))
-        replicates[name] = pr_auc_replicates(target, ranking.steps_of(target, now), cells, draws)
+        replicates[name] = pr_auc_replicates(target, row_metrics.steps_of(target, now), cells, draws)
         caught[name] = judged.crashes.sort("started_at", "server_id")
         found[name] = {
-            "pr_auc": ranking.pr_auc(target, now),
+            "pr_auc": row_metrics.pr_auc(target, now),
             "event_recall": judged.metrics.event_recall,
             "false_alarms_over_budget": judged.metrics.false_alarms_per_server_day / budget,
         }
@@ -208,7 +208,7 @@ def judge() -> tuple[dict[str, Any], Gains]:
         "share_with_precursor": of_test["has_precursor"].mean(),
         "algorithm": model.algorithm,
         "mean_score_over_observed": float(model.predict(test).mean() / target.mean()),
-        "oracle_pr_auc": ranking.pr_auc(target, oracle),
+        "oracle_pr_auc": row_metrics.pr_auc(target, oracle),
         "contenders": found,
         "claims": claims,
         "stages": {name: json.loads(Path(f"metrics/{name}.json").read_text()) for name in ("clean", "label", "split")},
@@ -227,7 +227,7 @@ def logistic(
         if candidate.algorithm == "logistic_regression":
             fitted = fit(candidate, columns, sample.values, sample.crash, sample.share)
             before = fitted.log_odds(matrix(validation, columns))
-            quality = ranking.pr_auc(target, before)
+            quality = row_metrics.pr_auc(target, before)
             if quality > best[0]:
                 best = (quality, before, fitted.log_odds(matrix(test, columns)))
     return best[1], best[2]

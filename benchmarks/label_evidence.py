@@ -56,9 +56,9 @@ from crashcast import tables
 from crashcast.canonical import write_json
 from crashcast.incidents import read_covered_crashes
 from crashcast.labelling import consensus, label_model
-from crashcast.labelling.candidates import ANNOTATIONS as ANNOTATED
+from crashcast.labelling.candidate_events import ANNOTATIONS as ANNOTATED
 from crashcast.labelling.consensus import PRIOR
-from crashcast.modeling import alarms, ranking
+from crashcast.modeling import alarms, row_metrics
 from crashcast.modeling.model import load
 from crashcast.modeling.split_rule import period, read_part, read_rule
 from crashcast.params.incidents import Incidents
@@ -321,7 +321,7 @@ def judge(way: str) -> dict[str, float]:
     return {
         "event_recall": found.event_recall or 0.0,
         "false_alarms_per_server_day": found.false_alarms_per_server_day or 0.0,
-        "pr_auc": ranking.pr_auc(test["label"].to_numpy(), score),
+        "pr_auc": row_metrics.pr_auc(test["label"].to_numpy(), score),
         "crashes": found.crashes,
     }
 

@@ -29,11 +29,11 @@ from rich.table import Table
 
 from crashcast import tables
 from crashcast.canonical import write_json
-from crashcast.modeling import ranking
+from crashcast.modeling import row_metrics
 from crashcast.modeling.algorithms import candidates
 from crashcast.modeling.bootstrap import TwoWayDraws, percentile_interval, pr_auc_replicates
 from crashcast.modeling.model import fit, matrix
-from crashcast.modeling.ranking import steps_of
+from crashcast.modeling.row_metrics import steps_of
 from crashcast.modeling.sampling import draw_sample, feature_names
 from crashcast.modeling.split_rule import period, read_part, read_rule
 from crashcast.params.evaluate import Evaluate
@@ -126,7 +126,7 @@ def compare() -> tuple[dict[str, Any], dict[str, float]]:
                         "seed": seed,
                         "rows": len(sample.crash),
                         "crash_rows": int(sample.crash.sum()),
-                        "pr_auc": ranking.pr_auc(target, score),
+                        "pr_auc": row_metrics.pr_auc(target, score),
                         "difference_low": limits.low,
                         "difference_high": limits.high,
                     }

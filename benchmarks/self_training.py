@@ -28,7 +28,7 @@ from ruamel.yaml import YAML
 from crashcast import tables
 from crashcast.canonical import write_json
 from crashcast.incidents import read_covered_crashes
-from crashcast.modeling import alarms, ranking
+from crashcast.modeling import alarms, row_metrics
 from crashcast.modeling.model import load
 from crashcast.modeling.split_rule import period, read_part, read_rule
 from crashcast.params.incidents import Incidents
@@ -110,7 +110,7 @@ def trained(self_training: dict[str, float] | None) -> dict[str, float]:
     rows = test.select("timestamp", "server_id", "label").with_columns(score=score)
     window = alarms.AlarmWindow.of(rules, Telemetry.read().interval)
     found = alarms.judge(rows, crashes, model.threshold, window, period(rule, "test")).metrics
-    area = ranking.pr_auc(test["label"].to_numpy(), score)
+    area = row_metrics.pr_auc(test["label"].to_numpy(), score)
     return {"pr_auc": area, "event_recall": found.event_recall or 0.0, "rows": float(test.height)}
 
 

@@ -19,7 +19,7 @@ def main() -> None:
 
     try:
         with unedited(stage):
-            from crashcast.execution.single_process import take_over
+            from crashcast.execution.orphan_guard import take_over
             from crashcast.params.every_section import check
 
             check()

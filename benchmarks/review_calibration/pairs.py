@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score
 
 from crashcast.modeling import alarms
 from crashcast.modeling.model import Model, calibration, fit
-from crashcast.modeling.ranking import steps_of
+from crashcast.modeling.row_metrics import steps_of
 from crashcast.params.acceptance import Acceptance, look_error
 from crashcast.params.alarms import Alarms
 from crashcast.params.label import Label

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from crashcast import canonical
 from crashcast.errors import UserError
+from crashcast.history.raw_data import is_another_fleet
 from crashcast.versioning import git, remote
 from crashcast.versioning.dvc_files import LOCK
 from crashcast.versioning.lock_checks import check
 from crashcast.versioning.revision import MODELS, PARAMS, REGISTERED, Revision, default_base
-from crashcast.versions.raw_data import is_another_fleet
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -22,7 +22,7 @@ from crashcast import tables
 from crashcast.canonical import write_json
 from crashcast.files import replacing_folder
 from crashcast.incidents import read_covered_crashes
-from crashcast.modeling import alarms, plots, ranking
+from crashcast.modeling import alarms, plots, row_metrics
 from crashcast.modeling.baselines import RANDOM, one_rules, with_baselines
 from crashcast.modeling.bootstrap import (
     TwoWayDraws,
@@ -77,7 +77,7 @@ def main(
     target, own = test["label"].to_numpy(), crashes_of_part(crashes, rule, "test")
     judged = alarms.judge(test, own, model.threshold, window, period(rule, "test"))
     figures: dict[str, Any] = {
-        **ranking.row_metrics(target, test["score"].to_numpy(), model.threshold),
+        **row_metrics.row_metrics(target, test["score"].to_numpy(), model.threshold),
         **judged.metrics.as_dict(),
         "mean_score_over_base_rate": test["score"].to_numpy().mean() / target.mean(),
         "false_alarm_budget": budget,
@@ -88,7 +88,7 @@ def main(
         pl.Series(sorted(servers)), period(rule, "test"), rules.block, rules.replicates, rules.seed
     )
     cells = draws.cells(test["server_id"], test["timestamp"])
-    replicates = pr_auc_replicates(target, ranking.steps_of(target, test["score"].to_numpy()), cells, draws)
+    replicates = pr_auc_replicates(target, row_metrics.steps_of(target, test["score"].to_numpy()), cells, draws)
     figures |= intervals(target, cells, judged, replicates, draws, rules.confidence)
 
     figures["baselines"] = {}
@@ -96,10 +96,10 @@ def main(
         rows = by(name, test)
         score = rows["score"].to_numpy()
         rival = alarms.judge(rows, own, threshold, window, period(rule, "test")).metrics
-        rivals = pr_auc_replicates(target, ranking.steps_of(target, score), cells, draws)
+        rivals = pr_auc_replicates(target, row_metrics.steps_of(target, score), cells, draws)
         gain = percentile_interval(replicates - rivals, rules.confidence)
         figures["baselines"][name] = {
-            "pr_auc": ranking.pr_auc(target, score),
+            "pr_auc": row_metrics.pr_auc(target, score),
             "event_recall": rival.event_recall,
             "false_alarms_per_server_day": rival.false_alarms_per_server_day,
             "pr_auc_gain_low": gain.low,
@@ -201,7 +201,7 @@ def by_slice(
         members = rows.select(inside).to_series().to_numpy()
         target, score = labels[members], scores[members]
         if 0 < target.sum() < len(target):
-            measured = {"pr_auc": ranking.pr_auc(target, score), "base_rate": float(target.mean())}
+            measured = {"pr_auc": row_metrics.pr_auc(target, score), "base_rate": float(target.mean())}
             figures[name] = {"rows": len(target), **measured, **_recall(judged.filter(inside))}
     return figures
 
@@ -231,9 +231,9 @@ def importance(model: Model, sample: pl.DataFrame, seed: int) -> pl.DataFrame:
         `feature`, `pr_auc_lost`, the largest first.
     """
     target, order = sample["label"].to_numpy(), np.random.default_rng(seed).permutation(sample.height)
-    whole = ranking.pr_auc(target, model.predict(sample))
+    whole = row_metrics.pr_auc(target, model.predict(sample))
     lost = [
-        whole - ranking.pr_auc(target, model.predict(sample.with_columns(sample[name].gather(order))))
+        whole - row_metrics.pr_auc(target, model.predict(sample.with_columns(sample[name].gather(order))))
         for name in model.features
     ]
     return pl.DataFrame({"feature": model.features, "pr_auc_lost": lost}).sort(

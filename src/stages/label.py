@@ -26,7 +26,7 @@ from crashcast.execution import runner
 from crashcast.execution.task import Period, Task
 from crashcast.grid import Bools, Grid, encode, microseconds
 from crashcast.incidents import read_incidents
-from crashcast.labelling import candidates, consensus, interruptions, labelling_functions
+from crashcast.labelling import candidate_events, consensus, interruptions, labelling_functions
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
@@ -61,7 +61,7 @@ def main(
     found = consensus.resolve(
         up_intervals(telemetry_path, telemetry, label),
         tables.read(incidents_path, tables.INCIDENTS),
-        tables.read(annotations, candidates.ANNOTATIONS),
+        tables.read(annotations, candidate_events.ANNOTATIONS),
         covered,
         tables.read(ticket_sources, tables.TICKET_SOURCES),
         telemetry,

@@ -20,7 +20,7 @@ import numpy as np
 
 from crashcast.canonical import write_json, write_text
 from crashcast.incidents import read_covered_crashes
-from crashcast.modeling import ranking
+from crashcast.modeling import row_metrics
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.algorithms import Candidate, candidates
 from crashcast.modeling.algorithms.base import Floats
@@ -34,7 +34,7 @@ from crashcast.modeling.sampling import (
     with_pseudo_labels,
 )
 from crashcast.modeling.split_rule import read_rule
-from crashcast.modeling.validation import Validation, score_validation
+from crashcast.modeling.validation_scores import Validation, score_validation
 from crashcast.params.alarms import Alarms
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
@@ -106,7 +106,7 @@ def fit_to(sample: Sample, candidate: Candidate, columns: list[str]) -> Model:
 def evidence_for(validation: Validation, raw: Floats) -> dict[str, Any]:
     """Return how well log-odds rank the validation rows, and the share of crashes that their alarms catch."""
     _, judgement = validation.at_budget(raw)
-    return ranking.ranking(validation.labels, raw) | {"event_recall": judgement.metrics.event_recall}
+    return row_metrics.ranking(validation.labels, raw) | {"event_recall": judgement.metrics.event_recall}
 
 
 def calibrated(model: Model, raw: Floats, validation: Validation) -> Model:
@@ -119,5 +119,5 @@ def with_threshold(model: Model, raw: Floats, validation: Validation) -> tuple[M
     """Return the model with the threshold that keeps to the alarm budget, and its figures on validation."""
     probability = model.probability(raw)
     threshold, judgement = validation.at_budget(probability)
-    figures = ranking.row_metrics(validation.labels, probability, threshold) | judgement.metrics.as_dict()
+    figures = row_metrics.row_metrics(validation.labels, probability, threshold) | judgement.metrics.as_dict()
     return replace(model, threshold=threshold), figures

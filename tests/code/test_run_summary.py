@@ -14,7 +14,7 @@ from crashcast import run_summary
 from crashcast.canonical import write_json
 from crashcast.cli import app
 from crashcast.errors import UserError
-from crashcast.modeling import alarms, ranking
+from crashcast.modeling import alarms, row_metrics
 from crashcast.run_summary import Figures, Row
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def evaluation() -> dict:
     window, period = alarms.AlarmWindow(HOUR, 2 * HOUR, HOUR), (START, START + 10 * HOUR)
     judged = alarms.judge(rows, crashes, 0.5, window, period).metrics
     return {
-        **ranking.row_metrics(labels.to_numpy(), rows["score"].to_numpy(), 0.5),
+        **row_metrics.row_metrics(labels.to_numpy(), rows["score"].to_numpy(), 0.5),
         **judged.as_dict(),
         **{"pr_auc_low": 0.4, "pr_auc_high": 0.9, "lift_low": 2.0, "lift_high": 1234.5},
         **{"event_recall_low": 0.25, "event_recall_high": 1.0},

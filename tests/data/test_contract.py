@@ -14,7 +14,7 @@ from crashcast.params.telemetry import Telemetry
 from crashcast.params.validate import Validate
 from crashcast.paths import TABLES
 from crashcast.sources.demo import simulator
-from crashcast.sources.importing import files
+from crashcast.sources.importing import run_import
 from stages import validate
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def test_real_fleets_pass_as_imported(project, name):
         pytest.skip(f"{source} is not on this machine")
     labelled = source / "label_coverage.csv"
     coverage = labelled if labelled.exists() else None
-    files.import_files([source / "telemetry.parquet"], source / "incidents.csv", coverage)
+    run_import.import_files([source / "telemetry.parquet"], source / "incidents.csv", coverage)
     outcomes, figures = check()
     assert not failures(outcomes, CRITICAL)
     assert len(failures(outcomes, WARNING)) <= 1  # upptime samples more often while a site is down

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from crashcast.annotation import refitting
-from crashcast.annotation import transfer as transferring
+from crashcast.annotation import transfer_learning as transferring
 from crashcast.errors import UserError
 
 

@@ -9,8 +9,8 @@ import polars as pl
 
 from crashcast import tables
 from crashcast.incidents import complete_incidents
-from crashcast.labelling import candidates, interruptions
-from crashcast.labelling.candidates import ANNOTATIONS
+from crashcast.labelling import candidate_events, interruptions
+from crashcast.labelling.candidate_events import ANNOTATIONS
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
@@ -112,7 +112,7 @@ def sources_of(*rows):
 def found_in(up, tickets=None, notes=None):
     records = tickets_of() if tickets is None else tickets
     known = complete_incidents(records, RECORDING)
-    return candidates.candidates(up, known, notes_of() if notes is None else notes, HOUR, 3 * HOUR)
+    return candidate_events.candidates(up, known, notes_of() if notes is None else notes, HOUR, 3 * HOUR)
 
 
 def weekly(server, weeks, without=(), phase=2.0):

@@ -19,11 +19,11 @@ from rich.console import Console
 from crashcast import files, tables
 from crashcast.cli import main as crashcast
 from crashcast.errors import UserError
+from crashcast.history import diff, log
+from crashcast.history.files import DAMAGED, NOWHERE, ONLY_REMOTE
+from crashcast.history.row_diff import KOLMOGOROV_SMIRNOV
 from crashcast.versioning import bucket as buckets
 from crashcast.versioning import cache
-from crashcast.versions import diff, log
-from crashcast.versions.files import DAMAGED, NOWHERE, ONLY_REMOTE
-from crashcast.versions.rows import KOLMOGOROV_SMIRNOV
 
 TELEMETRY, INCIDENTS, NOTE = Path("data/raw/telemetry"), Path("data/raw/incidents.parquet"), Path("data/note.json")
 SOURCES = Path("data/raw/ticket_sources.parquet")  # of no server

@@ -26,7 +26,7 @@ from crashcast.doctor import bucket as bucket_checks
 from crashcast.doctor import examine, garbage, repair
 from crashcast.doctor.findings import SOUND, UNKNOWN, WRONG, Finding, exit_status
 from crashcast.errors import UserError
-from crashcast.execution import single_process
+from crashcast.execution import orphan_guard
 from crashcast.versioning import bucket as buckets
 from crashcast.versioning import cache, dvc_command
 from crashcast.versioning.cache import cached
@@ -563,9 +563,9 @@ def subprocess_examine() -> None:
 
 def test_an_orphaned_stage_is_found_and_stopped(project: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as orphan:
-        single_process.NOTES.mkdir(parents=True, exist_ok=True)
+        orphan_guard.NOTES.mkdir(parents=True, exist_ok=True)
         note = {"pid": orphan.pid, "started": psutil.Process(orphan.pid).create_time()}
-        (single_process.NOTES / "join.json").write_text(json.dumps(note))
+        (orphan_guard.NOTES / "join.json").write_text(json.dumps(note))
 
         found = only(examine(parts=["project"]), "error", "stage join", f"process {orphan.pid} still runs it")
         assert found.todo == f"kill {orphan.pid}"
@@ -636,7 +636,7 @@ def test_the_trial_leaves_nothing_behind(project: Path, bucket: buckets.Bucket, 
 def origin(project: Path, tmp_path: Path) -> Path:
     """Return a bare repository that the project pushes to, through the hook."""
     hook = project / ".git/hooks/pre-push"
-    code = "import sys; from crashcast.doctor.pushed import main; sys.exit(main(sys.argv[1]))"
+    code = "import sys; from crashcast.doctor.pre_push import main; sys.exit(main(sys.argv[1]))"
     hook.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$@\"\n")
     hook.chmod(0o755)
     sh(f"git init -q --bare {tmp_path / 'origin'} && git remote add origin {tmp_path / 'origin'}")

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from crashcast import cli, tables
 from crashcast.errors import UserError
-from crashcast.sources.importing import files, transaction
+from crashcast.sources.importing import run_import, transaction
 
 ROOT = Path(__file__).parents[2]
 TELEMETRY, INCIDENTS, COVERAGE = Path("in/telemetry.csv"), Path("in/incidents.csv"), Path("in/coverage.csv")
@@ -341,7 +341,7 @@ CELL = st.sampled_from(NASTY) | st.text(st.characters(exclude_categories=["Cs"])
 def test_any_cell_is_taken_or_refused(
     project: Path, monkeypatch: pytest.MonkeyPatch, path: Path, row: int, column: int, cell: str
 ) -> None:
-    monkeypatch.setattr(files, "track", lambda paths: None)
+    monkeypatch.setattr(run_import, "track", lambda paths: None)
     for name, text in GOOD.items():
         name.write_text(text)
     rows = [line.split(",") for line in GOOD[path].splitlines()]
@@ -350,7 +350,7 @@ def test_any_cell_is_taken_or_refused(
     path.write_text("\n".join(",".join(line) for line in rows), encoding="utf-8")
     before = state()
     try:
-        files.import_files([TELEMETRY], INCIDENTS, COVERAGE, replace=True)
+        run_import.import_files([TELEMETRY], INCIDENTS, COVERAGE, replace=True)
     except UserError:
         assert state() == before
 
@@ -358,7 +358,7 @@ def test_any_cell_is_taken_or_refused(
 @pytest.fixture
 def imported(project: Path) -> Path:
     """Import the good files."""
-    files.import_files([TELEMETRY], INCIDENTS, COVERAGE)
+    run_import.import_files([TELEMETRY], INCIDENTS, COVERAGE)
     return project
 
 
@@ -416,9 +416,9 @@ def test_an_interrupted_import_leaves_nothing(imported: Path, monkeypatch: pytes
         Path("data/raw/more.dvc").write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files, "track", interrupt)
+    monkeypatch.setattr(run_import, "track", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        files.import_files([TELEMETRY], INCIDENTS, replace=True, interval="30m")
+        run_import.import_files([TELEMETRY], INCIDENTS, replace=True, interval="30m")
     assert state() == before
 
 
@@ -427,7 +427,7 @@ def test_a_killed_import_is_cleared_away(imported: Path, crashcast: Run) -> None
     dead.wait()
     left = Path(f"data/.import.{dead.pid}")
     (left / "telemetry").mkdir(parents=True)
-    files.import_files([TELEMETRY], INCIDENTS)
+    run_import.import_files([TELEMETRY], INCIDENTS)
     assert not left.exists()
 
 

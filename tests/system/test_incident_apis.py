@@ -25,7 +25,7 @@ from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.files import md5
 from crashcast.params.tickets import TicketSource
-from crashcast.sources.importing import files
+from crashcast.sources.importing import run_import
 from crashcast.sources.tickets import api as apis
 from crashcast.sources.tickets import saved
 from crashcast.sources.tickets.collect import collect
@@ -441,7 +441,7 @@ def test_an_import_that_starts_over_forgets_what_was_collected(configure: Callab
     hours = pl.datetime_range(datetime(2026, 3, 1), datetime(2026, 3, 4), "1h", time_zone="UTC", eager=True)
     pl.DataFrame({"time": hours, "host": "db-9", "cpu_pct": range(len(hours))}).write_csv("samples.csv")
     Path("incidents.csv").write_text("host,start\ndb-9,2026-03-02 08:50:00\n")
-    files.import_files([Path("samples.csv")], Path("incidents.csv"), replace=True)
+    run_import.import_files([Path("samples.csv")], Path("incidents.csv"), replace=True)
     assert not [path for path in FILES[1:2] if path.exists() or path.with_name(f"{path.name}.dvc").exists()]
     assert rows("data/raw/ticket_sources.parquet", "source") == []
     assert run().returncode == 0

@@ -15,9 +15,9 @@ import yaml
 from crashcast.cli import main as crashcast
 from crashcast.errors import UserError
 from crashcast.files import md5
+from crashcast.history.rebuild import rebuild
 from crashcast.versioning import cache
 from crashcast.versioning.revision import RAW, TELEMETRY
-from crashcast.versions.rebuild import rebuild
 
 ROOT = Path(__file__).parents[2]
 CLEAN, EVALUATION, MODEL = "data/clean", "metrics/evaluate.json", "models"

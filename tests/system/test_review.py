@@ -20,7 +20,7 @@ import pytest
 from crashcast import registry, tables
 from crashcast.cli import main as crashcast
 from crashcast.errors import UserError
-from crashcast.modeling import ranking
+from crashcast.modeling import row_metrics
 from crashcast.review import commit_changes, rescoring
 from crashcast.review.data_changes import History
 from crashcast.review.report import plot_data
@@ -108,7 +108,7 @@ def month(project: Path, branch: Branch) -> str:
 
 
 def pr_auc(rescored: rescoring.ScoredRows, model: str) -> float:
-    return ranking.pr_auc(rescored.rows["label"].to_numpy(), rescored.rows[model].to_numpy())
+    return row_metrics.pr_auc(rescored.rows["label"].to_numpy(), rescored.rows[model].to_numpy())
 
 
 def told(commit: Revision, figure: str) -> float:

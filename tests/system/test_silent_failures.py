@@ -19,9 +19,9 @@ import yaml
 from crashcast.doctor import examine
 from crashcast.doctor.findings import SOUND, WRONG, Finding, exit_status
 from crashcast.files import md5
+from crashcast.history.rebuild import rebuild
 from crashcast.versioning import bucket as buckets
 from crashcast.versioning.cache import cached
-from crashcast.versions.rebuild import rebuild
 
 TESTS = Path(__file__).parents[1]
 MODEL = Path("models/model")

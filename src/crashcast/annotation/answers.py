@@ -13,7 +13,7 @@ from sklearn.metrics import cohen_kappa_score
 from crashcast import tables
 from crashcast.annotation import windows
 from crashcast.annotation.windows import CLEAN, COVERAGE, INCIDENTS, KEYS, Windows
-from crashcast.labelling.candidates import ANNOTATIONS, NO_CRASH
+from crashcast.labelling.candidate_events import ANNOTATIONS, NO_CRASH
 from crashcast.tables import CRASH
 
 PATH = Path("data/raw/annotations.parquet")

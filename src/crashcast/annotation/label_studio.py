@@ -19,7 +19,7 @@ from crashcast import tables
 from crashcast.annotation.answers import VERDICTS
 from crashcast.annotation.windows import Windows, measured
 from crashcast.errors import UserError
-from crashcast.labelling.candidates import ANNOTATIONS, NO_CRASH
+from crashcast.labelling.candidate_events import ANNOTATIONS, NO_CRASH
 from crashcast.params.base import DAY
 from crashcast.params.telemetry import Telemetry
 from crashcast.tables import CRASH

@@ -12,13 +12,13 @@ import polars as pl
 
 from crashcast.errors import UserError
 from crashcast.incidents import read_covered_crashes
-from crashcast.modeling import ranking
+from crashcast.modeling import row_metrics
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.algorithms import Candidate, candidates
 from crashcast.modeling.bootstrap import Floats, TwoWayDraws, pr_auc_replicates, ratio_replicates, total_replicates
 from crashcast.modeling.sampling import Sample, draw_sample, feature_names
 from crashcast.modeling.split_rule import read_rule
-from crashcast.modeling.validation import Scorer, score_validation
+from crashcast.modeling.validation_scores import Scorer, score_validation
 from crashcast.params.alarms import Alarms
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.incidents import Incidents
@@ -85,7 +85,7 @@ def measure(rule: dict[str, Any], columns: list[str], scorers: list[Scorer]) -> 
         of_crash = draws.cells(crashes["server_id"], crashes["last_warning_at"])
         caught = total_replicates(crashes["caught"].to_numpy(), of_crash, draws)
         total = total_replicates(np.ones(crashes.height), of_crash, draws)
-        pr_auc, steps = ranking.pr_auc(validation.labels, scores), ranking.steps_of(validation.labels, scores)
+        pr_auc, steps = row_metrics.pr_auc(validation.labels, scores), row_metrics.steps_of(validation.labels, scores)
         yield {
             "pr_auc": (pr_auc, pr_auc_replicates(validation.labels, steps, cells, draws)),
             "event_recall": (judgement.metrics.event_recall or 0.0, ratio_replicates(caught, total)),

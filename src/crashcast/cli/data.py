@@ -38,7 +38,7 @@ def collect(
     replace: Annotated[bool, typer.Option("--replace", help="Start over, instead of merging.")] = False,
 ) -> None:
     """Collect telemetry from a Prometheus-compatible server, S3 or files, from where the last collection ended."""
-    from crashcast.sources.prometheus.collect import collect as bring_in
+    from crashcast.sources.collect import collect as bring_in
 
     done = bring_in(sources or (), since, until, is_open, again, incidents, coverage, replace)
     if done:
@@ -94,7 +94,7 @@ def import_(
     replace: Annotated[bool, typer.Option("--replace", help="Start over, instead of merging.")] = False,
 ) -> None:
     """Import your own fleet: telemetry and incident records from Parquet or CSV files."""
-    from crashcast.sources.importing.files import import_files
+    from crashcast.sources.importing.run_import import import_files
 
     print("\n".join(import_files(telemetry, incidents, coverage, replace, interval)))
     print(NEXT.format("Import telemetry and incidents"))

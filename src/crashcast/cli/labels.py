@@ -70,7 +70,7 @@ def transfer(
     """Estimate whether another fleet's model and labels help this one, on the validation part."""
     from rich.console import Console
 
-    from crashcast.annotation import transfer as transferring
+    from crashcast.annotation import transfer_learning as transferring
 
     found = transferring.transfer(other)
     _write_csv(found, out)
@@ -87,7 +87,7 @@ def annotate_export(
     seed: Annotated[int, typer.Option(help="The seed of the random choice.")] = 1,
 ) -> None:
     """Write the server-windows whose labels would help training most as Label Studio tasks, with their telemetry."""
-    from crashcast.annotation.tasks import export_tasks
+    from crashcast.annotation.annotation_round import export_tasks
 
     print("\n".join(export_tasks(folder, budget, window, seed)))
 
@@ -97,8 +97,8 @@ def annotate_import(
     file: Annotated[Path, typer.Argument(help="Label Studio's export of the project, as JSON.")],
 ) -> None:
     """Add people's answers to data/raw/annotations.parquet, and report how far they agree."""
+    from crashcast.annotation.annotation_round import import_answers
     from crashcast.annotation.answers import PATH as ANSWERS
-    from crashcast.annotation.tasks import import_answers
 
     print("\n".join(import_answers(file)))
     print(f"Next:\n  git add {ANSWERS} && git commit -m 'Add annotations'\n  dvc repro")

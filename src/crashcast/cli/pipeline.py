@@ -57,7 +57,7 @@ def memo(
 @commands.command()
 def reproduced(revision: Annotated[str, typer.Argument(help="The commit to compare with.")] = "HEAD") -> None:
     """List the outputs of this run that differ from a commit's, and say whether the figures still agree."""
-    from crashcast.versions.reproduced import compare
+    from crashcast.history.byte_comparison import compare
 
     print("\n".join(compare(revision)) or f"Every output has the bytes of {revision}.")
 
@@ -71,7 +71,7 @@ def reproduce(
 
     Exit status: 0 the same bytes, 3 other bytes whose figures agree, 1 it differs, 2 it could not be rebuilt.
     """
-    from crashcast.versions import rebuild
+    from crashcast.history import rebuild
 
     found = rebuild.rebuild(revision)
     print_result(found, as_json, rebuild.as_json, rebuild.show)

@@ -94,7 +94,7 @@ def pushed(
     url: Annotated[str, typer.Argument(help="Its URL.")] = "",
 ) -> None:
     """Act as git's pre-push hook: refuse commits whose data is not on DVC's remote."""
-    from crashcast.doctor.pushed import main as check
+    from crashcast.doctor.pre_push import main as check
 
     raise typer.Exit(check(name))
 
@@ -112,7 +112,7 @@ def data_log(
     as_json: AsJson = False,
 ) -> None:
     """Show the commits that changed data: rows, servers, partitions, incidents, size (docs/data-versions.md)."""
-    from crashcast.versions import log
+    from crashcast.history import log
 
     print_result(log.history(paths or (), revision, number, on_remote), as_json, log.as_json, log.show)
 
@@ -132,7 +132,7 @@ def data_diff(
 
     Exit status: 0 the same, 1 it differs, 2 not all of it could be read.
     """
-    from crashcast.versions import diff
+    from crashcast.history import diff
 
     found = diff.diff(base, head, paths or (), pull)
     print_result(found, as_json, diff.as_json, diff.show)

@@ -12,7 +12,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from crashcast.doctor import bucket as bucket_checks
-from crashcast.doctor import checks, objects
+from crashcast.doctor import clone, objects
 from crashcast.doctor.findings import Finding, mended
 from crashcast.errors import UserError
 from crashcast.versioning import local_s3, remote
@@ -64,18 +64,18 @@ def examine(
     commits = find_revisions(revisions, all_commits)
     found: list[Finding] = []
     if "environment" in parts:
-        found += checks.environment()
+        found += clone.environment()
     if "project" in parts:
-        found += _mended([*checks.leftovers(), *checks.pointers()], mend)
+        found += _mended([*clone.leftovers(), *clone.pointers()], mend)
     if {"remote", "cache"} & {*parts}:
         found += _data(commits, parts, deep, mend)
     elif "bucket" in parts:
         found += _bucket(parts)[1]
     if "project" in parts:
         if not all_commits:
-            found += [finding for revision in commits for finding in checks.commit(revision)]
+            found += [finding for revision in commits for finding in clone.commit(revision)]
         # DVC deletes damaged cache files on sight, so it is asked last
-        found += _mended(checks.work_tree(), mend)
+        found += _mended(clone.work_tree(), mend)
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 from crashcast import files
 from crashcast.versioning.cache import cached, is_whole
 from crashcast.versioning.dvc_command import TEMPORARY
-from crashcast.versioning.side_by_side import side_by_side
+from crashcast.versioning.threads import side_by_side
 
 State = Literal["good", "unread", "damaged", "missing"]
 HASHED = TEMPORARY / "crashcast" / "hashed.json"  # by object: inode, size and time of change of a file that was whole

@@ -26,7 +26,7 @@ from crashcast.versioning.dvc_command import kept_out
 from crashcast.versioning.dvc_files import NAMING_DATA, OBJECTS, members
 from crashcast.versioning.outputs import outputs_of
 from crashcast.versioning.revision import Revision
-from crashcast.versioning.side_by_side import side_by_side
+from crashcast.versioning.threads import side_by_side
 
 HASH = re.compile(rb"\b[0-9a-f]{32}(?:\.dir\b|\b)")
 CHANGED_BLOBS = re.compile(rb":\d{6} \d{6} ([0-9a-f]+) ([0-9a-f]+) ")  # git diff-tree --raw

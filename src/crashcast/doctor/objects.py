@@ -20,7 +20,7 @@ from crashcast.versioning.bucket import REQUESTS, Bucket, read_list
 from crashcast.versioning.cache import cached
 from crashcast.versioning.dvc_files import RefusedListError, is_of, members
 from crashcast.versioning.outputs import Object, Output
-from crashcast.versioning.side_by_side import side_by_side
+from crashcast.versioning.threads import side_by_side
 
 REPAIR = "crashcast doctor --repair"
 

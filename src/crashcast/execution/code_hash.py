@@ -29,7 +29,7 @@ CARRIERS = (
     "crashcast.execution.input_guard",
     "crashcast.execution.memo",
     "crashcast.execution.runner",
-    "crashcast.execution.single_process",
+    "crashcast.execution.orphan_guard",
     "crashcast.files",
     "crashcast.params.every_section",
     "crashcast.params.execution",

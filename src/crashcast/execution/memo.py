@@ -31,7 +31,7 @@ from rich.table import Table
 from crashcast.canonical import json_text
 from crashcast.errors import UserError
 from crashcast.execution.file_hashes import Digests
-from crashcast.execution.single_process import dvc_above
+from crashcast.execution.orphan_guard import dvc_above
 from crashcast.files import link, replacing
 from crashcast.versioning import cache
 

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from crashcast.incidents import complete_incidents
-from crashcast.labelling import candidates, confirmed, label_model, labelling_functions, source_quality
-from crashcast.labelling.confirmed import DIGITS, THRESHOLD, VOTED
+from crashcast.labelling import candidate_events, confirmed_incidents, label_model, labelling_functions, source_quality
+from crashcast.labelling.confirmed_incidents import DIGITS, THRESHOLD, VOTED
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
@@ -82,7 +82,7 @@ def resolve(
         return as_recorded(records, crashes)
     up, records, annotations, coverage = _coded(up, records, annotations, coverage)
     known = complete_incidents(records, incidents)
-    found, tickets, verdicts = candidates.candidates(up, known, annotations, telemetry.interval, label.same_event)
+    found, tickets, verdicts = candidate_events.candidates(up, known, annotations, telemetry.interval, label.same_event)
     votes = labelling_functions.votes_of_all(label.evidence, found, tickets, verdicts, coverage, ticket_sources)
     sources = votes["source"].unique().sort().to_list()
     table = label_model.matrix(votes, found.height, sources)
@@ -96,13 +96,13 @@ def resolve(
     else:
         return as_recorded(records, crashes)
     confidence = np.round(confidence, DIGITS)
-    found = confirmed.with_start(found.with_columns(confidence=pl.Series(confidence)), tickets, verdicts)
-    resolved = confirmed.incidents(records, found, tickets, votes)
+    found = confirmed_incidents.with_start(found.with_columns(confidence=pl.Series(confidence)), tickets, verdicts)
+    resolved = confirmed_incidents.incidents(records, found, tickets, votes)
     voted = (
         found.select("event", "server_id", "started_at", "confidence")
         .sort("started_at", "server_id", "event")
         .join(votes, on="event", maintain_order="left_right")  # cheaper than to sort all votes
-        .with_columns(vote=pl.when(vote=1).then(pl.lit(CRASH)).otherwise(pl.lit(candidates.NO_CRASH)))
+        .with_columns(vote=pl.when(vote=1).then(pl.lit(CRASH)).otherwise(pl.lit(candidate_events.NO_CRASH)))
         .select(*VOTED)
         .cast(VOTED)  # type: ignore[arg-type]
     )
@@ -145,4 +145,4 @@ def _coded(*frames: pl.DataFrame) -> Iterator[pl.DataFrame]:
 def as_recorded(records: pl.DataFrame, crashes: int) -> Consensus:
     """Take every ticket as it is: if params.yaml says so, or too few sources vote to tell their errors apart."""
     figures = {"aggregate": RECORDED, "believed": crashes, "tickets": crashes, "tickets_not_believed": 0}
-    return Consensus(confirmed.in_order(records), pl.DataFrame(schema=VOTED), figures)
+    return Consensus(confirmed_incidents.in_order(records), pl.DataFrame(schema=VOTED), figures)

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from crashcast.labelling.candidates import NO_CRASH, UNNAMED
+from crashcast.labelling.candidate_events import NO_CRASH, UNNAMED
 from crashcast.tables import CRASH
 
 TICKETS, RESTARTS, GAPS, STORMS, ANNOTATIONS = "tickets", "restarts", "gaps", "storms", "annotations"

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from crashcast.labelling import labelling_functions
-from crashcast.labelling.confirmed import THRESHOLD
+from crashcast.labelling.confirmed_incidents import THRESHOLD
 from crashcast.labelling.label_model import ABSTAINS, CRASH, Estimate, Votes
 
 HOUR = timedelta(hours=1)

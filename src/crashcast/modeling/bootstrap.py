@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from crashcast.errors import UserError
-from crashcast.modeling.ranking import Curve, Labels
+from crashcast.modeling.row_metrics import Curve, Labels
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]

@@ -16,7 +16,7 @@ import polars.selectors as cs
 from numpy.typing import NDArray
 
 from crashcast.canonical import SIGNIFICANT_DIGITS, write_text
-from crashcast.modeling import ranking
+from crashcast.modeling import row_metrics
 from crashcast.params.label import Label
 
 Floats = NDArray[np.float64]
@@ -56,9 +56,9 @@ def write(
     """
     labels, scores = test["label"].to_numpy(), test["score"].to_numpy()
     frames = {
-        "precision_recall": ranking.pr_curve(labels, scores, MAX_POINTS).select("recall", "precision"),
-        "roc": ranking.roc_curve(labels, scores, MAX_POINTS),
-        "calibration": ranking.reliability(labels, scores).select("mean_score", "crash_rate", "rows"),
+        "precision_recall": row_metrics.pr_curve(labels, scores, MAX_POINTS).select("recall", "precision"),
+        "roc": row_metrics.roc_curve(labels, scores, MAX_POINTS),
+        "calibration": row_metrics.reliability(labels, scores).select("mean_score", "crash_rate", "rows"),
         "confusion": confusion(labels, scores, threshold),
         "importance": importance.head(TOP_FEATURES),
         "timelines": timelines(test, typical_crashes(crashes), threshold, label),

@@ -21,7 +21,7 @@ from scipy.special import stdtrit
 from crashcast.errors import UserError
 from crashcast.modeling import alarms
 from crashcast.modeling.bootstrap import TwoWayDraws, pr_auc_replicates, ratio_replicates
-from crashcast.modeling.ranking import chunks, steps_of
+from crashcast.modeling.row_metrics import chunks, steps_of
 from crashcast.modeling.slices import crash_kinds
 from crashcast.params.base import DAY, format_duration
 from crashcast.review.alarm_curve import AlarmCurve, PerPoint, between, false_alarms, place_of

@@ -18,6 +18,7 @@ from typing import Any, Self
 import polars as pl
 
 from crashcast import canonical, tables
+from crashcast.history import raw_data
 from crashcast.labelling import labelling_functions
 from crashcast.params.incidents import Incidents
 from crashcast.params.telemetry import Telemetry
@@ -25,7 +26,6 @@ from crashcast.sources.importing.merging import join_periods, merge_coverage
 from crashcast.tables import KEYS, Partition
 from crashcast.versioning import cache
 from crashcast.versioning.revision import COVERAGE, INCIDENTS, TELEMETRY, TICKET_SOURCES, Revision
-from crashcast.versions import raw_data
 
 CHANGED, ADDED, REMOVED = "changed", "added", "removed"
 LISTED = 100  # corrections in full; beyond it they are counted

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.execution import code_hash
-from crashcast.modeling import model, ranking, split_rule
+from crashcast.history.byte_comparison import TOLERANCE
+from crashcast.modeling import model, row_metrics, split_rule
 from crashcast.modeling.alarms import AlarmWindow, choose_threshold
 from crashcast.modeling.baselines import one_rules, with_baselines
 from crashcast.modeling.slices import names
@@ -52,7 +53,6 @@ from crashcast.review.test_set import (
 )
 from crashcast.versioning import cache, committed_model, environment, worktree_runs
 from crashcast.versioning.revision import COVERAGE, INCIDENTS, MODELS, Revision
-from crashcast.versions.reproduced import TOLERANCE
 
 EVALUATION = "metrics/evaluate.json"
 CHAMPION, CHALLENGER, ANCHOR = "champion", "challenger", "anchor"
@@ -393,7 +393,7 @@ def _confirm(revision: Revision, scored: ScoredRows) -> None:
     recorded, rows, threshold = revision.metrics[EVALUATION], scored.rows, scored.thresholds[CHALLENGER]
     found: dict[str, float | None] = {"rows": rows.height + sum(scored.excluded.values()), "threshold": threshold}
     if not scored.excluded:  # it evaluated itself on these rows
-        measured = ranking.row_metrics(rows["label"].to_numpy(), rows[CHALLENGER].to_numpy(), threshold)
+        measured = row_metrics.row_metrics(rows["label"].to_numpy(), rows[CHALLENGER].to_numpy(), threshold)
         found |= {figure: measured[figure] for figure in ("positives", "pr_auc", "brier")}
     for figure, value in found.items():
         if not math.isclose(_number(recorded.get(figure)), value or 0.0, rel_tol=TOLERANCE):

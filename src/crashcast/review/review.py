@@ -114,7 +114,7 @@ def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed
 
 def _find_commits(base: str | None, head: str, pushed: bool) -> tuple[Revision | None, Revision]:
     """Return the commits of champion and challenger, once both are whole, pushed and of one fleet."""
-    from crashcast.versions.raw_data import is_another_fleet
+    from crashcast.history.raw_data import is_another_fleet
 
     challenger = Revision.find(head)
     check_work_tree(challenger)
@@ -144,8 +144,8 @@ def _find_anchor(base: Revision) -> tuple[Revision | None, str | None]:
     If that model cannot score the base's data any more, there is none, and the second value says why.
     """
     from crashcast import registry
+    from crashcast.history.raw_data import is_another_fleet
     from crashcast.params.telemetry import Telemetry
-    from crashcast.versions.raw_data import is_another_fleet
 
     found = registry.anchor()
     if found is None or found.model == base.outs[MODELS]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crashcast.modeling.ranking import Curve, Labels, chunks
+from crashcast.modeling.row_metrics import Curve, Labels, chunks
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from crashcast.errors import UserError
 from crashcast.files import replacing
-from crashcast.sources.importing.sheet import SUFFIXES
-from crashcast.sources.side_by_side import side_by_side
+from crashcast.sources.importing.table_file import SUFFIXES
+from crashcast.sources.threads import side_by_side
 
 S3 = "s3://"
 DOWNLOADS = 4  # at once

@@ -22,7 +22,7 @@ from crashcast.errors import UserError
 from crashcast.versioning import remote
 from crashcast.versioning.cache import cached, is_whole
 from crashcast.versioning.dvc_files import OBJECTS, hash_of, is_of, object_path
-from crashcast.versioning.side_by_side import side_by_side
+from crashcast.versioning.threads import side_by_side
 
 ASIDE = "crashcast-damaged"  # beside the objects
 REQUESTS = 16  # at once

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crashcast.doctor import examine, garbage, pushed
+from crashcast.doctor import examine, garbage, pre_push
 from crashcast.doctor.findings import SOUND, exit_status
 from crashcast.errors import UserError
 from crashcast.versioning.outputs import Output, Unread, find_revisions, outputs_of
@@ -115,17 +115,17 @@ def test_the_hook_asks_for_what_the_other_side_lacks(project: Path, shell: Shell
     shell("git tag -a -m tag v1 && git init -q --bare other && git remote add other other")
     shell("git push -q other HEAD~2:refs/heads/main")
 
-    assert pushed.commits([f"refs/heads/main {sha('main')} refs/heads/main {sha('HEAD~2')}"], "other") == [
+    assert pre_push.commits([f"refs/heads/main {sha('main')} refs/heads/main {sha('HEAD~2')}"], "other") == [
         sha("HEAD"),
         sha("HEAD~1"),
     ]
-    assert pushed.commits([f"refs/heads/new {sha('HEAD~1')} refs/heads/new {zeros}"], "other") == [sha("HEAD~1")]
-    assert len(pushed.commits([f"refs/heads/new {sha('HEAD')} refs/heads/new {zeros}"], "file:///unnamed")) == 3
+    assert pre_push.commits([f"refs/heads/new {sha('HEAD~1')} refs/heads/new {zeros}"], "other") == [sha("HEAD~1")]
+    assert len(pre_push.commits([f"refs/heads/new {sha('HEAD')} refs/heads/new {zeros}"], "file:///unnamed")) == 3
     tag = shell("git rev-parse v1").stdout.strip()
-    assert pushed.commits([f"refs/tags/v1 {tag} refs/tags/v1 {zeros}"], "other") == [sha("HEAD"), sha("HEAD~1")]
-    assert pushed.commits([f"(delete) {zeros} refs/heads/main {sha('HEAD')}"], "other") == []
+    assert pre_push.commits([f"refs/tags/v1 {tag} refs/tags/v1 {zeros}"], "other") == [sha("HEAD"), sha("HEAD~1")]
+    assert pre_push.commits([f"(delete) {zeros} refs/heads/main {sha('HEAD')}"], "other") == []
     unknown = "1" * 40  # what somebody else pushed meanwhile
-    assert len(pushed.commits([f"refs/heads/main {sha('main')} refs/heads/main {unknown}"], "other")) == 2
+    assert len(pre_push.commits([f"refs/heads/main {sha('main')} refs/heads/main {unknown}"], "other")) == 2
 
 
 def test_every_hash_that_any_commit_names_is_kept_even_from_files_that_cannot_be_parsed(

@@ -100,7 +100,7 @@ def test_a_parameter_of_train_changes_the_keys_of_no_data_stage(tmp_path: Path, 
         ("crashcast/grid.py", {"clean", "label", "featurize"}),
         ("crashcast/tables.py", set(STAGES)),
         ("crashcast/execution/task.py", {"validate", "clean", "label", "featurize"}),
-        ("crashcast/labelling/candidates.py", {"label"}),
+        ("crashcast/labelling/candidate_events.py", {"label"}),
         ("stages/clean.py", {"clean"}),
     ],
 )

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 from crashcast.errors import UserError
 from crashcast.modeling import bootstrap
 from crashcast.modeling.bootstrap import TwoWayDraws
-from crashcast.modeling.ranking import steps_of
+from crashcast.modeling.row_metrics import steps_of
 
 DAY = timedelta(days=1)
 START = datetime(2025, 3, 3)

@@ -14,7 +14,7 @@ from crashcast.errors import UserError
 from crashcast.modeling import alarms, bootstrap
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.bootstrap import TwoWayDraws, pr_auc_replicates
-from crashcast.modeling.ranking import steps_of
+from crashcast.modeling.row_metrics import steps_of
 from crashcast.params.acceptance import Acceptance
 from crashcast.review import comparison
 from crashcast.review.alarm_curve import between, place_of

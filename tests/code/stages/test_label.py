@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from crashcast import tables
 from crashcast.incidents import read_incidents
-from crashcast.labelling.candidates import ANNOTATIONS
+from crashcast.labelling.candidate_events import ANNOTATIONS
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry

@@ -22,7 +22,7 @@ from evidence import (
 )
 
 from crashcast import tables
-from crashcast.labelling.candidates import ANNOTATIONS
+from crashcast.labelling.candidate_events import ANNOTATIONS
 from crashcast.tables import CRASH
 from stages import label
 

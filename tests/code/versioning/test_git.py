@@ -14,13 +14,13 @@ from crashcast import registry
 from crashcast.doctor import garbage
 from crashcast.errors import UserError
 from crashcast.execution.code_hash import SRC
+from crashcast.history import log
 from crashcast.review import ledger
 from crashcast.review.commit_changes import code_between
 from crashcast.versioning import cache, git
 from crashcast.versioning.outputs import find_revisions, outputs_of
 from crashcast.versioning.revision import Revision, default_base
 from crashcast.versioning.tracked_data import check_tracked
-from crashcast.versions import log
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 SETTINGS = """

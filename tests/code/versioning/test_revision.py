@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from crashcast import files
-from crashcast.doctor import checks
+from crashcast.doctor import clone
 from crashcast.errors import UserError
 from crashcast.params.label import Label
 from crashcast.review.commit_changes import code_between, metrics_between
@@ -214,9 +214,9 @@ def test_a_commit_whose_stages_read_less_raw_data_is_checked_all_the_same(projec
     older = commit()
     check(older)
     assert RAW[-1] not in older.raw
-    assert list(checks.commit(older)) == []
+    assert list(clone.commit(older)) == []
     write("src/clean.py", "other\n")
-    (finding,) = checks.commit(commit())
+    (finding,) = clone.commit(commit())
     assert "clean: src/clean.py changed since it ran" in finding.what
 
 

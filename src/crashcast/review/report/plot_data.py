@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from crashcast import tables
-from crashcast.modeling import alarms, ranking
+from crashcast.modeling import alarms, row_metrics
 from crashcast.modeling.alarms import HOUR
 from crashcast.review.rescoring import CHALLENGER, CHAMPION, ScoredRows
 
@@ -40,8 +40,8 @@ def draw(scored: ScoredRows, thresholds: Mapping[str, float] | None = None) -> d
     thresholds = dict(thresholds or scored.thresholds)
     target = scored.rows["label"].to_numpy()
     scores = {name: scored.rows[name].to_numpy() for name in MODELS}
-    curves = {name: ranking.pr_curve(target, score, POINTS) for name, score in scores.items()}
-    bins = {name: ranking.reliability(target, score) for name, score in scores.items()}
+    curves = {name: row_metrics.pr_curve(target, score, POINTS) for name, score in scores.items()}
+    bins = {name: row_metrics.reliability(target, score) for name, score in scores.items()}
     return {
         "precision_recall": {name: _lists(curve, "recall", "precision") for name, curve in curves.items()},
         "calibration": {name: _lists(found, "mean_score", "crash_rate", "rows") for name, found in bins.items()},

@@ -10,8 +10,8 @@ from datetime import datetime
 
 import polars as pl
 
-from crashcast.sources.importing.sheet import SHOWN, Sheet, plain_name
-from crashcast.sources.notation import EARLIEST, EPOCH_UNITS, NULLS, PER_SECOND, utc_text
+from crashcast.sources.importing.table_file import SHOWN, Sheet, plain_name
+from crashcast.sources.value_formats import EARLIEST, EPOCH_UNITS, NULLS, PER_SECOND, utc_text
 from crashcast.tables import TIMESTAMP
 from crashcast.text import some_of
 

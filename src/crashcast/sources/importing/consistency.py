@@ -11,7 +11,7 @@ from crashcast.params.base import DAY, PATH
 from crashcast.params.telemetry import Telemetry
 from crashcast.sources.importing.parsing import Records, Samples
 from crashcast.sources.importing.report import Report
-from crashcast.sources.notation import utc_text
+from crashcast.sources.value_formats import utc_text
 from crashcast.tables import CRASH
 from crashcast.text import some_of
 

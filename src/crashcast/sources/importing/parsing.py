@@ -12,8 +12,8 @@ import polars as pl
 
 from crashcast import tables
 from crashcast.sources.importing.columns import NOW, Roles, choose, identifiers, moments, numbers, texts
-from crashcast.sources.importing.sheet import Sheet, plain_name, read_sheet
-from crashcast.sources.notation import utc_text
+from crashcast.sources.importing.table_file import Sheet, plain_name, read_sheet
+from crashcast.sources.value_formats import utc_text
 from crashcast.tables import CRASH, KEYS, MAINTENANCE
 
 MACHINES = ("server", "host", "node", "machine", "instance", "vm")

@@ -13,7 +13,7 @@ from crashcast.params.features import Features
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Metric, Telemetry
 from crashcast.params.validate import Validate
-from crashcast.sources.importing import inference
+from crashcast.sources.importing import inferred_settings
 from crashcast.sources.importing.report import Report
 from crashcast.tables import KEYS
 
@@ -63,13 +63,13 @@ def infer_section(
     samples = _samples_of_some_servers(rows, rows_per_server)
     if interval is not None:
         why = "as --interval says"
-    elif found := inference.infer_interval(samples.select(*KEYS)):
+    elif found := inferred_settings.infer_interval(samples.select(*KEYS)):
         interval, why = found
     else:
         raise UserError("no server has two samples: say the cadence with --interval, such as --interval 5m")
     months = rows.group_by(pl.col("timestamp").dt.truncate("1mo")).len().select(pl.col("len").max())
     densest = months.collect().item()
-    unit = partition or inference.infer_partition(densest)
+    unit = partition or inferred_settings.infer_partition(densest)
     report.inferred.append(f"interval {format_duration(interval)}: {why}")
     report.inferred.append(f"a file per {unit}: at most {densest:,} rows a month")
     names = rows.collect_schema().names()[len(KEYS) :]
@@ -80,7 +80,7 @@ def infer_section(
 
 def _samples_of_some_servers(rows: pl.LazyFrame, rows_per_server: pl.DataFrame) -> pl.DataFrame:
     # of a large fleet, as many as fit into memory
-    chosen = inference.choose_servers(rows_per_server)
+    chosen = inferred_settings.choose_servers(rows_per_server)
     if len(chosen) < rows_per_server.height:
         rows = rows.filter(pl.col("server_id").is_in(chosen))
     ordered = rows.collect().sort("server_id", "timestamp", maintain_order=True)
@@ -88,8 +88,8 @@ def _samples_of_some_servers(rows: pl.LazyFrame, rows_per_server: pl.DataFrame) 
 
 
 def _infer_metric(name: str, rows: pl.LazyFrame, samples: pl.DataFrame, report: Report) -> Metric:
-    facts = inference.describe(rows, name)
-    metric = inference.infer_metric(name, facts, samples, Clean.read().stuck_after)
+    facts = inferred_settings.describe(rows, name)
+    metric = inferred_settings.infer_metric(name, facts, samples, Clean.read().stuck_after)
     report.inferred.append(_metric_line(name, metric, facts))
     tolerated = Validate.read().max_missing_share
     if facts.values < (1 - tolerated) * facts.rows:
@@ -98,7 +98,7 @@ def _infer_metric(name: str, rows: pl.LazyFrame, samples: pl.DataFrame, report: 
     return metric
 
 
-def _metric_line(name: str, metric: Metric, facts: inference.Facts) -> str:
+def _metric_line(name: str, metric: Metric, facts: inferred_settings.Facts) -> str:
     low, high = (f"{value:g}" for value in (facts.low or 0.0, facts.high or 0.0))
     words = [f"{name}: {_plain(metric.min)} .. {_plain(metric.max)} (seen {low} .. {high})", metric.aggregate]
     words += ["can stick"] if metric.can_stick else []
@@ -132,7 +132,7 @@ def extend_section(
     if interval is not None:
         _report_short_durations(interval, report)
     chosen = interval or known.interval
-    found = inference.infer_interval(_samples_of_some_servers(rows.select(*KEYS), rows_per_server))
+    found = inferred_settings.infer_interval(_samples_of_some_servers(rows.select(*KEYS), rows_per_server))
     if found and found[0] != chosen:
         cadences = f"{format_duration(found[0])}, not {format_duration(chosen)}"
         report.assumed.append(f"the new samples come every {cadences}: --interval changes telemetry.interval")

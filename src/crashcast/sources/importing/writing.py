@@ -16,7 +16,7 @@ from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TELEMETRY_PATH
 from crashcast.sources.importing import merging
 from crashcast.sources.importing.parsing import Records, Samples
 from crashcast.sources.importing.report import Report
-from crashcast.sources.notation import utc_text
+from crashcast.sources.value_formats import utc_text
 from crashcast.tables import CRASH, KEYS, Partition
 
 MAX_CONFLICTING_SHARE = 0.1  # above it, the rows of a file stand for something finer than servers

@@ -18,7 +18,7 @@ from crashcast.params.collect import Collect
 from crashcast.sources.prometheus.chunks import Chunk
 from crashcast.sources.prometheus.client import Server
 from crashcast.sources.prometheus.series import COLUMNS, rows
-from crashcast.sources.side_by_side import side_by_side
+from crashcast.sources.threads import side_by_side
 from crashcast.tables import KEYS
 
 DIGITS = 32  # of a hash in a chunk's name

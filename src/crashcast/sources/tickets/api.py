@@ -20,9 +20,9 @@ from crashcast.errors import UserError
 from crashcast.params.base import DAY
 from crashcast.params.tickets import TicketSource
 from crashcast.sources.http import PassingError, asked_wait, in_short, with_headers, words_of
-from crashcast.sources.notation import utc_text
 from crashcast.sources.tickets.fields import Record, text_at
 from crashcast.sources.tickets.times import moment_or_none
+from crashcast.sources.value_formats import utc_text
 
 WINDOW = 30 * DAY  # asked for at once
 ATTEMPTS = 8

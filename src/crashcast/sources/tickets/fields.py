@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from crashcast.sources.notation import NULLS
+from crashcast.sources.value_formats import NULLS
 
 Record = dict[str, Any]
 # an object stands for the first of these that it has: a priority for its name

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crashcast.errors import UserError
 from crashcast.params.tickets import TicketSource
-from crashcast.sources.importing.sheet import DELIMITERS, read_sheet
+from crashcast.sources.importing.table_file import DELIMITERS, read_sheet
 from crashcast.sources.tickets.fields import Record
 from crashcast.sources.tickets.systems import SYSTEMS
 

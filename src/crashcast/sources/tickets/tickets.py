@@ -13,9 +13,9 @@ import polars as pl
 
 from crashcast.params.tickets import Conditions, TicketSource
 from crashcast.sources.importing.parsing import KINDS
-from crashcast.sources.notation import EARLIEST, utc_text
 from crashcast.sources.tickets.fields import AS_WRITTEN, Record, first_values, text_at
 from crashcast.sources.tickets.times import moment, moment_or_none
+from crashcast.sources.value_formats import EARLIEST, utc_text
 from crashcast.tables import CRASH, MAINTENANCE, TIMESTAMP
 
 TIMES = ("started_at", "resolved_at", "reported_at", "updated_at")

@@ -12,7 +12,7 @@ import polars as pl
 from crashcast.errors import UserError
 from crashcast.params.base import DAY
 from crashcast.params.tickets import TicketSource
-from crashcast.sources.notation import EPOCH_UNITS, PER_SECOND
+from crashcast.sources.value_formats import EPOCH_UNITS, PER_SECOND
 
 ZONE_FORMS = re.compile(r"\s*(?:UTC|GMT|Z)$", re.IGNORECASE)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from crashcast import tables
 from crashcast.sources.importing.columns import identifiers, moments, numbers
-from crashcast.sources.importing.sheet import Sheet
+from crashcast.sources.importing.table_file import Sheet
 
 LATEST = datetime(2026, 6, 1, tzinfo=UTC)
 

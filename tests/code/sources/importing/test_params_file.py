@@ -12,7 +12,7 @@ from crashcast.params import every_section
 from crashcast.params.data import Data
 from crashcast.params.features import Features
 from crashcast.params.telemetry import Metric, Telemetry
-from crashcast.sources.importing import files, params_file
+from crashcast.sources.importing import params_file, run_import
 
 ROOT = Path(__file__).parents[4]
 
@@ -22,7 +22,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a folder with params.yaml the current one; DVC is left out."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(files, "track", lambda paths: None)
+    monkeypatch.setattr(run_import, "track", lambda paths: None)
     return tmp_path
 
 

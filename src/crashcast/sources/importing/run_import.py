@@ -39,7 +39,7 @@ from crashcast.sources.importing.consistency import (
 from crashcast.sources.importing.params_file import describe_import
 from crashcast.sources.importing.parsing import Samples, read_coverage, read_incidents, read_samples
 from crashcast.sources.importing.report import Report
-from crashcast.sources.importing.sheet import SUFFIXES
+from crashcast.sources.importing.table_file import SUFFIXES
 from crashcast.sources.importing.telemetry_section import extend_section, infer_section, parse_interval
 from crashcast.sources.importing.transaction import exchanged, recover, workspace
 from crashcast.sources.importing.writing import write_coverage, write_incidents, write_telemetry

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from crashcast import tables
 from crashcast.params.telemetry import Metric
-from crashcast.sources.importing import inference
+from crashcast.sources.importing import inferred_settings
 
 START = datetime(2026, 1, 1)
 HOUR = timedelta(hours=1)
@@ -25,12 +25,12 @@ def keys(*seconds: float, server: str = "a") -> pl.DataFrame:
     return pl.DataFrame({"timestamp": times, "server_id": server}, schema=tables.KEYS)
 
 
-@pytest.mark.parametrize("cadence", inference.CADENCES)
+@pytest.mark.parametrize("cadence", inferred_settings.CADENCES)
 def test_the_cadence_of_jittered_samples_with_holes(cadence: timedelta) -> None:
     random = np.random.default_rng(0)
     step = cadence.total_seconds()
     times = np.arange(500) * step + random.uniform(-0.05, 0.05, 500) * step
-    found = inference.infer_interval(keys(*times[random.random(500) > 0.1]))
+    found = inferred_settings.infer_interval(keys(*times[random.random(500) > 0.1]))
     assert found is not None
     assert found[0] == cadence
 
@@ -38,25 +38,25 @@ def test_the_cadence_of_jittered_samples_with_holes(cadence: timedelta) -> None:
 def test_irregular_samples_get_a_cadence_that_most_intervals_can_fill() -> None:
     # in threes, a minute apart, every three hours: the commonest gap would leave 98 % of rows empty
     times = [3 * 3600 * i + extra for i in range(50) for extra in (60, 120, 180)]
-    found = inference.infer_interval(keys(*times))
+    found = inferred_settings.infer_interval(keys(*times))
     assert found is not None
     assert found[0] == timedelta(hours=2)
 
 
 def test_a_silence_of_months_is_no_cadence() -> None:
     times = [60 * i for i in range(100)] + [90 * 86400 + 60 * i for i in range(100)]
-    found = inference.infer_interval(keys(*times))
+    found = inferred_settings.infer_interval(keys(*times))
     assert found is not None
     assert found[0] == timedelta(minutes=1)
 
 
 def test_no_cadence_without_a_second_sample() -> None:
-    assert inference.infer_interval(pl.concat([keys(0), keys(60, server="b"), keys(60, server="b")])) is None
+    assert inferred_settings.infer_interval(pl.concat([keys(0), keys(60, server="b"), keys(60, server="b")])) is None
 
 
-def facts_of(*values: float | None) -> inference.Facts:
+def facts_of(*values: float | None) -> inferred_settings.Facts:
     """Describe a metric."""
-    return inference.describe(pl.LazyFrame({"x": pl.Series(values, dtype=pl.Float32)}), "x")
+    return inferred_settings.describe(pl.LazyFrame({"x": pl.Series(values, dtype=pl.Float32)}), "x")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def facts_of(*values: float | None) -> inference.Facts:
     ],
 )
 def test_limits(name: str, values: list[float], limits: tuple[float, float]) -> None:
-    assert inference.infer_limits(name, facts_of(*values)) == limits
+    assert inferred_settings.infer_limits(name, facts_of(*values)) == limits
 
 
 @given(
@@ -88,10 +88,10 @@ def test_limits(name: str, values: list[float], limits: tuple[float, float]) -> 
 )
 def test_limits_hold_nearly_all_that_was_seen_and_are_valid(values: list[float], name: str) -> None:
     facts = facts_of(*values)
-    low, high = inference.infer_limits(name, facts)
+    low, high = inferred_settings.infer_limits(name, facts)
     Metric(min=low, max=high)
     outside = [value for value in values if not low <= value <= high]
-    assert len(outside) <= (1 - inference.INSIDE_SHARE) * len(values) + facts.markers
+    assert len(outside) <= (1 - inferred_settings.INSIDE_SHARE) * len(values) + facts.markers
 
 
 def day_of(values: Sequence[float], days: int = 15) -> pl.DataFrame:
@@ -113,15 +113,17 @@ def day_of(values: Sequence[float], days: int = 15) -> pl.DataFrame:
     ],
 )
 def test_aggregate_and_sticking(frame: pl.DataFrame, aggregate: str, can_stick: bool) -> None:
-    metric = inference.infer_metric("x", inference.describe(frame.lazy(), "x"), frame, timedelta(hours=12))
+    metric = inferred_settings.infer_metric(
+        "x", inferred_settings.describe(frame.lazy(), "x"), frame, timedelta(hours=12)
+    )
     assert (metric.aggregate, metric.can_stick) == (aggregate, can_stick)
 
 
 @pytest.mark.parametrize(("rows", "unit"), [(7_300_000, "month"), (50_000_000, "week"), (440_000_000, "day")])
 def test_dense_fleets_get_shorter_partitions(rows: int, unit: str) -> None:
-    assert inference.infer_partition(rows) == unit
+    assert inferred_settings.infer_partition(rows) == unit
 
 
 def test_servers_for_a_closer_look_are_spread_over_the_fleet() -> None:
     spans = pl.DataFrame({"server_id": ["d", "c", "b", "a"], "rows": [2_000_000] * 4})
-    assert inference.choose_servers(spans) == ["a", "d"]
+    assert inferred_settings.choose_servers(spans) == ["a", "d"]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from crashcast.errors import UserError
-from crashcast.versions.reproduced import compare
+from crashcast.history.byte_comparison import compare
 
 METRICS = Path("metrics/evaluate.json")
 

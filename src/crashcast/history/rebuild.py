@@ -17,14 +17,14 @@ from rich.markup import escape
 from crashcast import files
 from crashcast.errors import UserError
 from crashcast.execution import memo
+from crashcast.history.byte_comparison import TOLERANCE, is_close
+from crashcast.history.diff import File, read_difference, show_files
+from crashcast.history.log import changed_files
 from crashcast.versioning import cache, dvc_files, environment, worktree_runs
 from crashcast.versioning.dvc_files import LOCK
 from crashcast.versioning.lock_checks import check
 from crashcast.versioning.outputs import outputs_of
 from crashcast.versioning.revision import SHOWN_DIGITS, Revision
-from crashcast.versions.diff import File, read_difference, show_files
-from crashcast.versions.log import changed_files
-from crashcast.versions.reproduced import TOLERANCE, is_close
 
 SHOWN_FIGURES = (".csv", ".md")  # made of figures that other outputs hold
 EXIT_STATUS = {"same": 0, "different": 1, "close": 3}

@@ -15,13 +15,13 @@ from rich.table import Table
 
 from crashcast import tables
 from crashcast.errors import UserError
+from crashcast.history.files import ONLY_REMOTE, Files, UnreadError
+from crashcast.history.row_diff import compare
 from crashcast.progress import MB
 from crashcast.versioning import git
 from crashcast.versioning.dvc_files import NAMING_DATA
 from crashcast.versioning.outputs import Output, outputs_of
 from crashcast.versioning.revision import Revision
-from crashcast.versions.files import ONLY_REMOTE, Files, UnreadError
-from crashcast.versions.rows import compare
 
 Kind = Literal["added", "removed", "changed"]
 SHOWN_DIGITS = 8

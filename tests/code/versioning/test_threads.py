@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crashcast.versioning.side_by_side import side_by_side
+from crashcast.versioning.threads import side_by_side
 
 
 @given(st.lists(st.integers()), st.integers(min_value=1, max_value=5))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crashcast.sources.importing.sheet import plain_name, read_sheet
+from crashcast.sources.importing.table_file import plain_name, read_sheet
 
 
 @pytest.mark.parametrize("column", ["startedAt", " Started At", "started-at", "STARTED_AT", "started.at"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from crashcast import tables
 from crashcast.errors import UserError
-from crashcast.versions.rows import KOLMOGOROV_SMIRNOV, MAX_KINDS, TOTAL_VARIATION, Column, Difference, compare
+from crashcast.history.row_diff import KOLMOGOROV_SMIRNOV, MAX_KINDS, TOTAL_VARIATION, Column, Difference, compare
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 # server, cpu_pct, role; of the hours 0, 0, 1, 1, 2

@@ -18,12 +18,12 @@ from rich.table import Table
 
 from crashcast.doctor.findings import SOUND, UNKNOWN, WRONG
 from crashcast.errors import UserError
+from crashcast.history.files import ONLY_REMOTE, Files
+from crashcast.history.log import PART, TABLE, changed_files, is_among, name_files
+from crashcast.history.row_diff import KOLMOGOROV_SMIRNOV, Column, Difference, compare
 from crashcast.versioning import cache
 from crashcast.versioning.outputs import Output, outputs_of
 from crashcast.versioning.revision import Revision
-from crashcast.versions.files import ONLY_REMOTE, Files
-from crashcast.versions.log import PART, TABLE, changed_files, is_among, name_files
-from crashcast.versions.rows import KOLMOGOROV_SMIRNOV, Column, Difference, compare
 
 SHOWN = 12  # columns of a partition, or figures of a file
 TEXT_WIDTH = 60

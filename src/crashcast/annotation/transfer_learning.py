@@ -24,7 +24,7 @@ from crashcast.modeling.bootstrap import percentile_interval
 from crashcast.modeling.model import Model, fit, load
 from crashcast.modeling.sampling import Sample, feature_names
 from crashcast.modeling.split_rule import read_rule
-from crashcast.modeling.validation import Scorer
+from crashcast.modeling.validation_scores import Scorer
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.label import Label
 from crashcast.params.train import Train

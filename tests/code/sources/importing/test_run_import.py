@@ -18,7 +18,7 @@ from crashcast import tables
 from crashcast.files import md5
 from crashcast.params.clean import Clean
 from crashcast.params.telemetry import Telemetry
-from crashcast.sources.importing import files
+from crashcast.sources.importing import run_import
 
 ROOT = Path(__file__).parents[4]
 DATA = ROOT.parent / "shared" / "data"
@@ -32,7 +32,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a folder with params.yaml the current one; DVC is left out."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(files, "track", lambda paths: None)
+    monkeypatch.setattr(run_import, "track", lambda paths: None)
     return tmp_path
 
 
@@ -55,7 +55,7 @@ def bring(frame: pl.DataFrame, incidents: str = "host,start\na,2026-01-01 05:30:
     """Import a frame and return what was said."""
     frame.write_parquet("samples.parquet")
     Path("incidents.csv").write_text(incidents)
-    return "\n".join(files.import_files([Path("samples.parquet")], Path("incidents.csv"), **options))
+    return "\n".join(run_import.import_files([Path("samples.parquet")], Path("incidents.csv"), **options))
 
 
 def stored(name: str = "telemetry/month=2026-01/part-0.parquet") -> pl.DataFrame:
@@ -170,7 +170,7 @@ def test_a_folder_of_files_in_several_spellings(project: Path) -> None:
     later.write_csv(folder / "b.csv.gz", compression="gzip")
     (folder / "incidents.csv").write_text("host,start\na,2026-01-01 05:30:00\n")
     (folder / ".hidden.csv").write_text("x")
-    files.import_files([folder], folder / "incidents.csv")
+    run_import.import_files([folder], folder / "incidents.csv")
     assert_frame_equal(stored(), stored().sort("timestamp", "server_id"))
     assert stored().height == 96
     assert list(stored().columns) == ["timestamp", "server_id", "cpu_pct", "latency_ms"]
@@ -269,7 +269,7 @@ def dataset(request: pytest.FixtureRequest) -> Path:
 
 @pytest.mark.parametrize("dataset", ["smd"], indirect=True)
 def test_server_machine_dataset(dataset: Path, project: Path) -> None:
-    said = files.import_files(
+    said = run_import.import_files(
         [dataset / "telemetry.parquet"], dataset / "incidents.csv", dataset / "label_coverage.csv"
     )
     section = Telemetry.read()
@@ -282,7 +282,7 @@ def test_server_machine_dataset(dataset: Path, project: Path) -> None:
 
 @pytest.mark.parametrize("dataset", ["upptime"], indirect=True)
 def test_upptime(dataset: Path, project: Path) -> None:
-    said = files.import_files([dataset / "telemetry.parquet"], dataset / "incidents.csv")
+    said = run_import.import_files([dataset / "telemetry.parquet"], dataset / "incidents.csv")
     section = Telemetry.read()
     assert section.interval == timedelta(days=1)
     assert list(section.metrics) == ["response_ms", "http_status", "is_down", "is_degraded", "timed_out"]

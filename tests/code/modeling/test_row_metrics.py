@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from crashcast.errors import UserError
-from crashcast.modeling import ranking
+from crashcast.modeling import row_metrics
 
 LABELS = np.array([1, 0, 1, 0])
 SCORES = np.array([0.9, 0.8, 0.7, 0.1])
@@ -23,7 +23,7 @@ def as_arrays(rows):
 
 
 def test_ranking_by_hand():
-    assert ranking.ranking(LABELS, SCORES) == {
+    assert row_metrics.ranking(LABELS, SCORES) == {
         "pr_auc": pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3),
         "lift": pytest.approx((1 / 2 + 1 / 3) / 0.5),
         "roc_auc": 3 / 4,  # of four pairs, 0.7 against 0.8 is in the wrong order
@@ -31,20 +31,20 @@ def test_ranking_by_hand():
 
 
 def test_decisions_by_hand():
-    assert ranking.brier(LABELS, SCORES) == pytest.approx((0.01 + 0.64 + 0.09 + 0.01) / 4)
-    assert ranking.accuracy(LABELS, SCORES, threshold=0.8) == 2 / 4
-    assert ranking.precision_recall(LABELS, SCORES, threshold=0.8) == (1 / 2, 1 / 2)
-    assert ranking.precision_recall(LABELS, SCORES, threshold=0.95) == (None, 0)
+    assert row_metrics.brier(LABELS, SCORES) == pytest.approx((0.01 + 0.64 + 0.09 + 0.01) / 4)
+    assert row_metrics.accuracy(LABELS, SCORES, threshold=0.8) == 2 / 4
+    assert row_metrics.precision_recall(LABELS, SCORES, threshold=0.8) == (1 / 2, 1 / 2)
+    assert row_metrics.precision_recall(LABELS, SCORES, threshold=0.95) == (None, 0)
 
 
 def test_equal_scores_have_no_skill_in_any_order():
     for labels in (LABELS, LABELS[::-1]):
-        assert ranking.ranking(labels, np.full(4, 0.3)) == {"pr_auc": 0.5, "lift": 1, "roc_auc": 0.5}
+        assert row_metrics.ranking(labels, np.full(4, 0.3)) == {"pr_auc": 0.5, "lift": 1, "roc_auc": 0.5}
 
 
 def test_accuracy_of_a_silent_model_is_the_majority_baseline():
     labels = np.array([0] * 199 + [1])
-    figures = ranking.row_metrics(labels, np.full(200, 0.005), threshold=0.5)
+    figures = row_metrics.row_metrics(labels, np.full(200, 0.005), threshold=0.5)
     assert figures["accuracy"] == figures["accuracy_of_majority"] == 0.995
     assert figures["brier"] == pytest.approx(figures["brier_of_base_rate"])
     assert figures["precision"] is None
@@ -56,12 +56,14 @@ def test_ranking_is_that_of_scikit_learn(rows):
     labels, scores = as_arrays(rows)
     area = average_precision_score(labels, scores)
     expected = {"pr_auc": area, "lift": area / labels.mean(), "roc_auc": roc_auc_score(labels, scores)}
-    assert ranking.ranking(labels, scores) == pytest.approx(expected)
-    assert ranking.pr_auc(labels, scores) == pytest.approx(area)
+    assert row_metrics.ranking(labels, scores) == pytest.approx(expected)
+    assert row_metrics.pr_auc(labels, scores) == pytest.approx(area)
 
 
 @pytest.mark.parametrize("label", [0, 1])
-@pytest.mark.parametrize("figure", [ranking.pr_auc, ranking.ranking, ranking.pr_curve, ranking.roc_curve])
+@pytest.mark.parametrize(
+    "figure", [row_metrics.pr_auc, row_metrics.ranking, row_metrics.pr_curve, row_metrics.roc_curve]
+)
 def test_one_class_cannot_be_ranked(figure, label):
     with pytest.raises(UserError, match=r"of the 3 rows precede a crash.*params\.yaml: split"):
         figure(np.full(3, label), np.array([0.1, 0.2, 0.3]))
@@ -70,7 +72,7 @@ def test_one_class_cannot_be_ranked(figure, label):
 def test_reliability_by_hand():
     labels = np.array([0, 0, 0, 1, 1, 1])
     scores = np.array([0.1, 0.1, 0.2, 0.5, 0.8, 0.9])
-    table = ranking.reliability(labels, scores, quantiles=[0.5, 0.9])
+    table = row_metrics.reliability(labels, scores, quantiles=[0.5, 0.9])
     assert table.rows() == [
         (2, 0, pytest.approx(0.1), 0.0),
         (3, 2, pytest.approx(0.5), pytest.approx(2 / 3)),
@@ -81,7 +83,7 @@ def test_reliability_by_hand():
 @given(both_classes)
 def test_reliability_accounts_for_every_row_and_splits_no_tie(rows):
     labels, scores = as_arrays(rows)
-    table = ranking.reliability(labels, scores)
+    table = row_metrics.reliability(labels, scores)
     assert table["rows"].sum() == len(rows)
     assert table["positives"].sum() == labels.sum()
     assert (table["rows"] * table["mean_score"]).sum() == pytest.approx(scores.sum())
@@ -92,32 +94,32 @@ def test_reliability_accounts_for_every_row_and_splits_no_tie(rows):
 @given(both_classes, st.integers(2, 5))
 def test_pr_curve_keeps_true_points_and_both_ends(rows, max_points):
     labels, scores = as_arrays(rows)
-    curve = ranking.pr_curve(labels, scores, max_points)
+    curve = row_metrics.pr_curve(labels, scores, max_points)
     assert 1 <= curve.height <= max_points
     assert curve["threshold"][0] == scores.max()
     assert curve["recall"][-1] == 1
     for threshold, recall, precision in curve.rows():
-        assert ranking.precision_recall(labels, scores, threshold) == pytest.approx((precision, recall))
+        assert row_metrics.precision_recall(labels, scores, threshold) == pytest.approx((precision, recall))
 
 
 @given(both_classes)
 def test_pr_curve_is_that_of_scikit_learn_where_recall_grows(rows):
     labels, scores = as_arrays(rows)
-    curve = ranking.pr_curve(labels, scores, max_points=1000)
+    curve = row_metrics.pr_curve(labels, scores, max_points=1000)
     precision, recall, _ = precision_recall_curve(labels, scores)
     best = {share: precision[recall == share].max() for share in recall if share}
     assert {share: value for share, value in curve.select("recall", "precision").rows() if share} == pytest.approx(best)
 
 
 def test_roc_curve_by_hand():
-    curve = ranking.roc_curve(LABELS, SCORES)
+    curve = row_metrics.roc_curve(LABELS, SCORES)
     assert curve.rows() == [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]
 
 
 @given(both_classes, st.integers(4, 12))
 def test_roc_curve_keeps_true_points_and_both_ends(rows, max_points):
     labels, scores = as_arrays(rows)
-    curve = ranking.roc_curve(labels, scores, max_points)
+    curve = row_metrics.roc_curve(labels, scores, max_points)
     true_points = {
         (np.mean(scores[labels == 0] >= threshold), np.mean(scores[labels == 1] >= threshold))
         for threshold in [*scores, np.inf]
@@ -131,7 +133,7 @@ def test_roc_curve_keeps_true_points_and_both_ends(rows, max_points):
 @given(both_classes)
 def test_an_unthinned_roc_curve_holds_the_whole_area(rows):
     labels, scores = as_arrays(rows)
-    curve = ranking.roc_curve(labels, scores, max_points=10_000)
+    curve = row_metrics.roc_curve(labels, scores, max_points=10_000)
     assert np.trapezoid(curve["true_positive_rate"], curve["false_positive_rate"]) == pytest.approx(
         roc_auc_score(labels, scores)
     )
@@ -140,6 +142,6 @@ def test_an_unthinned_roc_curve_holds_the_whole_area(rows):
 def test_an_unthinned_pr_curve_holds_the_whole_area():
     rng = np.random.default_rng(1)
     labels, scores = rng.integers(0, 2, 300), rng.random(300)
-    curve = ranking.pr_curve(labels, scores, max_points=10_000)
+    curve = row_metrics.pr_curve(labels, scores, max_points=10_000)
     area = np.sum(np.diff(curve["recall"], prepend=0) * curve["precision"].to_numpy())
     assert area == pytest.approx(average_precision_score(labels, scores))

@@ -23,8 +23,8 @@ from crashcast.params.collect import Collect, Query
 from crashcast.params.telemetry import Telemetry
 from crashcast.paths import RAW, TELEMETRY_PATH
 from crashcast.sources.bucket import local_files
-from crashcast.sources.importing.files import import_files, known_telemetry
 from crashcast.sources.importing.report import Report
+from crashcast.sources.importing.run_import import import_files, known_telemetry
 from crashcast.sources.importing.transaction import recover
 from crashcast.sources.prometheus.chunks import Chunk, choose, chunks
 from crashcast.sources.prometheus.client import Server

@@ -15,7 +15,7 @@ import psutil
 from crashcast import files
 from crashcast.doctor.findings import Finding
 from crashcast.errors import UserError
-from crashcast.execution import single_process
+from crashcast.execution import orphan_guard
 from crashcast.text import some_of
 from crashcast.versioning import dvc_command, dvc_files, git, tracked_data
 from crashcast.versioning.dvc_command import PATH_LOCKS
@@ -75,9 +75,9 @@ def pointers() -> Iterator[Finding]:
 def leftovers() -> Iterator[Finding]:
     """Look for locks and processes that a killed `dvc` left behind."""
     yield from _locks()
-    for note in sorted(single_process.NOTES.glob("*.json")):
-        process = single_process.noted(note)
-        if process and not single_process.dvc_above(process):
+    for note in sorted(orphan_guard.NOTES.glob("*.json")):
+        process = orphan_guard.noted(note)
+        if process and not orphan_guard.dvc_above(process):
             yield Finding(
                 "error",
                 f"stage {note.stem}",
@@ -238,7 +238,7 @@ def _locks() -> Iterator[Finding]:
 
 def _state(pid: int) -> str:
     try:
-        return "runs" if single_process.is_dvc(psutil.Process(pid)) else "another"
+        return "runs" if orphan_guard.is_dvc(psutil.Process(pid)) else "another"
     except psutil.NoSuchProcess:
         return "dead"
     except psutil.Error:
@@ -255,5 +255,5 @@ def _remove_lock() -> str:
 
 
 def _stop(process: psutil.Process) -> str:
-    single_process.stop(process)
+    orphan_guard.stop(process)
     return "stopped"
