@@ -1,8 +1,9 @@
 """Telemetry's evidence of crashes: the intervals in which each server was up, and the interruptions between them.
 
 A partition is reduced to up intervals, a few rows per server, by its own samples alone: a later partition changes none
-of them. Between two up intervals, within a partition or across its border, lies an interruption: a gap in the
-telemetry, or a restart that shows in the uptime although no sample is missing.
+of them. They are joined across the borders of partitions by the rule that joins samples within one, so the borders
+change nothing. Between two of the joined intervals lies an interruption: a gap in the telemetry, or a restart that
+shows in the uptime although no sample is missing.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ UP_INTERVALS: dict[str, Any] = {
     "first_seen": TIMESTAMP,
     "last_seen": TIMESTAMP,
     "booted_at": TIMESTAMP,  # null: no uptime was reported
+    "uptime_seen": TIMESTAMP,  # the partition's last sample so far that reports an uptime; null: none does
     "storm": pl.Boolean,  # its last sample shows an error storm; null: it reports no errors
-    "sudden": pl.Boolean,  # and the sample before shows none
+    "storm_before": pl.Boolean,  # the sample before shows one; null: the partition has none before
+    "reports_errors": pl.Boolean,  # some sample does
 }
 GAP_INTERVALS = 2.5  # samples jitter, and a single one is easily lost: two in a row must be missing
 RESOLUTION = timedelta(minutes=1)  # clocks and uptimes are rounded
@@ -64,47 +67,67 @@ def up_intervals(
     dict
         The number of `samples`.
     """
-    moment, server = pl.col("timestamp"), pl.col("server")
+    moment = pl.col("timestamp")
     servers, codes = encode(samples["server_id"])
     uptime, errors = (_valid(name, samples, telemetry) for name in (uptime_metric, error_metric))
-    up_for = pl.duration(microseconds=(pl.col("uptime") * MICROSECONDS_PER_HOUR).round().cast(pl.Int64))
-    # the last sample with an uptime before this one; if that is of another server, `is_first` is true
-    known = pl.when(pl.col("uptime").is_not_null()).then(moment).forward_fill().shift()
-    rows = (
+    up_for = pl.duration(microseconds=(uptime * MICROSECONDS_PER_HOUR).round().cast(pl.Int64))
+    alone = (
         samples.lazy()
-        .select("timestamp", server=pl.Series(codes, dtype=pl.UInt32), uptime=uptime, storm=errors > error_storm)
-        .sort("server", maintain_order=True)  # in order of time already: sorting by both costs three times as much
-        .with_columns(booted_at=moment - up_for, is_first=(server != server.shift()).fill_null(True), known=known)
-        .with_columns(
-            begins=pl.col("is_first")
-            | (moment - moment.shift() > GAP_INTERVALS * telemetry.interval)
-            | (pl.col("booted_at") > pl.col("known") + RESOLUTION).fill_null(False),
-            sudden=pl.col("storm") & ~pl.when(~pl.col("is_first")).then(pl.col("storm").shift()).fill_null(False),
+        .select(
+            server_id=pl.Series(codes, dtype=pl.UInt32),
+            first_seen=moment,
+            last_seen=moment,
+            booted_at=moment - up_for,
+            uptime_seen=pl.when(uptime.is_not_null()).then(moment),
+            storm=errors > error_storm,
+            storm_before=pl.lit(None, dtype=pl.Boolean),
+            reports_errors=errors.is_not_null(),
         )
-        .drop("uptime", "known", "is_first")
+        .sort("server_id", maintain_order=True)  # in order of time already: sorting by both costs three times as much
+    )
+    found = _joined(alone, telemetry.interval, is_unknown_restart=True)
+    named = found.with_columns(server_id=servers.gather(found["server_id"]))
+    return named.cast(UP_INTERVALS), {"samples": samples.height}  # type: ignore[arg-type]
+
+
+def _joined(up: pl.LazyFrame, interval: timedelta, *, is_unknown_restart: bool) -> pl.DataFrame:
+    """Join up intervals, or single samples, between which a server was not interrupted.
+
+    Parameters
+    ----------
+    up : LazyFrame
+        UP_INTERVALS, sorted by (server_id, first_seen).
+    interval : timedelta
+        The cadence of the telemetry.
+    is_unknown_restart : bool
+        Whether an uptime begins an interval of its own if no uptime of its server precedes it in `up`. It does within a
+        partition: only the partitions before can tell whether the server restarted.
+
+    Returns
+    -------
+    DataFrame
+        UP_INTERVALS, sorted likewise.
+    """
+    server, first_seen, booted_at = pl.col("server_id"), pl.col("first_seen"), pl.col("booted_at")
+    is_first = (server != server.shift()).fill_null(True)
+    seen_of = pl.when(pl.col("uptime_seen").is_not_null()).then(server).forward_fill()
+    uptime_seen = pl.when(seen_of == server).then(pl.col("uptime_seen").forward_fill())
+    restarted = (booted_at > uptime_seen.shift() + RESOLUTION).fill_null(is_unknown_restart) & booted_at.is_not_null()
+    begins = is_first | (first_seen - pl.col("last_seen").shift() > GAP_INTERVALS * interval) | restarted
+    storm_before = pl.coalesce("storm_before", pl.when(~is_first).then(pl.col("storm").shift().fill_null(False)))
+    return (
+        up.with_columns(uptime_seen=uptime_seen, storm_before=storm_before, number=begins.cum_sum())
+        .group_by("number", maintain_order=True)
+        .agg(
+            pl.first("server_id", "first_seen"),
+            pl.last("last_seen"),
+            booted_at.drop_nulls().first(),
+            pl.last("uptime_seen", "storm", "storm_before"),
+            pl.col("reports_errors").any(),
+        )
+        .drop("number")
         .collect()
     )
-    first = rows.filter("begins")
-    last = rows.filter(rows["begins"].shift(-1, fill_value=True))
-    booted = (
-        rows.select("booted_at", interval=pl.col("begins").cum_sum())
-        .drop_nulls()
-        .unique("interval", keep="first", maintain_order=True)
-    )
-    found = (
-        first.select(
-            server_id=servers.gather(first["server"]),
-            first_seen="timestamp",
-            last_seen=last["timestamp"],
-            storm=last["storm"],
-            sudden=last["sudden"],
-            interval=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32),
-        )
-        .join(booted.cast({"interval": pl.UInt32}), on="interval", how="left", maintain_order="left")
-        .select(*UP_INTERVALS)
-        .cast(UP_INTERVALS)  # type: ignore[arg-type]
-    )
-    return found, {"samples": samples.height}
 
 
 def _valid(name: str | None, samples: pl.DataFrame, telemetry: Telemetry) -> pl.Expr:
@@ -132,12 +155,13 @@ def interruptions(up: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
         booted or was seen again), `restarted`, `silent` (samples are missing), `storm` and `has_uptime` (both
         neighbours report one), sorted by (server_id, began_after).
     """
-    ordered = up.sort("server_id", "first_seen")
+    # samples of one moment, if a sample is repeated, keep their order
+    joined = _joined(up.lazy().sort("server_id", "first_seen", maintain_order=True), interval, is_unknown_restart=False)
     last, again = pl.col("last_seen").shift(), pl.col("first_seen")
     # a storm that begins with the last sample: the server was already going down when it sent that one
-    sudden = pl.col("sudden").shift().fill_null(False)
+    sudden = pl.col("storm") & ~pl.col("storm_before").fill_null(False)
     return (
-        ordered.select(
+        joined.select(
             "server_id",
             "booted_at",
             is_same=pl.col("server_id") == pl.col("server_id").shift(),
@@ -146,7 +170,7 @@ def interruptions(up: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
             restarted=(pl.col("booted_at") > last + RESOLUTION).fill_null(False),
             silent=again - last > GAP_INTERVALS * interval,
             storm=pl.col("storm").shift(),
-            sudden=sudden,
+            sudden=sudden.shift().fill_null(False),
             has_uptime=pl.col("booted_at").is_not_null() & pl.col("booted_at").shift().is_not_null(),
         )
         .filter(pl.col("is_same") & (pl.col("restarted") | pl.col("silent")))
@@ -172,7 +196,7 @@ def seen(up: pl.DataFrame) -> pl.DataFrame:
             first=pl.col("first_seen").min(),
             last=pl.col("last_seen").max(),
             reports_uptime=pl.col("booted_at").is_not_null().any(),
-            reports_errors=pl.col("storm").is_not_null().any(),
+            reports_errors=pl.col("reports_errors").any(),
         )
         .sort("server_id")
     )
