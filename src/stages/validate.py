@@ -340,8 +340,9 @@ def volume_batches(
 ) -> Iterator[Batch]:
     """Expect about as many rows per server and day as in the neighbouring partitions; a missing file has none.
 
-    A server is expected from its first sample or coverage to its last, so a fleet may grow and shrink. Each partition
-    is compared with the median of the four nearest, so that one outlier does not fail its neighbours.
+    A server is expected from its first sample or coverage to its last, so a fleet may grow and shrink. Coverage that
+    ends with the fleet's last sample is what an import assumes, of retired servers too: it does not count. Each
+    partition is compared with the median of the four nearest, so that one outlier does not fail its neighbours.
     """
     judged = {finding.partition: finding for finding in findings if finding.servers.height}
     if not judged:
@@ -385,7 +386,9 @@ def volume_batches(
 def _expected_periods(seen: pl.DataFrame, covered: pl.DataFrame | None, interval: timedelta) -> pl.DataFrame:
     periods = seen.group_by("server_id").agg(since=pl.col("first").min(), until=pl.col("last").max() + interval)
     if covered is not None:
-        known = covered.group_by("server_id").agg(pl.col("covered_from").min(), pl.col("covered_to").max())
+        ends = pl.col("covered_to").max()
+        stated = pl.when(ends != pl.lit(seen["last"].max(), tables.TIMESTAMP)).then(ends)
+        known = covered.group_by("server_id").agg(pl.col("covered_from").min(), covered_to=stated)
         periods = periods.join(known, on="server_id", how="left").select(
             since=pl.max_horizontal(pl.min_horizontal("since", "covered_from"), pl.col("since").min()),
             until=pl.min_horizontal(pl.max_horizontal("until", "covered_to"), pl.col("until").max()),

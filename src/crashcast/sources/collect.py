@@ -26,6 +26,7 @@ from crashcast.sources.bucket import local_files
 from crashcast.sources.importing.report import Report
 from crashcast.sources.importing.run_import import import_files, known_telemetry
 from crashcast.sources.importing.transaction import recover
+from crashcast.sources.importing.writing import fleet_end
 from crashcast.sources.prometheus.chunks import Chunk, choose, chunks
 from crashcast.sources.prometheus.client import Server
 from crashcast.sources.prometheus.fetching import assembled, fetch_chunks
@@ -111,7 +112,7 @@ def _from_server(
     if known:
         queries, unasked = _known_queries(section, known)
         present = tables.partitions(TELEMETRY_PATH)
-        reach = _newest(present[-1]) - section.late_window
+        reach = fleet_end().replace(tzinfo=None) - section.late_window
     elif since is None:
         raise UserError("nothing has been collected yet: say from when on, such as --since 2026-01-01")
     now = datetime.now(UTC).replace(tzinfo=None)
@@ -141,12 +142,6 @@ def _from_server(
         raise UserError(f"{section.url} has no samples for collect.queries in {names}: are its metrics named so?")
     interval = format_duration(telemetry.interval)
     return [*said, *import_files(paths, incidents, coverage, replace, interval, telemetry.partition)]
-
-
-def _newest(partition: Partition) -> datetime:
-    newest = tables.read(partition.path(TELEMETRY_PATH), ["timestamp"])["timestamp"].max()
-    assert isinstance(newest, datetime)  # no partition is empty
-    return newest.replace(tzinfo=None)
 
 
 def _known_queries(section: Collect, telemetry: Telemetry) -> tuple[dict[str, Query], list[str]]:

@@ -528,6 +528,17 @@ def test_covered_servers_that_are_gone_on_the_last_day_count():
     assert outcome["examples"] == ["day=2026-01-07 8 volume_change=-0.666667"]
 
 
+def test_retired_servers_do_not_count_if_coverage_ends_with_the_fleets_last_sample():
+    """An import assumes such coverage, for servers that were retired long before too."""
+    whole, few = {"a": 24, "b": 24, "c": 24}, {"a": 24}
+    days = [whole, whole, few, few]
+    last = pl.concat(finding.servers for finding in findings_of(days))["last"].max()
+    assumed = coverage(*[(server, 0, 4, None) for server in "abc"]).with_columns(
+        covered_to=pl.lit(last, tables.TIMESTAMP)
+    )
+    assert not failed(volume_outcomes(days, assumed))
+
+
 def test_an_unreadable_day_is_not_judged_by_volume():
     assert not failed(volume_outcomes([{"a": 24}, None, {"a": 24}]))
 

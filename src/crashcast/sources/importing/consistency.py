@@ -115,7 +115,8 @@ def report_periods(incidents: Records, has_coverage: bool, first: datetime, last
         report.assumed.append(f"{outside:,} crashes start outside this telemetry ({period})")
     if has_coverage:
         return
-    report.assumed.append("incidents were recorded for every server while it had telemetry: --coverage says otherwise")
+    period = "from its first sample to the end of all telemetry"
+    report.assumed.append(f"incidents were recorded for every server {period}: --coverage says otherwise")
     if len(within) > 1:
         usual = (within[-1] - within[0]) / (len(within) - 1)
         for silence, end in ((within[0] - first, "first"), (last - within[-1], "last")):

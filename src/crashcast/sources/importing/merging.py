@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import polars as pl
 
-from crashcast.tables import COVERAGE
+from crashcast.tables import COVERAGE, TIMESTAMP
 
 INCIDENT_KEY = ("server_id", "started_at", "kind")  # of incidents without an id
 
@@ -62,22 +62,54 @@ def adopt_ids(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
     return found.with_columns(incident_id=pl.coalesce("known", "incident_id")).drop("known")
 
 
-def assume_coverage(spans: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
-    """Cover every server from one interval before its first sample to its last.
+def assume_coverage(
+    spans: pl.DataFrame,
+    interval: timedelta,
+    end: datetime,
+    old: pl.DataFrame | None = None,
+    old_end: datetime | None = None,
+) -> pl.DataFrame:
+    """Cover every server from one interval before its first sample to the fleet's last sample.
 
-    A sample at t is of (t - interval, t]: two imports that follow each other leave no gap.
+    A sample at t is of (t - interval, t]. A server that falls silent has not lost its incident records: its last moment
+    may be a crash. The table does not say who stated a period. A server whose coverage ended with the earlier telemetry
+    is taken as covered by default, and goes on. Of any other one, coverage was stated: only samples after the earlier
+    telemetry add to it.
 
     Parameters
     ----------
     spans : DataFrame
-        `server_id`, `first` and `last`.
+        `server_id`, `first` and `last` sample of the new files.
     interval : timedelta
         The cadence.
+    end : datetime
+        The last sample of all telemetry, earlier and new.
+    old : DataFrame, optional
+        The coverage of earlier imports.
+    old_end : datetime, optional
+        The last sample of earlier imports.
+
+    Returns
+    -------
+    DataFrame
+        tables.COVERAGE without groups: periods to add to `old`.
     """
-    periods = spans.select(
-        "server_id", pl.col("first").alias("covered_from") - interval, pl.col("last").alias("covered_to")
+    earlier = pl.DataFrame(schema=COVERAGE) if old is None else old  # type: ignore[arg-type]
+    known = earlier.group_by("server_id").agg(begun=pl.col("covered_from").min(), ended=pl.col("covered_to").max())
+    ends = pl.lit(end, TIMESTAMP)
+    rows = (
+        spans.select("server_id", "last", start=pl.col("first") - interval)
+        .join(known, on="server_id", how="full", coalesce=True)
+        .with_columns(old_end=pl.lit(old_end, TIMESTAMP))
     )
-    return periods.with_columns(group=pl.lit(None, dtype=pl.String))
+    fresh = rows.filter(pl.col("ended").is_null()).select("server_id", covered_from="start", covered_to=ends)
+    by_default = rows.filter(pl.col("ended") == pl.col("old_end"))
+    before = by_default.select("server_id", covered_from="start", covered_to="begun")
+    after = by_default.select("server_id", covered_from="old_end", covered_to=ends)
+    stated = rows.filter(pl.col("ended") != pl.col("old_end"), pl.col("last") > pl.col("old_end"))
+    added = stated.select("server_id", covered_from=pl.max_horizontal("start", "old_end"), covered_to=ends)
+    periods = pl.concat([fresh, before, after, added]).filter(pl.col("covered_from") < pl.col("covered_to"))
+    return periods.with_columns(group=pl.lit(None, dtype=pl.String)).sort("server_id", "covered_from")
 
 
 def merge_coverage(coverage: pl.DataFrame) -> pl.DataFrame:

@@ -66,7 +66,7 @@ def import_files(
         Parquet or CSV files of samples, or folders of them; a later row replaces an earlier one with the same key.
     incidents, coverage : Path, optional
         One file each; without incidents, those that are there stay as they are; without coverage, every server is
-        taken as covered while it has telemetry.
+        taken as covered from its first sample to the fleet's last one.
     replace : bool
         Start over, instead of merging into earlier imports.
     interval : str, optional

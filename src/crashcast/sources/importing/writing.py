@@ -18,6 +18,7 @@ from crashcast.sources.importing.parsing import Records, Samples
 from crashcast.sources.importing.report import Report
 from crashcast.sources.value_formats import utc_text
 from crashcast.tables import CRASH, KEYS, Partition
+from crashcast.text import some_of
 
 MAX_CONFLICTING_SHARE = 0.1  # above it, the rows of a file stand for something finer than servers
 
@@ -120,7 +121,7 @@ def write_coverage(
     folder: Path,
     report: Report,
 ) -> None:
-    """Write the coverage: that of a file, or every server's while it has telemetry, joined with earlier periods.
+    """Write the coverage: that of a file, or every server's to the end of telemetry, joined with earlier periods.
 
     Parameters
     ----------
@@ -138,7 +139,7 @@ def write_coverage(
         The workspace.
     report : Report
     """
-    periods = merging.assume_coverage(spans, interval) if coverage is None else coverage.frame
+    periods = _assumed_coverage(old, spans, interval, report) if coverage is None else coverage.frame
     seen_groups = pl.concat([file.groups for file in files]).sort("timestamp")
     last_groups = seen_groups.group_by("server_id", maintain_order=True).last()
     of_server = dict(last_groups.select("server_id", "group").iter_rows())
@@ -149,3 +150,32 @@ def write_coverage(
     count = merged["group"].drop_nulls().n_unique()
     in_groups = f" in {count:,} groups" if count else ""
     report.written.append(f"{COVERAGE_PATH}: {merged['server_id'].n_unique():,} servers{in_groups}")
+
+
+def _assumed_coverage(
+    old: pl.DataFrame | None, spans: pl.DataFrame, interval: timedelta, report: Report
+) -> pl.DataFrame:
+    end: datetime = spans["last"].max()  # type: ignore[assignment]
+    if old is None:
+        return merging.assume_coverage(spans, interval, end)
+    old_end = fleet_end()
+    end = max(end, old_end)
+    periods = merging.assume_coverage(spans, interval, end, old, old_end)
+    if silent := set(periods["server_id"]) - set(spans["server_id"]):
+        message = f"incidents were recorded until {utc_text(end)} for servers without new samples too"
+        report.assumed.append(f"{message} ({some_of(sorted(silent))}): --coverage says otherwise")
+    stated = old.group_by("server_id").agg(begun=pl.col("covered_from").min(), ended=pl.col("covered_to").max())
+    stated = stated.filter(pl.col("ended") != old_end)
+    uncovered = spans.join(stated, on="server_id").filter(pl.col("first") < pl.col("begun"))["server_id"]
+    if uncovered.len():
+        message = f"{some_of(sorted(uncovered))} has samples before its coverage, which an earlier import was given"
+        report.assumed.append(f"{message}: those rows have no labels; --coverage says otherwise")
+    return periods
+
+
+def fleet_end() -> datetime:
+    """Return the last sample of all telemetry in data/raw."""
+    newest = tables.partitions(TELEMETRY_PATH)[-1].path(TELEMETRY_PATH)
+    last = tables.read(newest, ["timestamp"])["timestamp"].max()
+    assert isinstance(last, datetime)  # no partition is empty
+    return last

@@ -233,6 +233,22 @@ def test_a_merge_with_coverage_that_leaves_a_server_out(project: Path) -> None:
     assert ends.rows() == [("a", "01-05 00"), ("b", "01-02 23")]
 
 
+def test_a_merge_extends_the_coverage_of_a_silent_server_unless_it_was_stated(project: Path) -> None:
+    bring(fleet(range(48), ["a", "b"]))
+    said = bring(fleet(range(48, 50), ["a"]))
+    assert "incidents were recorded until 2026-01-03 01:00:00 UTC for servers without new samples too (b)" in said
+    ends = stored("coverage.parquet").select("server_id", pl.col("covered_to").dt.to_string("%m-%d %H"))
+    assert ends.rows() == [("a", "01-03 01"), ("b", "01-03 01")]
+
+    Path("coverage.csv").write_text("host,from,to\na,2026-01-01 12:00,2026-01-03\nb,2026-01-01 12:00,2026-01-02\n")
+    bring(fleet(range(48), ["a", "b"]), coverage=Path("coverage.csv"), replace=True)
+    said = bring(fleet(range(10, 50), ["a"]))
+    assert "servers without new samples" not in said
+    assert "a has samples before its coverage, which an earlier import was given: those rows have no labels" in said
+    ends = stored("coverage.parquet").select(pl.col("covered_from", "covered_to").dt.to_string("%m-%d %H"))
+    assert ends.rows() == [("01-01 12", "01-03 01"), ("01-01 12", "01-02 00")]
+
+
 def test_a_month_without_incidents_can_be_merged(project: Path) -> None:
     bring(fleet(range(48)))
     said = bring(fleet(range(48, 96)), "host,start\n")
