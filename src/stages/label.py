@@ -22,15 +22,18 @@ import polars as pl
 
 from crashcast import tables
 from crashcast.canonical import write_json
+from crashcast.errors import UserError
 from crashcast.execution import runner
 from crashcast.execution.task import Period, Task
 from crashcast.grid import Bools, Grid, encode, microseconds
-from crashcast.incidents import read_incidents
+from crashcast.incidents import read_covered_crashes, read_incidents
 from crashcast.labelling import candidate_events, consensus, interruptions, labelling_functions
+from crashcast.params.base import format_duration
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.tables import CRASH, MAINTENANCE, Partition
+from crashcast.text import counted
 
 
 class Reason(StrEnum):
@@ -41,6 +44,15 @@ class Reason(StrEnum):
     LEAD = "lead"  # a crash starts before a warning could be acted on
     OUTAGE = "outage"  # down, planned or not, or recovering
     UNCOVERED = tables.UNCOVERED
+
+
+REMEDIES = {  # of crashes without a row that is labelled 1
+    Reason.MAINTENANCE_AHEAD: "is maintenance recorded that was a crash?",
+    Reason.RECORDS_END: "if incidents were recorded for longer, say so (`crashcast import --coverage`), or import more",
+    Reason.LEAD: "shorten label.lead, or are crashes recorded again and again?",
+    Reason.OUTAGE: "do outages last too long (resolved_at), or is label.recovery too long?",
+    Reason.UNCOVERED: "if incidents were recorded then, say so (`crashcast import --coverage`)",
+}
 
 
 def main(
@@ -89,8 +101,10 @@ def main(
         )
         for partition in cleaned
     ]
-    counts = runner.run("label", label_partition, tasks, out)
-    write_json(metrics, {**summarise(runner.total(counts)), "evidence": found.figures})
+    total = runner.total(runner.run("label", label_partition, tasks, out))
+    if not total["crash"]:
+        check_that_crashes_show(out, read_covered_crashes(confirmed, coverage, incidents), label)
+    write_json(metrics, {**summarise(total), "evidence": found.figures})
 
 
 def up_intervals(telemetry_path: Path, telemetry: Telemetry, label: Label) -> pl.DataFrame:
@@ -214,6 +228,45 @@ def label_partition(
         "no_crash": counts[0] - positives,
         **{f"unknown_{reason}": count for reason, count in zip(unknown, counts[1:], strict=True)},
     }
+
+
+def check_that_crashes_show(labels: Path, crashes: pl.DataFrame, label: Label) -> None:
+    """Raise an error if there is a crash that should have rows: a server's that has sent some before.
+
+    Parameters
+    ----------
+    labels : Path
+        The labels; no row is 1.
+    crashes : DataFrame
+        `server_id`, `started_at`: those within the coverage.
+    label : Label
+        The parameters.
+    """
+    if crashes.is_empty():
+        return
+    moment, started = pl.col("timestamp"), pl.col("started_at")
+    crashes = crashes.with_row_index("crash")
+    warned = moment.is_between(started - label.reach, started - label.lead, closed="left")
+    begun, reasons, with_rows = [], [], []
+    for partition in tables.partitions(labels):
+        rows = tables.read(partition.path(labels), ["timestamp", "server_id", "reason"])
+        begun.append(rows.group_by("server_id").agg(first=moment.min()))
+        start, end = tables.utc(partition.start + label.lead, partition.end + label.reach)
+        near = rows.join(crashes.filter(started.is_between(start, end)), on="server_id").filter(warned)
+        reasons.append(near["reason"])
+        with_rows.append(near["crash"])
+    first = pl.concat(begun).group_by("server_id").agg(pl.col("first").min())
+    due = crashes.join(first, on="server_id").filter(pl.col("first") < started - label.lead)
+    if due.is_empty():
+        return
+    counts = pl.concat(reasons).value_counts().sort("count", "reason", descending=[True, False]).rows()
+    rowless = due.filter(~pl.col("crash").is_in(pl.concat(with_rows).unique().implode())).height
+    found = [f"{counted(count, 'row')} before them unknown ({reason}): {REMEDIES[reason]}" for reason, count in counts]
+    if rowless:
+        period = f"{format_duration(label.reach)} to {format_duration(label.lead)} before them"
+        remedy = "is telemetry silent then, or label.horizon shorter than telemetry.interval?"
+        found.append(f"{rowless:,} without a row from {period}: {remedy}")
+    raise UserError("; ".join([f"no row is labelled 1, but crashes are known: {due.height:,}", *found]))
 
 
 def within(grid: Grid, spans: pl.DataFrame, start: pl.Expr, end: pl.Expr) -> Bools:

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from crashcast import tables
+from crashcast.errors import UserError
 from crashcast.incidents import read_covered_crashes
-from crashcast.labelling.candidates import ANNOTATIONS
+from crashcast.labelling.candidate_events import ANNOTATIONS
 from crashcast.params.incidents import Incidents
 from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TELEMETRY_PATH, TICKET_SOURCES_PATH
 from crashcast.sources.importing import run_import
@@ -110,3 +111,39 @@ def test_a_retired_servers_rows_are_labelled_to_its_end_and_there_are_none_after
     assert rows["label"].unique().to_list() == [0]
     filled = 2  # clean.fill_limit: nobody knew yet
     assert rows["timestamp"].max() == (START + (retired - 1 + filled) * HOUR).replace(tzinfo=UTC)
+
+
+def covered_until(hours_after_crash: int) -> pl.DataFrame:
+    """Cover each server until some hours after its crash, the others all the time."""
+    return pl.DataFrame(
+        {
+            "server_id": [f"node-{server:02}" for server in range(SERVERS)],
+            "covered_from": [START] * SERVERS,
+            "covered_to": [START + (CRASHES.get(s, NEVER) + hours_after_crash) * HOUR for s in range(SERVERS)],
+        }
+    )
+
+
+def test_crashes_without_a_row_are_an_error_that_says_why(project: Path) -> None:
+    bring(telemetry({}), incidents(CRASHES), covered_until(1))
+    with pytest.raises(UserError) as caught:
+        labelled()
+    assert str(caught.value) == (
+        "no row is labelled 1, but crashes are known: 30; 180 rows before them unknown (records_end): "
+        "if incidents were recorded for longer, say so (`crashcast import --coverage`), or import more"
+    )
+
+
+def test_crashes_in_a_silence_are_an_error_that_says_so(project: Path) -> None:
+    silent = {server: range(hour - 12, hour + 3) for server, hour in CRASHES.items()}
+    bring(telemetry(silent), incidents(CRASHES))
+    with pytest.raises(UserError, match=r"known: 30; 30 without a row from 7h to 1h before them: is telemetry silent"):
+        labelled()
+
+
+def test_crashes_that_can_have_no_row_are_no_error(project: Path) -> None:
+    bring(telemetry({}), incidents({2: 0, 4: 0}))  # with the first samples
+    assert labelled().filter(pl.col("label") == 1).is_empty()
+    bring(telemetry({}), incidents(CRASHES), covered_until(-24))  # nobody says that these were recorded
+    tables.write(COVERAGE_PATH, covered_until(-24).with_columns(group=None).cast(tables.COVERAGE))
+    assert labelled().filter(pl.col("label") == 1).is_empty()
