@@ -57,7 +57,7 @@ pull = $(FORGET) && $(S3) --elsewhere=run -- dvc pull $(1) || { status=$$?; [ $$
 
 # Imported data is never replaced by simulated data; only its missing files are pulled.
 data: env  ## get raw data: simulate the demo fleet, or pull imported data
-	@if [ "$$($(BIN)python -c 'from crashcast.params import Data; print(Data.read().source)' 2>&1)" = import ]; then \
+	@if [ "$$($(BIN)python -c 'from crashcast.params.data import Data; print(Data.read().source)' 2>&1)" = import ]; then \
 		missing=; for file in data/raw/*.dvc; do [ -e "$${file%.dvc}" ] || missing="$$missing $$file"; done; \
 		[ -z "$$missing" ] || { $(call pull,$$missing); }; \
 	else $(BIN)crashcast demo; fi

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from demo_claims import COVERAGE, RAW, ROOT, TRUE_INCIDENTS, stage, true_incidents
+from demo_claims import RAW, ROOT, TRUE_INCIDENTS, stage, true_incidents
 from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
@@ -36,6 +36,7 @@ from crashcast.annotation.selection import select
 from crashcast.annotation.suspects import quality
 from crashcast.annotation.windows import Windows, read
 from crashcast.canonical import write_json
+from crashcast.paths import COVERAGE_PATH
 from crashcast.sources.demo import simulator
 
 SEEDS = tuple(range(201, 211))
@@ -77,7 +78,7 @@ def true_windows(seed: int, **smaller: Any) -> Windows:
     write_json(validated, {"success": True})
     stage("clean", RAW, validated, "data/clean", "metrics/clean.json")
     tables.write(TRUE_INCIDENTS, true_incidents())
-    return read(Path("data/clean"), TRUE_INCIDENTS, COVERAGE, DAY)
+    return read(Path("data/clean"), TRUE_INCIDENTS, COVERAGE_PATH, DAY)
 
 
 def active_learning(windows: Windows, seed: int, pool_size: int = POOL, test_size: int = TEST) -> dict[str, Any]:

@@ -34,15 +34,12 @@ import numpy as np
 import polars as pl
 from demo_claims import (
     BELIEVED,
-    COVERAGE,
     FEATURES,
-    INCIDENTS,
     KNOWN,
     LABELS,
     MODELS,
     RAW,
     SPLIT,
-    TICKET_SOURCES,
     TRUE_INCIDENTS,
     VOTES,
     true_incidents,
@@ -64,6 +61,7 @@ from crashcast.modeling.split_rule import period, read_part, read_rule
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
+from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TICKET_SOURCES_PATH
 from crashcast.sources.demo import simulator
 from stages import clean, featurize, label, split, train
 
@@ -165,15 +163,15 @@ def midway() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             truth = simulate(seed, LOOKS["demo"])
-            covered = tables.read(COVERAGE)
+            covered = tables.read(COVERAGE_PATH)
             start, end = covered["covered_from"].min(), covered["covered_to"].max()
             began = start + (end - start) / 2
             of_system = (pl.col("source") == ADOPTED) & (pl.col("kind") == tables.CRASH)
             is_earlier = of_system & (pl.coalesce("reported_at", "started_at") < began)
-            tables.write(INCIDENTS, tables.read(INCIDENTS).filter(~is_earlier))
+            tables.write(INCIDENTS_PATH, tables.read(INCIDENTS_PATH).filter(~is_earlier))
             fleets[str(seed)] = {}
             for name, periods in (("unknown", []), ("known", [(ADOPTED, began, end)])):
-                tables.write(TICKET_SOURCES, pl.DataFrame(periods, schema=tables.TICKET_SOURCES, orient="row"))
+                tables.write(TICKET_SOURCES_PATH, pl.DataFrame(periods, schema=tables.TICKET_SOURCES, orient="row"))
                 found_crashes = find_consensus()
                 tables.write(of(DAWID_SKENE, VOTES), found_crashes.votes)
                 fleets[str(seed)][name] = {
@@ -222,10 +220,10 @@ def find_consensus() -> consensus.Consensus:
     telemetry, label_rules = Telemetry.read(), Label.read()
     return consensus.resolve(
         label.up_intervals(RAW, telemetry, label_rules),
-        tables.read(INCIDENTS, tables.INCIDENTS),
+        tables.read(INCIDENTS_PATH, tables.INCIDENTS),
         tables.read(Path(ANNOTATIONS), ANNOTATED),
-        tables.read(COVERAGE, ["server_id", "covered_from", "covered_to"]),
-        tables.read(TICKET_SOURCES, tables.TICKET_SOURCES),
+        tables.read(COVERAGE_PATH, ["server_id", "covered_from", "covered_to"]),
+        tables.read(TICKET_SOURCES_PATH, tables.TICKET_SOURCES),
         telemetry,
         label_rules,
         Incidents.read(),
@@ -237,16 +235,16 @@ def models() -> dict[str, Any]:
     validated, cleaned = Path("data/validated.json"), Path("data/clean")
     write_json(validated, {"success": True})
     clean.main(RAW, validated, cleaned, Path("metrics/clean.json"))
-    featurize.main(cleaned, INCIDENTS, COVERAGE, FEATURES)
+    featurize.main(cleaned, INCIDENTS_PATH, COVERAGE_PATH, FEATURES)
     figures = [Path(f"metrics/{name}.json") for name in ("label", "split", "candidates", "train")]
     tables.write(TRUE_INCIDENTS, true_incidents())
-    learned = {TICKETS: INCIDENTS, DAWID_SKENE: INCIDENTS, TRUTH: TRUE_INCIDENTS}
+    learned = {TICKETS: INCIDENTS_PATH, DAWID_SKENE: INCIDENTS_PATH, TRUTH: TRUE_INCIDENTS}
     for way, incidents in learned.items():
         labels, believed, rule = of(way, LABELS), of(way, BELIEVED), of(way, SPLIT)
         edit(Path.cwd(), "label", aggregate=TICKETS if way == TRUTH else way)
         label.main(cleaned, RAW, incidents, *KNOWN, labels, believed, VOTES, figures[0])
         split.main(labels, rule, figures[1])
-        train.main(FEATURES, labels, rule, believed, COVERAGE, of(way, MODELS), figures[2], figures[3])
+        train.main(FEATURES, labels, rule, believed, COVERAGE_PATH, of(way, MODELS), figures[2], figures[3])
     return {way: judge(way) for way in learned}
 
 
@@ -313,7 +311,7 @@ def judge(way: str) -> dict[str, float]:
     """Judge one model by the true crashes, on the test rows of the tickets' split."""
     rules, rule, model = Label.read(), read_rule(of(TICKETS, SPLIT)), load(of(way, MODELS))
     window = alarms.AlarmWindow.of(rules, Telemetry.read().interval)
-    crashes = read_covered_crashes(TRUE_INCIDENTS, COVERAGE, Incidents.read())
+    crashes = read_covered_crashes(TRUE_INCIDENTS, COVERAGE_PATH, Incidents.read())
     test = pl.concat(rows for _, rows in read_part(FEATURES, of(TRUTH, LABELS), rule, "test"))
     score = model.predict(test)
     rows = test.select("timestamp", "server_id", "label").with_columns(score=score)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from demo_claims import BELIEVED, COVERAGE, FEATURES, INCIDENTS, KNOWN, LABELS, MODELS, RAW, SPLIT, VOTES
+from demo_claims import BELIEVED, FEATURES, KNOWN, LABELS, MODELS, RAW, SPLIT, VOTES
 from label_evidence import CANDIDATES, interval
 from project import edit, no_annotations
 from ruamel.yaml import YAML
@@ -34,6 +34,7 @@ from crashcast.modeling.split_rule import period, read_part, read_rule
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
+from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH
 from crashcast.sources.demo import simulator
 from stages import clean, featurize, label, split, train
 
@@ -77,11 +78,11 @@ def one_fleet(seed: int) -> dict[str, Any]:
     clean.main(RAW, validated, cleaned, Path("metrics/clean.json"))
     prepare(cleaned)
     found: dict[str, Any] = {ALL: trained(None)}
-    full = tables.read(COVERAGE)
+    full = tables.read(COVERAGE_PATH)
     start, end = period(read_rule(SPLIT), "train")
     for name, share in LABELLED.items():
         begins = tables.utc(end - share * (end - start), end)[0]
-        tables.write(COVERAGE, full.with_columns(covered_from=pl.max_horizontal("covered_from", begins)))
+        tables.write(COVERAGE_PATH, full.with_columns(covered_from=pl.max_horizontal("covered_from", begins)))
         rule = SPLIT.read_bytes()
         prepare(cleaned)
         SPLIT.write_bytes(rule)  # the parts stay where they were
@@ -93,8 +94,8 @@ def one_fleet(seed: int) -> dict[str, Any]:
 
 def prepare(cleaned: Path) -> None:
     """Run what depends on the records' coverage."""
-    label.main(cleaned, RAW, INCIDENTS, *KNOWN, LABELS, BELIEVED, VOTES, Path("metrics/label.json"))
-    featurize.main(cleaned, INCIDENTS, COVERAGE, FEATURES)
+    label.main(cleaned, RAW, INCIDENTS_PATH, *KNOWN, LABELS, BELIEVED, VOTES, Path("metrics/label.json"))
+    featurize.main(cleaned, INCIDENTS_PATH, COVERAGE_PATH, FEATURES)
     split.main(LABELS, SPLIT, Path("metrics/split.json"))
 
 
@@ -102,9 +103,9 @@ def trained(self_training: dict[str, float] | None) -> dict[str, float]:
     """Train a model, and judge it on the test rows."""
     edit(Path.cwd(), "train", self_training=self_training)
     figures = Path("metrics/candidates.json"), Path("metrics/train.json")
-    train.main(FEATURES, LABELS, SPLIT, BELIEVED, COVERAGE, MODELS, *figures)
+    train.main(FEATURES, LABELS, SPLIT, BELIEVED, COVERAGE_PATH, MODELS, *figures)
     rules, rule, model = Label.read(), read_rule(SPLIT), load(MODELS)
-    crashes = read_covered_crashes(BELIEVED, COVERAGE, Incidents.read())
+    crashes = read_covered_crashes(BELIEVED, COVERAGE_PATH, Incidents.read())
     test = pl.concat(rows for _, rows in read_part(FEATURES, LABELS, rule, "test"))
     score = model.predict(test)
     rows = test.select("timestamp", "server_id", "label").with_columns(score=score)

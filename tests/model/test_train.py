@@ -179,7 +179,7 @@ def test_nothing_but_pr_auc_on_validation_decides(project, monkeypatch, rank, ch
         return {"pr_auc": rank(labels, scores), "lift": 1.0, "roc_auc": 0.5}
 
     project.set("train", candidates=LOGISTIC)
-    monkeypatch.setattr(train.ranking, "ranking", ranking)
+    monkeypatch.setattr(train.row_metrics, "ranking", ranking)
     project.run("train")
     assert project.json("metrics/candidates.json")["chosen"] == chosen
     assert load(project.root / "models").algorithm == chosen.split()[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,13 @@ def test_every_engine_comes_to_the_pipelines_tables(result: dict) -> None:
 def test_the_floor_is_below_the_pipeline(result: dict) -> None:
     engines = result["engines"]
     assert 0 < engines["floor"]["extra_reading_cpu_s"] < engines["floor"]["cpu_s"] < engines["pipeline"]["cpu_s"]
+
+
+def test_every_benchmark_finds_what_it_imports() -> None:
+    names = [path.stem for path in BENCHMARKS.glob("*.py")]
+    assert len(names) > 5
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {', '.join(names)}"], cwd=BENCHMARKS, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": f"{BENCHMARKS.parent / 'src'}{os.pathsep}{BENCHMARKS}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

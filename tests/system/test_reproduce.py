@@ -93,7 +93,7 @@ def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path / "project")
     yield tmp_path / "project"
     assert sh("git worktree list").count("\n") == 0
-    assert [*(Path(".dvc/cache") / cache.FOLDER / "temporary").iterdir()] == []
+    assert [*(Path(".dvc/cache") / cache.REVIEW / "temporary").iterdir()] == []
 
 
 def commit(change: dict[str, str]) -> None:
