@@ -41,7 +41,9 @@ def set_demo(**changes):
 
 
 def check():
-    return validate.check(*TABLES, Telemetry.read(), Validate.read())
+    telemetry_path, *files = TABLES
+    sections = Telemetry.read(), Validate.read()
+    return validate.check(validate.check_partitions(telemetry_path, *sections), *files, *sections)
 
 
 @pytest.mark.parametrize("seed", [7, 8])
