@@ -30,7 +30,7 @@ def both(benchmark: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tup
         patch.chdir(tmp_path_factory.mktemp("fleet"))
         by_truth = benchmark.true_windows(SEED, servers=60, months=3)
         tickets = Path("data/raw/incidents.parquet")
-        return by_truth, benchmark.read(Path("data/clean"), tickets, benchmark.COVERAGE, benchmark.DAY)
+        return by_truth, benchmark.read(Path("data/clean"), tickets, benchmark.COVERAGE_PATH, benchmark.DAY)
 
 
 @pytest.fixture(scope="module")
