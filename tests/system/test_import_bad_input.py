@@ -434,7 +434,7 @@ def test_a_killed_import_is_cleared_away(imported: Path, crashcast: Run) -> None
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-from crashcast.sources.importing import files
+from crashcast.sources.importing import run_import
 
 number = int(sys.argv[1])
 
@@ -451,7 +451,7 @@ def counted(function):
 
 
 os.replace, shutil.rmtree = counted(os.replace), counted(shutil.rmtree)
-files.import_files([Path("in/new.csv")], Path("in/incidents.csv"), replace=True, interval="30m")
+run_import.import_files([Path("in/new.csv")], Path("in/incidents.csv"), replace=True, interval="30m")
 """
 WRITES, MOVES = 5, 2 * 5 + 1  # of coverage, incidents, ticket sources, telemetry and params.yaml: aside, and into place
 
