@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from crashcast.params.base import Duration, Group, PositiveDuration, Section
+from crashcast.params.collect import Headers
 from crashcast.sources.tickets.system import System
 from crashcast.sources.tickets.systems import SYSTEMS
 
@@ -54,6 +55,7 @@ class TicketSource(Group):
 
     type: Annotated[str, AfterValidator(_system)]
     url: str | None = None  # of the API
+    headers: Headers = Field(default_factory=dict)
     files: Paths = ()  # exports instead: paths and patterns such as notes/**/*.md
     edition: Literal["cloud", "server"] = "cloud"  # of systems whose editions page differently
     query: str | None = None  # in the API's own language, if it needs one

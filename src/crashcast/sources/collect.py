@@ -120,7 +120,7 @@ def _from_server(
     chosen = choose(telemetry.partition, present, reach, since, until, is_open, again)
     if not chosen:
         return []
-    server = Server(section.url)
+    server = Server(section.url, headers=section.headers)
     is_left_open = server.is_left_open(until)
     asked = {metric: promql(metric, query, telemetry.interval, is_left_open) for metric, query in queries.items()}
     plans = {

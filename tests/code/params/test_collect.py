@@ -22,6 +22,12 @@ ROOT = Path(__file__).parents[3]
         ("server_pattern", "(", "is no regular expression"),
         ("queries", {"a": {"mean": "b", "max": "b"}}, "at most 1"),
         ("queries", {"a": {"median": "b"}}, "'mean', 'min', 'max', 'sum' or 'last'"),
+        ("headers", {"Authorization": "Bearer abc"}, "Authorization may hold a secret"),
+        ("headers", {"X-Api-Key": "abc"}, "X-Api-Key may hold a secret"),
+        ("headers", {"X-Scope-OrgID": "a\nX-Other: b"}, "is no header"),
+        ("headers", {"X Scope": "a"}, "is no header"),
+        ("headers", {"X-Scope-OrgID": "Größe"}, "is no header"),
+        ("headers", {"X-Scope-OrgID": 42}, "valid string"),
         ("parallel", 0, "greater than or equal to 1"),
     ],
 )

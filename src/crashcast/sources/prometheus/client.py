@@ -1,5 +1,8 @@
 """A Prometheus-compatible server: asked again while it fails, and in halves if an answer is too large.
 
+A refusal in unknown words may mean that the query is too large. If the server answers a query for its first moment
+alone, it does mean that.
+
 Whether a range includes its left end differs between servers (Prometheus 2 includes it, 3 does not), so that is asked
 before anything else.
 """
@@ -8,7 +11,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import sys
 import threading
 import time
@@ -23,18 +25,29 @@ import requests
 
 from crashcast.errors import UserError
 from crashcast.params.base import PATH
-from crashcast.sources.http import PassingError, asked_wait, in_short, with_headers, words_of
+from crashcast.sources.http import PassingError, asked_wait, basic, in_short, with_headers, words_of
 from crashcast.sources.prometheus.chunks import Chunk
+from crashcast.sources.prometheus.families import FORM, is_too_large, may_pass, what_is_missing
 from crashcast.sources.prometheus.queries import key_of
 
 CONNECT_S, READ_S = 10, 150  # a server ends a query itself after two minutes
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 FIRST_PATIENCE_S, PATIENCE_S = 20.0, 300.0  # with a server that never answered, and with one that did
-LIMITS = r"too many|exceed|maximum|limit|too large"  # words of a server that refuses a query as too large
 
 
 class TooMuchError(Exception):
     """The server refuses an answer of this size."""
+
+
+class RefusalError(PassingError):
+    """A refusal that does not say whether a smaller query would be answered.
+
+    Asking again cannot help if it `is_final`.
+    """
+
+    def __init__(self, message: str, is_final: bool) -> None:
+        super().__init__(message)
+        self.is_final = is_final
 
 
 @dataclass
@@ -48,10 +61,13 @@ class Server:
     environment : mapping
         PROMETHEUS_TOKEN, or PROMETHEUS_USER and PROMETHEUS_PASSWORD; PROMETHEUS_CERT and PROMETHEUS_KEY for a client
         certificate; PROMETHEUS_CA for an authority that the system does not know. All are optional.
+    headers : mapping
+        Sent with each query.
     """
 
     url: str
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    headers: Mapping[str, str] = field(default_factory=dict)
     _sessions: threading.local = field(default_factory=threading.local)
     _answered: threading.Event = field(default_factory=threading.Event)
     _ended: threading.Event = field(default_factory=threading.Event)
@@ -80,12 +96,13 @@ class Server:
             "start": f"{chunk.first.timestamp():.3f}",
             "end": f"{chunk.last.timestamp():.3f}",
             "step": f"{chunk.step.total_seconds():.3f}",
-            "partial_response": "false",  # Thanos: all series or an error
+            **FORM,
         }
+        points = (chunk.last - chunk.first) // chunk.step + 1
+        smaller = {**form, "end": form["start"]} if points > 1 else None
         try:
-            answer = self.ask("query_range", form, f"{key_of(chunk.metric)}, {chunk.promql}")
+            answer = self.ask("query_range", form, f"{key_of(chunk.metric)}, {chunk.promql}", smaller)
         except TooMuchError as error:
-            points = (chunk.last - chunk.first) // chunk.step + 1
             if points == 1:
                 message = f"{self.url} refuses even one moment of {key_of(chunk.metric)}: {error}"
                 raise UserError(f"{message}; narrow the query, or raise the server's limit") from None
@@ -96,11 +113,24 @@ class Server:
             raise UserError(
                 f"{self.url} answers {key_of(chunk.metric)} with a {answer.get('resultType')}, not with series"
             )
-        series: list[dict[str, Any]] = answer["result"]
+        series: list[dict[str, Any]] = answer.get("result") or []
         return series
 
-    def ask(self, path: str, form: Mapping[str, str], what: str) -> dict[str, Any]:
+    def ask(
+        self, path: str, form: Mapping[str, str], what: str, smaller: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """Ask until there is an answer.
+
+        Parameters
+        ----------
+        path : str
+            Below `/api/v1/`.
+        form : mapping
+            The question.
+        what : str
+            The question, for messages.
+        smaller : mapping, optional
+            A part of the question. It is asked once, if the server refuses the whole and does not say why.
 
         Raises
         ------
@@ -112,10 +142,16 @@ class Server:
         begun, wait_s = time.monotonic(), FIRST_WAIT_S
         while True:
             try:
-                answer = self._ask_once(path, form, what)
+                answer = self._ask_once(path, form)
                 self._answered.set()
                 return answer
             except PassingError as error:
+                if isinstance(error, RefusalError):
+                    if smaller and self._answers(path, smaller):
+                        raise TooMuchError(error) from None
+                    smaller = None
+                    if error.is_final:
+                        raise UserError(f"{self.url} refuses {what}: {error}") from None
                 patience_s = PATIENCE_S if self._answered.is_set() else FIRST_PATIENCE_S
                 if time.monotonic() - begun > patience_s or self._ended.is_set():
                     message = f"{self.url} gives no answer: {error}"
@@ -126,7 +162,13 @@ class Server:
             self._ended.wait(pause_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
-    def _ask_once(self, path: str, form: Mapping[str, str], what: str) -> dict[str, Any]:
+    def _answers(self, path: str, form: Mapping[str, str]) -> bool:
+        try:
+            return bool(self._ask_once(path, form))
+        except (PassingError, TooMuchError, UserError):
+            return False
+
+    def _ask_once(self, path: str, form: Mapping[str, str]) -> dict[str, Any]:
         session = self._session()
         try:
             answer = session.post(
@@ -144,13 +186,16 @@ class Server:
             raise UserError(f"{self.url}: {message}") from None
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise UserError(f"{PATH}: collect.url: {error}") from None
+        except requests.exceptions.ReadTimeout as error:
+            raise RefusalError(in_short(error), is_final=False) from None
         except requests.RequestException as error:
             raise PassingError(in_short(error)) from None
-        return _data_of(answer, self.url, what)
+        return _data_of(answer, self.url)
 
     def _session(self) -> requests.Session:
         if not hasattr(self._sessions, "own"):  # a session is one thread's
             self._sessions.own = _session(self.url, self.environment)
+            self._sessions.own.headers.update(self.headers)
         session: requests.Session = self._sessions.own
         return session
 
@@ -171,10 +216,9 @@ def _session(url: str, environment: Mapping[str, str]) -> requests.Session:
         session.verify = authority
     if certificate:
         session.cert = (certificate, key) if key else certificate
-    if token:
-        session.auth = with_headers({"Authorization": f"Bearer {token.strip()}"})
-    elif user:
-        session.auth = (user, password or "")
+    if token or user:
+        authorization = f"Bearer {token.strip()}" if token else basic(user or "", password or "")
+        session.auth = with_headers({"Authorization": authorization}, "PROMETHEUS_TOKEN")
     if (token or user) and urlsplit(url).scheme == "http" and not _is_local(url):
         raise UserError(f"{PATH}: collect.url: {url} would carry a password unencrypted; write https://")
     return session
@@ -184,32 +228,31 @@ def _is_local(url: str) -> bool:
     return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
-def _data_of(answer: requests.Response, url: str, what: str) -> dict[str, Any]:
+def _data_of(answer: requests.Response, url: str) -> dict[str, Any]:
     """Return the data of an answer; raise the error that any other answer means."""
     try:
         content: dict[str, Any] = answer.json()
-        said = str(content.get("error", ""))
+        said = str(content.get("error") or "")
     except (ValueError, AttributeError):
         content, said = {}, ""
-    status = answer.status_code
-    problem = said or words_of(answer)
-    if status == 413 or (status in (400, 422) and re.search(LIMITS, said)) or content.get("errorType") == "timeout":
-        raise TooMuchError(problem)
-    if status == 429 or status >= 500:
-        raise PassingError(words_of(answer), asked_wait(answer.headers))
+    status, words, wait_s = answer.status_code, words_of(answer, said), asked_wait(answer.headers)
     if status in (401, 403):
-        hint = "set PROMETHEUS_TOKEN, PROMETHEUS_USER and PROMETHEUS_PASSWORD, or PROMETHEUS_CERT and PROMETHEUS_KEY"
-        raise UserError(f"{url} refuses us ({status} {answer.reason}): {hint}")
+        secrets = "PROMETHEUS_TOKEN, PROMETHEUS_USER and PROMETHEUS_PASSWORD, or PROMETHEUS_CERT and PROMETHEUS_KEY"
+        hint = f"set {secrets}; other headers, such as X-Scope-OrgID, are in {PATH}: collect.headers"
+        raise UserError(f"{url} refuses us ({words}): {hint}")
     if 300 <= status < 400:
         raise UserError(f"{PATH}: collect.url: {url} sends us to {answer.headers.get('Location')}; write that address")
     if status == 404 and not said:
-        raise UserError(f"{PATH}: collect.url: {url} has no Prometheus API ({answer.url} is not found)")
+        raise UserError(f"{PATH}: collect.url: {url} has no Prometheus API ({answer.url} is not found: {words})")
+    if status == 413 or (status != 200 and (content.get("errorType") == "timeout" or is_too_large(answer.text))):
+        raise TooMuchError(words)
+    if status == 429 or (status != 200 and wait_s is not None):
+        raise PassingError(words, wait_s)
     if status != 200:
-        raise UserError(f"{url} refuses {what}: {problem}")
+        raise RefusalError(words, is_final=status < 500 and not may_pass(answer.text))
     if content.get("status") != "success" or not isinstance(content.get("data"), dict):
         raise PassingError(f"no answer of Prometheus's: {in_short(answer.text)}")
-    # Prometheus 3 warns of odd queries too; any other warning says that something is missing
-    if missing := [text for text in content.get("warnings", []) if not text.startswith("PromQL ")]:
-        raise PassingError(f"an incomplete answer: {in_short(missing[0])}")
+    if missing := what_is_missing(content, answer.headers):
+        raise PassingError(f"an incomplete answer: {in_short(missing)}")
     data: dict[str, Any] = content["data"]
     return data

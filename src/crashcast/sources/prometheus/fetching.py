@@ -71,7 +71,7 @@ def _kept(folder: Path) -> dict[str, Path]:
 
 def _key(chunk: Chunk, collect: Collect) -> str:
     labels = [collect.server_label, collect.server_pattern, collect.group_label]
-    asked = [collect.url, chunk.promql, str(chunk.first), str(chunk.last), str(chunk.step), labels]
+    asked = [collect.url, collect.headers, chunk.promql, str(chunk.first), str(chunk.last), str(chunk.step), labels]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:DIGITS]
 
 

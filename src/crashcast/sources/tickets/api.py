@@ -6,7 +6,6 @@ Each system's paths, pages and headers are in its file in `systems/`.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -69,11 +68,11 @@ class Api:
         token = os.environ.get(self.secret, "").strip()
         if not token:
             raise UserError(f"{name}: no token: set {self.secret} in the environment")
-        if not re.fullmatch(r"[!-~]+", token):
-            raise UserError(f"{name}: {self.secret} holds more than a token: blanks, several lines or other letters")
         user = os.environ.get(f"{name.upper()}_USER", "").strip()
         self.session = requests.Session()
-        self.session.auth = with_headers({"Accept": "application/json", **source.system.headers(token, user)})
+        self.session.headers.update(source.headers)
+        headers = {"Accept": "application/json", **source.system.headers(token, user)}
+        self.session.auth = with_headers(headers, f"{name}: {self.secret}")
 
     def get(
         self, path: str, key: str, parameters: dict[str, Any] | None = None, kind: type[Any] = list
@@ -110,7 +109,7 @@ class Api:
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             raise PassingError(type(error).__name__) from None
         except requests.JSONDecodeError:
-            raise PassingError("an answer that is no JSON") from None
+            raise PassingError(f"an answer that is no JSON: {in_short(response.text)}") from None
         except requests.RequestException as error:  # its message may hold what was sent
             raise self.error(f"{path} cannot be asked ({type(error).__name__}): check url") from None
         if response.status_code in PASSING:
@@ -118,7 +117,8 @@ class Api:
         if response.status_code != 200:
             raise self._refusal(path, response)
         if not _has_records(answer, key, kind):
-            raise self.error(f"the answer of {path} has no '{key}': is url right?")
+            message = f"the answer of {path} has no '{key}': is url right?"
+            raise self.error(f"{message} It says {in_short(response.text)}")
         return dict(answer)
 
     def _refusal(self, path: str, response: requests.Response) -> UserError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -104,6 +106,63 @@ def test_what_is_too_much_at_once_is_asked_for_in_halves(serve: Serve) -> None:
     assert len(handler.asked) == 1 + 2 + 4 + 8
 
 
+def limited(refusal: Answer) -> Callable[[dict[str, str]], Answer]:
+    """Refuse more than six moments at once; give two servers."""
+
+    def answer(form: dict[str, str]) -> Answer:
+        start, end, step = (float(form[name]) for name in ("start", "end", "step"))
+        moments = [start + n * step for n in range(round((end - start) / step) + 1)]
+        if len(moments) > 6:
+            return refusal
+        return good([{"metric": {"instance": name}, "values": [[m, "1"] for m in moments]} for name in "ab"])
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("refusal", "asked"),
+    [
+        # known words: 24, 12, 6, 6, 12, 6 and 6 moments
+        ((422, {"status": "error", "error": "cannot select more than -search.maxSamplesPerQuery=1000 samples"}), 7),
+        ((500, {"status": "error", "error": "the query time range exceeds the limit (err-mimir-max-query-length)"}), 7),
+        ((503, {"status": "error", "error": "timeout exceeded during query execution: 30.000 seconds"}), 7),
+        # unknown words: three times one moment more
+        ((422, {"status": "error", "error": "no more than six"}), 10),
+        ((400, {"message": "no more than six"}), 10),
+        ((500, {"status": "error", "errorType": "internal", "error": "no more than six"}), 10),
+        ((503, {}), 10),
+        ((504, {}), 10),
+    ],
+)
+def test_a_query_that_is_too_large_is_halved_in_whatever_words_it_is_refused(
+    serve: Serve, refusal: Answer, asked: int
+) -> None:
+    url, handler = serve(limited(refusal))
+    frame = rows(Server(url, {}).read(CHUNK), "m", SETTINGS)
+    assert frame.select("timestamp", "server_id").rows() == [
+        (START + n * HOUR, name) for n in range(24) for name in "ab"
+    ]
+    assert len(handler.asked) == asked
+
+
+def test_a_query_that_takes_too_long_is_halved(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "READ_S", 0.2)
+    answer = limited((200, {}))
+
+    def slow(form: dict[str, str]) -> Answer:
+        time.sleep(0.4 * (answer(form) == (200, {})))
+        return answer(form)
+
+    url, _ = serve(slow)
+    assert rows(Server(url, {}).read(replace(CHUNK, last=START + 6 * HOUR)), "m", SETTINGS).height == 2 * 7
+
+
+def test_each_family_is_asked_for_complete_answers(serve: Serve) -> None:
+    url, handler = serve(lambda form: good([]))
+    Server(url, {}).read(CHUNK)
+    assert handler.asked[0].items() >= {"deny_partial_response": "1", "partial_response": "false"}.items()
+
+
 @pytest.mark.parametrize(
     "refusal",
     [
@@ -126,8 +185,13 @@ def test_no_less_than_a_moment_is_asked_for(serve: Serve, refusal: Answer) -> No
         (502, {}),
         (500, {"status": "error", "errorType": "internal", "error": "disk"}),
         (429, {}, {"Retry-After": "1"}),
+        (503, {}, {"Retry-After": "1"}),
+        (422, {"status": "error", "error": "cannot return full response, since some of vmstorage nodes are away"}),
+        (422, {"status": "error", "error": "receive series from b: rpc error: code = Unavailable desc = refused"}),
         (200, {"status": "who knows"}),
         good([], warnings=["a store is away"]),
+        good([], isPartial=True),
+        (*good([])[:2], {"M3-Results-Limited": "max_fetch_series_limit_applied"}),
     ],
 )
 def test_a_passing_failure_is_waited_out(serve: Serve, failure: Answer) -> None:
@@ -137,10 +201,20 @@ def test_a_passing_failure_is_waited_out(serve: Serve, failure: Answer) -> None:
     assert len(handler.asked) == 3
 
 
-def test_a_lasting_failure_ends_with_what_was_said(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (good([], warnings=["a store is away"]), "an incomplete answer: a store is away"),
+        (good([], isPartial=True), 'an incomplete answer: "isPartial": true'),
+        ((500, {"status": "error", "error": "the disk is full"}), "500 Internal Server Error: the disk is full"),
+    ],
+)
+def test_a_lasting_failure_ends_with_what_was_said(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, failure: Answer, message: str
+) -> None:
     monkeypatch.setattr(client, "FIRST_PATIENCE_S", 0.2)
-    url, _ = serve(lambda form: good([], warnings=["a store is away"]))
-    with pytest.raises(UserError, match="gives no answer: an incomplete answer: a store is away; run the same"):
+    url, _ = serve(lambda form: failure)
+    with pytest.raises(UserError, match=f"gives no answer: {message}; run the same"):
         Server(url, {}).read(CHUNK)
 
 
@@ -152,14 +226,30 @@ def test_a_remark_about_the_query_is_no_failure(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (
-            (400, {"status": "error", "error": "parse error: unexpected )"}),
-            "refuses params.yaml: collect.queries.m, rate(",
-        ),
+        ((400, {"status": "error", "error": "parse error: unexpected )"}), "collect.queries.m, rate(a[1h]): 400 Bad"),
         ((422, {"status": "error", "error": "many-to-many matching"}), "many-to-many matching"),
+    ],
+)
+def test_a_refusal_of_the_query_is_told_after_one_try_with_a_smaller_one(
+    serve: Serve, answer: Answer, message: str
+) -> None:
+    url, handler = serve(lambda form: answer)
+    with pytest.raises(UserError) as caught:
+        Server(url, {}).read(CHUNK)
+    assert message in str(caught.value)
+    assert [form["end"] for form in handler.asked] == [f"{moment.timestamp():.3f}" for moment in (CHUNK.last, START)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
         ((401, {}), "set PROMETHEUS_TOKEN"),
+        ((401, {"status": "error", "error": "no org id"}), "refuses us (401 Unauthorized: no org id)"),
+        ((401, {}), "such as X-Scope-OrgID, are in params.yaml: collect.headers"),
         ((403, {}), "(403 Forbidden)"),
+        ((403, {"message": 'user "ci" cannot create resource'}), "cannot create resource"),
         ((404, {}), "has no Prometheus API"),
+        ((404, {"message": "unsupported path"}), "unsupported path"),
         ((302, {}, {"Location": "https://login.example.com"}), "sends us to https://login.example.com"),
         (good([], "vector"), "answers params.yaml: collect.queries.m with a vector"),
     ],
@@ -178,6 +268,8 @@ def test_a_refusal_is_told_at_once(serve: Serve, answer: Answer, message: str) -
         ({}, None),
         ({"PROMETHEUS_TOKEN": "secret\n"}, "Bearer secret"),
         ({"PROMETHEUS_USER": "me", "PROMETHEUS_PASSWORD": "pass"}, "Basic bWU6cGFzcw=="),
+        ({"PROMETHEUS_USER": "Jürgen", "PROMETHEUS_PASSWORD": "пароль"}, "Basic SsO8cmdlbjrQv9Cw0YDQvtC70Yw="),
+        ({"PROMETHEUS_USER": "me", "PROMETHEUS_PASSWORD": "\udcff"}, "Basic bWU6/w=="),  # a byte that is no UTF-8
     ],
 )
 def test_the_environment_says_who_asks(
@@ -193,3 +285,15 @@ def test_the_environment_says_who_asks(
     url, handler = serve(lambda form: good([]))
     Server(url, environment).read(CHUNK)
     assert handler.heads[0].get("Authorization") == header
+
+
+@pytest.mark.parametrize("token", ["пароль", "two words", "two\nlines"])
+def test_a_token_that_no_header_can_hold_is_refused(token: str) -> None:
+    with pytest.raises(UserError, match="PROMETHEUS_TOKEN holds more than a token"):
+        Server("http://localhost", {"PROMETHEUS_TOKEN": token})
+
+
+def test_headers_of_params_are_sent_beside_the_password(serve: Serve) -> None:
+    url, handler = serve(lambda form: good([]))
+    Server(url, {"PROMETHEUS_TOKEN": "secret"}, {"X-Scope-OrgID": "team-a|team-b"}).read(CHUNK)
+    assert (handler.heads[0]["X-Scope-OrgID"], handler.heads[0]["Authorization"]) == ("team-a|team-b", "Bearer secret")

@@ -5,12 +5,12 @@ Source: Atlassian's references of the Jira Cloud platform REST API v3 and of the
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from crashcast.sources.http import basic
 from crashcast.sources.tickets.fields import Record, first_values
 from crashcast.sources.tickets.system import System
 
@@ -65,8 +65,7 @@ def problem(source: TicketSource) -> str | None:
 
 def headers(token: str, user: str) -> dict[str, str]:
     """Return the header of Jira Cloud (a user's token), or of Data Center (a token alone)."""
-    basic = base64.b64encode(f"{user}:{token}".encode()).decode()
-    return {"Authorization": f"Basic {basic}" if user else f"Bearer {token}"}
+    return {"Authorization": basic(user, token) if user else f"Bearer {token}"}
 
 
 SYSTEM = System(
