@@ -142,11 +142,27 @@ def models() -> list[Model]:
         versions = _gto("show", REGISTERED, registered_only=True)
     except ArtifactNotFound:
         return []
-    return [_read(version) for version in sorted(versions, key=lambda version: _order(version["version"]))]
+    ordered = sorted(versions, key=lambda version: _order(version["version"]))
+    # another project of the same repository may have registered a commit in which this one was not there yet
+    return [_read(version) for version in ordered if Revision(version["commit_hexsha"]).find_file(LOCK) is not None]
 
 
 def anchor() -> Model | None:
-    """Return the last version that was accepted as an improvement, or as the first model; None if none was."""
+    """Return the last version that was accepted as an improvement, or as the first model; None if none was.
+
+    Raises
+    ------
+    UserError
+        If this clone does not know every version that the remote has.
+    """
+    shared = git.shared_remote()
+    pattern = f"refs/tags/{REGISTERED}@*"
+    there = git.run("ls-remote", "--refs", shared, pattern).text.split()[1::2] if shared else []
+    if absent := {*there}.difference(git.run("for-each-ref", "--format=%(refname)", pattern).text.split()):
+        raise UserError(
+            f"git remote `{shared}` has {len(absent)} registered versions that this clone lacks, and a challenger is "
+            f"compared with the last improvement among them: git fetch --tags {shared}"
+        )
     accepted = [known for known in models() if known.verdict == "ACCEPT" and known.form in ("improvement", "first")]
     return accepted[-1] if accepted else None
 
@@ -186,7 +202,11 @@ def show(models: Sequence[Model], console: Console) -> None:
             known.revision[:SHOWN_DIGITS],
             escape(_one_line(why)),
         )
-    console.print(table if models else "No model is registered: `crashcast accept` registers that of HEAD.")
+    nothing = (
+        "This clone knows no registered model: `git fetch --tags` brings those of a remote, "
+        "`crashcast accept` registers that of HEAD."
+    )
+    console.print(table if models else nothing, soft_wrap=True)
 
 
 def as_json(models: Sequence[Model]) -> list[dict[str, Any]]:
@@ -242,6 +262,11 @@ def _base(champion: Model | None) -> str | None:
             if _model_at(commit) == champion.model:
                 check(Revision(commit))
                 return commit
+    if git.cut():
+        raise UserError(
+            f"this shallow clone lacks the commits since {champion.tag}, and the last of them that had its model says "
+            "which policy is in force: git fetch --unshallow"
+        )
     return champion.revision
 
 
@@ -320,7 +345,8 @@ def _read(version: Mapping[str, Any]) -> Model:
             record, forced = decision["record"], decision["forced"]
             if record and record["challenger"]["model"] != model:
                 raise UserError(
-                    f"the decision record in the message of tag {registration['tag']} is about another model: "
+                    f"the decision record in the message of tag {registration['tag']} is about another model than its "
+                    f"{LOCK} names in this folder. Unless it is another project's of this repository: "
                     f"`git tag -d {registration['tag']}`, there and on the remote"
                 )
             verdict, form = (record["verdict"], record["form"]) if record else ("ERROR", None)

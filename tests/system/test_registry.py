@@ -20,6 +20,7 @@ from rich.console import Console
 from crashcast import registry, tables
 from crashcast.canonical import json_text
 from crashcast.errors import UserError
+from crashcast.versioning import revision
 from crashcast.versioning.revision import Revision
 
 ROOT = Path(__file__).parents[2]
@@ -465,4 +466,48 @@ def test_the_list_shows_versions_verdicts_and_stages(judge: Judge, train: Train)
 def test_an_empty_registry_says_how_to_begin() -> None:
     out = io.StringIO()
     registry.show(registry.models(), Console(file=out, width=200))
-    assert "No model is registered: `crashcast accept`" in out.getvalue()
+    assert "This clone knows no registered model: `git fetch --tags`" in out.getvalue()
+
+
+@pytest.mark.parametrize("options", ["--depth=1", "--no-tags", "--no-tags --single-branch"])
+def test_a_clone_without_tags_does_not_know_the_anchor_and_says_so(
+    trained: Path, judge: Judge, train: Train, shell: Shell, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    first = registry.accept(review=judge)
+    train("two")
+    shell(f"git clone -q {options} file://{trained.parent}/remote.git reader")
+    monkeypatch.chdir(trained.parent / "reader")
+    assert registry.models() == []
+    with pytest.raises(UserError, match=r"`origin` has 1 registered versions that this clone lacks.*git fetch --tags"):
+        registry.anchor()
+    shell("git fetch -q --tags", cwd=Path.cwd())
+    assert registry.anchor() == first
+
+
+def test_a_shallow_clone_does_not_know_which_policy_was_in_force(
+    trained: Path, judge: Judge, train: Train, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy is that of the last commit with the champion's model; it was edited in a commit that is not here."""
+    registry.accept(review=judge)
+    shell("echo 'policy: 2' > params.yaml && git add params.yaml && git commit -q -m policy", cwd=trained)
+    in_force = shell("git rev-parse HEAD", cwd=trained).stdout.strip()
+    train("two")
+    train("three")
+    shell(f"git clone -q --depth=1 file://{trained.parent}/remote.git reader")
+    shell("git fetch -q --tags", cwd=trained.parent / "reader")
+    monkeypatch.chdir(trained.parent / "reader")
+    with pytest.raises(UserError, match=r"lacks the commits since crash-model@v1\.0\.0.*git fetch --unshallow"):
+        registry.accept(review=judge)
+    shell("git fetch -q --unshallow", cwd=Path.cwd())
+    registry.accept(review=judge)
+    assert judge.asked[-1] == (in_force, "HEAD")
+
+
+def test_the_versions_of_another_project_of_the_repository_are_not_listed(
+    trained: Path, judge: Judge, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.accept(review=judge)
+    shell("mkdir other && cp dvc.lock dvc.yaml other && git add other && git commit -q -m other", cwd=trained)
+    monkeypatch.chdir(trained / "other")
+    revision._file.cache_clear()  # its paths are relative to a process's only project
+    assert registry.models() == []

@@ -59,7 +59,7 @@ def reproduced(revision: Annotated[str, typer.Argument(help="The commit to compa
     """List the outputs of this run that differ from a commit's, and say whether the figures still agree."""
     from crashcast.history.byte_comparison import compare
 
-    print("\n".join(compare(revision)) or f"Every output has the bytes of {revision}.")
+    print("\n".join(compare(revision)) or f"Every output has the bytes of {revision}, by dvc.lock.")
 
 
 @commands.command()

@@ -15,7 +15,7 @@ from crashcast.doctor import bucket as bucket_checks
 from crashcast.doctor import clone, objects
 from crashcast.doctor.findings import Finding, mended
 from crashcast.errors import UserError
-from crashcast.versioning import local_s3, remote
+from crashcast.versioning import git, local_s3, remote
 from crashcast.versioning.bucket import Bucket, connect
 from crashcast.versioning.dvc_command import kept_out
 from crashcast.versioning.outputs import find_revisions, outputs_of
@@ -71,6 +71,10 @@ def examine(
         found += _data(commits, parts, deep, mend)
     elif "bucket" in parts:
         found += _bucket(parts)[1]
+    if all_commits and git.cut():
+        found += [
+            Finding("unknown", "history", "a shallow clone: older commits were not checked", "git fetch --unshallow")
+        ]
     if "project" in parts:
         if not all_commits:
             found += [finding for revision in commits for finding in clone.commit(revision)]

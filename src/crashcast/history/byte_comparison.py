@@ -9,7 +9,7 @@ from typing import Any
 
 from crashcast.versioning import dvc_files, git
 from crashcast.versioning.dvc_files import LOCK, Locked, outs_of
-from crashcast.versioning.revision import flatten
+from crashcast.versioning.revision import Revision, flatten
 
 TOLERANCE = 0.01  # of a figure, between types of CPU
 
@@ -25,20 +25,25 @@ def compare(revision: str = "HEAD") -> list[str]:
     Raises
     ------
     UserError
-        If the work tree has no dvc.lock, or one of the two cannot be read.
+        If git does not know the commit, the work tree has no dvc.lock, or one of the two cannot be read.
     """
-    committed = git.file(revision, LOCK)
+    if git.commit("HEAD") is None:
+        return ["There is no commit yet to compare with."]
+    commit = Revision.find(revision)
+    committed = commit.find_file(LOCK)
     if committed is None:
-        return [f"{revision} has no {LOCK} to compare with: this is the first run"]
+        return [f"{revision} has no {LOCK} to compare with: commit the one of this run."]
     stages = dvc_files.parse_lock(committed, f"{LOCK} of {revision}"), dvc_files.read_lock()
     before, now = map(outs_of, stages)
+    if absent := [path for path in now if not Path(path).exists()]:
+        return [f"Not in the work tree, so not compared: {', '.join(absent)}. `dvc repro` makes them."]
     changed = [path for path in before | now if before.get(path) != now.get(path)]
     if causes := _causes(*stages):
         return [f"Not a rerun of {revision}: {', '.join(causes)} changed; `dvc metrics diff` shows what came of it."]
     if not changed:
         return []
     metrics = [path for path in changed if path.startswith("metrics/")]
-    far = [line for path in metrics for line in _far_apart(Path(path), revision)]
+    far = [line for path in metrics for line in _far_apart(Path(path), commit)]
     lines = [f"This run differs from {revision} in {', '.join(changed)}."]
     return lines + (far or [f"Every figure agrees within {TOLERANCE:.0%}, as it should between types of CPU."])
 
@@ -59,8 +64,8 @@ def _causes(before: dict[str, Locked], now: dict[str, Locked]) -> list[str]:
     return files + rules
 
 
-def _far_apart(path: Path, revision: str) -> Iterator[str]:
-    before = dict(flatten(json.loads(git.file(revision, path.as_posix()) or "{}")))
+def _far_apart(path: Path, commit: Revision) -> Iterator[str]:
+    before = dict(flatten(json.loads(commit.find_file(path.as_posix()) or "{}")))
     now = dict(flatten(json.loads(path.read_text(encoding="utf-8") if path.exists() else "{}")))
     for name in sorted(before | now):
         old, new = before.get(name), now.get(name)

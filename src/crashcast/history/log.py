@@ -28,6 +28,7 @@ SHOWN_DIGITS = 8
 SHOWN = 3
 TABLE, PART = ".parquet", f"/{tables.FILE_NAME}"
 NAME_WIDTH = 30
+CUT = "its parents are not in this shallow clone, so what it changed is not known: `git fetch --unshallow`"
 FORM = "%H%x1f%P%x1f%as%x1f%an%x1f%s"  # the author's date: a rebase leaves it
 
 
@@ -77,7 +78,7 @@ class Commit:
         As git has them.
     changes : tuple of Change
     problems : tuple of str
-        Files of this commit that DVC writes and nobody can read.
+        Why not all that it changed is known, such as files of DVC's that cannot be read.
     """
 
     sha: str
@@ -93,7 +94,8 @@ def history(
 ) -> Iterator[Commit]:
     """Yield the commits that changed data, the newest first.
 
-    A merge is among them if its data is that of none of its parents.
+    A merge is among them if its data is that of none of its parents. Of a shallow clone, the oldest commits come last,
+    with the problem that what they changed is not known.
 
     Parameters
     ----------
@@ -112,23 +114,31 @@ def history(
         If git does not know the revision, no commit has such a dataset, or the remote does not answer.
     """
     files, found = Files.of(ask_remote), 0
-    for sha, parents, date, author, subject in _commits(Revision.find(revision)):
-        now, problems = _datasets(sha)
-        before = [_datasets(parent)[0] for parent in parents.split()] or [{}]
-        changes = tuple(_changes(now, before, [*map(_normal, paths)], files))
+    start = Revision.find(revision).sha
+    cut = git.cut().intersection(git.run("rev-list", "--max-parents=0", start).text.split())
+    for sha, parents, date, author, subject in _commits("--topo-order", start, "--", *NAMING_DATA):
+        if sha in cut:
+            continue
+        now, *before = (_datasets(one) for one in (sha, *parents.split()))
+        problems = tuple(problem for _, unread in (now, *before) for problem in unread)
+        changes = tuple(_changes(now[0], [known for known, _ in before] or [{}], [*map(_normal, paths)], files))
+        if problems:  # what is not named there may stand in what cannot be read
+            changes = tuple(change for change in changes if change.what == "changed")
         if changes or (problems and not paths):
             yield Commit(sha, date, author, subject, changes, problems)
             found += 1
             if found == limit:
                 return
-    if paths and not found:
+    for sha, _, date, author, subject in _commits("--no-walk", *sorted(cut)) if cut else ():
+        yield Commit(sha, date, author, subject, (), (CUT,))
+    if paths and not found and not cut:
         raise UserError(
             f"no commit of {revision} has changed {', '.join(paths)}: `crashcast data log` shows all there is"
         )
 
 
-def _commits(start: Revision) -> Iterator[list[str]]:
-    listed = git.run("log", "--topo-order", f"--format={FORM}", "-z", start.sha, "--", *NAMING_DATA)
+def _commits(*which: str) -> Iterator[list[str]]:
+    listed = git.run("log", f"--format={FORM}", "-z", *which)
     for line in filter(None, listed.output.decode(errors="replace").split("\0")):
         yield line.split("\x1f")
 

@@ -136,6 +136,18 @@ def blob(name: str) -> bytes | None:
     return content[: int(found[1])] if found else None
 
 
+def tree(revision: str) -> str | None:
+    """Return the hash of the working directory in a commit; None if the commit does not have this folder."""
+    header = run("cat-file", "--batch-check", given=f"{revision}:./\n").text
+    return header.split()[0] if re.fullmatch(r"[0-9a-f]+ tree \d+", header) else None
+
+
+def cut() -> set[str]:
+    """Return the commits whose parents a shallow clone lacks, so that they look like first commits."""
+    listed = Path(run("rev-parse", "--git-path", "shallow").text)
+    return {*listed.read_text(encoding="ascii").split()} if listed.exists() else set()
+
+
 def prefix() -> str:
     """Return the working directory's path below the root of its work tree: empty, or with a slash at its end."""
     return os.fsdecode(run("rev-parse", "--show-prefix").output.removesuffix(b"\n"))

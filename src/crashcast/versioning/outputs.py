@@ -96,8 +96,8 @@ def outputs_of(revisions: Iterable[Revision]) -> tuple[list[Output], list[Unread
     problems: dict[tuple[str, str], Unread] = {}
     trees: set[str] = set()
     for revision in revisions:
-        tree = git.run("rev-parse", f"{revision.sha}:./").text
-        if tree in trees:
+        tree = git.tree(revision.sha)
+        if tree is None or tree in trees:  # the project was not yet in its folder, or has been read
             continue
         trees.add(tree)
         for found in _outputs(revision):

@@ -206,10 +206,11 @@ def default_base(git_remote: str = "origin") -> Revision:
         if git.commit(branch) is None:
             continue
         left = git.run("merge-base", branch, "HEAD", expected=(0, 1)).text
-        if not left:
+        # a shallow clone may lack a later commit that both come from
+        if not left or git.cut().intersection(git.run("rev-list", "HEAD", branch, f"^{left}").text.split()):
             raise UserError(
-                f"HEAD and {branch.removeprefix('refs/remotes/')} have no commit in common here: fetch the whole "
-                "history (`git fetch --unshallow`), or name the commit to compare with: --base REV"
+                f"where HEAD left {branch.removeprefix('refs/remotes/')} is not known here: fetch the whole history "
+                "(`git fetch --unshallow`), or name the commit to compare with: --base REV"
             )
         return Revision(left)
     raise UserError(

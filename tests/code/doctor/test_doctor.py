@@ -105,6 +105,16 @@ def test_of_all_commits_each_output_is_named_once_with_a_commit_that_needs_it(pr
     assert {output.md5: output.revision for output in found}[f"{A}.dir"] == Revision.find("HEAD~1").name
 
 
+def test_of_a_shallow_clone_not_all_commits_are_checked(
+    project: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell("git commit -q --allow-empty -m two && git clone -q --depth=1 file://$PWD clone")
+    assert examine(all_commits=True, parts=["environment"]) == []
+    monkeypatch.chdir(project.parent / "clone/sub")
+    [finding] = examine(all_commits=True, parts=["environment"])
+    assert (finding.severity, finding.todo) == ("unknown", "git fetch --unshallow")
+
+
 def test_the_hook_asks_for_what_the_other_side_lacks(project: Path, shell: Shell) -> None:
     def sha(name: str) -> str:
         return Revision.find(name).sha

@@ -17,6 +17,7 @@ METRICS = Path("metrics/evaluate.json")
 
 def write(model: str, pr_auc: float, chosen: str = "a", code: str = "c1", lead: str = "1h") -> None:
     METRICS.parent.mkdir(exist_ok=True)
+    Path("models").mkdir(exist_ok=True)  # empty: git does not have it
     METRICS.write_text(json.dumps({"pr_auc": pr_auc, "nested": {"chosen": chosen}}))
     outs = [{"path": "models", "md5": model}, {"path": str(METRICS), "md5": str(hash((pr_auc, chosen)))}]
     deps = [{"path": "src/stages/train.py", "md5": code}]
@@ -56,7 +57,31 @@ def test_a_missing_lock_is_named():
     Path("dvc.lock").unlink()
     with pytest.raises(UserError, match="dvc repro"):
         compare()
-    assert "first run" in compare("HEAD:nothing")[0]
+
+
+def test_only_what_is_known_is_said_of_a_commit_without_a_lock(tmp_path, monkeypatch):
+    """It need not be the first run: an earlier commit may have had one, or another branch."""
+    subprocess.run("git rm -q --cached dvc.lock && git commit -q -m without", shell=True, check=True)
+    assert compare() == ["HEAD has no dvc.lock to compare with: commit the one of this run."]
+    with pytest.raises(UserError, match="git knows no commit 'v9' here"):
+        compare("v9")
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    subprocess.run(["git", "init", "-q"], check=True)
+    assert compare() == ["There is no commit yet to compare with."]
+
+
+@pytest.mark.parametrize("folder", [".", "projects/crashes"])
+def test_a_clone_without_outputs_has_no_bytes_to_compare(tmp_path, monkeypatch, folder):
+    if folder != ".":
+        subprocess.run(f"mkdir -p {folder} && git mv dvc.lock metrics {folder} && git commit -qam moved", shell=True)
+    subprocess.run(["git", "clone", "-q", "--depth=1", f"file://{tmp_path}", "clone"], check=True)
+    monkeypatch.chdir(tmp_path / "clone" / folder)
+    assert compare() == ["Not in the work tree, so not compared: models. `dvc repro` makes them."]
+    Path("models").mkdir()
+    assert compare() == []
+    with pytest.raises(UserError, match=r"git knows no commit 'HEAD~1' here.*--unshallow"):
+        compare("HEAD~1")
 
 
 def test_what_somebody_changed_is_not_put_down_to_the_cpu():

@@ -361,8 +361,36 @@ def test_histories_without_a_common_commit_have_no_base(project: Path, remote: P
     git("fetch", "--quiet", "origin")
     git("checkout", "--quiet", "--orphan", "other")
     commit()
-    with pytest.raises(UserError, match="HEAD and origin/main have no commit in common here"):
+    with pytest.raises(UserError, match="where HEAD left origin/main is not known here"):
         default_base()
+
+
+def test_a_shallow_clone_names_no_base_if_a_later_one_may_be_missing(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HEAD left main at `later`, by way of a branch whose older commits this clone lacks."""
+    first = commit()
+    git("checkout", "--quiet", "-b", "side")
+    later = commit()
+    cut = commit()
+    git("checkout", "--quiet", "-b", "topic", first.sha)
+    commit()
+    git("merge", "--quiet", "--no-edit", "side")
+    git("checkout", "--quiet", "main")
+    git("merge", "--quiet", "--no-ff", "--no-edit", later.sha)
+    git("clone", "--quiet", f"file://{project}", str(tmp_path / "clone"))
+    monkeypatch.chdir(tmp_path / "clone")
+    git("checkout", "--quiet", "topic")
+    assert default_base() == later
+    shallow = Path(".git/shallow")
+    shallow.write_text(f"{cut.sha}\n")
+    assert git("merge-base", "HEAD", "origin/main") == first.sha  # which is not where it left
+    with pytest.raises(UserError, match=r"where HEAD left origin/main is not known here.* --unshallow"):
+        default_base()
+    shallow.unlink()
+    git("checkout", "--quiet", "--detach", "origin/main")
+    shallow.write_text(f"{git('rev-parse', 'HEAD')}\n")
+    assert default_base().sha == git("rev-parse", "HEAD")  # nothing later can be missing
 
 
 def revised(figures: dict) -> Revision:
