@@ -117,7 +117,7 @@ def incidents(records: pl.DataFrame, events: pl.DataFrame, tickets: pl.DataFrame
         .with_columns(
             pl.coalesce("incident_id", new_id).alias("incident_id"),
             pl.lit(CRASH).alias("kind"),
-            pl.max_horizontal(pl.coalesce("resolved_at", "over"), "started_at").alias("resolved_at"),
+            pl.coalesce("resolved_at", "over").clip(pl.col("started_at")).alias("resolved_at"),
             pl.coalesce("source", "voters").alias("source"),
         )
     )
