@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from crashcast import files
 from crashcast.canonical import json_text, write_json, write_text
-from crashcast.files import md5, replacing, replacing_folder
+from crashcast.files import link, md5, replacing, replacing_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -260,3 +261,48 @@ def test_hard_links_are_made_in_one_place() -> None:
         if "os.link(" in file.read_text()
     }
     assert calls == {"crashcast/files.py"}
+
+
+def test_a_folder_that_cannot_be_moved_into_place_is_an_error_and_the_old_one_stays(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    replace = os.replace
+
+    def refuse_the_new(source, target):
+        if (Path(source) / "new").exists():
+            raise OSError(errno.EIO, "no such luck")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_the_new)
+    with pytest.raises(OSError, match="no such luck"), replacing_folder(tmp_path / "folder") as aside:
+        (aside / "new").touch()
+    assert names(tmp_path) == ["folder", "folder/old"]
+
+
+def refusing(number):
+    def refuse(source, target):
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize("number", [None, errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP])
+def test_a_link_is_the_same_file_or_a_copy_if_the_file_system_cannot_link(tmp_path, monkeypatch, number):
+    (tmp_path / "source").write_bytes(b"one")
+    if number:
+        monkeypatch.setattr(os, "link", refusing(number))
+    link(tmp_path / "source", tmp_path / "new" / "target")
+    assert (tmp_path / "new" / "target").read_bytes() == b"one"
+    assert (tmp_path / "new" / "target").samefile(tmp_path / "source") == (number is None)
+
+
+@pytest.mark.parametrize("number", [errno.EEXIST, errno.EACCES, errno.ENOSPC, errno.EIO])
+def test_any_other_refusal_of_a_link_is_an_error_and_copies_nothing(tmp_path, monkeypatch, number):
+    (tmp_path / "source").write_bytes(b"one")
+    (tmp_path / "target").write_bytes(b"two")
+    with pytest.raises(FileExistsError):
+        link(tmp_path / "source", tmp_path / "target")
+    monkeypatch.setattr(os, "link", refusing(number))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        link(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == b"two"

@@ -11,8 +11,10 @@ from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.files import md5
 from crashcast.modeling import alarms, split_rule
+from crashcast.modeling.baselines import with_baselines
 from crashcast.modeling.model import load
 from crashcast.modeling.split_rule import assign, period, read_rule
+from crashcast.params.evaluate import Evaluate
 from crashcast.tables import partition_at
 from stages import evaluate
 
@@ -25,6 +27,10 @@ def known_test_rows(project):
     rule = read_rule(project.root / "data" / "split.json")
     rows = project.table("data/labels")
     return rows.filter(assign(rows, rule) == "test").select("timestamp", "server_id", "label")
+
+
+def known_rows(project):
+    return project.table("data/labels").select("timestamp", "server_id", "label").drop_nulls()
 
 
 def by_hand(project):
@@ -165,6 +171,42 @@ def test_a_test_part_of_servers_never_seen(project):
     assert slices["unseen_servers"]["crashes"] == figures["crashes"]
     assert slices["unseen_servers"]["pr_auc"] == figures["pr_auc"]
     assert figures["pr_auc_low"] < figures["pr_auc"]
+
+
+def test_a_baselines_threshold_is_set_by_the_crashes_of_validations_servers(project):
+    project.set("split", method="server", train=0.6, validation=0.2, test=0.2)
+    project.set("train", candidates=LOGISTIC)
+    project.set("alarms", false_alarms_per_server_day=1.0)
+    project.run("split", "train", "evaluate")
+    rule = read_rule(project.root / "data" / "split.json")
+    incidents = tables.read(project.root / "data" / "incidents.parquet", ["server_id", "started_at"])
+    rows = project.table("data/features").join(known_rows(project), on=["timestamp", "server_id"])
+    seed, window = Evaluate.read(project.root / "params.yaml").seed, alarms.AlarmWindow(HOUR, 6 * HOUR, HOUR)
+    scored = with_baselines(rows, {"crashes_7d": 1}, seed).cast({"server_id": pl.String})
+    for name, found in project.json("metrics/evaluate.json")["baselines"].items():
+        if name != "hours_since_crash":
+            (of_validation, earlier), (of_test, own) = (
+                [frame.filter(pl.col("server_id").is_in(rule["servers"][part])) for frame in (scored, incidents)]
+                for part in ("validation", "test")
+            )
+            threshold = alarms.choose_threshold(evaluate.by(name, of_validation), earlier, 1.0, window).threshold
+            expected = alarms.judge(evaluate.by(name, of_test), own, threshold, window, period(rule, "test")).metrics
+            assert 0 < found["event_recall"] == pytest.approx(expected.event_recall, rel=1e-5)
+            assert found["false_alarms_per_server_day"] == pytest.approx(expected.false_alarms_per_server_day, rel=1e-5)
+
+
+def test_a_crash_of_a_server_without_a_known_row_counts_and_can_be_drawn(project):
+    before = project.json("metrics/evaluate.json")
+    lost = pl.col("server_id") == "server-03"
+    project.rewrite("data/labels", lambda rows: rows.with_columns(label=pl.when(~lost).then("label")))
+    project.run("evaluate")
+    after = project.json("metrics/evaluate.json")
+    incidents = tables.read(project.root / "data" / "incidents.parquet").filter(lost)
+    start, end = tables.utc(*period(read_rule(project.root / "data" / "split.json"), "test"))
+    crashes = incidents.filter(pl.col("started_at").is_between(start + HOUR, end + HOUR)).height
+    assert crashes > 0
+    assert after["crashes"] == before["crashes"]
+    assert after["crashes_without_known_row"] >= crashes
 
 
 def test_the_usual_test_part_has_no_servers_never_seen(judged):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from evidence import found_in, hours, notes_of, samples_of, tickets_of, up_intervals_of
+import polars as pl
+import pytest
+from evidence import HOUR, found_in, frame_of, hours, notes_of, samples_of, tickets_of, up_intervals_of
 
-from crashcast.labelling import labelling_functions
-from crashcast.tables import CRASH, MAINTENANCE
+from crashcast.labelling import candidate_events, labelling_functions
+from crashcast.tables import CRASH, MAINTENANCE, TIMESTAMP
 
 
 def test_tickets_are_about_the_interruption_in_which_they_begin_or_that_was_just_over():
@@ -58,3 +60,76 @@ def test_annotations_are_about_what_was_shown_or_when_the_crash_was_seen():
         (1, "annotations", 0),
         (2, "annotations", 1),
     ]
+
+
+STATEMENT = {"server_id": pl.String, "at": TIMESTAMP}
+FOUND = {"server_id": pl.String, "began_after": TIMESTAMP, "over": TIMESTAMP, "restarted": pl.Boolean}
+PLANNED, DUE = {"planned": True}, {"due": True}
+RESTART, GAP = True, False
+SECOND = 1 / 3600
+
+
+def matched(hour, *interruptions):
+    """Return which interruption a statement matches: they are (began after, over, restart or gap, planned or due)."""
+    found = frame_of(FOUND, [("a", *row[:3]) for row in interruptions])
+    kinds = [{"planned": False, "due": False} | (row[3] if row[3:] else {}) for row in interruptions]
+    found = found.hstack(pl.DataFrame(kinds, schema={"planned": pl.Boolean, "due": pl.Boolean}))
+    statements = frame_of(STATEMENT, [("b", hour), ("a", hour), ("a", -99)])
+    elsewhere, place, before = candidate_events.matching(statements, found, HOUR, 3 * HOUR)
+    assert elsewhere is before is None
+    return place
+
+
+def test_a_statement_matches_from_an_interval_before_an_interruption_to_some_time_after():
+    for hour, place in {9 - SECOND: None, 9: 0, 11: 0, 15: 0, 15 + SECOND: None}.items():
+        assert matched(hour, (10, 12, RESTART)) == place, hour
+
+
+@pytest.mark.parametrize(
+    ("interruptions", "place"),
+    [
+        pytest.param([(10, 12, RESTART), (13, 13.5, RESTART)], 1, id="the later of two"),
+        pytest.param([(10, 12, RESTART), (13, 13.5, GAP)], 0, id="a restart before a gap"),
+        pytest.param([(10, 12, GAP), (13, 13.5, RESTART, PLANNED)], 0, id="a gap before recorded work"),
+        pytest.param([(10, 12, GAP), (13, 13.5, RESTART, DUE)], 0, id="a gap before work that was due"),
+        pytest.param([(10, 12, GAP, DUE), (8, 11, RESTART)], 1, id="a restart before a gap that was due"),
+        pytest.param([(10, 12, GAP, PLANNED), (13, 13.5, RESTART, DUE)], 1, id="the later of two planned ones"),
+        pytest.param(
+            [(10, 12, RESTART), (10.5, 10.75, RESTART)], None, id="the later one is over, and hides the other"
+        ),
+        pytest.param([(10, 10.75, RESTART), (10.5, 12, GAP)], 1, id="a gap if the restart is over"),
+    ],
+)
+def test_a_statement_prefers_restarts_to_gaps_and_both_to_planned_work(interruptions, place):
+    assert matched(14, *interruptions) == place
+
+
+def test_statements_that_match_no_interruption_are_one_event_if_each_comes_soon_after_the_one_before():
+    up = up_intervals_of(samples_of(), samples_of("b"))
+    starts = [("a", 10), ("a", 13), ("a", 16), ("a", 19 + SECOND), ("b", 12), ("b", 16)]
+    found, told, _ = found_in(up, tickets_of(*((name, CRASH, hour, hour, "pager") for name, hour in starts)))
+    assert hours(found["began_by"]) == pytest.approx(
+        [
+            10,
+            12,
+            16,
+            19,
+        ],
+        abs=0.001,
+    )
+    assert told.sort("incident_id")["event"].to_list() == [0, 0, 0, 3, 1, 2]
+
+
+def test_an_event_without_interruption_has_telemetry_between_a_servers_first_and_last_sample():
+    up = up_intervals_of(samples_of(first=10, last=21))  # the last is at 20
+    found, _, _ = found_in(up, tickets_of(*(("a", CRASH, hour, hour, "pager") for hour in (5, 10, 20, 25))))
+    for column in ("has_telemetry", "has_uptime", "has_errors"):
+        assert found[column].to_list() == [False, True, True, False]
+    assert not any(found[column].any() for column in ("restarted", "silent", "planned", "due"))
+
+
+def test_an_annotation_is_about_events_that_began_in_its_window():
+    up = up_intervals_of(samples_of(down=[(10.2, 12.5), (20.2, 22.5)]))  # they began by 11 and 21
+    for window, expected in (((11, 21), [0, 1]), ((11 + SECOND, 21), [1]), ((11, 21 - SECOND), [0])):
+        _, _, verdicts = found_in(up, notes=notes_of(("a", *window, "no crash", None, "ann")))
+        assert verdicts["event"].to_list() == expected

@@ -104,3 +104,51 @@ def test_an_annotation_changes_the_confidence():
     assert said["vote"].to_list().count("crash") == 1
     of_server = [found.votes.filter(server_id="s17")["confidence"].unique().sort() for found in (before, after)]
     assert not of_server[0].equals(of_server[1])
+
+
+def of_two_systems(tickets_for):
+    """Resolve 64 crashes, some without a gap, some without a storm, and 64 gaps; `tickets_for` names the tickets."""
+    servers, tickets = [], []
+    for number in range(64):
+        name, is_short = f"s{number:02}", number % 4 == 0  # between two samples
+        crash = (50.2, 50.8) if is_short else (50.2, 53.5)
+        storm = [] if number % 8 == 5 else [50]
+        servers.append(samples_of(name, last=150, down=[crash], lost=[100, 101, 102], errors=storm))
+        tickets += [(name, CRASH, 50.4, 53, source) for source in tickets_for(number)]
+    covered = [(f"s{number:02}", -999, 9999) for number in range(64)]
+    coverage = frame_of({"server_id": pl.String, "covered_from": TIMESTAMP, "covered_to": TIMESTAMP}, covered)
+    up, records = up_intervals_of(*servers), tickets_of(*tickets)
+    return consensus.resolve(up, records, notes_of(), coverage, sources_of(), SETTINGS, RULES, RECORDING).figures
+
+
+def test_systems_that_miss_the_same_crashes_make_the_estimates_unreliable():
+    figures = of_two_systems(lambda number: ["pager", "phone"] if number // 16 else [])
+    assert (figures["sharing_errors"], figures["estimates_reliable"]) == (1, False)
+    (pair, found), *_ = figures["dependence"].items()
+    assert pair == "1: pager and phone"
+    assert found["error_correlation"] > 0.9
+
+
+def test_systems_that_miss_crashes_independently_do_not():
+    figures = of_two_systems(lambda number: ["pager"] * (number % 16 // 2 % 4 != 1) + ["phone"] * (number // 16 != 1))
+    assert (figures["sharing_errors"], figures["estimates_reliable"]) == (0, True)
+    assert (figures["events"], figures["believed"], figures["tickets"]) == (128, 64, 96)
+    assert (figures["believed_without_ticket"], figures["tickets_not_believed"]) == (4, 0)
+
+
+def test_systems_of_which_one_is_enough_share_no_errors():
+    figures = of_two_systems(lambda number: ["pager" if number // 16 % 2 else "phone"])
+    assert figures["dependence"]
+    assert all(found["error_correlation"] < 0 for found in figures["dependence"].values())
+    assert (figures["sharing_errors"], figures["estimates_reliable"]) == (0, True)
+
+
+def test_the_votes_are_listed_by_start_server_and_source():
+    votes = resolved().votes
+    assert votes.columns == ["server_id", "started_at", "confidence", "source", "vote"]
+    assert votes.equals(votes.sort("started_at", "server_id", "source"))
+    first = votes.filter(server_id="s00").head(5)
+    assert first.select("source", "vote").rows() == [
+        ("gaps", "crash"), ("pager", "crash"), ("phone", "no crash"), ("restarts", "crash"), ("storms", "no crash")
+    ]  # fmt: skip
+    assert first["confidence"].n_unique() == first["started_at"].n_unique() == 1

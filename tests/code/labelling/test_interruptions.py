@@ -70,6 +70,23 @@ def test_silence_is_two_samples_in_a_row():
     assert found["silent"].to_list() == [True]
 
 
+def test_samples_may_jitter_by_half_an_interval():
+    for again, is_silent in ((12.5, False), (12.51, True)):  # one sample is missing, or two are
+        samples = [row for row in samples_of() if not 10 < row[0] < again]
+        found = interruptions_of([*samples, (again, "a", again + 100, 0.2)])
+        assert found["silent"].to_list() == [True] * is_silent
+
+
+def test_a_restart_is_a_boot_more_than_a_minute_after_the_last_sample():
+    for minutes, is_restart in ((1, False), (1.1, True)):
+        boot = 10 + minutes / 60
+        samples = [
+            (hour, server, hour - boot if hour > boot else hour + 100, rate) for hour, server, _, rate in samples_of()
+        ]
+        found = interruptions_of(samples)
+        assert found["restarted"].to_list() == [True] * is_restart
+
+
 def test_a_dying_servers_last_sample_lies_after_the_crash():
     dying = [*samples_of(down=[(10, 13)]), (10, "a", 110, 90.0)]
     found = interruptions_of(dying)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import random
 from datetime import timedelta
+from itertools import accumulate
 
 import polars as pl
 from evidence import DAY, HOUR, WEEK, frame_of, interruptions_of, samples_of, weekly
 
 from crashcast.labelling import planned_work
 from crashcast.tables import TIMESTAMP
+
+INTERRUPTION = {"server_id": pl.String, "began_after": TIMESTAMP, "began_by": TIMESTAMP, "over": TIMESTAMP}
+SECOND = 1 / 3600
 
 
 def work_of(*rows):
@@ -41,3 +45,69 @@ def test_without_a_usual_period_nothing_is_due():
     assert planned_work.usual_period(work_of(*weekly("a", 5))) is None  # too few to tell
     found = interruptions_of(samples_of(down=[(10.2, 12.5)]))
     assert planned_work.is_due(found, irregular, HOUR).to_list() == [False]
+
+
+def interruptions(*rows):
+    """Lay (server, began after, over, restarted) out as interruptions; they began within the hour."""
+    found = frame_of(INTERRUPTION, [(server, after, after + 1, over) for server, after, over, _ in rows])
+    return found.with_columns(restarted=pl.Series([restarted for *_, restarted in rows], dtype=pl.Boolean))
+
+
+def test_work_explains_what_ends_from_an_interval_before_it_to_an_interval_after():
+    work = work_of(("a", 10, 12))
+    restarts = {9 - SECOND: False, 9: True, 13: True, 13 + SECOND: False}
+    found = interruptions(*(("a", 8, over, True) for over in restarts))
+    assert planned_work.is_recorded(found, work, HOUR).to_list() == list(restarts.values())
+    # a gap may outlast the work in which it began
+    gaps = {8: True, 13: True, 13 + SECOND: False}
+    found = interruptions(*(("a", after, 20, False) for after in gaps))
+    assert planned_work.is_recorded(found, work, HOUR).to_list() == list(gaps.values())
+    assert planned_work.is_recorded(interruptions(("a", 8, 9 - SECOND, False)), work, HOUR).to_list() == [False]
+
+
+def test_the_last_work_before_the_end_of_an_interruption_explains_it():
+    work = work_of(("a", 30, 32), ("a", 10, 12), ("b", 20, 24))
+    found = interruptions(("a", 19, 23, True), ("b", 19, 23, True), ("a", 30, 31, True))
+    assert planned_work.is_recorded(found, work, HOUR).to_list() == [False, True, True]
+
+
+def spaced(*gaps_h, server="a"):
+    """Return work of a server, so many hours apart."""
+    starts = list(accumulate(gaps_h, initial=2))
+    return work_of(*((server, start, start + 1) for start in starts))
+
+
+def test_the_period_is_the_most_common_spacing_in_whole_days():
+    assert planned_work.usual_period(spaced(*[WEEK] * 10)) == (7 * DAY, timedelta(0))
+    assert planned_work.usual_period(spaced(*[WEEK] * 9)) is None  # too few to tell
+    assert planned_work.usual_period(spaced(*[WEEK] * 6, *[30 * 24] * 5)) == (7 * DAY, timedelta(0))
+    assert planned_work.usual_period(spaced(*[WEEK] * 6, *[30 * 24] * 6)) is None  # half of them are no majority
+    assert planned_work.usual_period(spaced(*[24] * 10)) == (DAY, timedelta(0))
+    assert planned_work.usual_period(spaced(*[11] * 10)) is None  # less than half a day apart: again and again
+    # spacings are those of one server, whatever its neighbour in the list did
+    two = pl.concat([spaced(*[WEEK] * 5), spaced(*[WEEK] * 5, server="b")])
+    assert planned_work.usual_period(two.reverse()) == (7 * DAY, timedelta(0))
+
+
+def test_one_spacing_in_twenty_may_be_further_off():
+    gaps = [WEEK] * 19 + [WEEK - 1, WEEK + 5]  # of 21, one more is further off than an hour
+    assert planned_work.usual_period(spaced(*gaps)) == (7 * DAY, HOUR)
+    assert planned_work.usual_period(spaced(*gaps[1:])) == (7 * DAY, 5 * HOUR)  # of 20, the 19th is no longer enough
+
+
+def test_a_restart_is_due_a_whole_number_of_periods_from_the_nearest_recorded_work():
+    work = pl.concat([work_of(*weekly("a", 8, without=[3])), work_of(*weekly("b", 12))])
+    due = {
+        3 * WEEK + 2: True,
+        3 * WEEK + 3: True,  # an interval off
+        3 * WEEK + 3.1: False,
+        3 * WEEK + 0.9: False,
+        2 * WEEK + 2: False,  # it is on record
+        2 * WEEK + 2.6: False,
+        9 * WEEK + 2: True,  # after the last
+        -2 * WEEK + 2: True,  # before the first
+        7 * WEEK + 5 * 24: False,
+    }
+    found = interruptions(*(("a", hour - 0.5, hour + 1, True) for hour in due), ("a", 3 * WEEK + 1.5, 600, False))
+    assert planned_work.is_due(found, work, HOUR).to_list() == [*due.values(), False]  # a gap is never due
+    assert planned_work.is_due(found.with_columns(server_id=pl.lit("c")), work, HOUR).any() is False
