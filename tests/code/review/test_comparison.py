@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,92 +7,16 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scored_fleet import BUDGET, DAY, HOUR, POLICY, START, WINDOW, altered, fleet, moments
 from sklearn.metrics import average_precision_score
 
 from crashcast.errors import UserError
 from crashcast.modeling import alarms, bootstrap
-from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.bootstrap import TwoWayDraws, pr_auc_replicates
 from crashcast.modeling.row_metrics import steps_of
-from crashcast.params.acceptance import Acceptance
 from crashcast.review import comparison
-from crashcast.review.alarm_curve import between, place_of
+from crashcast.review.alarm_curve import AlarmCurve, between, false_alarms, place_of
 from crashcast.review.standard_error import pr_auc_influence, spread, total_influence
-
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-START = datetime(2025, 3, 3)
-WINDOW = AlarmWindow(lead=HOUR, horizon=6 * HOUR, interval=HOUR)
-BUDGET = 0.05
-POLICY = Acceptance.model_validate(
-    {
-        "metric": "pr_auc",
-        "min_gain": 0.005,
-        "margin": 0.02,
-        "stale_after": "60d",
-        "block": "8h",
-        "replicates": 400,
-        "seed": 1,
-        "min_groups": 40,
-        "min_servers": 20,
-        "max_denominator_loss": 0.005,
-        "max_latency_ms": 100,
-        "max_size_mb": 50,
-        "guardrails": {"event_recall": 0.05, "lead_h": 0.5, "brier": 0.05, "false_alarms_over_budget": 2},
-        "slices": {"pr_auc": 0.05, "event_recall": 0.1, "min_crashes": 30},
-    }
-)
-
-
-def moments(hours):
-    return pl.Series(
-        np.datetime64(START, "us") + (np.asarray(hours) * 3.6e9).astype("timedelta64[us]")
-    ).dt.replace_time_zone("UTC")
-
-
-def fleet(seed=1, servers=40, days=20, crashes=120, outages=0, signals=(2.0, 2.0)):
-    """Hourly rows of servers of which some crash, alone or together, and two models that see part of it."""
-    rng = np.random.default_rng(seed)
-    hours = 24 * days
-    frailty = rng.gamma(2, 1, servers)
-    crashed, at = rng.choice(servers, crashes, p=frailty / frailty.sum()), rng.uniform(0, hours, crashes)
-    warned = rng.exponential(1, crashes) * (rng.random(crashes) < 0.7)
-    together = np.zeros(crashes)
-    for _ in range(outages):
-        hit = np.flatnonzero(rng.random(servers) < 0.4)
-        crashed, at = np.append(crashed, hit), np.append(at, np.full(len(hit), rng.uniform(8, hours)))
-        warned = np.append(warned, np.full(len(hit), rng.exponential(1)))
-        together = np.append(together, np.full(len(hit), rng.normal()))
-    label, score = np.zeros((hours, servers), dtype=np.int8), rng.normal(size=(2, hours, servers))
-    score += rng.normal(size=servers)
-    for server, hour, strength, shared in zip(crashed, at, warned, together, strict=True):
-        rows = slice(max(int(np.floor(hour - 7)) + 1, 0), max(int(np.ceil(hour - 1)), 0))
-        label[rows, server] = 1
-        for model, signal in enumerate(signals):
-            own = rng.normal() + (2 * model - 1) * shared  # what one model sees of an outage the other does not
-            score[model, rows, server] += signal * strength * np.exp(0.4 * own)
-    names = np.array([f"s{i:03d}" for i in range(servers)])
-    champion, challenger = 1 / (1 + np.exp(4 - score))
-    rows = pl.DataFrame(
-        {
-            "timestamp": moments(np.repeat(np.arange(hours), servers)),
-            "server_id": pl.Series(np.tile(names, hours)).cast(pl.Categorical),
-            "label": label.ravel(),
-            "champion": champion.ravel(),
-            "challenger": challenger.ravel(),
-        }
-    )
-    return SimpleNamespace(
-        rows=rows,
-        crashes=pl.DataFrame({"server_id": names[crashed], "started_at": moments(at)}),
-        period=(START, START + days * DAY),
-        window=WINDOW,
-        thresholds={"champion": 0.9, "challenger": 0.9},
-        slices={"group_even": frozenset(names[::2]), "group_odd": frozenset(names[1::2])},
-    )
-
-
-def altered(rescored, **columns):
-    return SimpleNamespace(**{**vars(rescored), "rows": rescored.rows.with_columns(**columns)})
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +86,19 @@ def test_few_that_weigh_much_leave_few_degrees_of_freedom():
     assert spread(even).degrees_of_freedom < 6
 
 
+@pytest.mark.parametrize(
+    ("of_servers", "of_blocks", "freedom"),
+    [
+        ([1, -1, 1, -1], [1] * 10, 3),
+        ([1] * 10, [1, -1, 1, -1], 3),
+        ([1, -1], [1] * 9, 1),
+        ([1], [1, -1, 1, -1, 1, -1], 1),  # never none
+    ],
+)
+def test_n_that_weigh_the_same_leave_n_less_one_degrees_of_freedom(of_servers, of_blocks, freedom):
+    assert spread(np.outer(of_servers, of_blocks).astype(float)).degrees_of_freedom == freedom
+
+
 def test_nothing_that_differs_is_certain():
     assert spread(np.zeros((5, 5))).standard_error == 0
 
@@ -229,6 +165,83 @@ def test_a_curve_is_read_where_false_alarms_first_come_to_what_is_allowed():
     assert at(99) == 9
 
 
+def by_hand(caught, hours=(24, 24, 24, 24), of_servers=((1, 1, 1, 1),)):
+    """Compare the recall and lead of two models on four servers with a crash each, in one block.
+
+    Server a raises all false alarms: 2, 4 and 6 of them at three falling thresholds. One a day is allowed on each
+    server. The champion catches the crash of server b at every threshold, 2 hours ahead. What the challenger catches
+    are (threshold, crash, lead).
+    """
+    week, servers, once = 7 * DAY, list("abcd"), np.ones((len(of_servers), 1), dtype=np.int16)
+    draws = TwoWayDraws(servers, (START - bootstrap.MONDAY) // week, week, np.array(of_servers, np.int16), once)
+    at = moments([0] * 12)
+    false = pl.DataFrame({"point": np.repeat([0, 1, 2], [2, 4, 6]), "server_id": ["a"] * 12, "timestamp": at})
+    crashes = pl.DataFrame({"server_id": servers, "last_warning_at": at[:4]})
+    curves = {
+        model: AlarmCurve(3, false, pl.DataFrame(rows, schema=["point", "crash", "lead_h"], orient="row"))
+        for model, rows in {"champion": [(point, 1, 2.0) for point in range(3)], "challenger": caught}.items()
+    }
+    cells = np.repeat(range(4), hours)
+    paired = comparison._Paired(draws, np.zeros(len(cells), dtype=np.int8), cells)
+    recalls, lead = paired.alarms(curves, crashes, {comparison.ALL: np.ones(4, dtype=bool)}, 1.0, HOUR)
+    return recalls[comparison.ALL], lead
+
+
+MORE_AND_MORE = [(0, 1, 2.0), (1, 1, 2.0), (1, 2, 2.0), (2, 1, 2.0), (2, 2, 2.0), (2, 3, 2.0)]  # b, then c, then d
+
+
+def test_a_server_that_overspends_costs_recall_everywhere():
+    """Four false alarms are allowed: the second threshold, with the crashes of b and c. Two more buy a crash more.
+
+    Server a raises three more than its share, the others one less. So for each server's weight the challenger loses
+    1.5 crashes, or gains 0.5, beside its own. A weighted mean's influences are these less the mean, 0.5, over four.
+    """
+    recall, _ = by_hand(MORE_AND_MORE)
+    assert (recall.champion, recall.challenger) == (0.25, 0.5)
+    challenger = (np.array([-1.5, 1 + 0.5, 1 + 0.5, 0.5]) - 0.5) / 4
+    champion = (np.array([0, 1, 0, 0]) - 0.25) / 4
+    variance = 4 / 3 * np.sum((challenger - champion) ** 2)
+    assert recall.standard_error == pytest.approx(np.sqrt(variance)) == pytest.approx(np.sqrt(76 / 192))
+
+
+def test_a_server_that_overspends_costs_lead_everywhere():
+    """The crash of b is caught 2, 4 and 6 hours ahead: an hour for each false alarm, of which a has three too many."""
+    _, lead = by_hand([(0, 1, 2.0), (1, 1, 4.0), (2, 1, 6.0)])
+    assert (lead.champion, lead.challenger) == (2, 4)
+    assert lead.standard_error == pytest.approx(np.sqrt(4 / 3 * (3**2 + 1 + 1 + 1)))
+
+
+def test_a_replicate_spends_the_budget_of_the_rows_that_it_drew():
+    """Server a has twice the rows, and so twice the budget. By hand, of each draw: false alarms, allowed, caught."""
+    draws = (
+        (1, 1, 1, 1),  # 2, 4, 6; 5 allowed: half way from b and c to all three
+        (2, 1, 1, 0),  # 4, 8, 12; 6 allowed: half way from b to b and c
+        (0, 2, 1, 1),  # none: the last threshold, with b twice, c and d
+        (3, 1, 0, 0),  # 6, 12, 18; 7 allowed: b, whatever the threshold
+    )
+    recall, _ = by_hand(MORE_AND_MORE, hours=(48, 24, 24, 24), of_servers=draws)
+    gains = np.array([2.5 - 1, 1.5 - 1, 4 - 2, 1 - 1]) / 4
+    assert recall.deviations / recall.standard_error == pytest.approx((gains - gains.mean()) / gains.std())
+
+
+def on_call(*hours_of_alarms):
+    """Score one server for two days, with a crash at 13:30 of the first."""
+    scores = np.where(np.isin(np.arange(48), hours_of_alarms), 0.9, 0.1)
+    rows = pl.DataFrame({"timestamp": moments(range(48)), "server_id": "a", "champion": scores})
+    crashes = pl.DataFrame({"server_id": ["a"], "started_at": moments([13.5])})
+    return SimpleNamespace(rows=rows, crashes=crashes, window=WINDOW, thresholds={"champion": 0.5})
+
+
+@pytest.mark.parametrize(("hours", "false"), [([13], 0), ([8], 0), ([13, 30], 1), ([5, 30], 2), ([14], 1)])
+def test_an_alarm_that_comes_too_late_is_not_false(hours, false):
+    """It pages, and a crash follows. At 5:00 it is too early, at 14:00 the crash is over."""
+    scored = on_call(*hours)
+    assert false_alarms(scored, "champion") == false
+    crashes = alarms.crashes_of(scored.crashes, (START, START + 2 * DAY), WINDOW.lead)
+    curve = AlarmCurve.of(scored, "champion", crashes, 1.0)
+    assert curve.false.filter(point=0).height == false
+
+
 def test_replicates_move_as_the_influences_say(rescored):
     draws, cells = draws_of(rescored, replicates=400)
     labels, scores = rescored.rows["label"].to_numpy(), rescored.rows["champion"].to_numpy()
@@ -249,6 +262,7 @@ def test_equal_models_do_not_differ(rescored):
     for difference in [*same.differences.values(), *(part.difference for part in same.slices.values())]:
         assert difference.difference == 0
         assert difference.reach(0.01) == 0
+        assert (difference.deviations == 0).all()
 
 
 def test_to_swap_the_models_turns_every_difference_around(rescored, found):
@@ -315,6 +329,16 @@ def test_where_no_crash_belongs_to_the_period_there_is_no_recall(rescored):
     for name in ("event_recall", "lead_h"):
         assert found.differences[name].difference is None
         assert found.differences[name].gain is None
+
+
+def test_a_crash_before_the_period_makes_the_next_of_its_server_a_repeat(rescored):
+    crashes = pl.DataFrame({"server_id": ["s000", "s000", "s001"], "started_at": moments([-240, 120, 120])})
+    found = comparison.compare(SimpleNamespace(**{**vars(rescored), "crashes": crashes}), POLICY, BUDGET)
+    assert found.crashes == 2
+    assert {name: found.slices[name].crashes for name in ("fresh_crashes", "repeated_crashes")} == {
+        "fresh_crashes": 1,
+        "repeated_crashes": 1,
+    }
 
 
 def test_a_block_shorter_than_a_label_is_refused(rescored):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def evidence(gain, error=0.01, *, anchor=None, slices=(), over=1.0, **others):
 
 
 def part(name, gain, error=0.01, crashes=50, figure="pr_auc"):
-    return Slice(name, 1000, crashes, difference(figure, gain, error, seed=abs(hash(name)) % 1000))
+    return Slice(name, 1000, crashes, difference(figure, gain, error, seed=crc32(name.encode())))
 
 
 def verdict(found, facts=FACTS, acceptance=POLICY):
@@ -126,6 +127,15 @@ def test_a_slice_with_few_crashes_is_shown_not_judged():
     assert outcomes(decision, "slice") == ["shown"]
 
 
+def test_the_least_that_is_asked_for_is_enough():
+    decision = decide({"base": evidence(0.05, groups=40, servers_with_crashes=20, blocks=8)}, POLICY, FACTS)
+    assert decision.verdict == "ACCEPT"
+    assert "100 crashes in 40 groups on 20 servers" in map(reasons.in_words, decision.reasons)
+    assert verdict(evidence(0.05, slices=[part("group_a", -0.2, crashes=30)])) == "REJECT"
+    assert verdict(evidence(0.05, over=2.0)) == "ACCEPT"
+    assert verdict(evidence(0.05), replace(FACTS, latency=Both(1, 3), size=Both(1, 10))) == "ACCEPT"
+
+
 def test_slices_of_crashes_have_their_own_margin():
     assert verdict(evidence(0.05, slices=[part("fresh_crashes", -0.09, figure="event_recall")])) == "ACCEPT"
     assert verdict(evidence(0.05, slices=[part("fresh_crashes", -0.11, figure="event_recall")])) == "REJECT"
@@ -177,7 +187,8 @@ def test_too_little_is_never_accepted_and_says_how_much_is_lacking(too_few, told
 
 def test_rows_that_are_neither_the_bases_own_nor_later_cap_the_verdict():
     assert verdict(evidence(0.1), replace(FACTS, rows_kind="other")) == "INCONCLUSIVE"
-    assert verdict(evidence(0.1), replace(FACTS, rows_kind="later")) == "ACCEPT"
+    for kind in ("later", "own and later"):
+        assert verdict(evidence(0.1), replace(FACTS, rows_kind=kind)) == "ACCEPT"
     assert verdict(evidence(-0.1), replace(FACTS, rows_kind="other")) == "REJECT"
 
 
@@ -223,7 +234,10 @@ STALE = replace(FACTS, is_stale=True, has_anchor=True)
     [
         (0.005, 0.005, "ACCEPT", "renewal"),
         (0.05, 0.05, "ACCEPT", "improvement"),
+        (0.05, 0.0, "ACCEPT", "improvement"),  # at the worst 0.019 less than the anchor
+        (0.05, -0.002, "INCONCLUSIVE", None),  # at the worst 0.021 less, and at 95 % 0.019
         (0.05, -0.015, "INCONCLUSIVE", None),  # better than the champion alone, which is worse than the anchor
+        (0.05, -0.05, "REJECT", None),
         (0.005, -0.015, "INCONCLUSIVE", None),
         (0.005, -0.05, "REJECT", None),
         (-0.05, 0.05, "REJECT", None),
@@ -233,6 +247,21 @@ STALE = replace(FACTS, is_stale=True, has_anchor=True)
 def test_a_stale_champion_may_be_renewed_by_one_that_is_no_worse(gain, anchor, expected, form):
     decision = decide({"base": evidence(gain, anchor=anchor)}, POLICY, STALE)
     assert (decision.verdict, decision.form) == (expected, form)
+
+
+@pytest.mark.parametrize(
+    ("gain", "error", "anchor", "told"),
+    [
+        (0.005, 0.01, 0.005, "As good as the stale champion: the champion is stale"),
+        (0.005, 0.01, -0.015, "Not shown either way: the champion is stale"),  # neither as better nor as good
+        (-0.05, 0.01, 0.05, "Not better enough: the champion is stale"),
+        (0.05, 0.01, 0.05, "Better than the champion: PR-AUC 0.350 against the champion's 0.300: a gain of +0.050"),
+    ],
+)
+def test_of_a_stale_champion_the_form_that_went_further_is_told(gain, error, anchor, told):
+    decision = decide({"base": evidence(gain, error, anchor=anchor)}, POLICY, STALE)
+    assert reasons.headline(decision).startswith(told)
+    assert sorted(outcomes(decision, "primary")) in (["open", "shown"], ["pass", "shown"], ["fail", "shown"], ["pass"])
 
 
 def test_only_a_stale_champion_may_be_renewed():
@@ -280,6 +309,8 @@ def test_the_first_model_must_beat_every_baseline_and_nothing_else():
     strong, weak = evidence(0.2, event_recall=-0.2, slices=[part("group_a", -0.3)]), evidence(0.01)
     decision = decide({"random": strong}, POLICY, facts)
     assert (decision.verdict, decision.form) == ("ACCEPT", "first")
+    told = "Better than every baseline: PR-AUC 0.500 against the baseline's 0.300"
+    assert reasons.headline(decision).startswith(told)
     assert decide({"random": strong, "crashes_7d": weak}, POLICY, facts).verdict == "INCONCLUSIVE"
     # scores of a rule are no probabilities
     assert not any("Brier" in reasons.in_words(reason) for reason in decision.reasons)
@@ -308,7 +339,7 @@ def test_a_loosened_policy_is_shown_and_not_applied():
     )
 
 
-def share_accepted(true_gain, found, replicates=1000):
+def share_accepted(true_gain, found, facts=FACTS, replicates=1000):
     """Of challengers that truly gain this much, with errors as the evidence says."""
     accepted = 0
     for replicate in range(replicates):
@@ -322,7 +353,7 @@ def share_accepted(true_gain, found, replicates=1000):
             )
             for name, one in found.slices.items()
         }
-        accepted += verdict(replace(found, differences=observed, slices=slices)) == "ACCEPT"
+        accepted += verdict(replace(found, differences=observed, slices=slices), facts) == "ACCEPT"
     return accepted / replicates
 
 
@@ -334,21 +365,29 @@ def test_the_detectable_gain_is_accepted_as_often_as_it_says(slices):
     assert share_accepted(detectable, found) == pytest.approx(policy.POWER, abs=0.04)
 
 
+def test_the_detectable_gain_of_a_first_model_is_accepted_as_often_as_it_says():
+    facts = Facts(look=1, rows_kind="own", is_first=True)
+    found = evidence(0.0, slices=[part("group_a", 0, 0.06)])
+    detectable = decide({"random": found}, POLICY, facts).detectable
+    assert share_accepted(detectable, found, facts) == pytest.approx(policy.POWER, abs=0.04)
+
+
 def test_where_vetoes_come_too_often_no_gain_is_detectable():
     noisy = [part(f"fresh_{i}", 0, 0.5, figure="event_recall") for i in range(8)]
     assert decide({"base": evidence(0.0, slices=noisy)}, POLICY, FACTS).detectable is None
 
 
 def test_rows_of_the_record():
-    found = evidence(0.05, anchor=0.02, slices=[part("group_a", -0.2), part("group_b", 0.0, crashes=3)])
+    slices = [part("group_a", -0.2), part("group_b", -0.2, crashes=3), part("group_c", 0.0)]
+    found = evidence(0.05, anchor=0.02, slices=slices)
     decision = decide({"base": found}, POLICY, FACTS)
     primary, anchor, recall, *_ = rows = policy.difference_rows(found, POLICY, decision.form, decision.error)
     assert [row["role"] for row in rows] == ["primary", "shown", "guardrail", "guardrail", "guardrail"]
     assert primary["low"] == pytest.approx(0.05 - 1.9 * 0.01, abs=1e-3)
     assert primary["confidence"] == pytest.approx(1 - 2 * look_error(1))
     assert (primary["margin"], anchor["margin"], recall["margin"]) == (0.01, 0.02, 0.05)
-    assert [row["vetoed"] for row in policy.slice_rows(found, POLICY, FACTS)] == [True, False]
-    assert [row["judged"] for row in policy.slice_rows(found, POLICY, FACTS)] == [True, False]
+    assert [row["vetoed"] for row in policy.slice_rows(found, POLICY, FACTS)] == [True, False, False]
+    assert [row["judged"] for row in policy.slice_rows(found, POLICY, FACTS)] == [True, False, True]
 
 
 @pytest.mark.parametrize(

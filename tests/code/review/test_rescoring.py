@@ -137,10 +137,10 @@ def rows_at(days: list[int], server: str = "a") -> pl.DataFrame:
 
 
 class Rules:
-    """Stands where a commit's rules are asked for: the embargo of its labels."""
+    """Stands where a commit's rules are asked for: labels reach ahead, and are unknown after an outage."""
 
     def __init__(self, embargo: timedelta) -> None:
-        self.reach, self.recovery = embargo, timedelta(0)
+        self.reach, self.recovery = embargo * 3 / 4, embargo / 4
 
     def section(self, _: object) -> Rules:
         return self
@@ -168,6 +168,19 @@ class TestTestSet:
             "within the embargo of the champion's validation part",
             None,
             None,
+        ]
+
+    def test_rows_before_a_part_that_their_labels_reach_into_are_left_out(self) -> None:
+        """The challenger was trained on later data, and the champion's test part lies before it."""
+        champion, challenger = periods(1, 3, 5, 20), periods(15, 17, 19, 20)
+        found = test_set.TestSet.of(champion, {"champion": model_with(champion), "challenger": model_with(challenger)})
+        assert found.period == (naive(5), naive(14, 12))
+        assert self.reasons(found, [14.4, 14.6, 15, 16.6, 17]) == [
+            None,
+            "within the embargo of the challenger's train part",
+            "in the challenger's train part",
+            "within the embargo of the challenger's train part",
+            "in the challenger's validation part",
         ]
 
     def test_the_longest_embargo_holds_for_all(self) -> None:
@@ -704,14 +717,50 @@ class TestRescore:
                 base, self.commit(0.3, rule=periods(11, 13, 15, 16) | {"periods": periods(11, 12, 13, 14)["periods"]})
             )
 
-    def test_what_remains_of_the_champions_test_part_is_judged_too(self, project: Path) -> None:
-        base, head = self.commit(0.1, rule=periods(1, 5, 10, 21)), self.commit(0.3)
-        found = rescore(base, head)
-        assert found.forward.period[1] == naive(21)
-        assert isinstance(found.reverse, str)
-        found = rescore(head, base)
+    def test_what_remains_of_the_champions_test_part_is_scored_too(self, project: Path) -> None:
+        """The challenger was trained on the later data alone, so the first half of the champion's test part is left."""
+        base = self.commit(0.1, rule=periods(1, 3, 5, 21))
+        found = rescore(base, self.commit(0.3, rule=periods(12, 15, 17, 21)))
+        assert found.forward.rows["timestamp"].unique().sort().to_list() == [at(day) for day in range(17, 21)]
+        reverse = found.reverse
+        assert isinstance(reverse, ScoredRows)
+        assert reverse.period == (naive(5), naive(11, 15))  # labels reach 7 hours ahead, and recovery takes 2
+        assert reverse.rows["timestamp"].unique().sort().to_list() == [at(day) for day in range(5, 12)]
+        assert reverse.rows.height == 14
+        assert reverse.rows["champion"].unique().to_list() == pytest.approx([0.1])
+        assert reverse.rows["challenger"].unique().to_list() == pytest.approx([0.3])
+        assert reverse.excluded == {
+            "in the challenger's train part": 6,
+            "in the challenger's validation part": 4,
+            test_set.APART: 8,
+        }
+
+    def test_if_nothing_or_the_same_remains_of_the_champions_test_part_it_says_so(self, project: Path) -> None:
+        early, late = self.commit(0.1, rule=periods(1, 5, 10, 21)), self.commit(0.3)
+        found = rescore(early, late)
+        assert found.forward.period == (naive(15), naive(21))
+        assert found.reverse == "its rows are the same"
+        found = rescore(late, early)
         assert found.forward.excluded["in the champion's validation part"] == 10
+        assert found.reverse == "its rows are the same"
+        found = rescore(self.commit(0.1, rule=periods(1, 5, 8, 11)), self.commit(0.3, rule=periods(1, 13, 15, 21)))
         assert isinstance(found.reverse, str)
+        assert found.reverse.startswith("every row of its test period lies in a train or validation part")
+
+    def test_each_model_scores_the_features_of_the_columns_that_its_commit_knows(self, project: Path) -> None:
+        """The challenger has another metric, and no features on the 17th."""
+        cpu = {"cpu_pct": {"min": 0, "max": 100}}
+        wider = PARAMS["telemetry"] | {"metrics": cpu | {"load": {"min": 0, "max": 100}}}
+        rows = telemetry(1, range(1, 21))
+        base, fewer = self.commit(0.1), features_of(self.DATA).filter(pl.col("timestamp") != at(17))
+        made = run_of(self.RULE, self.DATA, fewer, 0.3)
+        head = commit(
+            {JANUARY: rows.with_columns(load=pl.lit(1.0))}, incidents=self.CRASH, made=made, telemetry=wider,
+            figures=figures_of(self.RULE, self.DATA, 0.3),
+        )  # fmt: skip
+        assert base.raw[TELEMETRY] != head.raw[TELEMETRY]
+        assert rescore(base, head).forward.excluded == {"without features of the challenger": 2}
+        assert rescore(head, base).forward.excluded == {"without features of the champion": 2}
 
     def test_the_anchor_scores_the_same_rows(self, project: Path) -> None:
         found = rescore(self.commit(0.1), self.commit(0.3), anchor=self.commit(0.2))
