@@ -113,7 +113,7 @@ format: dev  ## correct the style automatically
 	$(BIN)ruff format
 
 test: dev  ## run all tests except the slow ones
-	$(BIN)pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: dev  ## run the slow tests
 	$(BIN)pytest -m slow $(ARGS)

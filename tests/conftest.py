@@ -22,12 +22,18 @@ MAKE_VARIABLES = {"ARGS", "PYTHON", "REV", "S3_PORT", "TARGETS", "UPGRADE"}
 # Tests run side by side, and one that is to know of threads sets them itself. Before NumPy and Polars are imported.
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
 
-# Files that take minutes come first, so that no worker is left alone with one. The second gives the first, which makes
-# the small fleet, time to make it before the third needs it.
-LONGEST = ("test_review.py", "test_doctor.py", "test_whole_pipeline.py")
+# Files that take minutes come first, so that no worker is left alone with one. The first makes the small fleet, and the
+# next two give it time to, before the last one needs that fleet.
+LONGEST = ("test_review.py", "test_doctor.py", "test_kills.py", "test_whole_pipeline.py")
+MAX_WORKERS = 4
 
 settings.register_profile("patient", settings(), deadline=None)  # a busy machine is no failure
 settings.load_profile("patient")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of workers for `-n auto`: one more than CPUs, since tests of servers and faults wait a lot."""
+    return min((os.cpu_count() or 1) + 1, MAX_WORKERS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

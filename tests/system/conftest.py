@@ -47,8 +47,8 @@ def dvc() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def repro(dvc: Callable[..., None]) -> Callable[[Path], None]:
-    """Return what runs `dvc repro` in a copy of this project with the stages in this process, too.
+def repro(dvc: Callable[..., None]) -> Callable[..., None]:
+    """Return what runs `dvc repro`, of all stages or of some, in a copy of this project with the stages in this process, too.
 
     Importing their libraries takes most of a stage's time with a small fleet. For tests that need the results alone.
     """
@@ -57,10 +57,10 @@ def repro(dvc: Callable[..., None]) -> Callable[[Path], None]:
         _, _, name, *paths = shlex.split(stage.cmd)
         importlib.import_module(f"stages.{name}").main(*map(Path, paths))
 
-    def repro(folder: Path) -> None:
+    def repro(folder: Path, *stages: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("dvc.stage.run.cmd_run", run_here)
-            dvc(folder, "repro")
+            dvc(folder, "repro", *stages)
 
     return repro
 

@@ -27,6 +27,12 @@ STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 FORCED_RUN_S = 25.0  # of the small fleet, about
 
 
+def told_by(command: str, cwd: Path, **variables: str) -> str:
+    """Run a command and return all that it printed."""
+    done = run(command, cwd, **variables)
+    return done.stderr + done.stdout
+
+
 def run(command: str, cwd: Path, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         command, shell=True, text=True, capture_output=True, cwd=cwd, env={**os.environ, **variables}, timeout=600
@@ -35,9 +41,9 @@ def run(command: str, cwd: Path, check: bool = True, **variables: str) -> subpro
     return done
 
 
-def partitions_computed(run: subprocess.CompletedProcess[str]) -> dict[str, int]:
+def partitions_computed(printed: str) -> dict[str, int]:
     """Count, per stage, the partitions that a run says it computed."""
-    told = re.findall(r"^(\w+): \d+ partitions, (\d+) computed", run.stderr + run.stdout, flags=re.MULTILINE)
+    told = re.findall(r"^(\w+): \d+ partitions, (\d+) computed", printed, flags=re.MULTILINE)
     return {stage: int(number) for stage, number in told}
 
 
@@ -81,7 +87,7 @@ def test_another_machine_computes_the_same_bytes(project: Path, clone: Path) -> 
         assert units, "this CPU has no unit to switch off"
         other |= {"OPENBLAS_CORETYPE": "Nehalem", "NPY_DISABLE_CPU_FEATURES": " ".join(units)}
     run("crashcast demo", clone, **other, CRASHCAST_MEMO="off")
-    assert partitions_computed(run("dvc repro", clone, **other, CRASHCAST_MEMO="off")) == EVERYTHING
+    assert partitions_computed(told_by("dvc repro", clone, **other, CRASHCAST_MEMO="off")) == EVERYTHING
     assert lock(clone) == lock(project)
     assert run("git status --porcelain", clone).stdout == ""
 
@@ -106,7 +112,9 @@ def test_a_teammate_pulls_what_was_pushed(project: Path, clone: Path, s3: dict[s
         assert (clone / path).read_bytes() == (project / path).read_bytes()
 
 
-def test_a_new_month_costs_a_month_and_gives_what_a_rebuild_gives(project: Path, clone: Path) -> None:
+def test_a_new_month_costs_a_month_and_gives_what_a_rebuild_gives(
+    project: Path, clone: Path, repro: Callable[..., None], capfd: pytest.CaptureFixture[str]
+) -> None:
     run("crashcast demo", clone)
     raw = clone / "data" / "raw"
     whole = {path: path.read_bytes() for path in raw.rglob("*.parquet")}
@@ -119,14 +127,16 @@ def test_a_new_month_costs_a_month_and_gives_what_a_rebuild_gives(project: Path,
     tables.write(coverage, tables.read(coverage).with_columns(pl.min_horizontal("covered_to", known_by)))
     accept = "dvc add -q data/raw/telemetry data/raw/incidents.parquet data/raw/coverage.parquet && git add data/raw"
     run(accept, clone)
-    run("dvc repro label featurize", clone)
+    repro(clone, "label", "featurize")
     for path, content in whole.items():
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)  # a link to DVC's cache
         path.write_bytes(content)
     run(accept, clone)
     # February's last hours could not be labelled before March's records were there
-    computed = partitions_computed(run("dvc repro label featurize", clone))
+    capfd.readouterr()
+    repro(clone, "label", "featurize")
+    computed = partitions_computed("".join(capfd.readouterr()))
     # and it may show that an earlier restart was planned work, or was none: then that month is labelled anew, too
     assert computed["label"] in (2, 3)
     assert computed == {"validate": 1, "clean": 1, "evidence": 1, "label": computed["label"], "featurize": 1}
@@ -134,10 +144,14 @@ def test_a_new_month_costs_a_month_and_gives_what_a_rebuild_gives(project: Path,
     assert {stage: lock(clone)[stage] for stage in stages} == {stage: lock(project)[stage] for stage in stages}
 
 
-def test_a_worktree_shares_the_memo(project: Path, tmp_path: Path) -> None:
+def test_a_worktree_shares_the_memo(
+    project: Path, tmp_path: Path, repro: Callable[..., None], capfd: pytest.CaptureFixture[str]
+) -> None:
     run(f"git worktree add -q {tmp_path / 'tree'}", project)
     run("crashcast demo", tmp_path / "tree")
-    assert partitions_computed(run("dvc repro", tmp_path / "tree")) == dict.fromkeys(EVERYTHING, 0)
+    capfd.readouterr()
+    repro(tmp_path / "tree")
+    assert partitions_computed("".join(capfd.readouterr())) == dict.fromkeys(EVERYTHING, 0)
     assert lock(tmp_path / "tree") == lock(project)
     clean = tables.partitions(project / "data" / "clean")[0].path(Path("data/clean"))
     assert (tmp_path / "tree" / clean).samefile(project / clean)
@@ -146,7 +160,7 @@ def test_a_worktree_shares_the_memo(project: Path, tmp_path: Path) -> None:
 
 def test_an_experiment_in_a_folder_of_its_own_shares_the_memo(project: Path) -> None:
     change = "dvc exp run --temp --set-param label.horizon=12h --name later label"
-    assert partitions_computed(run(change, project)) == {"evidence": 0, "label": 3}
+    assert partitions_computed(told_by(change, project)) == {"evidence": 0, "label": 3}
     assert re.search(r"label +3 +6 ", run("crashcast memo", project).stdout)
     run("crashcast memo --clear", project)
     assert not re.search(r"label +3", run("crashcast memo", project).stdout)
@@ -170,7 +184,7 @@ def test_edited_raw_data_is_refused_until_somebody_accepts_it(clone: Path) -> No
         assert refused.returncode == 255
         assert "data/raw/telemetry" in refused.stderr
         assert "Traceback" not in refused.stderr
-        assert "clean" not in partitions_computed(refused)
+        assert "clean" not in partitions_computed(refused.stderr + refused.stdout)
 
 
 def test_pictures_and_graph_can_be_drawn(project: Path, tmp_path: Path) -> None:
@@ -220,7 +234,7 @@ def test_a_killed_run_is_made_good_by_the_next(project: Path, kills: int) -> Non
         assert run("git status --porcelain", project).stdout == ""
         assert "Nothing wrong was found" in run("crashcast doctor --only project --only cache", project).stdout
     # forced, it computes what the memo holds, too; a stage that runs removes what a killed one left half-written
-    assert partitions_computed(run("dvc repro --force", project)) == EVERYTHING
+    assert partitions_computed(told_by("dvc repro --force", project)) == EVERYTHING
     assert lock(project) == expected
     assert run("git status --porcelain", project).stdout == ""
     assert not left_over(project)
