@@ -48,7 +48,7 @@ def dvc() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def repro(dvc: Callable[..., None]) -> Callable[..., None]:
-    """Return what runs `dvc repro`, of all stages or of some, in a copy of this project with the stages in this process, too.
+    """Return what runs `dvc repro`, of all or some stages, in a copy of this project with the stages in this process.
 
     Importing their libraries takes most of a stage's time with a small fleet. For tests that need the results alone.
     """
