@@ -12,6 +12,13 @@ import polars as pl
 
 from crashcast import tables
 from crashcast.sources.importing.columns import NOW, Roles, choose, identifiers, moments, numbers, texts
+from crashcast.sources.importing.long_format import (
+    METRIC_NAMES,
+    VALUE_NAMES,
+    check_one_series,
+    is_long,
+    pivot,
+)
 from crashcast.sources.importing.table_file import Sheet, plain_name, read_sheet
 from crashcast.sources.value_formats import utc_text
 from crashcast.tables import CRASH, KEYS, MAINTENANCE
@@ -30,6 +37,8 @@ TELEMETRY_ROLES: Roles = {
     ),
     "server_id": SERVER_NAMES,
     "group": GROUP_NAMES,
+    "metric": METRIC_NAMES,
+    "value": VALUE_NAMES,
 }
 # if a ticket has both a start and an opening, it was reported at the opening
 INCIDENT_ROLES: Roles = {
@@ -76,7 +85,8 @@ WITHOUT = {
     "incident_id": "incidents are told apart by server, start and kind",
 }
 STAGED_ROWS = 1 << 18  # in a row group, so that reading one partition skips most of a file
-INDEX = r"|unnamed:_\d+|index|__index_level_\d+__"  # written by pandas
+ID_NAME, IDS = r"(.+_)?u?u?id|(item|metric|sensor|device|host|server|series|row|event)id", "ids"
+ROW_NUMBER, INDEX = r"|unnamed:_\d+|index|__index_level_\d+__", "a row number"  # written by pandas
 
 
 @dataclass(frozen=True)
@@ -157,27 +167,29 @@ def read_samples(path: Path, staged: Path, known: Collection[str], latest: datet
     if sheet.frame.is_empty():
         raise sheet.error("no rows")
     roles = choose(sheet, TELEMETRY_ROLES, ("timestamp", "server_id"))
+    if not is_long(sheet, roles) or roles["value"] in known:
+        roles = {role: column for role, column in roles.items() if role not in ("metric", "value")}
     timestamp, how = moments(sheet, roles["timestamp"], latest)
     keys = pl.DataFrame({"timestamp": timestamp, "server_id": identifiers(sheet, roles["server_id"])})
-    metrics: dict[str, pl.Series] = {}
-    left_out: dict[str, str] = {}
-    for column in sheet.frame.columns:
-        name = column.strip()
-        if column in roles.values():
-            continue
-        if re.fullmatch(INDEX, plain_name(column)):
-            left_out[name] = "a row number"
-            continue
-        values = numbers(sheet, column, required=name in known)
-        if isinstance(values, str):
-            left_out[name] = values
-        else:
-            metrics[name] = values
-    empty = [name for name, values in metrics.items() if values.null_count() == len(values)]
-    full = [name for name in metrics if name not in empty]
-    _check_names(sheet, full)
-    frame = keys.with_columns(**metrics).sort("timestamp", maintain_order=True)
+    others = [column for column in sheet.frame.columns if column not in roles.values()]
+    reading = _reading(roles, {"timestamp": how})
+    if "metric" in roles:
+        left_out = {column.strip(): "not the name or the value of a metric" for column in others}
+        series = keys.with_columns(metric=identifiers(sheet, roles["metric"]))
+        _check_names(sheet, series["metric"].unique(maintain_order=True).to_list())
+        check_one_series(sheet, series, others)
+        frame, rounded = pivot(sheet, series, roles["value"])
+        reading += rounded
+    else:
+        metrics, left_out = _metrics(sheet, others, known)
+        telling = [column for column in others if left_out.get(column.strip(), INDEX) != INDEX]
+        check_one_series(sheet, keys, sorted(telling, key=lambda column: left_out[column.strip()] == IDS))
+        frame = keys.with_columns(**metrics)
+    frame = frame.sort("timestamp", maintain_order=True)
     frame.write_parquet(staged, compression="lz4", row_group_size=STAGED_ROWS)
+    names = frame.columns[len(KEYS) :]
+    full = [name for name in names if frame[name].count()]
+    _check_names(sheet, full)
     groups = keys.with_columns(group=_optional_texts(sheet, roles.get("group"))).drop_nulls("group")
     return Samples(
         source=path,
@@ -185,11 +197,26 @@ def read_samples(path: Path, staged: Path, known: Collection[str], latest: datet
         first=frame["timestamp"][0],
         last=frame["timestamp"][-1],
         metrics=full,
-        empty=empty,
+        empty=[name for name in names if name not in full],
         left_out=left_out,
         groups=groups.sort("timestamp", maintain_order=True).group_by("server_id", maintain_order=True).last(),
-        reading=_reading(roles, {"timestamp": how}),
+        reading=reading,
     )
+
+
+def _metrics(sheet: Sheet, columns: list[str], known: Collection[str]) -> tuple[dict[str, pl.Series], dict[str, str]]:
+    metrics, left_out = dict[str, pl.Series](), dict[str, str]()
+    for column in columns:
+        name, plain = column.strip(), plain_name(column)
+        if re.fullmatch(ROW_NUMBER, plain):
+            left_out[name] = INDEX
+        elif re.fullmatch(ID_NAME, plain) and name not in known:
+            left_out[name] = IDS
+        elif isinstance(values := numbers(sheet, column, required=name in known), str):
+            left_out[name] = values
+        else:
+            metrics[name] = values
+    return metrics, left_out
 
 
 def _optional_texts(sheet: Sheet, column: str | None) -> pl.Series:
