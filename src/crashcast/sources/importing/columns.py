@@ -6,7 +6,7 @@ A value that cannot be converted is an error that names its row.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import polars as pl
 
@@ -19,8 +19,11 @@ LARGEST_INTEGER = 2.0**63
 MOMENT = (
     r"^(?<date>\d{4}[-/]\d{1,2}[-/]\d{1,2})"
     r"(?:[T ]+(?<clock>\d{1,2}:\d{2})(?::(?<second>\d{2})(?:[.,](?<fraction>\d{1,9}))?)?)?"
-    r"\s*(?<zone>[Zz]|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?$"
+    r"\s*(?:(?<zone>[Zz]|UTC|GMT|(?:UTC|GMT)?[+-](?:0\d|1[0-5])(?::?[0-5]\d)?)(?:\[.*\]| [A-Z]+)?"
+    r"|\[?(?<name>[A-Za-z][A-Za-z0-9_+/-]+)\]?)?$"
 )
+# as abbreviations they mean standard time, as zones of the tz database they have summer time
+AMBIGUOUS_ZONES = ("CET", "EET", "MET", "WET")
 MOMENT_HINT = "write 2026-01-31 13:45:00 (UTC), 2026-01-31T13:45:00+01:00 or seconds since 1970"
 NOW = "it is {} now: a wrong clock, or local times that need their zone (+01:00)"
 
@@ -216,13 +219,17 @@ def _from_text(sheet: Sheet, column: str, text: pl.Series) -> tuple[pl.Series, s
     fraction = pl.col("fraction").fill_null("0").str.pad_end(6, "0").str.slice(0, 6).cast(pl.Int64)
     digits = zone.str.replace_all(r"\D", "").str.pad_end(4, "0")
     minutes = digits.str.slice(0, 2).cast(pl.Int64) * 60 + digits.str.slice(2, 2).cast(pl.Int64)
-    east = pl.when(zone.str.starts_with("-")).then(-minutes).otherwise(minutes).fill_null(0)
+    east = pl.when(zone.str.contains("-")).then(-minutes).otherwise(minutes).fill_null(0)
     local = clock.str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False)
     utc = local + pl.duration(microseconds=fraction) - pl.duration(minutes=east)
-    parsed = parts.select("text", time=utc.dt.replace_time_zone("UTC"), zoned=zone.is_not_null(), shifted=east != 0)
+    is_zoned = pl.any_horizontal(pl.col("zone", "name").is_not_null())
+    parsed = parts.select("text", "name", time=utc, zoned=is_zoned, shifted=(east != 0) | pl.col("name").is_not_null())
+    parsed = pl.concat(_in_utc(of_zone) for of_zone in parsed.partition_by("name") or [parsed])
     found = text.rename("text").to_frame().join(parsed, on="text", how="left", maintain_order="left")
     if (index := sheet.first(found["time"].is_null() & text.is_not_null())) is not None:
-        raise sheet.error(f"'{text[index]}' is not a time; {MOMENT_HINT}", column, index)
+        name = found["name"][index]
+        of_zone = "" if name is None else f", or not one time in the zone '{name}'"
+        raise sheet.error(f"'{text[index]}' is not a time{of_zone}; {MOMENT_HINT}", column, index)
     zoned = found["zoned"].set(text.is_null(), None)
     if zoned.any() and not zoned.all():
         with_zone, without = sheet.first(zoned) or 0, sheet.first(~zoned) or 0
@@ -230,3 +237,14 @@ def _from_text(sheet: Sheet, column: str, text: pl.Series) -> tuple[pl.Series, s
         raise sheet.error(f"{message}; write all with a zone, or all in UTC", column, without)
     zones = "converted to UTC" if found["shifted"].any() else "UTC"
     return found["time"], zones if zoned.any() else "no time zone: taken as UTC"
+
+
+def _in_utc(times: pl.DataFrame) -> pl.DataFrame:
+    name = str(times["name"].first() or "UTC")
+    try:
+        zoned = times["time"].dt.replace_time_zone(name, ambiguous="null", non_existent="null")
+    except pl.exceptions.PolarsError:  # no zone of the tz database
+        zoned = pl.Series([None], dtype=TIMESTAMP).new_from_index(0, times.height)
+    if name in AMBIGUOUS_ZONES:
+        zoned = zoned.set(zoned.dt.dst_offset() != timedelta(0), None)
+    return times.with_columns(time=zoned.dt.convert_time_zone("UTC"))

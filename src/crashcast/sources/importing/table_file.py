@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 
 from crashcast.errors import UserError
 from crashcast.text import some_of
@@ -84,10 +85,25 @@ def read_sheet(path: Path) -> Sheet:
 
 def _read_parquet(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path, hive_partitioning=False, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        table = pq.read_table(path, partitioning=None)
+        known = pa.schema([field.with_type(_known(field.type)) for field in table.schema])
+        return pl.DataFrame(pl.from_arrow(table.cast(known)))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not a readable Parquet file ({reason}); export it again") from None
+
+
+def _known(kind: pa.DataType) -> pa.DataType:
+    # polars panics at offsets such as +05:30; the stored moments are in UTC, whatever zone is written beside them
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return pa.timestamp(kind.unit, "UTC")
+    if pa.types.is_decimal256(kind):
+        return pa.float64()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_known(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(kind.key_type, _known(kind.item_type))
+    return pa.large_list(_known(kind.value_type)) if pa.types.is_nested(kind) else kind
 
 
 def _read_csv(path: Path) -> pl.DataFrame:

@@ -14,6 +14,7 @@ from crashcast.params.base import DAY
 from crashcast.params.tickets import TicketSource
 from crashcast.sources.value_formats import EPOCH_UNITS, PER_SECOND
 
+OFFSET = r"[+-](0\d|1[0-5]):?[0-5]\d"
 ZONE_FORMS = re.compile(r"\s*(?:UTC|GMT|Z)$", re.IGNORECASE)
 
 
@@ -73,6 +74,8 @@ def _parse(value: Any, source: TicketSource) -> datetime:
 
 
 def _localized(naive: datetime, zone: str) -> datetime | None:
+    if re.fullmatch(OFFSET, zone):
+        return datetime.fromisoformat(f"{naive.isoformat()}{zone}").astimezone(UTC)
     midnight = datetime(naive.year, naive.month, naive.day)
     first, last = _in_utc(midnight, zone), _in_utc(midnight + DAY, zone)
     if first is not None and last is not None and last - first == DAY:  # clocks were not changed on this day

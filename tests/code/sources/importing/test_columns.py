@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zoneinfo
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
@@ -12,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crashcast import tables
+from crashcast.errors import UserError
 from crashcast.sources.importing.columns import identifiers, moments, numbers
 from crashcast.sources.importing.table_file import Sheet
 
-LATEST = datetime(2026, 6, 1, tzinfo=UTC)
+LATEST = datetime(2026, 8, 1, tzinfo=UTC)
 
 
 def sheet(**columns: Sequence[object] | pl.Series) -> Sheet:
@@ -32,6 +35,16 @@ def sheet(**columns: Sequence[object] | pl.Series) -> Sheet:
         (["2026-01-31T13:45:00.123456789+00:00"], datetime(2026, 1, 31, 13, 45, 0, 123456), "UTC"),
         (["2026-01-31T13:45+0530"], datetime(2026, 1, 31, 8, 15), "converted to UTC"),
         (["2026-01-31 13:45:00-03"], datetime(2026, 1, 31, 16, 45), "converted to UTC"),
+        (["2026-01-31 13:45:00 -03:30"], datetime(2026, 1, 31, 17, 15), "converted to UTC"),
+        (["2026-01-31T13:45:00+05:45"], datetime(2026, 1, 31, 8), "converted to UTC"),
+        (["2026-01-31T13:45:00+14:00"], datetime(2026, 1, 30, 23, 45), "converted to UTC"),
+        (["2026-01-31 13:45:00 UTC+05:30"], datetime(2026, 1, 31, 8, 15), "converted to UTC"),
+        (["2026-01-31T13:45:00.5+01:00[Europe/Berlin]"], datetime(2026, 1, 31, 12, 45, 0, 500000), "converted to UTC"),
+        (["2026-01-31 13:45:00 Europe/Berlin"], datetime(2026, 1, 31, 12, 45), "converted to UTC"),
+        (["2026-07-31T13:45:00[Asia/Kolkata]"], datetime(2026, 7, 31, 8, 15), "converted to UTC"),
+        (["2026-01-31 13:45:00 +0530 IST"], datetime(2026, 1, 31, 8, 15), "converted to UTC"),  # written by Go
+        (["2026-01-31 13:45 EST5EDT"], datetime(2026, 1, 31, 18, 45), "converted to UTC"),
+        (["2026-01-31 13:45 CET"], datetime(2026, 1, 31, 12, 45), "converted to UTC"),
         (["2026/1/5 9:05"], datetime(2026, 1, 5, 9, 5), "no time zone: taken as UTC"),
         (["2026-01-31"], datetime(2026, 1, 31), "no time zone: taken as UTC"),
         (["1769867100"], datetime(2026, 1, 31, 13, 45), "s since 1970"),
@@ -50,6 +63,39 @@ def test_a_moment_in_every_spelling(values: list[object], expected: datetime, ho
     assert times.dtype == tables.TIMESTAMP
     assert times.to_list() == [expected.replace(tzinfo=UTC)]
     assert understood == how
+
+
+# of the machine: a text or a file cannot mean another machine's zone
+NO_ZONES = {"Factory", "localtime"}
+# in summer, the text may mean standard time
+IN_SUMMER = {"CET", "EET", "MET", "WET"}
+
+
+@pytest.mark.parametrize("month", [1, 7])
+def test_each_zone_of_the_tz_database_is_known(month: int) -> None:
+    zones = sorted(zoneinfo.available_timezones() - NO_ZONES - (IN_SUMMER if month == 7 else set()))
+    assert len(zones) > 400
+    local = datetime(2026, month, 15, 12)
+    times, _ = moments(sheet(time=[f"{local} {zone}" for zone in zones]), "time", LATEST)
+    assert times.to_list() == [local.replace(tzinfo=zoneinfo.ZoneInfo(zone)) for zone in zones]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2025-10-26 02:30:00 Europe/Berlin", "not one time in the zone 'Europe/Berlin'"),  # twice
+        ("2025-03-30 02:30:00 Europe/Berlin", "not one time in the zone 'Europe/Berlin'"),  # never
+        ("2025-07-01 12:00:00 CET", "not one time in the zone 'CET'"),
+        ("2025-07-01 12:00:00 Mars/Olympus", "not one time in the zone 'Mars/Olympus'"),
+        ("2025-07-01 12:00:00 localtime", "not one time in the zone 'localtime'"),
+        ("2025-07-01 12:00 PM", "not one time in the zone 'PM'"),
+        ("2025-07-01 12:00:00+99:00", "is not a time"),
+        ("2025-07-01 12:00:00+05:77", "is not a time"),
+    ],
+)
+def test_a_time_that_its_zone_does_not_have_once_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"row 2: '{re.escape(text)}' .*{message}; write"):
+        moments(sheet(time=["2025-07-01 12:00:00Z", text]), "time", LATEST)
 
 
 def test_zoned_datetimes_are_converted() -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from crashcast.errors import UserError
 from crashcast.sources.importing.table_file import plain_name, read_sheet
 
 
@@ -20,3 +26,39 @@ def test_csv_is_read_as_text_whatever_separates_it(delimiter: str, tmp_path: Pat
     (tmp_path / "t.csv").write_text("\ufeff" + "\n".join(delimiter.join(row) for row in rows) + "\n\n")
     frame = read_sheet(tmp_path / "t.csv").frame
     assert frame.to_dicts() == [{"time": "2026-01-01", "host": "007", "note": "two\nlines"}]
+
+
+MOMENT = datetime(2026, 1, 31, 8, 15, tzinfo=UTC)
+OFFSETS = ["+05:30", "+05:45", "-03:30", "+14:00", "-12:00", "+01:00", "+00:00", "-00:44"]
+
+
+@pytest.mark.parametrize("zone", [*OFFSETS, "Asia/Kolkata", "EST5EDT", "Factory", "Mars/Olympus"])
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_moments_in_parquet_are_read_whatever_zone_is_written_beside_them(tmp_path: Path, zone: str, unit: str) -> None:
+    seconds = int(MOMENT.timestamp())
+    moments = pa.array([seconds], pa.int64()).cast(pa.timestamp("s")).cast(pa.timestamp(unit))
+    zoned = moments.cast(pa.int64()).cast(pa.timestamp(unit, zone))
+    columns = {"time": zoned, "times": pa.array([[zoned[0]]], pa.list_(zoned.type)), "host": ["a"]}
+    columns |= {"in": pa.array([{"a": zoned[0]}], pa.struct({"a": zoned.type})), "coded": zoned.dictionary_encode()}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    row = read_sheet(tmp_path / "t.parquet").frame.row(0, named=True)
+    assert row == {"time": MOMENT, "times": [MOMENT], "host": "a", "in": {"a": MOMENT}, "coded": MOMENT}
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_offsets_that_pandas_keeps_are_read(tmp_path: Path, offset: str) -> None:
+    local = pd.Timestamp(MOMENT).tz_convert(f"UTC{offset}")
+    frame = pd.DataFrame({"time": pd.to_datetime([local.isoformat()])}, index=pd.Index(["a"], name="host"))
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert read_sheet(tmp_path / "t.parquet").frame.to_dicts() == [{"time": MOMENT, "host": "a"}]
+
+
+def test_numbers_that_polars_does_not_know_are_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"cpu": pa.array([Decimal("1.5")], pa.decimal256(50, 2))}), tmp_path / "t.parquet")
+    assert read_sheet(tmp_path / "t.parquet").frame.to_dicts() == [{"cpu": 1.5}]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table([[1], [2]], names=["cpu", "cpu"]), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="cpu"):
+        read_sheet(tmp_path / "t.parquet")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+import zoneinfo
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -61,3 +62,18 @@ def test_a_form_and_a_zone_can_be_stated() -> None:
     assert moment("01/31/2026 08:45", "ours", ours) == datetime(2026, 1, 31, 13, 45, tzinfo=UTC)
     with pytest.raises(UserError, match="'Berlin' is no time zone"):
         moment("2026-01-31 13:45:00", "ours", source(time_zone="Berlin"))
+
+
+@pytest.mark.parametrize(
+    ("zone", "hour", "minute"), [("+05:30", 6, 30), ("+05:45", 6, 15), ("-0330", 15, 30), ("+14:00", -2, 0)]
+)
+def test_the_zone_of_a_source_may_be_an_offset(zone: str, hour: int, minute: int) -> None:
+    expected = datetime(2026, 1, 31, tzinfo=UTC) + timedelta(hours=hour, minutes=minute)
+    assert moment("2026-01-31 12:00:00", "ours", source(time_zone=zone)) == expected
+
+
+def test_the_zone_of_a_source_may_be_any_of_the_tz_database() -> None:
+    local = datetime(2026, 7, 15, 12)
+    for zone in sorted(zoneinfo.available_timezones() - {"Factory", "localtime"}):
+        expected = local.replace(tzinfo=zoneinfo.ZoneInfo(zone))
+        assert moment(str(local), "ours", source(time_zone=zone)) == expected, zone
