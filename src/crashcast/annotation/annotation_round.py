@@ -47,10 +47,13 @@ def import_answers(file: Path) -> list[str]:
     after = answers.merge(before, found.annotations)
     tables.write(answers.PATH, after)
     windows = found.annotations.select(KEYS).n_unique()
-    people = found.annotations["annotator"].n_unique()
+    people = found.annotations["annotator"]
+    deleted = people.str.starts_with(answers.DELETED)
+    who = f"{people.filter(~deleted).n_unique()} annotators"
+    who += f" and {deleted.sum():,} of deleted users" if deleted.any() else ""
     verdicts = [f"{found.annotations.filter(verdict=verdict).height:,} {verdict}" for verdict in answers.VERDICTS]
     return [
-        f"{file}: {found.annotations.height:,} annotations of {windows:,} windows by {people} annotators: "
+        f"{file}: {found.annotations.height:,} annotations of {windows:,} windows by {who}: "
         f"{', '.join(verdicts)}; {found.skipped:,} skipped, {found.unanswered:,} tasks without an answer",
         f"{answers.PATH}: {before.height:,} annotations became {after.height:,}",
         *answers.agreement(after),

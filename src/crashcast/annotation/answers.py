@@ -18,6 +18,7 @@ from crashcast.tables import CRASH
 
 PATH = Path("data/raw/annotations.parquet")
 UNSURE = "unsure"
+DELETED = "deleted user, annotation"  # and its id, of an annotator whose account is gone
 VERDICTS = (CRASH, NO_CRASH, UNSURE)
 ORDER = ["started_at", "server_id", "ended_at", "annotator"]
 
@@ -48,6 +49,10 @@ def windows_with_answers(length: timedelta) -> tuple[Windows, np.ndarray]:
 def merge(before: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
     """Add annotations; of several answers of one annotator about one window, the last one counts."""
     both = pl.concat([before, new.select(*ANNOTATIONS)])
+    # an export that was made before the account was deleted has the name of the same answer
+    is_deleted, answer = pl.col("annotator").str.starts_with(DELETED), [*KEYS, "verdict", "crash_at", "annotated_at"]
+    named = both.filter(~is_deleted)
+    both = pl.concat([named, both.filter(is_deleted).join(named, on=answer, how="anti", nulls_equal=True)])
     # two last answers at the same moment: the order is arbitrary, but always the same
     latest = both.sort("annotated_at", "verdict", "crash_at").unique([*KEYS, "annotator"], keep="last")
     return latest.sort(ORDER)
@@ -77,14 +82,16 @@ def consensus(annotations: pl.DataFrame) -> pl.DataFrame:
 
 def agreement(annotations: pl.DataFrame) -> list[str]:
     """Describe how far annotators agree, a line each: all by Krippendorff's alpha, each two by Cohen's kappa."""
-    wide = annotations.pivot("annotator", index=KEYS, values="verdict", sort_columns=True).drop(KEYS)
-    counts = np.stack([(wide == verdict).sum_horizontal().to_numpy() for verdict in VERDICTS], axis=1)
+    of_verdicts = [(pl.col("verdict") == verdict).sum().alias(verdict) for verdict in VERDICTS]
+    counts = annotations.group_by(KEYS).agg(of_verdicts).select(VERDICTS).to_numpy().astype(np.int64)
     by_several = int(np.count_nonzero(counts.sum(axis=1) > 1))
     if by_several == 0:
         return ["no window has answers of two annotators: how far they agree is not known"]
     alpha = krippendorff_alpha(counts)
     measured = "all answers are the same" if alpha is None else f"Krippendorff's alpha {alpha:.2f}"
     lines = [f"{by_several:,} windows have answers of several annotators: {measured} (1: agreement, 0: as by chance)"]
+    known = annotations.filter(~pl.col("annotator").str.starts_with(DELETED))
+    wide = known.pivot("annotator", index=KEYS, values="verdict", sort_columns=True).drop(KEYS)
     for one, other in combinations(wide.columns, 2):
         shared = wide.select(one, other).drop_nulls()
         if shared.height:

@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 
 from crashcast import tables
-from crashcast.annotation.answers import VERDICTS
+from crashcast.annotation.answers import DELETED, VERDICTS
 from crashcast.annotation.windows import Windows, measured
 from crashcast.errors import UserError
 from crashcast.labelling.candidate_events import ANNOTATIONS, NO_CRASH
@@ -124,7 +124,7 @@ class _Result(BaseModel):
 
 
 class _Person(BaseModel):
-    id: int
+    id: int | None = None
     email: str | None = None
 
 
@@ -246,7 +246,9 @@ def _moment(text: Any) -> datetime:
 
 
 def _annotator(annotation: _Annotation) -> str:
+    """Return the name of who answered; each answer of a deleted person has one of its own: they may be several."""
     who = annotation.completed_by
-    if isinstance(who, _Person):
-        return who.email or f"user {who.id}"
-    return "unknown" if who is None else f"user {who}"
+    number = who.id if isinstance(who, _Person) else who
+    if isinstance(who, _Person) and who.email:
+        return who.email
+    return f"{DELETED} {annotation.id or annotation.created_at.isoformat()}" if number is None else f"user {number}"

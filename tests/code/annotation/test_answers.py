@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -42,6 +43,25 @@ def test_of_what_one_annotator_says_of_one_window_the_last_word_counts() -> None
     assert merged.select("annotator", "verdict").rows() == [("eva", "crash"), ("tom", "crash")]
     assert people.merge(merged, second).equals(merged)
     assert people.merge(second, first).equals(merged)
+
+
+def test_answers_of_deleted_people_count_each_and_once() -> None:
+    said = [("crash", 3), ("crash", 5), ("no crash", None)]
+    named = answers(*(("a", 0, verdict, hour, f"user {n}", n) for n, (verdict, hour) in enumerate(said)))
+    deleted = answers(*(("a", 0, verdict, hour, f"{people.DELETED} 1{n}", n) for n, (verdict, hour) in enumerate(said)))
+    found = people.merge(people.read(Path("none")), deleted)
+    assert people.consensus(found)["is_crash"].to_list() == [True]  # two of three
+    assert people.merge(found, deleted).equals(found)
+    # the first of them was not deleted yet in another export
+    for merged in (people.merge(named[:1], deleted), people.merge(deleted, named[:1])):
+        assert merged["annotator"].to_list() == [f"{people.DELETED} 11", f"{people.DELETED} 12", "user 0"]
+
+
+def test_agreement_of_deleted_people_is_told_for_all_but_not_for_each_two() -> None:
+    rows = [("a", day, "crash", None, f"{people.DELETED} {day}", 1) for day in range(3)]
+    rows += [("a", day, "crash", None, "eva", 1) for day in range(3)]
+    [line] = people.agreement(answers(*rows))
+    assert line.startswith("3 windows have answers of several annotators: all answers are the same")
 
 
 def test_annotators_agree_by_the_majority_of_the_sure() -> None:

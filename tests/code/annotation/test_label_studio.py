@@ -115,6 +115,20 @@ def test_what_a_real_server_exports_is_read() -> None:
     assert found.annotations["ended_at"].to_list() == [START + 2 * DAY] * 4 + [START + 3 * DAY]
 
 
+@pytest.mark.parametrize("nobody", [None, {}, {"id": None, "email": None}, {"email": ""}])
+def test_several_deleted_people_are_not_one(tmp_path, nobody: Any) -> None:
+    content = exported()
+    answer = content[0]["annotations"][0]
+    content[0]["annotations"] = [answer | {"id": number, "completed_by": nobody} for number in (12, 15, 17)]
+    content[1]["annotations"][0].pop("completed_by")
+    content[1]["annotations"][0]["id"] = None
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    rows = read_export(tmp_path / "export.json", HOUR).annotations
+    names = [f"deleted user, annotation {number}" for number in (12, 15, 17)]
+    assert rows["annotator"][:3].to_list() == names
+    assert rows["annotator"][3].startswith("deleted user, annotation 20")  # its time
+
+
 Change = Callable[[list[dict[str, Any]]], Any]
 
 
