@@ -528,6 +528,24 @@ def test_an_empty_rwlock_is_found_and_removed(project: Path) -> None:
     dvc("repro")
 
 
+@pytest.mark.parametrize("last", ["", "\n      md"])
+def test_a_dvc_lock_that_a_kill_cut_short_is_found_and_restored(project: Path, last: str) -> None:
+    whole = Path("dvc.lock").read_text()
+    kept = whole.index(last) + len(last)
+    Path("dvc.lock").write_text(whole[:kept])
+    assert subprocess.run(["dvc", "repro"], capture_output=True).returncode == 255
+
+    [found] = [finding for finding in examine(parts=["project"]) if finding.where == "dvc.lock"]
+    assert (found.severity, found.todo) == ("error", "git restore dvc.lock && dvc repro")
+    assert found.what == "empty or cut short by a kill, so DVC refuses to run"
+    only(examine(parts=["project"], mend=True), "repaired", "HEAD's is back")
+
+    assert Path("dvc.lock").read_text() == whole
+    assert (dvc_command.TEMPORARY / "crashcast/dvc.lock.1").read_text() == whole[:kept]
+    assert problems(examine(parts=["project"])) == []
+    dvc("repro")
+
+
 def test_locks_of_the_dead_the_living_and_of_others(project: Path) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
@@ -573,13 +591,17 @@ def test_an_orphaned_stage_is_found_and_stopped(project: Path) -> None:
         assert not psutil.pid_exists(orphan.pid)
 
 
-def test_a_remote_that_does_not_answer_is_no_pass(project: Path, s3: dict[str, str]) -> None:
+@pytest.mark.parametrize(("is_down", "told"), [(True, "cannot be reached"), (False, "nowhere")])
+def test_a_remote_that_is_down_or_has_no_such_bucket_is_no_pass(
+    project: Path, bucket: buckets.Bucket, s3: dict[str, str], is_down: bool, told: str
+) -> None:
+    old, new = (s3["AWS_ENDPOINT_URL"], "http://127.0.0.1:1") if is_down else (f"s3://{bucket.name}/", "s3://nowhere/")
     config = Path(".dvc/config")
-    config.write_text(config.read_text().replace(s3["AWS_ENDPOINT_URL"], "http://127.0.0.1:1"))
+    config.write_text(config.read_text().replace(old, new))
 
     found = examine(parts=("bucket", *DATA))
 
-    only(found, "unknown", "the remote", "cannot be reached")
+    only(found, "unknown", "the remote", told)
     assert exit_status(found) == UNKNOWN
     assert any(finding.where == "cache" for finding in found)
 

@@ -53,13 +53,19 @@ def pointers() -> Iterator[Finding]:
     """Look for conflicts in the files that DVC reads, and for changes of them that are not committed."""
     readable = True
     for path in sorted({*git.run("ls-files", "-z", "--", *NAMING_DATA, PIPELINE, PARAMS).entries}):
+        is_lock = Path(path).name == LOCK
         try:
-            dvc_files.load(Path(path).read_bytes(), path)
+            content = Path(path).read_bytes()
+            if is_lock and dvc_files.is_damaged_lock(content):
+                readable = False
+                what, todo = "empty or cut short by a kill, so DVC refuses to run", f"git restore {path} && dvc repro"
+                yield Finding("error", path, what, todo, partial(_restore, Path(path)))
+                continue
+            dvc_files.load(content, path)
         except FileNotFoundError:
             continue  # git says so below
         except UserError as error:
             readable = False
-            is_lock = Path(path).name == LOCK
             again = "dvc checkout && dvc repro" if is_lock else f"dvc checkout {path.removesuffix('.dvc')}"
             yield Finding(
                 "error",
@@ -177,6 +183,17 @@ def _take_committed() -> str:
         kept.unlink()
         raise UserError("HEAD's does not fit the work tree either: `dvc repro` brings it up to date")
     return f"HEAD's fits the work tree and is back; the edited one is {kept}"
+
+
+def _restore(path: Path) -> str:
+    """Put HEAD's file in place of a damaged one."""
+    with dvc_command.kept_out():
+        committed = git.file("HEAD", str(path))
+        if committed is None:
+            raise UserError("HEAD has none: remove it, and `dvc repro` writes it anew")
+        kept = _keep(path)
+        _write(path, committed)
+    return f"HEAD's is back, `dvc repro` does the rest; the damaged one is {kept}"
 
 
 def _take_ours(path: Path) -> str:

@@ -106,9 +106,23 @@ def parse_lock(content: bytes, name: str) -> dict[str, Locked]:
     except ConflictError as error:
         raise UserError(f"{error}: take one side, `dvc checkout`, `dvc repro`, and commit the new one") from None
     except UserError as error:
-        raise UserError(f"{error}: `dvc repro` writes it anew") from None
+        raise UserError(f"{error}: remove it, and `dvc repro` writes it anew") from None
     except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{name} is unreadable (it is not as DVC writes it): `dvc repro` writes it anew") from None
+        raise UserError(f"{name} is not as DVC writes it: remove it, and `dvc repro` writes it anew") from None
+
+
+def is_damaged_lock(content: bytes) -> bool:
+    """Say whether DVC refuses to read a dvc.lock for another reason than a merge conflict: a kill cut it short."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from voluptuous import Invalid
+
+    try:
+        COMPILED_LOCKFILE_SCHEMA(load(content, LOCK))
+    except ConflictError:
+        return False
+    except (UserError, Invalid):
+        return True
+    return False
 
 
 def read_lock(path: Path = Path(LOCK)) -> dict[str, Locked]:

@@ -275,7 +275,7 @@ def test_a_lock_in_conflict_is_refused(project: Path) -> None:
     ("text", "told"),
     [
         ("stages: [", r"is unreadable \(while parsing .*line 1"),
-        ("schema: '2.0'", r"is unreadable \(it is not as DVC writes it\)"),
+        ("schema: '2.0'", "is not as DVC writes it: remove it"),
         ("stages: {a: {cmd: a, d: 2001-99-99}}", "is unreadable"),
     ],
 )
