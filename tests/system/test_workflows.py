@@ -39,6 +39,7 @@ let text = ""; for await (const piece of process.stdin) text += piece;
 for (const found of (await createLinter())(text, "review.yml")) console.log(`${found.line}: ${found.message}`);
 """
 EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
+WORD = re.compile(r"'[^']*'|&&|\|\||[=!]=|[!(),]|[\w.-]+")
 TOKEN, KEY = "a-token", "a-key"
 
 # Stands in for the review: takes a look, writes its files and ends as it is told to.
@@ -129,6 +130,14 @@ def test_a_fork_meets_no_secret_and_no_right_to_write() -> None:
         "comment": {"contents": "read", "pull-requests": "write"},
     }
     assert "head.repo.full_name == github.repository" in JOBS["comment"]["if"]
+
+
+@pytest.mark.parametrize(("head", "flag"), [("team/fleet", ""), ("stranger/fleet", "--unreserved")])
+def test_a_fork_cannot_reserve_an_attempt_and_gets_no_comment(head: str, flag: str) -> None:
+    values = {"github.event.pull_request.head.repo.full_name": head, "github.repository": "team/fleet"}
+    (review,) = (step for _, step in STEPS if step.get("name") == "Review")
+    assert fill(review["env"]["UNRESERVED"], values) == flag
+    assert holds(JOBS["comment"]["if"], values, succeeded=False) is not bool(flag)
 
 
 def test_only_the_steps_that_need_them_see_secrets_and_tokens() -> None:
@@ -262,16 +271,16 @@ class GitHub:
         sha = {name: git(self.project, "rev-parse", name) for name in ("HEAD", "origin/main")}
         secrets = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
         return {
+            "github.repository": "team/fleet",
+            "github.event.pull_request.head.repo.full_name": "stranger/fleet" if self.fork else "team/fleet",
             "github.event.pull_request.number": 7,
             "github.event.pull_request.head.sha": sha["HEAD"],
             "github.event.pull_request.base.sha": sha["origin/main"],
             "github.base_ref": "main",
             "github.token": TOKEN,
             **{f"secrets.{name}": "" if self.fork else os.environ[name] for name in secrets},
-            "github.event.pull_request.head.repo.full_name != github.repository && '--unreserved' || ''": (
-                "--unreserved" if self.fork else ""
-            ),
             "needs.review.outputs.page": "",
+            "steps.environment.outputs.cache-hit": "true",
         }
 
     def pull_request(self, **variables: str) -> int:
@@ -280,12 +289,14 @@ class GitHub:
         here = self.folder / f"run-{self.runs}"
         artifacts = here / "artifacts"
         status = self.job("review", here / "review", artifacts, variables)
-        if not self.fork:
+        if holds(JOBS["comment"]["if"], self.expressions()):
             assert self.job("comment", here / "comment", artifacts, variables) == 0, self.log
         return status
 
     def job(self, name: str, work: Path, artifacts: Path, variables: Mapping[str, str]) -> int:
-        values = self.expressions()
+        values = self.expressions() | {
+            "hashFiles": lambda *names: "".join(name for name in names if (work / name).exists())
+        }
         work.mkdir(parents=True)
         path_file, summary_file = work.parent / f"{name}.path", work.parent / f"{name}.summary"
         secrets = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -302,11 +313,7 @@ class GitHub:
         }
         status = 0
         for step in JOBS[name]["steps"]:
-            condition = step.get("if", "success()")
-            if "!cancelled()" not in condition and (status or condition != "success()"):
-                assert status or condition == "steps.environment.outputs.cache-hit != 'true'"  # it was hit
-                continue
-            if "hashFiles" in condition and not (work / "reports/review/comment.md").exists():
+            if not holds(step.get("if", "success()"), values, succeeded=not status):
                 continue
             if "uses" in step:
                 options = {key: fill(value, values) for key, value in step.get("with", {}).items()}
@@ -344,7 +351,29 @@ class GitHub:
 
 
 def fill(value: Any, values: Mapping[str, Any]) -> str:
-    return EXPRESSION.sub(lambda match: str(values.get(match[1], f"<{match[1]}>")), str(value))
+    return EXPRESSION.sub(lambda match: str(evaluate(match[1], values)), str(value))
+
+
+def holds(condition: str, values: Mapping[str, Any], succeeded: bool = True) -> bool:
+    """Say whether GitHub runs a job or step: a condition that asks for no status is one of success, too."""
+    whole = EXPRESSION.fullmatch(condition)
+    asked = whole[1] if whole else condition
+    if not re.search(r"(success|failure|cancelled|always)\(\)", asked):
+        asked = f"success() && ({asked})"
+    return bool(evaluate(asked, values | {"success": lambda: succeeded, "cancelled": lambda: False}))
+
+
+def evaluate(expression: str, values: Mapping[str, Any]) -> Any:
+    """Evaluate an expression as GitHub does: its && and || give an operand, as Python's do."""
+    operators = {"&&": "and", "||": "or", "!": "not", **{sign: sign for sign in ("==", "!=", "(", ")", ",")}}
+    words = WORD.findall(expression)
+    assert not WORD.sub("", expression).strip(), expression
+
+    def known(name: str) -> Any:
+        return values.get(name, f"<{name}>")
+
+    python = [operators.get(word) or (word if word[0] == "'" else f"known({word!r})") for word in words]
+    return eval(" ".join(python), {"known": known})
 
 
 def git(folder: Path, *arguments: str) -> str:

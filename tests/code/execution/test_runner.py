@@ -184,7 +184,7 @@ def test_a_task_that_fails_leaves_the_old_output(project, number, task, message)
 
 
 def test_a_first_run_that_fails_leaves_nothing(project):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=r"^month=2024-02 is bad$"):
         run("fail_in_february")
     assert not (project / "out").exists()
 
@@ -200,7 +200,7 @@ def test_progress_is_told_line_by_line_where_nobody_watches(project, capsys):
 
 
 def test_progress_ends_where_the_work_fails(project, capsys):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=r"^month=2024-02 is bad$"):
         run("fail_in_february")
     assert capsys.readouterr().err.splitlines() == ["doubling: partition 1 of 3"]
 

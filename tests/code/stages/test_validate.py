@@ -679,8 +679,9 @@ def test_a_refusal_is_recorded_before_it_is_raised(project):
     assert result["figures"] == json.loads(METRICS.read_text())
     assert result["figures"]["critical_failures"] == len(failed(result["outcomes"]))
     before = RESULT.read_bytes()
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as again:
         project.validate()
+    assert str(again.value) == str(refusal.value)
     assert RESULT.read_bytes() == before
 
 
