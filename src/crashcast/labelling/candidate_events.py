@@ -140,7 +140,7 @@ def _verdicts(notes: pl.DataFrame, matched: pl.DataFrame, events: pl.DataFrame) 
         notes.filter(pl.col("verdict").is_in([CRASH, NO_CRASH]))
         .join(events.select("server_id", begun="began_by", other="event"), on="server_id")
         .filter(pl.col("begun").is_between("started_at", "ended_at"))
-        .join(dated.select("note", "event").drop_nulls(), on="note", how="left")
+        .join(dated.select("note", "event"), on="note", how="left")
         # an annotator who dated the crash has said of every other event in view that it is none
         .with_columns(
             verdict=pl.when(pl.col("event") != pl.col("other")).then(pl.lit(NO_CRASH)).otherwise("verdict"),

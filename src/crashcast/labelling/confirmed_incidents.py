@@ -57,7 +57,7 @@ def with_start(events: pl.DataFrame, tickets: pl.DataFrame, verdicts: pl.DataFra
     dated = verdicts.filter(verdict=CRASH).drop_nulls("crash_at")
     seen = dated.group_by("event").agg(seen=pl.col("crash_at").sort().slice(pl.len() // 2, 1).first())
     middle = (pl.col("began_after") + (pl.col("began_by") - pl.col("began_after")) / 2).dt.truncate("1s")
-    is_late = (pl.col("ticket") > pl.col("began_by")).fill_null(False)
+    is_late = pl.col("ticket") > pl.col("began_by")
     shown_by = (
         pl.when("restarted").then(pl.lit(labelling_functions.RESTARTS)).otherwise(pl.lit(labelling_functions.GAPS))
     )

@@ -89,6 +89,7 @@ def test_a_statement_matches_from_an_interval_before_an_interruption_to_some_tim
     ("interruptions", "place"),
     [
         pytest.param([(10, 12, RESTART), (13, 13.5, RESTART)], 1, id="the later of two"),
+        pytest.param([(13, 13.5, RESTART), (10, 12, RESTART)], 0, id="in any order"),
         pytest.param([(10, 12, RESTART), (13, 13.5, GAP)], 0, id="a restart before a gap"),
         pytest.param([(10, 12, GAP), (13, 13.5, RESTART, PLANNED)], 0, id="a gap before recorded work"),
         pytest.param([(10, 12, GAP), (13, 13.5, RESTART, DUE)], 0, id="a gap before work that was due"),
@@ -126,6 +127,14 @@ def test_an_event_without_interruption_has_telemetry_between_a_servers_first_and
     for column in ("has_telemetry", "has_uptime", "has_errors"):
         assert found[column].to_list() == [False, True, True, False]
     assert not any(found[column].any() for column in ("restarted", "silent", "planned", "due"))
+
+
+def test_an_event_without_interruption_has_the_metrics_that_its_server_reports():
+    silent = [(hour, "a", None, None) for hour in range(48)]
+    up = up_intervals_of(silent, samples_of("b"))
+    found, _, _ = found_in(up, tickets_of(*((name, CRASH, 10, 11, "pager") for name in "abc")))
+    assert found["has_telemetry"].to_list() == [True, True, False]
+    assert found["has_uptime"].to_list() == found["has_errors"].to_list() == [False, True, False]
 
 
 def test_an_annotation_is_about_events_that_began_in_its_window():

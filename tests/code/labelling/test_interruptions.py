@@ -78,13 +78,15 @@ def test_samples_may_jitter_by_half_an_interval():
 
 
 def test_a_restart_is_a_boot_more_than_a_minute_after_the_last_sample():
-    for minutes, is_restart in ((1, False), (1.1, True)):
-        boot = 10 + minutes / 60
-        samples = [
-            (hour, server, hour - boot if hour > boot else hour + 100, rate) for hour, server, _, rate in samples_of()
-        ]
-        found = interruptions_of(samples)
-        assert found["restarted"].to_list() == [True] * is_restart
+    for boot, is_restart in ((10 + 1 / 60, False), (10 + 1 / 60 + 1e-9, True), (10.7, True)):
+        uptimes = [hour + 100.0 if hour < boot else hour - boot for hour in range(20)]
+        rows = frame_of(COLUMNS | {"uptime_h": pl.Float64}, [(hour, "a", up, 0.2) for hour, up in enumerate(uptimes)])
+        day = tables.Partition(at(0), at(24), "day")
+        up, _ = interruptions.up_intervals(day, rows, SETTINGS, "uptime_h", "error_rate_pct", 20)
+        found = interruptions.interruptions(up, HOUR)
+        # to half a microsecond
+        assert hours(found["over"]) == [pytest.approx(boot, abs=1.4e-10)] * is_restart
+        assert up.height == 1 + is_restart
 
 
 def test_a_dying_servers_last_sample_lies_after_the_crash():

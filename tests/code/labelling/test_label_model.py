@@ -139,6 +139,7 @@ def test_of_three_sources_nothing_can_be_said():
     assert dependence(votes) == []
     assert label_model.is_identifiable(votes)
     assert not label_model.is_identifiable(votes[:, :2])
+    assert label_model.is_identifiable(np.array([[1, 1, 1], [0, 0, 0]], dtype=np.int8))
     silent = np.where(np.arange(3) == 2, 0, votes).astype(np.int8)  # one that always says no tells nothing
     assert not label_model.is_identifiable(silent)
 
@@ -158,3 +159,52 @@ def test_the_likelihood_is_that_of_the_model():
 def test_votes_are_laid_out_by_event_and_source():
     votes = pl.DataFrame({"event": [0, 2, 2], "source": ["b", "a", "b"], "vote": [1, 0, 1]})
     assert label_model.matrix(votes, 3, ["a", "b"]).tolist() == [[-1, 1], [-1, -1], [0, 1]]
+
+
+@pytest.mark.parametrize(("sources", "pairs"), [(4, 6), (6, 15)])
+def test_a_dependence_is_tested_at_one_percent_shared_by_all_pairs(monkeypatch, sources, pairs):
+    votes = poll(11).votes[:, :sources]
+    asked = []
+
+    def limit(freedom, error):
+        asked.append((freedom, error))
+        return np.inf
+
+    monkeypatch.setattr(label_model, "chdtri", limit)
+    assert dependence(np.abs(votes)) == []  # all of them vote: two answers of two sources, in either class
+    assert asked == [(2, pytest.approx(0.01 / pairs))] * pairs
+
+
+def test_a_dependence_is_reported_if_its_ratio_exceeds_the_limit(monkeypatch):
+    votes = poll(11).votes[:, :4]
+    monkeypatch.setattr(label_model, "chdtri", lambda freedom, error: 0.0)
+    (found,) = dependence(votes)
+    for difference, reported in ((-0.5, [found]), (0.5, [])):
+        monkeypatch.setattr(label_model, "chdtri", lambda *_, limit=found.log_ratio + difference: limit)
+        assert dependence(votes) == reported
+
+
+def test_the_freedom_of_a_pair_counts_the_events_on_which_both_vote(monkeypatch):
+    votes = np.array([[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 1, 1], [0, 1, 0, 0], [ABSTAINS, 1, 1, 0]] * 9, dtype=np.int8)
+    freedoms = []
+    monkeypatch.setattr(label_model, "chdtri", lambda freedom, error: freedoms.append(freedom) or np.inf)
+    dependence(votes)
+    assert freedoms == [2] * 6  # where the first abstains there is nothing to be joint
+
+
+def test_the_correlation_of_errors_is_that_within_the_classes():
+    patterns = np.array([[1, 1], [0, 0], [1, 0], [0, 1], [1, ABSTAINS]], dtype=np.int8)
+    weights, certain = np.array([10.0, 10, 10, 10, 99]), np.array([1.0, 1, 0, 0, 1])
+    # alike in one class, opposite in the other
+    assert label_model._correlation(patterns, weights, certain, 0, 1) == pytest.approx(0)
+    assert label_model._correlation(patterns, weights, np.full(5, 0.5), 0, 1) == pytest.approx(0)
+    assert label_model._correlation(patterns, np.array([10.0, 10, 0, 0, 99]), certain, 0, 1) == pytest.approx(1)
+    weights = np.array([10.0, 10, 15, 15, 99])  # 20 events against 30
+    assert label_model._correlation(patterns, weights, certain, 0, 1) == pytest.approx((20 - 30) / 50)
+
+
+def test_forty_sources_overflow_nothing():
+    votes = np.repeat(np.array([[1], [0]] * 20, dtype=np.int8), 40, axis=1)
+    found = dawid_skene(votes)
+    assert found.probability.tolist() == [1, 0] * 20
+    assert found.log_likelihood == pytest.approx(40 * log(0.5))

@@ -92,6 +92,15 @@ def test_divided_annotators_abstain_and_the_last_verdict_of_each_counts():
     schema = {"event": pl.Int64, "verdict": pl.String, "annotator": pl.String, "annotated_at": TIMESTAMP}
     verdicts = frame_of(
         schema,
-        [(0, "crash", "ann", 1), (0, "no crash", "bob", 1), (1, "crash", "ann", 1), (1, "no crash", "ann", 2)],
+        [
+            (2, "crash", "ann", 3),
+            (1, "no crash", "ann", 2),
+            (2, "unsure", "bob", 1),
+            (0, "crash", "ann", 1),
+            (0, "no crash", "bob", 1),
+            (1, "crash", "ann", 1),
+            (2, "no crash", "ann", 1),
+        ],
     )
-    assert labelling_functions.people(verdicts).rows() == [(1, "annotations", 0)]
+    for rows in (verdicts, verdicts.reverse()):
+        assert labelling_functions.people(rows).rows() == [(1, "annotations", 0), (2, "annotations", 1)]

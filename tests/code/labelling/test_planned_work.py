@@ -69,6 +69,7 @@ def test_the_last_work_before_the_end_of_an_interruption_explains_it():
     work = work_of(("a", 30, 32), ("a", 10, 12), ("b", 20, 24))
     found = interruptions(("a", 19, 23, True), ("b", 19, 23, True), ("a", 30, 31, True))
     assert planned_work.is_recorded(found, work, HOUR).to_list() == [False, True, True]
+    assert planned_work.is_recorded(found.reverse(), work.reverse(), HOUR).to_list() == [True, True, False]
 
 
 def spaced(*gaps_h, server="a"):
@@ -110,4 +111,5 @@ def test_a_restart_is_due_a_whole_number_of_periods_from_the_nearest_recorded_wo
     }
     found = interruptions(*(("a", hour - 0.5, hour + 1, True) for hour in due), ("a", 3 * WEEK + 1.5, 600, False))
     assert planned_work.is_due(found, work, HOUR).to_list() == [*due.values(), False]  # a gap is never due
+    assert planned_work.is_due(found.reverse(), work.reverse(), HOUR).to_list() == [False, *reversed(due.values())]
     assert planned_work.is_due(found.with_columns(server_id=pl.lit("c")), work, HOUR).any() is False
