@@ -100,7 +100,7 @@ class Memo:
         before, data = read(record), record.with_suffix(".parquet")
         if before is not None and (before["sha256"], before["counts"]) != (digest, counts):
             print(f"{stage}: {partition} differs from an earlier run's: is it reproducible?", file=sys.stderr)
-        if before is not None and digest is not None and data.exists() and self.digests.of(data) == digest:
+        if before is not None and data.exists() and self.digests.of(data) == digest:
             with replacing(path) as aside:  # the same bytes as what DVC's cache has linked already
                 link(data, aside)
             return
