@@ -785,7 +785,7 @@ def test_gc_refuses_what_it_cannot_know(
         garbage.find()
 
     (project / ".dvc/config.local").write_text(f"[cache]\ndir = {tmp_path / 'shared'}\n")
-    cache._root_of.cache_clear()  # a command reads it once
+    cache._configured.cache_clear()  # a command reads it once
     with pytest.raises(UserError, match="may be shared with other projects"):
         garbage.find()
 

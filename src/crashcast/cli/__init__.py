@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from crashcast.cli import data, labels, pipeline, review, storage
+from crashcast.cli import data, labels, operate, pipeline, review, storage
 from crashcast.errors import UserError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ GROUPS = {
     "Bring in data": data.commands,
     "Run the pipeline and read its results": pipeline.commands,
     "Judge and register models": review.commands,
+    "Warn of crashes": operate.commands,
     "Keep data safe": storage.commands,
     "Ask people, and find labels that help": labels.commands,
 }

@@ -43,7 +43,7 @@ def memo(
     from crashcast.execution import memo as past
     from crashcast.versioning import cache
 
-    store = past.Memo(cache.root() / past.NAME)
+    store = past.Memo(cache.shared_root() / past.NAME)
     if verify:
         damaged = [f"damaged, and deleted: {entry.stage} {entry.partition}" for entry in store.verify()]
         print("\n".join(damaged) or "Every result has the right hash.")

@@ -98,7 +98,7 @@ def contents(module: str, with_carriers: bool = False) -> dict[str, str]:
 
 def code_hashes(files: Iterable[Path]) -> dict[str, str]:
     """Return a hash of each file's code, without its docstrings."""
-    return {_name(file): hashlib.sha256(_code(file).encode()).hexdigest() for file in files}
+    return {_name(file): hashlib.sha256(code(file.read_bytes()).encode()).hexdigest() for file in files}
 
 
 def differences(here: dict[str, str], there: dict[str, str]) -> list[str]:
@@ -146,9 +146,9 @@ def _parse(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
-def _code(file: Path) -> str:
-    """Return a file's syntax tree without docstrings."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+def code(source: bytes) -> str:
+    """Return the syntax tree of a file's content, without docstrings."""
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
             node, clean=False

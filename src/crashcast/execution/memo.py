@@ -187,7 +187,7 @@ def find() -> Memo | None:
         raise UserError(f"{SWITCH} is '{switch}': set it to `off` to compute every partition, or leave it out")
     if switch == "off" or not Path(".dvc").is_dir():
         return None
-    return Memo(cache.root() / NAME, recalls=not _is_forced())
+    return Memo(cache.shared_root() / NAME, recalls=not _is_forced())
 
 
 def show(store: Memo, console: Console) -> None:

@@ -147,13 +147,18 @@ def temporary() -> Iterator[Path]:
 
 
 def root() -> Path:
-    """Return DVC's cache folder; of a git worktree for which none is configured, that of the main work tree."""
-    return _root_of(Path.cwd())
+    """Return DVC's cache folder."""
+    return _configured(Path.cwd()) or (Path.cwd() / ".dvc" / "cache").resolve()
+
+
+def shared_root() -> Path:
+    """Return the folder of what all work trees of a repository share: DVC's cache folder of the main one."""
+    return _configured(Path.cwd()) or _of_main_work_tree(Path.cwd()) or root()
 
 
 def review_folder() -> Path:
     """Return where the review keeps what it computed."""
-    return root() / REVIEW
+    return shared_root() / REVIEW
 
 
 def cached(digest: str) -> Path:
@@ -175,22 +180,24 @@ def _link(source: Path, target: Path) -> None:
 
 
 @cache
-def _root_of(project: Path) -> Path:
+def _configured(project: Path) -> Path | None:
     from dvc.config import Config, ConfigError
 
     try:
         configured = Config(str(project / ".dvc"))["cache"].get("dir")
     except ConfigError as error:
         raise UserError(f"DVC's configuration: {error}") from None
-    if configured:
-        return Path(configured).resolve()
+    return Path(configured).resolve() if configured else None
+
+
+@cache
+def _of_main_work_tree(project: Path) -> Path | None:
     asked = git.run("rev-parse", "--path-format=absolute", "--git-common-dir", "--show-prefix", expected=(0, 128))
-    if asked.status == 0:
-        common, prefix = os.fsdecode(asked.output).split("\n")[:2]
-        main = Path(common).parent / prefix / ".dvc"
-        if main.is_dir():
-            return (main / "cache").resolve()
-    return (project / ".dvc" / "cache").resolve()
+    if asked.status != 0:
+        return None
+    common, prefix = os.fsdecode(asked.output).split("\n")[:2]
+    main = Path(common).parent / prefix / ".dvc"
+    return (main / "cache").resolve() if main.is_dir() else None
 
 
 @cache

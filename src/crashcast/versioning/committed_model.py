@@ -7,11 +7,14 @@ a folder of a work tree, so a program outside the pipeline loads a model with `l
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crashcast import files
 from crashcast.errors import UserError
+from crashcast.execution import code_hash
+from crashcast.execution.code_hash import SRC
 from crashcast.versioning import dvc_files
 from crashcast.versioning.cache import locate, members
 from crashcast.versioning.revision import MODELS, Revision
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from crashcast.modeling.model import Model
 
 CARD = "card.md"
+LOCKED = "requirements.txt"
 
 
 def files_of(revision: Revision) -> dict[str, str]:
@@ -38,6 +42,22 @@ def describe(revision: Revision) -> dict[str, Any]:
     file = locate(files_of(revision)["model.json"], f"the model of commit {revision.name}")
     described: dict[str, Any] = json.loads(file.read_bytes())
     return described
+
+
+def differing_code(revision: Revision, files: Iterable[Path]) -> list[str]:
+    """Name the files whose code is not the same here and in a commit, of these and all that they import.
+
+    Comments and docstrings do not count; the locked packages do.
+    """
+    here = {path.relative_to(SRC.parent).as_posix(): path for path in code_hash.closure(files)}
+    found = [
+        name
+        for name, path in here.items()
+        if (there := revision.find_file(name)) != (content := path.read_bytes())
+        and (there is None or code_hash.code(there) != code_hash.code(content))
+    ]
+    is_locked = revision.find_file(LOCKED) == (SRC.parent / LOCKED).read_bytes()
+    return sorted(found) + ([] if is_locked else [LOCKED])
 
 
 def load(folder: Path = Path(MODELS), lock: Path = Path(dvc_files.LOCK)) -> Model:

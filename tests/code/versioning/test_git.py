@@ -121,7 +121,7 @@ def hostile(project: Path, tmp_path: Path, shell: Shell, monkeypatch: pytest.Mon
             "LANG": "de_DE.UTF-8",
         }.items():
             monkeypatch.setenv(name, value)
-        cache._root_of.cache_clear()
+        cache._configured.cache_clear()
 
     return begin
 

@@ -1,0 +1,52 @@
+"""Commands that put the model to work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crashcast.cli.shared import AsJson
+
+commands = typer.Typer()
+
+
+@commands.command()
+def score(
+    at: Annotated[
+        str | None,
+        typer.Option(help="Score as at this moment, such as 2026-01-31T12:00 (UTC).", show_default="the newest sample"),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            help="A registered version or a commit: whose model scores.", show_default="the version in stage prod"
+        ),
+    ] = None,
+    explain: Annotated[str | None, typer.Option(metavar="SERVER", help="Say why this server has its risk.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write every server's risk to this file: .parquet, .csv or .json.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the servers at risk: those whose newest row reaches the alarm threshold, and why."""
+    import sys
+
+    from crashcast.cli.shared import print_result
+    from crashcast.operate import deployment, output
+    from crashcast.operate.score import score as score_fleet
+
+    moment = None if at is None else output.moment(at)
+    if out is not None:
+        output.check_name(out)
+    used, note = deployment.find(revision)
+    if note:
+        print(f"score: {note}", file=sys.stderr)
+    found = score_fleet(used, moment)
+    if out is not None:
+        output.write(found, out)
+    if explain is not None:
+        print_result(output.explained(found, explain), as_json, output.reasons_as_json, output.show_reasons)
+    else:
+        print_result(found, as_json, output.as_json, output.show)

@@ -1,0 +1,136 @@
+"""Scores for people and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from crashcast.errors import UserError
+from crashcast.files import replacing
+from crashcast.operate.reasons import Reason, reasons
+from crashcast.operate.score import Scores
+from crashcast.params.base import format_duration
+from crashcast.text import counted, some_of
+
+SHOWN = 20  # servers of a table
+WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
+    ".parquet": pl.DataFrame.write_parquet,
+    ".csv": pl.DataFrame.write_csv,
+    ".json": pl.DataFrame.write_json,
+}
+Explained = list[Reason]
+
+
+def moment(text: str) -> datetime:
+    """Read a moment in ISO 8601, UTC unless it names another zone, as a naive datetime.
+
+    Raises
+    ------
+    UserError
+        If it is none.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"--at {text}: write a moment such as 2026-01-31T12:00") from None
+    return found if found.tzinfo is None else found.astimezone(UTC).replace(tzinfo=None)
+
+
+def check_name(path: Path) -> None:
+    """Refuse a file whose name does not say how to write it."""
+    if path.suffix not in WRITERS:
+        raise UserError(f"--out {path}: name a file that ends in {', '.join(WRITERS)}")
+
+
+def write(scores: Scores, path: Path) -> None:
+    """Write every server's row, with the first reason of those at risk, whole or not at all."""
+    first = {server: str(found[0]) if (found := reasons(scores, server)) else None for server in _at_risk(scores)}
+    rows = scores.rows.with_columns(
+        age_s=pl.col("age").dt.total_seconds(),
+        reason=pl.col("server_id").replace_strict(first, default=None, return_dtype=pl.String),
+    ).drop("age")
+    with replacing(path) as aside:
+        WRITERS[path.suffix](rows, aside)
+
+
+def as_json(scores: Scores) -> dict[str, Any]:
+    """Return the scores as plain values."""
+    return {
+        "model": scores.deployment.name,
+        "threshold": scores.deployment.model.threshold,
+        "at": scores.moment.isoformat(),
+        "silent": scores.silent,
+        "servers": [
+            {
+                "server_id": row["server_id"],
+                "row": row["timestamp"].replace(tzinfo=None).isoformat(),
+                "age_s": int(row["age"].total_seconds()),
+                "risk": row["risk"],
+                "is_at_risk": row["is_at_risk"],
+            }
+            for row in scores.rows.iter_rows(named=True)
+        ],
+    }
+
+
+def show(scores: Scores, console: Console) -> None:
+    """Print the servers at risk, each with its first reason."""
+    label, threshold = scores.deployment.label, scores.deployment.model.threshold
+    console.print(
+        f"At {scores.moment:%Y-%m-%d %H:%M} UTC, {counted(scores.rows.height, 'server')} scored by "
+        f"{scores.deployment.name}: {scores.at_risk.height} at risk of a crash "
+        f"{format_duration(label.lead)} to {format_duration(label.reach)} later (alarm threshold {threshold:.3g}).",
+        highlight=False,
+    )
+    if scores.silent:
+        told = f"{counted(len(scores.silent), 'server')} silent, not scored: {some_of(scores.silent)}"
+        console.print(escape(told), style="yellow", highlight=False)
+    if scores.at_risk.is_empty():
+        return
+    table = Table("server", "risk", "newest row", "first reason", box=None, padding=(0, 2, 0, 0))
+    for server, row, risk in scores.at_risk.select("server_id", "timestamp", "risk").head(SHOWN).iter_rows():
+        found = reasons(scores, server)
+        table.add_row(escape(server), f"{risk:.0%}", f"{row:%d %b %H:%M}", escape(str(found[0])) if found else "")
+    console.print(table)
+    if (more := scores.at_risk.height - SHOWN) > 0:
+        console.print(f"and {more:,} more: --out FILE writes them all", highlight=False)
+
+
+def explained(scores: Scores, server_id: str) -> Explained:
+    """Return the reasons for one server's risk.
+
+    Raises
+    ------
+    UserError
+        If it was not scored.
+    """
+    if server_id in scores.silent:
+        raise UserError(f"{server_id} is silent: it has no row that is new enough to score")
+    if server_id not in scores.rows["server_id"]:
+        raise UserError(f"no server {server_id} was scored: {some_of(scores.rows['server_id'].sort().to_list())}")
+    return reasons(scores, server_id)
+
+
+def show_reasons(found: Sequence[Reason], console: Console) -> None:
+    """Print reasons, the strongest first."""
+    for number, reason in enumerate(found, 1):
+        console.print(f"{number}. {escape(reason.source)}: {escape(str(reason))}", highlight=False)
+    if not found:
+        console.print("No metric raises its risk above that of a server with the fleet's median values.")
+
+
+def reasons_as_json(found: Sequence[Reason]) -> list[dict[str, Any]]:
+    """Return reasons as plain values."""
+    return [reason._asdict() for reason in found]
+
+
+def _at_risk(scores: Scores) -> list[str]:
+    found: list[str] = scores.at_risk["server_id"].to_list()
+    return found

@@ -1,0 +1,166 @@
+"""Scores of a fleet at one moment: the newest observed row of each server.
+
+Rows and features come from the stages' own functions, over one interval and the history that its windows reach, so a
+score here has the same bits as the one that the pipeline computes later from the same samples. A row that only fills a
+gap after a server's last sample is never scored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from crashcast import tables
+from crashcast.errors import UserError
+from crashcast.incidents import read_incidents
+from crashcast.operate.deployment import Deployment
+from crashcast.params.telemetry import Telemetry
+from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TELEMETRY_PATH
+from crashcast.tables import Partition
+from stages.clean import clean_partition, samples_period
+from stages.featurize import (
+    crashes_that_show,
+    feature_columns,
+    featurize_partition,
+    lookback,
+    records_that_reach,
+)
+
+MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The newest scores of a fleet.
+
+    Attributes
+    ----------
+    deployment : Deployment
+        The model that gave them.
+    moment : datetime
+        Time of the newest row that is complete; naive, meaning UTC.
+    rows : DataFrame
+        One row a server, the highest risk first: `server_id`, `timestamp` of its newest observed row, `age` (Duration
+        before `moment`), `risk` (the probability of a crash in (timestamp + lead, timestamp + lead + horizon]) and
+        `is_at_risk` (whether it reaches the alarm threshold).
+    silent : list of str
+        Servers whose newest row is so old that its forecast is over.
+    features : DataFrame
+        `timestamp`, `server_id` and the features of all servers, at each time that `rows` names.
+    """
+
+    deployment: Deployment
+    moment: datetime
+    rows: pl.DataFrame
+    silent: list[str]
+    features: pl.DataFrame
+
+    @property
+    def at_risk(self) -> pl.DataFrame:
+        """The rows that reach the alarm threshold."""
+        return self.rows.filter("is_at_risk")
+
+
+def score(
+    deployment: Deployment,
+    at: datetime | None = None,
+    telemetry_path: Path = TELEMETRY_PATH,
+    incidents_path: Path = INCIDENTS_PATH,
+    coverage: Path = COVERAGE_PATH,
+) -> Scores:
+    """Score the newest observed row of each server.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        The model, and the parameters of its features.
+    at : datetime, optional
+        Score as at this moment (naive, meaning UTC), from samples until then and incidents reported by then; by
+        default at the newest sample.
+    telemetry_path, incidents_path, coverage : Path
+        Raw data.
+
+    Raises
+    ------
+    UserError
+        If raw data is missing or unreadable, or no server has a row that is new enough.
+    """
+    telemetry, features, interval = deployment.telemetry, deployment.features, deployment.telemetry.interval
+    newest = _newest_sample(telemetry_path)
+    moment = _floor(newest if at is None else at, interval)
+    horizon = deployment.label.reach  # an older row speaks of the past alone
+    oldest = moment - (max(1, -(-horizon // interval)) - 1) * interval
+    reach = lookback(telemetry, features)
+
+    unit = tables.partitions(telemetry_path)[0].unit
+    period = Partition(oldest - reach, moment + interval, unit)
+    columns = (*tables.KEYS, *telemetry.metrics)
+    samples = tables.read_period(telemetry_path, *samples_period(period, telemetry, deployment.clean), columns)
+    cleaned, _ = clean_partition(period, samples, telemetry, deployment.clean)
+    latest = _newest_rows(cleaned, samples, telemetry, oldest)
+    if latest.is_empty():
+        raise UserError(
+            f"no server has a row from {oldest:%Y-%m-%d %H:%M} to {moment:%Y-%m-%d %H:%M} UTC: "
+            f"the newest sample of {telemetry_path} is of {newest:%Y-%m-%d %H:%M}"
+        )
+
+    known = read_incidents(incidents_path, deployment.incidents)
+    covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"])
+    cleaned = cleaned.select(*tables.KEYS, *feature_columns(telemetry, features))
+    found = []
+    for when in sorted(latest["timestamp"].dt.replace_time_zone(None).unique()):
+        single = Partition(when, when + interval, unit)
+        inside = pl.col("timestamp").is_between(*tables.utc(when - reach, single.end), closed="left")
+        crashes = crashes_that_show(single, known, features)
+        records = records_that_reach(single, covered, features)
+        found.append(featurize_partition(single, cleaned.filter(inside), crashes, records, telemetry, features)[0])
+    all_features = pl.concat(found)
+    own = latest.join(all_features, on=list(tables.KEYS), how="left", maintain_order="left")
+    risk = deployment.model.predict(own)
+    rows = own.select(
+        "server_id",
+        "timestamp",
+        age=pl.lit(moment).dt.replace_time_zone("UTC") - pl.col("timestamp"),
+        risk=pl.Series(risk),
+        is_at_risk=pl.Series(risk >= deployment.model.threshold),
+    ).sort("risk", "server_id", descending=[True, False])
+    silent = sorted({*cleaned["server_id"].unique()} - {*latest["server_id"]})
+    return Scores(deployment, moment, rows, silent, all_features)
+
+
+def _newest_sample(table: Path) -> datetime:
+    last = tables.partitions(table)[-1].path(table)
+    found = tables.read(last, ["timestamp"])["timestamp"].max()
+    if not isinstance(found, datetime):
+        raise UserError(f"{last} holds no sample: collect or import telemetry first")
+    return found.replace(tzinfo=None)
+
+
+def _floor(moment: datetime, interval: timedelta) -> datetime:
+    """Return the time of the last row that is complete at a moment."""
+    midnight = datetime(moment.year, moment.month, moment.day)
+    return midnight + (moment - midnight) // interval * interval
+
+
+def _newest_rows(cleaned: pl.DataFrame, samples: pl.DataFrame, telemetry: Telemetry, oldest: datetime) -> pl.DataFrame:
+    """Return the newest row of each server that has a sample of its own, not before `oldest`: its keys, sorted."""
+    interval = telemetry.interval
+    begun = pl.col("timestamp").dt.truncate(f"{interval // MICROSECOND}us")
+    row = pl.when(begun == pl.col("timestamp")).then(begun).otherwise(begun + interval)
+    is_possible = pl.any_horizontal(
+        pl.col(name).is_between(metric.min, metric.max) for name, metric in telemetry.metrics.items()
+    )
+    observed = samples.filter(is_possible).select(timestamp=row, server_id="server_id").unique()
+    start, _ = tables.utc(oldest, oldest)
+    return (
+        cleaned.select(*tables.KEYS)
+        .filter(pl.col("timestamp") >= start)
+        .join(observed, on=list(tables.KEYS), how="semi")
+        .group_by("server_id")
+        .agg(pl.col("timestamp").max())
+        .select(*tables.KEYS)
+        .sort(*tables.KEYS)
+    )

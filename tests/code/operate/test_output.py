@@ -1,0 +1,107 @@
+"""Moments and files that a user names, and what is printed."""
+
+from __future__ import annotations
+
+import io
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from crashcast.errors import UserError
+from crashcast.operate import output
+
+MOMENT = datetime(2026, 1, 5, 12)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-01-05T12:00", MOMENT),
+        ("2026-01-05 12:00", MOMENT),
+        ("2026-01-05T12:00Z", MOMENT),
+        ("2026-01-05T17:45+05:45", MOMENT),
+        ("2026-01-05", datetime(2026, 1, 5)),
+    ],
+)
+def test_a_moment_is_utc_unless_it_says_otherwise(text: str, expected: datetime) -> None:
+    assert output.moment(text) == expected
+
+
+@pytest.mark.parametrize("text", ["yesterday", "", "2026-13-01", "12:00"])
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"^--at .*: write a moment such as 2026-01-31T12:00$"):
+        output.moment(text)
+
+
+@pytest.mark.parametrize("name", ["scores", "scores.xlsx", "scores.CSV.gz"])
+def test_a_file_whose_name_does_not_say_its_form_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"name a file that ends in \.parquet, \.csv, \.json"):
+        output.check_name(Path(name))
+
+
+def scores(risks: dict[str, float], silent: list[str]) -> Any:
+    when = MOMENT.replace(tzinfo=UTC)
+    rows = pl.DataFrame(
+        {
+            "server_id": list(risks),
+            "timestamp": [when - timedelta(hours=2)] * len(risks),
+            "age": [timedelta(hours=2)] * len(risks),
+            "risk": list(risks.values()),
+            "is_at_risk": [risk >= 0.5 for risk in risks.values()],
+        }
+    )
+    label = SimpleNamespace(lead=timedelta(hours=1), reach=timedelta(hours=7))
+    deployment = SimpleNamespace(name="v1.0.0", label=label, model=SimpleNamespace(threshold=0.5))
+    return SimpleNamespace(
+        deployment=deployment, moment=MOMENT, rows=rows, silent=silent, at_risk=rows.filter("is_at_risk")
+    )
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what prints scores, each with the same reason."""
+    monkeypatch.setattr(output, "reasons", lambda *_: ["cpu_pct 9 [fleet 1]: risk 0.90 -> 0.10"])
+
+    def show(found: Any) -> str:
+        console = Console(file=io.StringIO(), width=120)
+        output.show(found, console)
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+    return show
+
+
+def test_servers_at_risk_are_listed_with_a_reason_and_the_silent_ones_named(shown: Any) -> None:
+    text = shown(scores({"db-1": 0.9, "web-1": 0.1}, ["web-2"]))
+    assert "2 servers scored by v1.0.0: 1 at risk of a crash 1h to 7h later (alarm threshold 0.5)" in text
+    assert re.search(r"db-1 +90% +05 Jan 10:00 +cpu_pct 9 \[fleet 1\]", text)
+    assert "web-1" not in text
+    assert "1 server silent, not scored: web-2" in text
+
+
+def test_a_long_list_says_how_many_more_there_are(shown: Any) -> None:
+    text = shown(scores({f"s{number:02}": 0.9 for number in range(25)}, []))
+    assert "s19" in text
+    assert "s20" not in text
+    assert "and 5 more" in text
+
+
+def test_a_quiet_fleet_has_no_table(shown: Any) -> None:
+    text = shown(scores({"db-1": 0.1}, []))
+    assert "0 at risk" in text
+    assert "first reason" not in text
+
+
+def test_one_server_is_explained_or_it_is_said_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "reasons", lambda _, server: [server])
+    found = scores({"db-1": 0.9}, ["web-2"])
+    assert output.explained(found, "db-1") == ["db-1"]
+    with pytest.raises(UserError, match="web-2 is silent"):
+        output.explained(found, "web-2")
+    with pytest.raises(UserError, match="no server db-3 was scored: db-1"):
+        output.explained(found, "db-3")

@@ -1,0 +1,190 @@
+"""`crashcast score` on a small fleet: the pipeline's own scores, the newest observed rows, the model in use."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import chdir
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from crashcast import tables
+from crashcast.errors import UserError
+from crashcast.operate import deployment
+from crashcast.operate.reasons import reasons
+from crashcast.operate.score import score
+from crashcast.versioning import cache
+from crashcast.versioning.revision import Revision
+
+Shell = Callable[..., subprocess.CompletedProcess[str]]
+TELEMETRY, FEATURES, PREDICTIONS = (Path("data", name) for name in ("raw/telemetry", "features", "predictions"))
+CAUSES = {  # the simulator's episodes, and the metrics that show them
+    "leak": {"memory_pct"}, "overload": {"cpu_pct", "latency_ms"}, "disk": {"disk_used_pct"},
+    "errors": {"error_rate_pct"},
+}  # fmt: skip
+
+
+def table(folder: Path) -> pl.DataFrame:
+    return pl.concat(tables.read(partition.path(folder)) for partition in tables.partitions(folder))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, small_fleet: Callable[[Path], Path]) -> Path:
+    """Return a repository of this project with a small fleet, run once and committed."""
+    return small_fleet(tmp_path_factory.mktemp("score") / "project")
+
+
+@pytest.fixture
+def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in the project."""
+    monkeypatch.chdir(project)
+    return project
+
+
+@pytest.fixture(scope="module")
+def used(project: Path) -> deployment.Deployment:
+    """Return HEAD's model."""
+    with chdir(project):
+        return deployment.find("HEAD")[0]
+
+
+def test_scores_have_the_bits_of_the_pipelines(here: Path, used: deployment.Deployment) -> None:
+    predicted, features = table(PREDICTIONS), table(FEATURES)
+    moments = predicted["timestamp"].unique().sort().dt.replace_time_zone(None).to_list()
+    draw, compared = random.Random(1), 0
+    for _ in range(12):
+        found = score(used, draw.choice(moments) + timedelta(minutes=draw.randrange(60)))
+        both = found.rows.join(predicted, on=["timestamp", "server_id"])
+        assert both["risk"].equals(both["score"].alias("risk"))
+        own = features.join(found.features, on=["timestamp", "server_id"], how="semi")
+        assert own.equals(found.features.sort("timestamp", "server_id"))
+        compared += both.height
+    assert compared > 500
+
+
+def cut(folder: Path, server: str, hours: int) -> datetime:
+    """Take a server's last hours out of a copy of the telemetry, and return the time of the newest row."""
+    shutil.copytree(TELEMETRY, folder)
+    last = tables.partitions(folder)[-1].path(folder)
+    samples = tables.read(last)
+    newest = samples["timestamp"].max().replace(tzinfo=None)  # type: ignore[union-attr]
+    _, end = tables.utc(newest, newest - timedelta(hours=hours))
+    last.unlink()
+    tables.write(last, samples.filter((pl.col("server_id") != server) | (pl.col("timestamp") <= end)))
+    return newest
+
+
+def test_a_server_is_scored_at_its_newest_observed_row(here: Path, used: deployment.Deployment, tmp_path: Path) -> None:
+    """Not at a row that fills the gap after it."""
+    whole = score(used)
+    server = whole.rows.filter(age=timedelta(0))["server_id"][0]
+    newest = cut(tmp_path / "telemetry", server, hours=2)
+    found = score(used, newest, tmp_path / "telemetry")
+    row = found.rows.row(by_predicate=pl.col("server_id") == server, named=True)
+    assert row["age"] == timedelta(hours=2)
+    features = table(FEATURES).filter(server_id=server, timestamp=row["timestamp"])
+    assert row["risk"] == used.model.predict(features)[0]
+    others = pl.col("server_id") != server
+    assert set(found.rows.filter(others)["server_id"]) == set(whole.rows.filter(others)["server_id"])
+
+
+def test_a_server_without_a_row_that_still_speaks_of_the_future_is_silent(
+    here: Path, used: deployment.Deployment, tmp_path: Path
+) -> None:
+    server = score(used).rows["server_id"][0]
+    newest = cut(tmp_path / "telemetry", server, hours=8)  # lead + horizon are 7
+    found = score(used, newest, tmp_path / "telemetry")
+    assert server in found.silent
+    assert server not in found.rows["server_id"]
+
+
+def test_a_moment_without_any_row_is_refused(here: Path, used: deployment.Deployment) -> None:
+    told = r"no server has a row from 2030-12-31 18:00 to .*: the newest sample of .* is of 2025-03-31"
+    with pytest.raises(UserError, match=told):
+        score(used, datetime(2031, 1, 1))
+
+
+def first_reasons() -> tuple[int, int]:
+    """Of each episode that ended in a crash and reached the threshold: how often the first reason is its cause."""
+    used = deployment.find("HEAD")[0]
+    high = table(PREDICTIONS).filter(pl.col("score") >= used.model.threshold)
+    episodes = tables.read(Path("data/demo/episodes.parquet")).filter("crashed").with_row_index("episode")
+    during = pl.col("timestamp").is_between("onset_at", "ended_at", closed="left")
+    caught = high.join(episodes, on="server_id").filter(during).sort("timestamp").unique("episode", keep="first")
+    rows = caught.select("timestamp", "server_id", "kind").iter_rows()
+    found = [
+        reasons(score(used, when.replace(tzinfo=None)), server)[0].source in CAUSES[kind] for when, server, kind in rows
+    ]
+    return sum(found), len(found)
+
+
+def test_the_first_reason_is_the_simulators_cause(here: Path) -> None:
+    right, caught = first_reasons()
+    assert right == caught >= 5
+
+
+@pytest.mark.slow
+def test_the_first_reason_is_the_simulators_cause_on_the_whole_demo(
+    copy_project: Callable[[Path], Path], shell: Shell, tmp_path: Path
+) -> None:
+    project = copy_project(tmp_path / "demo")
+    shell("git init -q -b main && crashcast demo && dvc repro -q && git add -A && git commit -q -m run", cwd=project)
+    with chdir(project):
+        right, caught = first_reasons()
+    assert caught >= 140
+    assert right >= 0.95 * caught
+
+
+def test_the_command_names_the_model_and_writes_every_server(here: Path, shell: Shell, tmp_path: Path) -> None:
+    done = shell(f"crashcast score --out {tmp_path}/scores.parquet", cwd=here)
+    assert "no version is in stage prod, so HEAD's model is used" in done.stderr
+    assert f"servers scored by {Revision.find('HEAD').name}: " in done.stdout
+    written = pl.read_parquet(tmp_path / "scores.parquet")
+    assert written.columns == ["server_id", "timestamp", "risk", "is_at_risk", "age_s", "reason"]
+    assert written["reason"].is_not_null().equals(written["is_at_risk"].alias("reason"))
+    plain = json.loads(shell("crashcast score --json --at 2025-03-20T12:30Z", cwd=here).stdout)
+    assert (plain["at"], len(plain["servers"]) > 50) == ("2025-03-20T12:00:00", True)
+    refused = shell("crashcast score --explain nobody", cwd=here, check=False)
+    assert (refused.returncode, "no server nobody was scored" in refused.stderr) == (2, True)
+
+
+def test_the_version_in_stage_prod_is_used(here: Path, shell: Shell) -> None:
+    shell("git tag -a crash-model@v1.0.0 -m first && git tag -a 'crash-model#prod#1' -m prod", cwd=here)
+    try:
+        found, note = deployment.find()
+        assert (found.name, note) == ("v1.0.0", "")
+    finally:
+        shell("git tag -d crash-model@v1.0.0 'crash-model#prod#1'", cwd=here)
+
+
+def test_a_model_of_other_code_is_refused_and_of_other_comments_is_not(here: Path, shell: Shell) -> None:
+    stage, original = Path("src/stages/clean.py"), Path("src/stages/clean.py").read_text()
+    try:
+        for text in (original.replace("MICROSECOND = ", "# a comment\nMICROSECOND = "), original + "MORE = 1\n"):
+            assert text != original
+            stage.write_text(text)
+            shell("git commit -q -a -m edited", cwd=here)
+            if "MORE" in text:
+                with pytest.raises(UserError, match=r"trained by other code than runs here \(src/stages/clean.py\)"):
+                    deployment.find("HEAD")
+            else:
+                assert deployment.find("HEAD")[0].model
+    finally:
+        shell("git reset -q --hard HEAD~2", cwd=here)
+
+
+def test_a_work_tree_has_the_cache_that_dvc_gives_it(here: Path, shell: Shell, tmp_path: Path) -> None:
+    main = cache.root()
+    shell(f"git worktree add -q {tmp_path}/tree", cwd=here)
+    try:
+        with chdir(tmp_path / "tree"):
+            assert cache.root() == tmp_path / "tree/.dvc/cache"
+            assert cache.shared_root() == main  # of the memo and of what reviews keep
+    finally:
+        shell(f"git worktree remove --force {tmp_path}/tree", cwd=here)
