@@ -23,8 +23,8 @@ MAKE_VARIABLES = {"ARGS", "PYTHON", "REV", "S3_PORT", "TARGETS", "UPGRADE"}
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
 
 # Files that take minutes come first, so that no worker is left alone with one. The first makes the small fleet, and the
-# next two give it time to, before the last one needs that fleet.
-LONGEST = ("test_review.py", "test_doctor.py", "test_kills.py", "test_whole_pipeline.py")
+# next two give it time to, before the others need that fleet.
+LONGEST = ("test_review.py", "test_doctor.py", "test_kills.py", "test_whole_pipeline.py", "test_accept.py")
 MAX_WORKERS = 4
 
 settings.register_profile("patient", settings(), deadline=None)  # a busy machine is no failure

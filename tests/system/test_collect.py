@@ -624,7 +624,6 @@ def test_a_guarded_server_is_let_in_to_with_every_key_and_with_none_less(
         assert time.monotonic() - begun < 20 or "gives no answer" in printed
 
 
-@needs_prometheus
 def test_a_password_does_not_travel_unencrypted(project: Path, crashcast: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROMETHEUS_TOKEN", "secret")
     configure("http://prometheus.example.com:9090")

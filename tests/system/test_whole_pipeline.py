@@ -74,7 +74,7 @@ def test_every_stage_ran_and_left_a_clean_tree(project: Path) -> None:
     assert list(lock(project)) == STAGES
     assert run("git status --porcelain", project).stdout == ""
     assert "up to date" in run("dvc status", project).stdout
-    assert "better than chance" in run("crashcast verdict", project).stdout
+    assert "Verdict: better than chance" in run("crashcast verdict", project).stdout
 
 
 def test_another_machine_computes_the_same_bytes(project: Path, clone: Path) -> None:
