@@ -1,7 +1,7 @@
 """Run one stage: python src/run.py STAGE ARGUMENT...
 
 Python puts this file's folder first on its path. So a stage runs the code of its own clone or worktree, even if another
-one is installed. Bad input ends in a message and exit status 1.
+one is installed. Bad input, or a full disk, ends in a message and exit status 2.
 """
 
 import importlib
@@ -14,7 +14,7 @@ def main() -> None:
     stage, *arguments = sys.argv[1:] or [""]
     if not Path(__file__).with_name("stages").joinpath(f"{stage}.py").is_file():
         sys.exit(f"run.py: there is no stage '{stage}': dvc.yaml calls this; type `dvc repro`")
-    from crashcast.errors import UserError
+    from crashcast.errors import UserError, refusal
     from crashcast.execution.input_guard import unedited
 
     try:
@@ -25,8 +25,12 @@ def main() -> None:
             check()
             take_over(stage)
             importlib.import_module(f"stages.{stage}").main(*map(Path, arguments))
-    except UserError as error:
-        sys.exit(f"{stage}: {error}")
+    except Exception as error:
+        told = error if isinstance(error, UserError) else refusal(error)
+        if told is None:
+            raise
+        print(f"{stage}: {told}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield aside
         os.replace(aside, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # of a full disk, the system does not say which file it was
+        raise
     finally:
         aside.unlink(missing_ok=True)
 

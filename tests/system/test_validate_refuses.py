@@ -114,13 +114,13 @@ def write_pipeline(command, deps):
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
 
 
-def test_bad_data_ends_in_exit_status_1_a_table_and_a_recorded_refusal(project):
+def test_bad_data_ends_in_exit_status_2_a_table_and_a_recorded_refusal(project):
     commit()
     run(*RUN, *PATHS)
     write_telemetry(day=1, server="stranger")
     dvc("add", "--quiet", RAW[0])
     git("add", f"{RAW[0]}.dvc")
-    printed = run(*RUN, *PATHS, status=1)
+    printed = run(*RUN, *PATHS, status=2)
     for part in ("server_id is one that coverage knows", "1 of 2", "2026-01-06T00:00:00Z stranger"):
         assert part in printed
     assert "Traceback" not in printed

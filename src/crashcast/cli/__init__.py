@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from crashcast.cli import data, labels, operate, pipeline, review, storage
-from crashcast.errors import UserError
+from crashcast.errors import UserError, refusal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,16 +35,14 @@ for title, commands in GROUPS.items():
 
 
 def main() -> None:
-    """Run a command. An error ends in exit status 2: bad input with a message, a fault of ours with a traceback."""
+    """Run a command. An error ends in exit status 2: what the user can mend with a message, others with a traceback."""
     try:
         _require_root()
         app()
-    except UserError as error:
-        print(f"crashcast: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Exception:  # Python's own exit status, 1, means REJECT
-        traceback.print_exc()
-        sys.exit(2)
+    except Exception as error:
+        told = error if isinstance(error, UserError) else refusal(error)
+        print(f"crashcast: {told}" if told else traceback.format_exc(), file=sys.stderr)
+        sys.exit(2)  # Python's own exit status, 1, means REJECT
 
 
 def _require_root() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,7 @@ def review(
     from rich.console import Console
 
     from crashcast.canonical import write_text
+    from crashcast.files import replacing
     from crashcast.review import commit_changes
     from crashcast.review import review as reviewing
     from crashcast.review.report import comment, html, schema, terminal
@@ -63,9 +65,12 @@ def review(
         write_text(folder / "comment.md", f"{comment.MARKER}\n{text}")
         print(text)
         raise typer.Exit(reviewing.EXIT_STATUS["INCONCLUSIVE"] if changed else 0)
-    schema.write(folder / "record.json", found.record)
-    write_text(folder / "comment.md", comment.as_markdown(found.record))
-    html.write(folder / "review.html", found.record, found.plot_data)
+    names = ("record.json", "comment.md", "review.html")
+    with ExitStack() as together:  # of a full disk, all stay as they were
+        record, text_file, page = (together.enter_context(replacing(folder / name)) for name in names)
+        schema.write(record, found.record)
+        write_text(text_file, comment.as_markdown(found.record))
+        html.write(page, found.record, found.plot_data)
     terminal.show(found.record, Console())
     print(f"The page: {folder / 'review.html'}")
     raise typer.Exit(reviewing.EXIT_STATUS[found.record["verdict"]])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from crashcast.errors import UserError
+from crashcast.errors import UserError, refusal
 from crashcast.files import replacing
 from crashcast.sources.importing.table_file import SUFFIXES
 from crashcast.sources.threads import side_by_side
@@ -60,5 +60,7 @@ def _downloaded(source: str, folder: Path) -> list[Path]:
 
         side_by_side(download, list(members), DOWNLOADS, "collect", "file")
     except (OSError, BotoCoreError, ClientError) as error:
+        if told := refusal(error):
+            raise told from None
         raise UserError(f"{source} cannot be read with the AWS settings of this shell: {error}") from None
     return [folder / name for name in members]

@@ -16,6 +16,7 @@ from crashcast.versioning import dvc_command, git
 from crashcast.versioning.dvc_files import pointer, tracked_hash
 
 SHOWN_DIGITS = 8
+HALF_LINKED = f".{'?' * 22}.tmp"  # that DVC leaves on a full disk
 
 
 def check_tracked(paths: Iterable[Path]) -> None:
@@ -86,9 +87,13 @@ def track(paths: list[Path]) -> None:
     try:
         with Repo() as repo:
             repo.add([str(path) for path in paths])
-            repo.scm.add([str(pointer(path)) for path in paths])
+        git.run("add", "--", *(str(pointer(path)) for path in paths))
     except DvcException as error:
         raise UserError(f"{', '.join(map(str, paths))} could not be tracked by DVC: {error}") from None
+    except OSError:
+        for half in (half for path in paths for half in path.parent.glob(HALF_LINKED)):
+            half.unlink()
+        raise
 
 
 def forget(path: Path) -> None:
@@ -99,4 +104,4 @@ def forget(path: Path) -> None:
         return
     with Repo() as repo:
         repo.remove(str(pointer(path)), outs=True)
-        repo.scm.add([str(pointer(path))])
+    git.run("rm", "--cached", "--quiet", "--ignore-unmatch", "--", str(pointer(path)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +24,22 @@ def test_a_key_with_dots_is_not_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(UserError, match=r"a key with '\.\.' is not downloaded"):
         list(local_files(["s3://b/tel"], tmp_path / "collected"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
+def test_a_disk_that_takes_no_download_is_not_taken_for_a_bucket_that_refuses(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int
+) -> None:
+    def refuse(name: str, path: str) -> None:
+        Path(path).write_text("half")
+        raise OSError(code, os.strerror(code), path)
+
+    facts = {"b/a.csv": {"size": 9, "LastModified": datetime.now(UTC)}}
+    bucket = SimpleNamespace(find=lambda source, detail: facts, get_file=refuse)
+    monkeypatch.setattr(fsspec, "filesystem", lambda *arguments, **options: bucket)
+    with pytest.raises(UserError, match=rf"a\.csv.*: {os.strerror(code)}; .*, then run the same command again"):
+        list(local_files(["s3://b"], tmp_path))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_an_address_is_no_file(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from crashcast.sources.demo.mechanisms import (
 )
 from crashcast.sources.demo.telemetry import DECIMALS, render
 from crashcast.sources.demo.truth import truth
+from crashcast.sources.importing.transaction import exchanged, recover, workspace
 from crashcast.versioning.dvc_files import pointer
 
 OUTPUTS = [*TABLES, DEMO_TRUTH]
@@ -76,29 +77,37 @@ class Summary:
 
 
 def write() -> Summary:
-    """Simulate the fleet of params.yaml; it replaces data/raw and data/demo.
+    """Simulate the fleet of params.yaml; it replaces data/raw and data/demo, all or none.
 
     Raises
     ------
     UserError
         If params.yaml or data/raw say that the data was imported, or the telemetry section does not fit the demo.
     """
+    recover()
     demo, telemetry, label = Demo.read(), Telemetry.read(), Label.read()
     _refuse_imported_data()
     _check_telemetry(demo, telemetry)
     fleet = Fleet.of(demo)
     events = simulate_events(fleet)
-    DEMO_TRUTH.mkdir(parents=True, exist_ok=True)  # first: it marks data/raw as the demo's own
     tasks = rendering_tasks(fleet, events, telemetry.partition)
-    counts = runner.run("demo", render, tasks, TELEMETRY_PATH, remember=False)
     incidents = tickets(fleet, events)
-    tables.write(INCIDENTS_PATH, incidents)
-    tables.write(COVERAGE_PATH, coverage(fleet))
-    no_periods = pl.DataFrame(schema=tables.TICKET_SOURCES)  # each source recorded wherever coverage says so
-    tables.write(TICKET_SOURCES_PATH, no_periods)
     crashes, episodes, servers = truth(fleet, events)
-    for name, frame in (("truth", crashes), ("episodes", episodes), ("servers", servers)):
-        tables.write(DEMO_TRUTH / f"{name}.parquet", frame)
+    with workspace() as folder:
+        counts = runner.run("demo", render, tasks, folder / TELEMETRY_PATH.name, remember=False)
+        for name, frame in {
+            INCIDENTS_PATH.name: incidents,
+            COVERAGE_PATH.name: coverage(fleet),
+            TICKET_SOURCES_PATH.name: pl.DataFrame(
+                schema=tables.TICKET_SOURCES
+            ),  # each recorded wherever coverage says
+            f"{DEMO_TRUTH.name}/truth.parquet": crashes,
+            f"{DEMO_TRUTH.name}/episodes.parquet": episodes,
+            f"{DEMO_TRUTH.name}/servers.parquet": servers,
+        }.items():
+            tables.write(folder / name, frame)
+        with exchanged(OUTPUTS, folder):
+            pass
     rows = sum(count["rows"] for count in counts)
     return Summary(
         servers=len(fleet),

@@ -1,4 +1,4 @@
-"""An import as a transaction: new files are prepared in a folder of their own, then moved into place, all or none.
+"""New raw data as a transaction: files are prepared in a folder of their own, then moved into place, all or none.
 
 The folder is named after the process. If the process is killed while it moves files, the next import or collection puts
 the old ones back.
@@ -14,9 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from crashcast.errors import UserError
-from crashcast.files import is_another_running
+from crashcast.files import is_another_running, link, replacing
 from crashcast.params.base import PATH
-from crashcast.paths import RAW, TABLES
+from crashcast.paths import DEMO_TRUTH, RAW, TABLES, TICKETS_PATH
 
 # in the folder of an import: replaced files, marks of files that did not exist before, and the .dvc files
 BEFORE, NOTHING, TRACKING = "before", ".nothing", "tracking"
@@ -45,7 +45,7 @@ def recover() -> None:
         if is_another_running(int(folder.suffix[1:])):
             raise UserError(f"another import is running (process {folder.suffix[1:]}): wait until it is done")
         if (folder / BEFORE).exists():
-            print("import: putting back what a killed import had moved", file=sys.stderr)
+            print("putting back what a killed import had moved", file=sys.stderr)
             _put_back(folder)
         shutil.rmtree(folder)
 
@@ -77,16 +77,18 @@ def _tracking_files() -> list[Path]:
 
 def _put_back(folder: Path) -> None:
     # killed in the middle, it can be done again
-    for path in (*TABLES, PATH):
+    for path in (*TABLES, TICKETS_PATH, DEMO_TRUTH, PATH):
         old = folder / BEFORE / path.name
         if old.exists() or (folder / BEFORE / f"{path.name}{NOTHING}").exists():
             _remove(path)
         if old.exists():
             os.replace(old, path)
     for path in _tracking_files():
-        path.unlink()
+        if not (folder / TRACKING / path.name).exists():
+            path.unlink()
     for path in (folder / TRACKING).iterdir():
-        shutil.copy2(path, RAW)
+        with replacing(RAW / path.name) as aside:
+            link(path, aside)  # a copy would need room, which a full disk does not have
     _settle(folder)
 
 

@@ -21,6 +21,7 @@ from crashcast.params.data import Data
 from crashcast.params.tickets import Tickets, TicketSource
 from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, RAW, TICKET_SOURCES_PATH, TICKETS_PATH
 from crashcast.sources.importing import merging
+from crashcast.sources.importing.transaction import exchanged, recover, workspace
 from crashcast.sources.tickets import api, saved
 from crashcast.sources.tickets.outages import merge, starts_after_report
 from crashcast.sources.tickets.tickets import TICKETS, LeftOut, Parsed, parse
@@ -69,6 +70,7 @@ def collect(
     UserError
         If a source fails or too many of its records are no valid tickets: data/raw is then as it was.
     """
+    recover()
     section, now = Tickets.read(), datetime.now(UTC)
     first, last = _midnight(since or section.since), _midnight(until or now.date())
     if Data.read().source == "demo":
@@ -90,11 +92,16 @@ def collect(
     new = pl.concat([one.parsed.tickets for one in found])
     tickets, counts = update(old, new)
     incidents, tickets = merge(tickets, section)
-    # in this order: if the process is killed in between, incidents still follow from tickets, and periods from both
-    tables.write(TICKETS_PATH, tickets)
-    tables.write(INCIDENTS_PATH, incidents)
-    tables.write(TICKET_SOURCES_PATH, cover(periods, found, tickets))
-    track([TICKETS_PATH, INCIDENTS_PATH, TICKET_SOURCES_PATH])
+    new_files = {
+        TICKETS_PATH: tickets,
+        INCIDENTS_PATH: incidents,
+        TICKET_SOURCES_PATH: cover(periods, found, tickets),
+    }
+    with workspace() as folder:
+        for path, frame in new_files.items():
+            tables.write(folder / path.name, frame)
+        with exchanged([*new_files], folder):
+            track([*new_files])
     return [*lines, *_summarise(tickets, incidents, counts, section)]
 
 
