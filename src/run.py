@@ -16,21 +16,23 @@ def main() -> None:
         sys.exit(f"run.py: there is no stage '{stage}': dvc.yaml calls this; type `dvc repro`")
     from crashcast.errors import UserError, refusal
     from crashcast.execution.input_guard import unedited
+    from crashcast.run_record import recorded
 
-    try:
-        with unedited(stage):
-            from crashcast.execution.orphan_guard import take_over
-            from crashcast.params.every_section import check
+    with recorded(stage):
+        try:
+            with unedited(stage):
+                from crashcast.execution.orphan_guard import take_over
+                from crashcast.params.every_section import check
 
-            check()
-            take_over(stage)
-            importlib.import_module(f"stages.{stage}").main(*map(Path, arguments))
-    except Exception as error:
-        told = error if isinstance(error, UserError) else refusal(error)
-        if told is None:
-            raise
-        print(f"{stage}: {told}", file=sys.stderr)
-        sys.exit(2)
+                check()
+                take_over(stage)
+                importlib.import_module(f"stages.{stage}").main(*map(Path, arguments))
+        except Exception as error:
+            told = error if isinstance(error, UserError) else refusal(error)
+            if told is None:
+                raise
+            print(f"{stage}: {told}", file=sys.stderr)
+            sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,15 @@ def test_every_stage_ran_and_left_a_clean_tree(project: Path) -> None:
     assert "Verdict: better than chance" in run("crashcast verdict", project).stdout
 
 
+def test_what_each_stage_cost_is_recorded(project: Path) -> None:
+    costs = {run["name"]: run for run in json.loads(run("crashcast metrics --json", project).stdout)}
+    assert list(costs) == STAGES
+    assert all(cost["cpu_s"] > 0 and cost["peak_memory_bytes"] > 50_000_000 for cost in costs.values())
+    assert costs["clean"]["rows"] == json.loads((project / "metrics/clean.json").read_text())["rows"]
+    assert costs["label"]["partitions"].keys() == {"evidence", "label"}
+    assert run("git status --porcelain", project).stdout == ""
+
+
 def test_another_machine_computes_the_same_bytes(project: Path, clone: Path) -> None:
     """In a fresh clone, with more threads, another order of sets, and without the vector units of newer CPUs.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import typer
@@ -26,6 +27,7 @@ GROUPS = {
     "Keep data safe": storage.commands,
     "Ask people, and find labels that help": labels.commands,
 }
+RECORDED = ("collect", "incidents", "import", "review", "score")  # their costs are kept (run_record.py)
 for title, commands in GROUPS.items():
     for command in commands.registered_commands:
         command.rich_help_panel = title
@@ -38,11 +40,22 @@ def main() -> None:
     """Run a command. An error ends in exit status 2: what the user can mend with a message, others with a traceback."""
     try:
         _require_root()
-        app()
+        with _recorded():
+            app()
     except Exception as error:
         told = error if isinstance(error, UserError) else refusal(error)
         print(f"crashcast: {told}" if told else traceback.format_exc(), file=sys.stderr)
         sys.exit(2)  # Python's own exit status, 1, means REJECT
+
+
+def _recorded() -> AbstractContextManager[None]:
+    """Return what records the cost of a command, if it is one that collects data or judges a model."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command not in RECORDED or "--help" in sys.argv:
+        return nullcontext()
+    from crashcast.run_record import recorded
+
+    return recorded(command)
 
 
 def _require_root() -> None:

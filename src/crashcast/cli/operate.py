@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from crashcast.cli.shared import AsJson
+from crashcast.cli.shared import AsJson, print_result
 
 commands = typer.Typer()
 
@@ -33,7 +33,6 @@ def score(
     """List the servers at risk: those whose newest row reaches the alarm threshold, and why."""
     import sys
 
-    from crashcast.cli.shared import print_result
     from crashcast.operate import deployment, output
     from crashcast.operate.score import score as score_fleet
 
@@ -50,3 +49,23 @@ def score(
         print_result(output.explained(found, explain), as_json, output.reasons_as_json, output.show_reasons)
     else:
         print_result(found, as_json, output.as_json, output.show)
+
+
+@commands.command()
+def metrics(
+    textfile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write them to crashcast.prom in this folder, for node_exporter's textfile collector."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the last run of each stage and command cost, or write it for Prometheus."""
+    from crashcast import run_record
+    from crashcast.operate import metrics as costs
+
+    if textfile is None:
+        print_result(run_record.last_of_each(), as_json, list, costs.show)
+    else:
+        print(f"Written: {costs.write_textfile(run_record.last_of_each(), textfile)}")

@@ -34,6 +34,7 @@ CARRIERS = (
     "crashcast.params.every_section",
     "crashcast.params.execution",
     "crashcast.progress",
+    "crashcast.run_record",
     "crashcast.text",
     "crashcast.versioning",
     "run",

@@ -16,6 +16,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crashcast import run_record
 from crashcast.errors import UserError
 from crashcast.execution import memo
 from crashcast.execution.memo import Memo
@@ -92,7 +93,10 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
         f"{stage}: {len(tasks)} partitions, {len(missing)} computed, {len(tasks) - len(missing)} from the memo",
         file=sys.stderr,
     )
-    return [counts for counts in found if counts is not None]
+    done = [counts for counts in found if counts is not None]
+    rows = sum(counts.get("rows", 0) for counts in done)
+    run_record.count_partitions(stage, len(tasks), len(tasks) - len(missing), rows)
+    return done
 
 
 def _cluster(execution: Execution, store: Memo | None) -> Cluster | None:

@@ -51,6 +51,7 @@ def test_a_fault_of_ours_is_no_verdict(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.chdir(Path(__file__).parents[3])
     monkeypatch.setattr("crashcast.review.review.review", fail)
     monkeypatch.setattr(sys, "argv", ["crashcast", "review", "--first"])
+    monkeypatch.setattr("crashcast.cli.RECORDED", ())  # it is no run of this project's
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
