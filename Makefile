@@ -1,6 +1,6 @@
 # `make` sets up, runs the pipeline and shows the verdict; `make help` lists all targets.
 .DEFAULT_GOAL := all
-.PHONY: all env dev data pipeline verdict docs publish push pull s3 lint format test test-slow hooks lock clean help \
+.PHONY: all env dev data pipeline verdict docs publish push pull s3 lint format test test-slow mutants hooks lock clean help \
 	doctor gc reproduce review accept secrets audit licences sbom
 .NOTPARALLEL:  # `all` is a sequence
 
@@ -114,6 +114,9 @@ format: dev  ## correct the style automatically
 
 test: dev  ## run all tests except the slow ones
 	$(BIN)pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
+mutants: dev  ## see whether tests fail if the code is wrong, for one error at a time; takes an hour; ARGS=alarms
+	$(BIN)python benchmarks/mutants.py $(ARGS)
 
 test-slow: dev  ## run the slow tests
 	$(BIN)pytest -m slow $(ARGS)

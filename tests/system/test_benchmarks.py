@@ -7,9 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import mutants
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -69,3 +73,103 @@ def test_every_benchmark_finds_what_it_imports() -> None:
         env=os.environ | {"PYTHONPATH": f"{BENCHMARKS.parent / 'src'}{os.pathsep}{BENCHMARKS}"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+CODE = '''
+"""Documentation: 1 < 2."""
+LIMIT: int = 3
+
+
+def f(a: int | None, b=2.5, *, c: bool = True):
+    """Documentation: 1 < 2."""
+    if a is None:
+        raise ValueError(f"not {1 + 1}")
+    if a < 0 and not c:
+        return min(a, b)
+    total = a + b
+    print("total", 1)
+    return frame.sort("a").filter(total == 1, strict=True)
+'''
+CHANGES = """
+3 -> 4
+2.5 -> 5.0
+True -> False
+a is None -> False
+a is None -> a is not None
+a < 0 and (not c) -> False
+a < 0 and (not c) -> a < 0 or not c
+a < 0 and (not c) -> not c
+a < 0 and (not c) -> a < 0
+a < 0 -> a <= 0
+a < 0 -> a >= 0
+0 -> 1
+not c -> c
+min(a, b) -> max(a, b)
+a + b -> a - b
+a + b -> a
+a + b -> b
+frame.sort('a').filter(total == 1, strict=True) -> frame.sort('a')
+frame.sort('a') -> frame
+total == 1 -> total != 1
+1 -> 2
+"""
+
+
+def test_a_mutant_is_one_error_in_code_not_in_its_documentation_types_or_messages() -> None:
+    found = mutants.mutants_of(CODE)
+    assert [mutant.change for mutant in found] == CHANGES.strip().splitlines()
+    lines = CODE.splitlines()
+    for mutant in found:
+        assert lines[mutant.number - 1].strip() == mutant.line
+        mutated = (CODE.encode()[: mutant.start] + mutant.new + CODE.encode()[mutant.end :]).decode()
+        differing = [pair for pair in zip(lines, mutated.splitlines(), strict=True) if pair[0] != pair[1]]
+        assert [line.strip() for line, _ in differing] == [mutant.line]
+        compile(mutated, "", "exec")
+
+
+def test_every_subject_has_tests_and_every_equivalent_mutant_exists() -> None:
+    changes: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for file in (file for listed in mutants.SUBJECTS.values() for file in listed):
+        assert mutants.tests_of(file), file
+        for mutant in mutants.mutants_of((mutants.SRC / file).read_text(), file):
+            changes[file, mutant.line].add(mutant.change)
+    for line, listed in mutants.read_equivalent().items():
+        assert line in changes
+        assert set(listed) <= changes[line]
+
+
+def test_drawn_mutants_stay_the_same_if_others_are_listed_as_equivalent(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = "crashcast/modeling/row_metrics.py"
+    monkeypatch.setattr(mutants, "read_equivalent", dict)
+    before, none = mutants.drawn(file, 20, seed=1)
+    listed = {(file, before[0].line): [before[0].change]}
+    monkeypatch.setattr(mutants, "read_equivalent", lambda: listed)
+    after, one = mutants.drawn(file, 20, seed=1)
+    assert (none, one, len(before), len(after)) == (0, 1, 20, 20)
+    assert set(before) - set(after) == {before[0]}
+    assert mutants.drawn(file, 20, seed=2)[0] != after
+
+
+@pytest.mark.slow
+def test_mutants_are_killed_by_tests_that_check_something(tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "mutants.py", "row_metrics", "--sample=8", f"--results={tmp_path / 'out'}"]
+    done = subprocess.run(command, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads((tmp_path / "out").read_text())["row_metrics"]
+    assert counts["killed"] == counts["mutants"] == 8
+
+
+@pytest.mark.slow
+def test_a_mutant_without_a_test_survives_and_fails_the_command(tmp_path: Path) -> None:
+    code = """
+import mutants, sys
+mutants.tests_of = lambda file: [str(mutants.ROOT / "tests" / "code" / "test_text.py")]
+sys.argv[1:] = ["row_metrics", "--sample=2", "--results=" + sys.argv[1]]
+mutants.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "out"], text=True, capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(BENCHMARKS)},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.count("survived: crashcast/modeling/row_metrics.py:") == 2
