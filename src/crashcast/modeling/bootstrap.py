@@ -194,7 +194,7 @@ def pr_auc_replicates(labels: Labels, steps: Ints, cells: Ints, draws: TwoWayDra
     ends = np.flatnonzero(np.append(np.diff(index) > 0, True))
     starts = np.append(0, ends[:-1] + 1)
     gains = np.add.reduceat(gained, starts)
-    mean = np.divide(np.add.reduceat(gained * precision, starts), gains, out=precision[ends].copy(), where=gains > 0)
+    mean = np.add.reduceat(gained * precision, starts) / gains
     before, after = precision[np.append(ends[0], ends[:-1])], precision[ends]
     change = after - before
     along = np.clip(np.divide(mean - before, change, out=np.ones_like(change), where=change != 0), 0, 1)

@@ -100,6 +100,9 @@ def test_a_crash_belongs_to_the_period_of_its_last_moment_to_warn():
     first, second = (START, START + 10 * HOUR), (START + 10 * HOUR, START + 20 * HOUR)
     assert hours(alarms.crashes_of(crashes, first, LEAD)["started_at"]) == [1.5, 11]
     assert hours(alarms.crashes_of(crashes, second, LEAD)["started_at"]) == [11.5]
+    # the last moment to warn is the instant before started_at - lead
+    at_once = crashes_of(("a", 1)).with_columns(pl.col("started_at") + timedelta(microseconds=1))
+    assert hours(alarms.crashes_of(at_once, first, LEAD)["last_warning_at"]) == [0]
 
 
 def test_crashes_are_caught_missed_or_out_of_sight():

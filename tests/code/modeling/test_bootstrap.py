@@ -65,6 +65,12 @@ def test_cells_are_calendar_blocks_of_each_server():
     assert draws.cells(pl.Series(["a", "a", "a", "b"]), at).tolist() == [0, 0, 1, 3]
 
 
+def test_a_period_touches_a_block_if_an_instant_of_it_does():
+    for instants, blocks in ((0, 1), (1, 2)):
+        period = (START, START + DAY + instants * timedelta.resolution)
+        assert TwoWayDraws.draw(pl.Series(["a"]), period, DAY, 1, 1).shape == (1, blocks)
+
+
 def test_a_block_of_seven_days_is_a_week_from_monday():
     period = (datetime(2025, 3, 7), datetime(2025, 3, 18))  # Friday to Tuesday: three weeks are touched
     draws = TwoWayDraws.draw(pl.Series(["a"]), period, 7 * DAY, 1, 1)
@@ -83,6 +89,8 @@ def test_a_block_of_seven_days_is_a_week_from_monday():
 def test_cells_beyond_what_was_drawn_are_refused(server, moment, message):
     with pytest.raises(ValueError, match=message):
         draw(2, 2, 1).cells(pl.Series([server]), moments(moment))
+    with pytest.raises(ValueError, match=message):
+        draw(2, 2, 1).cells(pl.Series(["s000", server]), moments(START, moment))
 
 
 EXACT = 1e-6  # growth within which no two steps are merged

@@ -145,3 +145,67 @@ def test_an_unthinned_pr_curve_holds_the_whole_area():
     curve = row_metrics.pr_curve(labels, scores, max_points=10_000)
     area = np.sum(np.diff(curve["recall"], prepend=0) * curve["precision"].to_numpy())
     assert area == pytest.approx(average_precision_score(labels, scores))
+
+
+def test_every_figure_by_hand():
+    labels, scores = np.array([1, 1, 1, 0]), np.array([0.9, 0.6, 0.2, 0.5])
+    assert row_metrics.row_metrics(labels, scores, threshold=0.5) == {
+        "rows": 4,
+        "positives": 3,
+        "base_rate": 0.75,
+        "pr_auc": pytest.approx((1 + 1 + 3 / 4) / 3),
+        "lift": pytest.approx((1 + 1 + 3 / 4) / 3 / 0.75),
+        "roc_auc": pytest.approx(2 / 3),
+        "brier": pytest.approx((0.01 + 0.16 + 0.64 + 0.25) / 4),
+        "brier_of_base_rate": 0.1875,
+        "accuracy": 0.5,
+        "accuracy_of_majority": 0.75,
+        "precision": 2 / 3,
+        "recall": 2 / 3,
+    }
+    assert row_metrics.row_metrics(1 - labels, scores, threshold=0.5)["accuracy_of_majority"] == 0.75
+
+
+def test_without_a_positive_there_is_no_recall():
+    assert row_metrics.precision_recall(np.zeros(2, int), np.array([0.1, 0.9]), threshold=0.5) == (0, None)
+
+
+def test_rows_are_looked_at_in_pieces_each_once(monkeypatch):
+    monkeypatch.setattr(row_metrics, "CHUNK_ROWS", 2)
+    assert [list(range(5))[some] for some in row_metrics.chunks(5)] == [[0, 1], [2, 3], [4]]
+    assert [list(range(4))[some] for some in row_metrics.chunks(4)] == [[0, 1], [2, 3]]
+    assert list(row_metrics.chunks(0)) == []
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 2, 5, 100])
+def test_steps_and_their_curve_by_hand(monkeypatch, chunk_rows):
+    monkeypatch.setattr(row_metrics, "CHUNK_ROWS", chunk_rows)
+    labels, scores = np.array([1, 0, 1, 0, 1]), np.array([0.9, 0.8, 0.7, 0.1, 0.7])
+    steps = row_metrics.steps_of(labels, scores)
+    assert steps.tolist() == [2, 1, 1, 0, 1]
+    gained, precision, taken = row_metrics.Curve.of(labels, steps)
+    assert gained.tolist() == [0, 2, 1]
+    assert precision.tolist() == pytest.approx([3 / 5, 3 / 4, 1])
+    assert taken.tolist() == [5, 4, 1]
+
+
+def test_reliability_is_by_deciles_and_in_the_top_percent_and_the_top_tenth_of_one():
+    table = row_metrics.reliability(np.zeros(1000, int), np.arange(1, 1001))
+    assert table["rows"].to_list() == [99, *[100] * 8, 90, 9, 2]  # a bin begins at its quantile: at the 100th, ...
+
+
+def test_a_thinned_pr_curve_is_evenly_spaced_in_recall():
+    labels = np.array([0] + [1] * 100 + [0] * 9)
+    curve = row_metrics.pr_curve(labels, np.arange(110, 0, -1), max_points=5)
+    assert curve["recall"].to_list() == [0, 0.25, 0.5, 0.75, 1]
+    assert curve["threshold"].to_list() == [110, 85, 60, 35, 10]
+    assert curve["precision"].to_list() == pytest.approx([0, 25 / 26, 50 / 51, 75 / 76, 100 / 101])
+    assert row_metrics.pr_curve(np.tile([1, 0], 2000), np.arange(4000)).height == 500
+
+
+def test_a_thinned_roc_curve_is_evenly_spaced_along_both_axes():
+    labels = np.array([1] * 100 + [0] * 100)
+    steep = row_metrics.roc_curve(labels, np.arange(200, 0, -1), max_points=10)
+    assert steep.rows() == [(0, 0), (0, 0.25), (0, 0.5), (0, 0.75), (0, 1), (1, 1)]
+    mixed = row_metrics.roc_curve(np.tile([1, 0], 2000), np.arange(4000, 0, -1))
+    assert 250 <= mixed.height <= 500

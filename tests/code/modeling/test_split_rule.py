@@ -22,6 +22,7 @@ from crashcast.modeling.split_rule import (
     period,
     read_part,
     read_rule,
+    read_uncovered,
     row_hash,
 )
 from crashcast.tables import partition_at
@@ -322,3 +323,40 @@ def test_a_partition_without_features_is_named(project):
     path.unlink()
     with pytest.raises(UserError, match=r"features/day=2024-01-30/part-0.parquet is missing"):
         read(project, BY_TIME, "train")
+
+
+def test_of_a_part_the_rows_that_are_wanted_can_be_drawn(project):
+    def even(rows):
+        return rows["timestamp"].dt.hour() % 2 == 0
+
+    found = pl.concat(
+        rows for _, rows in read_part(project / "features", project / "labels", BY_TIME, "train", ["x"], even)
+    )
+    hours = range(0, 40, 2)  # hour 5 is not known
+    assert found["x"].to_list() == [3 * hour + server for hour in hours for server in range(3)]
+
+
+def test_a_piece_without_a_row_of_the_part_is_neither_read_nor_handed_out(project):
+    labels = partition_at(START + DAY, "day").path(project / "labels")
+    tables.write(labels, tables.read(labels).with_columns(label=pl.lit(None, pl.Int8)))
+    partition_at(START + DAY, "day").path(project / "features").write_text("damaged")
+    assert [partition.name for partition, _ in read(project, BY_TIME, "train")] == ["day=2024-01-29"]
+
+
+def test_rows_without_incident_records_are_those_before_the_end_of_the_train_part(project):
+    uncovered = pl.col("timestamp").dt.hour().is_between(3, 4)
+    for partition in tables.partitions(project / "labels"):
+        path = partition.path(project / "labels")
+        reason = pl.when(uncovered).then(pl.lit(tables.UNCOVERED)).otherwise(pl.lit("lead"))
+        tables.write(path, tables.read(path).with_columns(label=pl.lit(None, pl.Int8), reason=reason))
+
+    def found(rule):
+        rows = pl.concat(rows for _, rows in read_uncovered(project / "features", project / "labels", rule, ["x"]))
+        assert rows.columns == ["timestamp", "server_id", "label", "x"]
+        return rows["x"].to_list()
+
+    assert found(BY_TIME) == [3 * hour + server for hour in (3, 4, 27, 28) for server in range(3)]  # before hour 40
+    at_the_end = BY_TIME | {"periods": BY_TIME["periods"] | {"train": span(20, 28)}}
+    assert found(at_the_end) == [3 * hour + server for hour in (3, 4, 27) for server in range(3)]
+    every_day = [day + hour for day in range(0, 97, 24) for hour in (3, 4)]
+    assert found(BY_SERVER) == [3 * hour for hour in every_day]  # a alone is of the train part

@@ -117,6 +117,7 @@ def test_counts_are_what_the_parts_hold(project):
         assert counts[name]["crash_rows"] == members["label"].sum() > 0
         assert counts[name]["servers"] == members["server_id"].n_unique() == 20
         assert counts[name]["base_rate"] == pytest.approx(members["label"].mean(), rel=1e-5)
+        assert {key: counts[name][key] for key in ("from", "to")} == rule["periods"][name]
     assert counts["embargoed"]["rows"] == part.null_count()
     assert sum(counts[name]["rows"] for name in (*PARTS, "embargoed")) == rows.height
 
@@ -205,6 +206,13 @@ def test_labels_that_are_all_unknown_are_refused(project):
     relabel(pl.lit(None, dtype=pl.Int8))
     with pytest.raises(UserError, match="labels holds no known label: do the coverage and the telemetry overlap"):
         run()
+
+
+def test_a_part_as_long_as_its_embargo_holds_nothing():
+    shares = [0.25, 0.25, 0.5]
+    split.by_time(START, START + 40 * HOUR, shares, 9 * HOUR, HOUR)
+    with pytest.raises(UserError, match="the train part is shorter than the embargo of 10h"):
+        split.by_time(START, START + 40 * HOUR, shares, 10 * HOUR, HOUR)
 
 
 def test_a_part_shorter_than_the_embargo_is_named(project):
