@@ -51,7 +51,8 @@ COMPILE = -$(BIN)python -m compileall -qq -j 0 .venv/lib
 FORGET = $(BIN)python -c 'from dvc.repo import Repo; Repo().drop_data_index()'
 
 # status 2: the remote does not answer, and crashcast has said so
-pull = $(FORGET) && $(S3) --elsewhere=run -- dvc pull $(1) || { status=$$?; [ $$status = 2 ] || \
+# In between, the lists of folders' files are checked: DVC would follow one out of the project.
+pull = $(FORGET) && $(S3) --elsewhere=run -- sh -c 'dvc fetch $(1); crashcast lists && dvc checkout $(1)' || { status=$$?; [ $$status = 2 ] || \
 	echo "The remote answers; cache files that DVC calls missing were never pushed to it:" \
 		"run 'make push' where they were made." >&2; exit $$status; }
 

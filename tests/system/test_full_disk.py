@@ -11,12 +11,12 @@ import hashlib
 import json
 import os
 import resource
-import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -195,12 +195,18 @@ def test_tickets_without_room_change_nothing(project: Path, crashcast: Run, full
 def test_a_stage_and_its_memo_without_room_keep_nothing_half_written(
     project: Path, crashcast: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], limit: int
 ) -> None:
+    spec = spec_from_file_location("run", ROOT / "src/run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    runner = module_from_spec(spec)
+    spec.loader.exec_module(runner)
+
     def run(limit: int | None = None) -> tuple[int, str]:
         paths = ("data/raw/telemetry", "data/validated.json", "data/clean", "metrics/clean.json")
         monkeypatch.setattr(sys, "argv", ["run.py", "clean", *paths])
         try:
             with limited(limit):
-                runpy.run_path(str(ROOT / "src/run.py"), run_name="__main__")
+                runner.main()
         except SystemExit as ended:
             return int(ended.code or 0), capsys.readouterr().err
         return 0, capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -407,6 +408,38 @@ def test_what_cannot_be_tracked_is_put_back(imported: Path, crashcast: Run) -> N
     assert status == 2
     assert "could not be tracked by DVC" in printed
     assert state() == before
+
+
+def test_a_server_id_is_no_part_of_a_path(project: Path, crashcast: Run) -> None:
+    """Nor is one of an incident or of people's answers."""
+    names = ["../../canary", "/canary", "..\\canary", "canary\x00", "~/canary", "$(canary)"]
+    for path, text in GOOD.items():
+        rows = [line.replace("007", name) for name in names for line in text.splitlines()[1:] if "007" in line]
+        rows = [line.replace("A-1", f"../{number}") for number, line in enumerate(rows)]
+        path.write_text("\n".join([text.splitlines()[0], *rows, ""]))
+    assert crashcast("import", *FLAGS)[0] == 0
+    tables_ = {f"{name}.parquet" for name in ("incidents", "coverage", "ticket_sources")}
+    parts = {f"telemetry/month=2026-0{month}/part-0.parquet" for month in (1, 2)}
+    pointers = {f"{name}.dvc" for name in (*tables_, "telemetry")}
+    raw = Path("data/raw")
+    assert {str(path.relative_to(raw)) for path in raw.rglob("*") if path.is_file()} == {
+        *tables_, *parts, *pointers, ".gitignore"
+    }  # fmt: skip
+    assert set(tables.read(raw / "coverage.parquet")["server_id"]) == set(names)
+    moment = "2026-01-31T22:00:00Z"
+    task = {
+        "id": 1,
+        "data": {"server_id": names[0], "started_at": moment, "ended_at": "2026-01-31T23:00:00Z"},
+        "annotations": [
+            {"id": 1, "created_at": moment, "completed_by": {"id": 1, "email": names[1]}, "result": [
+                {"from_name": "verdict", "value": {"choices": ["no crash"]}}
+            ]}
+        ],
+    }  # fmt: skip
+    Path("in/export.json").write_text(json.dumps([task]))
+    before = set(project.parent.rglob("*"))
+    assert crashcast("annotate", "import", "in/export.json")[0] == 0
+    assert set(project.parent.rglob("*")) - before == {project / "data/raw/annotations.parquet"}
 
 
 def test_an_interrupted_import_leaves_nothing(imported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import re
 import shutil
 import socket
@@ -86,6 +88,34 @@ def test_imported_data_is_pulled_once_and_never_simulated(
     assert (clone / DATA / "one").read_text() == "1"
     assert again.stdout + again.stderr == ""
     assert not (home / "unused").exists()
+
+
+def test_a_list_that_leads_out_of_the_project_is_not_followed(
+    make: Make, project: Path, clone: Path, port: int, tmp_path: Path, shell: Callable[..., object]
+) -> None:
+    """Its hash is right: only whoever committed the .dvc file knew what is in it. `dvc pull` writes the file."""
+    pointer = project / f"{DATA}.dvc"
+    before = re.findall(r"md5: (\w+)\.dir", pointer.read_text())[0]
+    listing = project / f".dvc/cache/files/md5/{before[:2]}/{before[2:]}.dir"
+    entries = json.loads(listing.read_text())
+    text = json.dumps([*entries, entries[0] | {"relpath": "../../../../canary"}])
+    digest = hashlib.md5(text.encode()).hexdigest()
+    other = project / f".dvc/cache/files/md5/{digest[:2]}/{digest[2:]}.dir"
+    other.parent.mkdir(exist_ok=True)
+    other.write_text(text)
+    pointer.write_text(pointer.read_text().replace(before, digest))
+    shell("git commit -q -a -m two", cwd=project)
+    assert make(project, "push", port).returncode != 0  # the doctor refuses the list, after DVC has pushed it
+    shell("git pull -q", cwd=clone)
+
+    done = make(clone, "pull", port)
+
+    assert done.returncode != 0
+    assert f"{digest}.dir, which {DATA}.dvc names, is refused: the list of its files names '../../../../canary'" in (
+        done.stderr
+    )
+    assert not (tmp_path / "canary").exists()
+    assert not (clone / DATA).exists()
 
 
 @pytest.mark.parametrize("target", ["pull", "push"])

@@ -99,6 +99,14 @@ def pushed(
     raise typer.Exit(check(name))
 
 
+@commands.command(hidden=True)
+def lists() -> None:
+    """Refuse lists of a folder's files, of those that were fetched, that lead out of the folder."""
+    from crashcast.versioning.cache import check_lists
+
+    check_lists()
+
+
 @versions.command("log")
 def data_log(
     paths: Annotated[

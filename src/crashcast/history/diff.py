@@ -158,12 +158,15 @@ def _figures(path: Path, name: str) -> dict[str, Any]:
     try:
         content = _members(path) if name.endswith(MODEL) else json.loads(path.read_bytes())
         return dict(_leaves(content))
-    except (ValueError, RecursionError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive may provoke any
         raise UserError(f"unreadable: {error}") from None
 
 
 def _members(path: Path) -> dict[str, Any]:
     """Return the numbers in a model's file, by its members; nothing of it is loaded as an object."""
+    from crashcast.modeling.model import check_size
+
+    check_size(path)
     found: dict[str, Any] = {}
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():

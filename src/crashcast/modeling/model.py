@@ -170,7 +170,7 @@ def load(folder: Path) -> Model:
         described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         if absent := sorted({field.name for field in fields(Model)} - {"estimator", *described}):
             raise ValueError(f"model.json lacks {', '.join(absent)}")
-        _check_size(archive)
+        check_size(archive)
         algorithm = ALGORITHMS[described["algorithm"]]
         unknown = sorted(set(skops.io.get_untrusted_types(file=archive)) - set(algorithm.TRUSTED))
         if unknown:
@@ -184,8 +184,14 @@ def load(folder: Path) -> Model:
         raise UserError(f"{folder} holds no readable model ({error}): `dvc pull` or `dvc repro train`") from None
 
 
-def _check_size(archive: Path) -> None:
-    """Refuse an archive that would unpack to more than its size and fill the memory; `save` compresses nothing."""
+def check_size(archive: Path) -> None:
+    """Refuse an archive that would unpack to more than its size and fill the memory; `save` compresses nothing.
+
+    Raises
+    ------
+    ValueError
+        If it would, or is no archive.
+    """
     with zipfile.ZipFile(archive) as packed:
         members = packed.infolist()
     unpacked_bytes = sum(member.file_size for member in members)

@@ -141,8 +141,11 @@ def timelines(test: pl.DataFrame, crashes: pl.DataFrame, threshold: float, label
     highest = by_time.filter(
         pl.col("score").arg_max().over("crash", slot) == pl.int_range(pl.len()).over("crash", slot)
     )
+    shown_server = pl.col("server_id").str.replace_all(
+        "<", "\u2039", literal=True
+    )  # DVC writes it into a script as it is
     return highest.select(
-        incident=pl.format("{} at {}", "server_id", started_at.dt.strftime("%Y-%m-%d %H:%M")),
+        incident=pl.format("{} at {}", shown_server, started_at.dt.strftime("%Y-%m-%d %H:%M")),
         outcome=pl.when("caught").then(pl.lit("caught")).otherwise(pl.lit("missed")),
         hours_to_crash="hours_to_crash",
         score="score",

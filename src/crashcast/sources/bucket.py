@@ -44,8 +44,10 @@ def _downloaded(source: str, folder: Path) -> list[Path]:
         if not members:
             raise UserError(f"{source} holds no telemetry: no {', '.join(SUFFIXES)} below it")
 
-        if unsafe := next((name for name in members if ".." in name.split("/")), None):
-            raise UserError(f"{S3}{unsafe}: a key with '..' is not downloaded; rename it, or narrow the prefix")
+        if unsafe := next((name for name in members if {"", ".", ".."}.intersection(name.split("/"))), None):
+            raise UserError(
+                f"{S3}{unsafe}: a key with '..', '.' or '//' is not downloaded; rename it, or narrow the prefix"
+            )
 
         def download(name: str) -> None:
             path, size, changed = folder / name, members[name]["size"], members[name]["LastModified"]

@@ -6,6 +6,7 @@ Every file is checked against its hash before it is used.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from crashcast.errors import UserError
 from crashcast.versioning import dvc_files, git, remote
 
 REVIEW = "crashcast-review"  # in DVC's cache folder, beside the memo
+FOLDER = re.compile(r"\b[0-9a-f]{32}\.dir\b")
 READ_ONLY = 0o444  # as DVC keeps its cache
 
 
@@ -34,6 +36,23 @@ def members(digest: str, what: str) -> dict[str, str]:
         What it is, for an error.
     """
     return dvc_files.members(locate(digest, what).read_bytes(), what)
+
+
+def check_lists() -> None:
+    """Refuse lists of a folder's files that lead elsewhere, of all that the cache holds for this work tree.
+
+    `dvc checkout` would write a file wherever its name leads.
+
+    Raises
+    ------
+    UserError
+        Naming the list, and the file in it.
+    """
+    named = git.run("ls-files", "-z", "-c", "-o", "--exclude-standard", "--", *dvc_files.NAMING_DATA).entries
+    for path in filter(Path.is_file, map(Path, named)):
+        for digest in FOLDER.findall(path.read_text(encoding="utf-8", errors="replace")):
+            if cached(digest).exists():
+                dvc_files.members(cached(digest).read_bytes(), f"{digest}, which {path} names,")
 
 
 def locate(digest: str, what: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -187,21 +188,40 @@ def members(content: bytes, name: str) -> dict[str, str]:
     Raises
     ------
     RefusedListError
-        If it is no such list, or a name leads out of the folder: a file would be written or linked there.
+        If it is no such list, or a name leads out of the folder or to the place of another one: a file would be written
+        or linked there.
     """
     try:
-        files = {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(content)}
-    except (ValueError, TypeError, KeyError):
+        entries = json.loads(content)
+        files = {str(entry["relpath"]): str(entry["md5"]) for entry in entries}
+        if len(files) < len(entries):
+            raise ValueError
+        os.fsencode("".join(files))
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise RefusedListError(f"{name} is refused: the list of its files is not as DVC writes it") from None
     for path, md5 in files.items():
-        parts = PurePosixPath(path).parts
-        if not parts or parts[0] == "/" or ".." in parts or "\\" in path or "\0" in path or not HASH.fullmatch(md5):
+        is_plain = path not in ("", ".") and PurePosixPath(path).as_posix() == path and not {*path} & {"\\", "\0"}
+        is_taken = any(str(folder) in files for folder in PurePosixPath(path).parents)
+        if not is_plain or leads_out(path) or is_taken or not HASH.fullmatch(md5):
             raise RefusedListError(f"{name} is refused: the list of its files names {path!r}, which no folder holds")
     return files
 
 
+def leads_out(path: str) -> bool:
+    """Tell whether a path, relative to a folder, names something outside of it."""
+    return path.startswith("/") or ".." in PurePosixPath(path).parts
+
+
 def object_path(digest: str) -> str:
-    """Return an object's path in a cache or on a remote."""
+    """Return an object's path in a cache or on a remote.
+
+    Raises
+    ------
+    UserError
+        If its name is no hash: anybody may have edited the file that it stands in.
+    """
+    if not HASH.fullmatch(digest.removesuffix(".dir")):
+        raise UserError(f"{digest!r} is no hash as DVC records it: was dvc.lock or a .dvc file edited by hand?")
     return f"{OBJECTS}/{digest[:2]}/{digest[2:]}"
 
 

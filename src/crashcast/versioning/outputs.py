@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from crashcast.errors import UserError
 from crashcast.versioning import git
-from crashcast.versioning.dvc_files import HASH, LOCK, PIPELINE, load
+from crashcast.versioning.dvc_files import HASH, LOCK, PIPELINE, leads_out, load
 from crashcast.versioning.revision import Revision
 
 
@@ -150,6 +150,11 @@ def _outs(
         options = declared.get("", {}) | declared.get(out["path"], {}) | out
         path = posixpath.normpath(posixpath.join(folder, options.get("wdir") or stage.get("wdir", ""), out["path"]))
         if path in in_git or options.get("cache") is False:
+            continue
+        if leads_out(path):
+            yield Unread(
+                "error", where, f"{path} lies outside the project, so not checked", "find out who committed it"
+            )
             continue
         md5 = str(out.get("md5"))
         if not HASH.fullmatch(md5.removesuffix(".dir")) or out.get("hash") != "md5":

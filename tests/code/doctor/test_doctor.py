@@ -80,6 +80,8 @@ def test_a_commit_needs_what_dvc_keeps_and_nothing_that_git_keeps(project: Path)
         ("dvc.lock", LOCK.replace("path: out/kept, ", ""), "error", "not as DVC writes it"),
         ("data/raw.dvc", POINTER.replace("  hash: md5\n", ""), "unknown", "no MD5 as DVC 3 records it"),
         ("dvc.yaml", "stages: [", "error", "is unreadable"),
+        ("data/raw.dvc", POINTER.replace("path: raw", "path: ../../raw"), "error", "lies outside the project"),
+        ("dvc.lock", LOCK.replace("out/kept", "/etc/kept"), "error", "lies outside the project"),
     ],
 )
 def test_what_cannot_be_read_is_never_passed_over(

@@ -109,6 +109,14 @@ def test_timelines_keep_the_highest_scores_of_a_dense_fleet():
     assert set(np.sort(scores)[-20:]) <= set(shown["score"])
 
 
+def test_a_server_id_cannot_end_the_script_that_dvc_writes_it_into():
+    server = "</script><script>x()"
+    found = plots.timelines(scores_before(server, [0.5]), crashes_of(crash(server, 0)), 0.25, LABEL)
+    page = VegaRenderer(found.to_dicts(), "timelines", x="hours_to_crash", y="score", template="simple").generate_html()
+    assert page.count("<script") == page.count("</script>") == 1
+    assert found["incident"].to_list() == ["\u2039/script>\u2039script>x() at 2026-01-10 00:00"]
+
+
 def test_numbers_have_six_significant_digits():
     frame = pl.DataFrame({"name": ["a, b"], "share": [1 / 3], "small": [1.23456789e-7], "rows": [12345678]})
     assert plots.as_csv(frame) == 'name,share,small,rows\n"a, b",0.333333,1.23457e-07,12345678\n'

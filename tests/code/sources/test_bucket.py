@@ -15,13 +15,17 @@ from crashcast.errors import UserError
 from crashcast.sources.bucket import local_files
 
 
-@pytest.mark.parametrize("key", ["b/tel/../../../raw/a.csv", "b/../a.csv", "b/tel/.."])
-def test_a_key_with_dots_is_not_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize(
+    "key", ["b/tel/../../../raw/a.csv", "b/../a.csv", "b/tel/..", "b/tel/./good.csv", "b/tel//good.csv", "b//tel/a.csv"]
+)
+def test_a_key_that_is_no_place_of_its_own_in_the_folder_is_not_downloaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str
+) -> None:
     key = key if key.endswith(".csv") else f"{key}/a.csv"
     facts = {"b/tel/good.csv": {}, key: {}}
     bucket = SimpleNamespace(find=lambda source, detail: facts)
     monkeypatch.setattr(fsspec, "filesystem", lambda *arguments, **options: bucket)
-    with pytest.raises(UserError, match=r"a key with '\.\.' is not downloaded"):
+    with pytest.raises(UserError, match=r"a key with '\.\.', '\.' or '//' is not downloaded"):
         list(local_files(["s3://b/tel"], tmp_path / "collected"))
     assert not list(tmp_path.iterdir())
 

@@ -132,8 +132,17 @@ class Api:
         return UserError(f"{self.name} ({self.url}): {message}")
 
     def quoted(self, record: Record, field: str) -> str:
-        """Return a field of a record as a part of a path."""
-        return quote(text_at(record, field) or "", safe="")
+        """Return a field of a record as a part of a path.
+
+        Raises
+        ------
+        UserError
+            If it is no name there: a client takes `..` for the folder above.
+        """
+        name = text_at(record, field) or ""
+        if name in ("", ".", ".."):
+            raise self.error(f"the {field} of a record is '{name}', which is none")
+        return quote(name, safe="")
 
     def read_time(self, value: Any) -> datetime | None:
         """Return a time in UTC; None if the value is not a time."""

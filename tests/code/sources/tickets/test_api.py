@@ -83,6 +83,13 @@ def test_an_id_is_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked[1:] == ["/v2/alerts/..%2F..%2Fv1%2Fusers%3Fx%3D%2F"]
 
 
+@pytest.mark.parametrize("name", ["..", ".", "", "-"])
+def test_an_id_that_names_another_path_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A client takes two dots for the folder above, quoted or not."""
+    with pytest.raises(UserError, match=r"ours \(.*\): the id of a record is '\.{0,2}', which is none"):
+        ask(monkeypatch, "opsgenie", lambda: {"data": [{"id": name}]})
+
+
 def sent(monkeypatch: pytest.MonkeyPatch, name: str, token: str, user: str = "", **settings: object) -> dict[str, str]:
     """Return the headers of a request."""
     monkeypatch.setenv("OURS_TOKEN", token)
