@@ -10,6 +10,10 @@ import typer
 from crashcast.cli.shared import AsJson, print_result
 
 commands = typer.Typer()
+Textfile = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Write gauges to this folder, for node_exporter's textfile collector."),
+]
 
 
 @commands.command()
@@ -28,6 +32,7 @@ def score(
     out: Annotated[
         Path | None, typer.Option(help="Write every server's risk to this file: .parquet, .csv or .json.")
     ] = None,
+    textfile: Textfile = None,
     as_json: AsJson = False,
 ) -> None:
     """List the servers at risk: those whose newest row reaches the alarm threshold, and why."""
@@ -35,6 +40,7 @@ def score(
 
     from crashcast.operate import deployment, output
     from crashcast.operate.score import score as score_fleet
+    from crashcast.operate.textfile import write
 
     moment = None if at is None else output.moment(at)
     if out is not None:
@@ -45,6 +51,8 @@ def score(
     found = score_fleet(used, moment)
     if out is not None:
         output.write(found, out)
+    if textfile is not None:
+        write(output.samples(found), textfile, "crashcast_score")
     if explain is not None:
         print_result(output.explained(found, explain), as_json, output.reasons_as_json, output.show_reasons)
     else:
@@ -53,19 +61,16 @@ def score(
 
 @commands.command()
 def metrics(
-    textfile: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Write them to crashcast.prom in this folder, for node_exporter's textfile collector."
-        ),
-    ] = None,
+    textfile: Textfile = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what the last run of each stage and command cost, or write it for Prometheus."""
     from crashcast import run_record
     from crashcast.operate import metrics as costs
+    from crashcast.operate.textfile import write
 
+    runs = run_record.last_of_each()
     if textfile is None:
-        print_result(run_record.last_of_each(), as_json, list, costs.show)
+        print_result(runs, as_json, list, costs.show)
     else:
-        print(f"Written: {costs.write_textfile(run_record.last_of_each(), textfile)}")
+        print(f"Written: {write(costs.samples(runs), textfile, 'crashcast_runs')}")

@@ -1,23 +1,17 @@
-"""What runs cost, as a table for people and as metrics for Prometheus.
-
-Short runs are not there when Prometheus scrapes. So node_exporter's textfile collector serves what they left in a file
-(https://github.com/prometheus/node_exporter#textfile-collector).
-"""
+"""What runs cost, as a table for people and as gauges for Prometheus."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from crashcast.errors import UserError
+from crashcast.operate.textfile import Sample
 from crashcast.progress import MB
 from crashcast.run_record import Run, ended_s, is_failed
 
-NAME = "crashcast.prom"
 GAUGES = {  # of the last run, by the record's name of a figure
     "duration_s": ("crashcast_run_duration_seconds", "Wall time of the last run."),
     "cpu_s": ("crashcast_run_cpu_seconds", "CPU time of the last run, of all its processes."),
@@ -26,6 +20,10 @@ GAUGES = {  # of the last run, by the record's name of a figure
     "written_bytes": ("crashcast_run_written_bytes", "Size of what the last run wrote."),
     "rows": ("crashcast_run_rows", "Rows of the last run's table."),
 }
+
+PARTITIONS = "crashcast_run_partitions", "Partitions of the last run."
+SUCCESS = "crashcast_run_last_success_timestamp_seconds", "End of the last run that succeeded."
+FAILED = "crashcast_run_failed", "Whether the last run failed."
 
 
 def show(runs: Sequence[Run], console: Console) -> None:
@@ -51,42 +49,17 @@ def show(runs: Sequence[Run], console: Console) -> None:
     console.print(table)
 
 
-def write_textfile(runs: Sequence[Run], folder: Path) -> Path:
-    """Write the metrics of the last runs, whole or not at all, and return the file.
-
-    Raises
-    ------
-    UserError
-        If the folder is missing, or the package prometheus-client is not installed.
-    """
-    try:
-        from prometheus_client import CollectorRegistry, Gauge
-        from prometheus_client import write_to_textfile as write
-    except ImportError:
-        raise UserError("metrics need the extra `operate`: .venv/bin/pip install -e '.[operate]'") from None
-    if not folder.is_dir():
-        raise UserError(f"--textfile {folder}: there is no such folder; node_exporter names it by --collector.textfile")
-    registry = CollectorRegistry()
-    gauges = {key: Gauge(name, text, ["run"], registry=registry) for key, (name, text) in GAUGES.items()}
-    partitions = Gauge(
-        "crashcast_run_partitions", "Partitions of the last run.", ["run", "step", "source"], registry=registry
-    )
-    success = Gauge(
-        "crashcast_run_last_success_timestamp_seconds",
-        "End of the last run that succeeded.",
-        ["run"],
-        registry=registry,
-    )
-    failed = Gauge("crashcast_run_failed", "Whether the last run failed.", ["run"], registry=registry)
+def samples(runs: Sequence[Run]) -> Iterator[Sample]:
+    """Yield the gauges of the last runs."""
     for run in runs:
-        for key, gauge in gauges.items():
+        name = {"run": run["name"]}
+        for key, (gauge, meaning) in GAUGES.items():
             if key in run:
-                gauge.labels(run["name"]).set(run[key])
+                yield Sample(gauge, meaning, run[key], name)
         for step, part in run.get("partitions", {}).items():
-            partitions.labels(run["name"], step, "memo").set(part["remembered"])
-            partitions.labels(run["name"], step, "computed").set(part["total"] - part["remembered"])
+            computed = {"memo": part["remembered"], "computed": part["total"] - part["remembered"]}
+            for source, number in computed.items():
+                yield Sample(*PARTITIONS, number, {**name, "step": step, "source": source})
         if run["succeeded"] is not None:
-            success.labels(run["name"]).set(run["succeeded"])
-        failed.labels(run["name"]).set(is_failed(run))
-    write(str(folder / NAME), registry)
-    return folder / NAME
+            yield Sample(*SUCCESS, run["succeeded"], name)
+        yield Sample(*FAILED, is_failed(run), name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from crashcast.errors import UserError
 from crashcast.files import replacing
 from crashcast.operate.reasons import Reason, reasons
 from crashcast.operate.score import Scores
+from crashcast.operate.textfile import Sample
 from crashcast.params.base import format_duration
 from crashcast.text import counted, some_of
 
@@ -78,6 +79,23 @@ def as_json(scores: Scores) -> dict[str, Any]:
             for row in scores.rows.iter_rows(named=True)
         ],
     }
+
+
+def samples(scores: Scores) -> Iterator[Sample]:
+    """Yield the gauges of a fleet's scores. Prometheus keeps `instance` for what it scrapes: the label is `server`."""
+    model = scores.deployment.model
+    for server, row, risk in scores.rows.select("server_id", "timestamp", "risk").sort("server_id").iter_rows():
+        of_server = {"server": server}
+        yield Sample("crashcast_risk", "Probability of a crash after the lead, within the horizon.", risk, of_server)
+        yield Sample("crashcast_row_timestamp_seconds", "Time of the row that was scored.", row.timestamp(), of_server)
+    yield Sample("crashcast_threshold", "Risk from which a server counts as at risk.", model.threshold, {})
+    yield Sample("crashcast_servers_silent", "Servers without a row that is new enough.", len(scores.silent), {})
+    at = scores.moment.replace(tzinfo=UTC).timestamp()
+    yield Sample("crashcast_score_timestamp_seconds", "Time of the newest row that is complete.", at, {})
+    yield Sample(
+        "crashcast_model_info", "The model that scored.", 1,
+        {"version": scores.deployment.name, "algorithm": model.algorithm},
+    )  # fmt: skip
 
 
 def show(scores: Scores, console: Console) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from crashcast.errors import UserError
 from crashcast.operate import metrics
+from crashcast.operate.textfile import write
 
 RUN = {
     "begun": "2026-01-05T12:00:00+00:00", "duration_s": 60.0, "cpu_s": 90.5, "peak_memory_bytes": 250_000_000,
@@ -27,8 +28,8 @@ COLLECT = {**RUN, "name": "collect", "exit_status": 2, "succeeded": None}
 
 
 def test_prometheus_reads_the_figures_of_the_last_runs(tmp_path: Path) -> None:
-    file = metrics.write_textfile([LABEL, COLLECT], tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["crashcast.prom"]  # and no temporary file
+    file = write(metrics.samples([LABEL, COLLECT]), tmp_path, "crashcast_runs")
+    assert [path.name for path in tmp_path.iterdir()] == ["crashcast_runs.prom"]  # and no temporary file
     found = {
         (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(file.read_text())
@@ -45,14 +46,14 @@ def test_prometheus_reads_the_figures_of_the_last_runs(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
 def test_promtool_has_no_objection(tmp_path: Path) -> None:
-    text = metrics.write_textfile([LABEL, COLLECT], tmp_path).read_bytes()
+    text = write(metrics.samples([LABEL, COLLECT]), tmp_path, "crashcast_runs").read_bytes()
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--textfile .*nowhere: there is no such folder"):
-        metrics.write_textfile([LABEL], tmp_path / "nowhere")
+        write(metrics.samples([LABEL]), tmp_path / "nowhere", "crashcast_runs")
 
 
 def test_people_see_a_line_for_each_run() -> None:

@@ -1,0 +1,184 @@
+"""The alerting rules in deploy/, tested by promtool, and an alert on its whole way to a receiver.
+
+The way is that of a team: a file of gauges, node_exporter, Prometheus, Alertmanager, a webhook; all of them are real.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from crashcast.operate import output
+from crashcast.operate.textfile import write
+
+RULES = Path(__file__).parents[2] / "deploy/prometheus/crashcast.rules.yml"
+PROGRAMS = ("prometheus", "promtool", "prometheus-alertmanager", "prometheus-node-exporter")
+pytestmark = pytest.mark.skipif(
+    any(shutil.which(program) is None for program in PROGRAMS),
+    reason=f"one of {', '.join(PROGRAMS)} is not installed (Debian has a package of each name)",
+)
+NODE = '{job="node", instance="ops:9100"}'
+RISK = 'crashcast_risk{job="node", instance="ops:9100", server="%s"}'
+
+
+def series(name: str, values: str) -> dict[str, str]:
+    return {"series": name if "{" in name else f"{name}{NODE}", "values": values}
+
+
+def rules() -> dict[str, Any]:
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+def alert(minute: int, name: str, *fires: dict[str, str]) -> dict[str, Any]:
+    """Expect that just these alerts of a rule fire at a minute."""
+    severity = {
+        rule["alert"]: rule["labels"]
+        for group in yaml.safe_load(RULES.read_text())["groups"]
+        for rule in group["rules"]
+    }
+    labels = {"job": "node", "instance": "ops:9100", **severity[name]}
+    return {"eval_time": f"{minute}m", "alertname": name, "exp_alerts": [{"exp_labels": labels | one} for one in fires]}
+
+
+FRESH = series("crashcast_score_timestamp_seconds", "0+60x1000")  # the fleet is scored each minute
+OLD = series("crashcast_score_timestamp_seconds", "0x1000")
+THRESHOLD = series("crashcast_threshold", "0.5x1000")
+DB_1 = {"server": "db-1"}
+CASES = {
+    "a server at risk pages, and for lead + horizon after its last high score": (
+        [FRESH, THRESHOLD, series(RISK % "db-1", "0.1x4 0.9x4 0.1x600"), series(RISK % "db-2", "0.1x600")],
+        [
+            alert(4, "CrashPredicted"),
+            alert(6, "CrashPredicted", DB_1),
+            alert(400, "CrashPredicted", DB_1),
+            alert(440, "CrashPredicted"),
+        ],
+    ),
+    "old scores page nobody, and it is said that they are old": (
+        [OLD, THRESHOLD, series(RISK % "db-1", "0.9x600")],
+        [
+            alert(60, "CrashPredicted", DB_1),
+            alert(60, "ScoresStale"),
+            alert(140, "ScoresStale", {}),
+            alert(560, "CrashPredicted"),
+        ],
+    ),
+    "fresh scores are not stale": ([FRESH], [alert(600, "ScoresStale")]),
+    "servers that stay silent are told": (
+        [series("crashcast_servers_silent", "0x9 2x100")],
+        [alert(30, "ServersSilent"), alert(75, "ServersSilent", {})],
+    ),
+    "a run that failed is told until it succeeds": (
+        [series('crashcast_run_failed{job="node", instance="ops:9100", run="collect"}', "0x4 1x30 0x30")],
+        [alert(10, "RunFailed"), alert(20, "RunFailed", {"run": "collect"}), alert(50, "RunFailed")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_alert_fires_when_it_should_and_only_then(case: str, tmp_path: Path) -> None:
+    given, expected = CASES[case]
+    conditions = [{name: value for name, value in rule.items() if name != "annotations"} for rule in rules().values()]
+    groups = [{"name": "crashcast", "rules": conditions}]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": groups}))
+    test = {"interval": "1m", "input_series": given, "alert_rule_test": expected}
+    content = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [test]}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(content))
+    done = subprocess.run(["promtool", "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_rule_has_a_test() -> None:
+    fired = {entry["alertname"] for _, entries in CASES.values() for entry in entries if entry["exp_alerts"]}
+    assert fired == rules().keys()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def received() -> Iterator[SimpleNamespace]:
+    """Receive Alertmanager's notifications, as a pager does."""
+    alerts: list[dict[str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            alerts.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["alerts"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield SimpleNamespace(alerts=alerts, url=f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
+def start(stack: ExitStack, folder: Path, *command: str) -> None:
+    log = stack.enter_context((folder / f"{command[0]}.log").open("wb"))
+    process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+
+
+def test_a_server_at_risk_reaches_the_pager(tmp_path: Path, received: SimpleNamespace) -> None:
+    now = datetime.now(UTC)
+    rows = pl.DataFrame({"server_id": ["db-1", "db-2"], "timestamp": [now, now], "risk": [0.9, 0.1]})
+    deployment = SimpleNamespace(name="v1.0.0", model=SimpleNamespace(threshold=0.5, algorithm="dummy"))
+    scores: Any = SimpleNamespace(rows=rows, deployment=deployment, moment=now.replace(tzinfo=None), silent=[])
+    (tmp_path / "gauges").mkdir()
+    write(output.samples(scores), tmp_path / "gauges", "crashcast_score")
+
+    node, manager, prometheus = free_port(), free_port(), free_port()
+    route = {"receiver": "pager", "group_wait": "0s", "group_by": ["alertname"]}
+    receivers = [{"name": "pager", "webhook_configs": [{"url": received.url}]}]
+    (tmp_path / "alertmanager.yml").write_text(yaml.safe_dump({"route": route, "receivers": receivers}))
+    settings = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(RULES)],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{manager}"]}]}]},
+        "scrape_configs": [{"job_name": "node", "static_configs": [{"targets": [f"127.0.0.1:{node}"]}]}],
+    }
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(settings))
+    with ExitStack() as stack:
+        start(
+            stack, tmp_path, "prometheus-node-exporter", f"--web.listen-address=127.0.0.1:{node}",
+            "--collector.disable-defaults", "--collector.textfile",
+            f"--collector.textfile.directory={tmp_path / 'gauges'}",
+        )  # fmt: skip
+        start(
+            stack, tmp_path, "prometheus-alertmanager", "--config.file=alertmanager.yml",
+            f"--web.listen-address=127.0.0.1:{manager}", "--cluster.listen-address=", "--storage.path=alerts",
+        )  # fmt: skip
+        start(
+            stack, tmp_path, "prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=series",
+            f"--web.listen-address=127.0.0.1:{prometheus}",
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not received.alerts and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(2)  # no second one comes
+    assert [one["labels"]["alertname"] for one in received.alerts] == ["CrashPredicted"]
+    (page,) = received.alerts
+    assert (page["status"], page["labels"]["server"]) == ("firing", "db-1")
+    assert page["annotations"]["summary"] == "db-1 will crash within hours with probability 90%"
