@@ -204,7 +204,7 @@ def label_partition(
     crash = within(grid, crashes, started - reach, started - ahead)
     unknown = {
         Reason.MAINTENANCE_AHEAD: within(grid, planned, started - reach, started) & ~crash,
-        Reason.RECORDS_END: covered & ~settled,
+        Reason.RECORDS_END: ~settled,
         Reason.LEAD: within(grid, crashes, started - ahead, started),
         Reason.OUTAGE: within(grid, incidents, started, resolved + label.recovery),
         Reason.UNCOVERED: ~covered,

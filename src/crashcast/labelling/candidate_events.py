@@ -127,8 +127,8 @@ def _unmatched(statements: pl.DataFrame, fleet: pl.DataFrame) -> pl.DataFrame:
             began_by="at",
             **dict.fromkeys(("restarted", "silent", "planned", "due"), pl.lit(False)),
             has_telemetry=inside,
-            has_uptime=inside & pl.col("reports_uptime").fill_null(False),
-            has_errors=inside & pl.col("reports_errors").fill_null(False),
+            has_uptime=inside & pl.col("reports_uptime"),
+            has_errors=inside & pl.col("reports_errors"),
         )
     )
 

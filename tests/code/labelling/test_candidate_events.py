@@ -99,6 +99,7 @@ def test_a_statement_matches_from_an_interval_before_an_interruption_to_some_tim
             [(10, 12, RESTART), (10.5, 10.75, RESTART)], None, id="the later one is over, and hides the other"
         ),
         pytest.param([(10, 10.75, RESTART), (10.5, 12, GAP)], 1, id="a gap if the restart is over"),
+        pytest.param([(10, 12, GAP), (10.5, 10.75, RESTART)], 0, id="a gap if a later restart is over"),
     ],
 )
 def test_a_statement_prefers_restarts_to_gaps_and_both_to_planned_work(interruptions, place):

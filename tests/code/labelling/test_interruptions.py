@@ -135,6 +135,7 @@ def test_borders_between_partitions_change_nothing(lines, borders):
         ("........R...", [7]),
         ("......   ...", [5]),
         ("......xx  ....", [5]),
+        ("e  R......", [-1]),
         (".....e  R...", [4]),  # errors that begin with the last sample: it was going down already
         ("....ee  R...", [5]),
         ("...eee  R...", [5]),

@@ -24,6 +24,7 @@ def votes_of(up, tickets, coverage=ALWAYS, evidence=RULES.evidence, sources=()):
     found, told, verdicts = found_in(up, tickets)
     covered = frame_of({"server_id": pl.String, "covered_from": TIMESTAMP, "covered_to": TIMESTAMP}, coverage)
     votes = labelling_functions.votes_of_all(evidence, found, told, verdicts, covered, sources_of(*sources))
+    assert not votes.select("event", "source").is_duplicated().any()
     return {
         event: {source: vote for number, source, vote in votes.iter_rows() if number == event}
         for event in range(found.height)

@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from crashcast import tables
+from crashcast.errors import UserError
 from crashcast.incidents import read_incidents
 from crashcast.labelling.candidate_events import ANNOTATIONS
 from crashcast.params.incidents import Incidents
@@ -426,6 +427,57 @@ def test_a_partition_depends_on_nothing_beyond_its_reach():
     grown = [label.coverage_that_reaches(DAY, frame_of(SPANS, [("a", -99, end)]), blind) for end in (28, 29, 999)]
     assert grown[0].equals(grown[1])
     assert grown[0].equals(grown[2])
+
+
+def test_coverage_elsewhere_is_not_handed_to_a_partition():
+    spans = [("b", 0, 9), ("a", 5, 9), ("a", 0, 3), ("a", -9, 0), ("a", 28, 30), ("a", -9, -5), ("a", 40, 50)]
+    found = label.coverage_that_reaches(DAY, frame_of(SPANS, spans), 4 * HOUR)
+    assert found.equals(frame_of(SPANS, [("a", 0, 3), ("a", 5, 9), ("b", 0, 9)]))  # in one order, whatever theirs
+    assert label.coverage_that_reaches(DAY, frame_of(SPANS, spans[::-1]), 4 * HOUR).equals(found)
+
+
+@pytest.fixture
+def unlabelled(tmp_path):
+    """Write two days of hourly rows of a, from the third hour, without a known label."""
+    rows = frame_of(tables.KEYS | {"reason": pl.String}, [(hour, "a", "lead") for hour in range(3, 48)])
+    rows = rows.with_columns(
+        reason=pl.when(rows["timestamp"].dt.hour() == 22).then(pl.lit("outage")).otherwise("reason")
+    )
+    for day in (0, 1):
+        partition = tables.partition_at(START + 24 * day * HOUR, "day")
+        own = rows.filter(pl.col("timestamp").is_between(*tables.utc(partition.start, partition.end), closed="left"))
+        tables.write(partition.path(tmp_path / "labels"), own)
+    return tmp_path / "labels"
+
+
+@pytest.mark.parametrize(
+    ("crashes", "said"),
+    [
+        pytest.param([], None, id="no crash"),
+        pytest.param([("a", 4)], None, id="a crash with the first row's lead"),
+        pytest.param([("b", 20)], None, id="a crash of a server without rows"),
+        pytest.param([("a", 4.5)], "1; 1 row before them unknown (lead)", id="one row is in time"),
+        # in time for a crash at 25.5 are the rows at 22, 23 and 24: in both days
+        pytest.param(
+            [("a", 25.5), ("a", 4)],
+            "1; 2 rows before them unknown (lead): |1 row before them unknown (outage)",
+            id="two days",
+        ),
+        pytest.param([("a", 12), ("a", 4.5)], "2; 4 rows before them unknown (lead)", id="two crashes"),
+        pytest.param([("a", 99)], "1; 1 without a row from 4h to 1h before them", id="after the last row"),
+        pytest.param([("a", 99), ("a", 12)], "2; 3 rows before them unknown (lead)|; 1 without a row", id="one of two"),
+    ],
+)
+def test_crashes_without_a_row_are_told_by_the_reason_of_the_rows_before(unlabelled, crashes, said):
+    found = frame_of({"server_id": pl.String, "started_at": TIMESTAMP}, crashes)
+    if said is None:
+        label.check_that_crashes_show(unlabelled, found, RULES)
+        return
+    with pytest.raises(UserError) as error:
+        label.check_that_crashes_show(unlabelled, found, RULES)
+    assert str(error.value).startswith("no row is labelled 1, but crashes are known: " + said.split("|")[0])
+    for part in said.split("|"):
+        assert part in str(error.value)
 
 
 def test_incident_rules_are_read_as_documented(tmp_path):
