@@ -266,19 +266,31 @@ BAD = {
         {},
         ["column 'start', row 2: incident 'A-1'", "is in the future"],
     ),
+    "dates without a time": (
+        put(INCIDENTS, "host,start,end\n007,2026-01-31,2026-02-01\ndb-1,2026-01-31,2026-02-01\n"),
+        {},
+        ["incidents.csv, column 'start', row 2: 2026-01-31 is a whole day", "write the time of day", "--coverage"],
+    ),
+    "a date among times": (
+        edit(INCIDENTS, "2026-01-31T23:40:00Z", "2026-01-31Z"),
+        {},
+        ["incidents.csv, column 'end', row 2: 2026-01-31Z is a whole day"],
+    ),
     "id twice": (
         edit(INCIDENTS, "A-2", "A-1"),
         {},
         ["column 'id', row 3: incident 'A-1' is also in row 2, with another server_id, kind, started_at, resolved_at"],
     ),
     "same crash twice": (
-        put(INCIDENTS, "host,start,end\n007,2026-01-31,2026-02-01\n007,2026-01-31,2026-02-02\n"),
+        put(
+            INCIDENTS, "host,start,end\n007,2026-01-31 01:00,2026-02-01 00:00\n007,2026-01-31 01:00,2026-02-02 00:00\n"
+        ),
         {},
-        ["row 3: incident '007 2026-01-31T00:00:00Z crash' is also in row 2, with another resolved_at"],
+        ["row 3: incident '007 2026-01-31T01:00:00Z crash' is also in row 2, with another resolved_at"],
     ),
     "unknown kind of incident": (edit(INCIDENTS, "planned", "fire"), {}, ["column 'kind', row 3: 'fire' is neither"]),
     "incidents of another fleet": (
-        put(INCIDENTS, "host,start\nweb-7.example.com,2026-01-31\n"),
+        put(INCIDENTS, "host,start\nweb-7.example.com,2026-01-31 01:00\n"),
         {},
         ["no incident is on a server that has telemetry: incidents name web-7.example.com; telemetry has 007, db-1"],
     ),

@@ -6,7 +6,7 @@ A value that cannot be converted is an error that names its row.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 
 import polars as pl
 
@@ -25,6 +25,8 @@ MOMENT = (
 # as abbreviations they mean standard time, as zones of the tz database they have summer time
 AMBIGUOUS_ZONES = ("CET", "EET", "MET", "WET")
 MOMENT_HINT = "write 2026-01-31 13:45:00 (UTC), 2026-01-31T13:45:00+01:00 or seconds since 1970"
+DATES = "write the time of day too; if nobody knows it, remove the row and leave the day out of the server's --coverage"
+FEWEST_MIDNIGHTS = 3  # a few crashes may start at midnight, but not all of several
 NOW = "it is {} now: a wrong clock, or local times that need their zone (+01:00)"
 
 Roles = Mapping[str, tuple[tuple[str, ...], ...]]
@@ -193,6 +195,41 @@ def moments(sheet: Sheet, column: str, latest: datetime | None, required: bool =
     if latest is not None and (index := sheet.first(times > latest)) is not None:
         raise sheet.error(f"{utc_text(times[index])} is in the future, {NOW.format(utc_text(latest))}", column, index)
     return times, how
+
+
+def check_times_of_day(sheet: Sheet, column: str, crashes: pl.Series | None = None) -> None:
+    """Refuse dates without a time: a day is not a moment.
+
+    Parameters
+    ----------
+    sheet : Sheet
+        The file.
+    column : str
+        A column of times.
+    crashes : Series of bool, optional
+        Rows that must not all be at midnight either, as a date is if a spreadsheet or a database writes it.
+
+    Raises
+    ------
+    UserError
+        Naming the first such row.
+    """
+    values = sheet.frame[column]
+    if isinstance(values.dtype, pl.Datetime):
+        at_midnight = values.dt.time() == time()
+        is_date = at_midnight & False
+    elif values.dtype == pl.Date:
+        is_date = at_midnight = values.is_not_null()
+    else:
+        parts = texts(sheet, column).str.extract_groups(MOMENT).struct.unnest()
+        clock = parts.select(pl.concat_str("clock", "second", "fraction", ignore_nulls=True)).to_series()
+        is_date = parts["date"].is_not_null() & parts["clock"].is_null()
+        at_midnight = parts["date"].is_not_null() & ~clock.str.contains("[1-9]")
+    if (index := sheet.first(is_date)) is not None:
+        raise sheet.error(f"{values[index]} is a whole day, not a time; {DATES}", column, index)
+    if crashes is not None and crashes.sum() >= FEWEST_MIDNIGHTS and at_midnight.filter(crashes).all():
+        message = f"all {crashes.sum():,} crashes start at 00:00: these are whole days, not times"
+        raise sheet.error(f"{message}; {DATES}", column, sheet.first(crashes))
 
 
 def _from_epoch(sheet: Sheet, column: str, values: pl.Series) -> tuple[pl.Series, str]:

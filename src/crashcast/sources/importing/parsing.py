@@ -11,7 +11,16 @@ from pathlib import Path
 import polars as pl
 
 from crashcast import tables
-from crashcast.sources.importing.columns import NOW, Roles, choose, identifiers, moments, numbers, texts
+from crashcast.sources.importing.columns import (
+    NOW,
+    Roles,
+    check_times_of_day,
+    choose,
+    identifiers,
+    moments,
+    numbers,
+    texts,
+)
 from crashcast.sources.importing.long_format import (
     METRIC_NAMES,
     VALUE_NAMES,
@@ -259,10 +268,12 @@ def read_incidents(path: Path, latest: datetime) -> Records:
     """
     sheet = read_sheet(path)
     roles = choose(sheet, INCIDENT_ROLES, ("server_id", "started_at"))
+    kinds = _kinds(sheet, roles.get("kind"))
     times: dict[str, pl.Series] = {}
     notations: dict[str, str] = {}
     for role in ("started_at", "resolved_at", "reported_at"):
         if role in roles:
+            check_times_of_day(sheet, roles[role], kinds == CRASH if role == "started_at" else None)
             times[role], notations[role] = moments(sheet, roles[role], None, required=role == "started_at")
         else:
             times[role] = pl.Series([None], dtype=tables.TIMESTAMP).new_from_index(0, sheet.frame.height)
@@ -270,7 +281,7 @@ def read_incidents(path: Path, latest: datetime) -> Records:
     frame = pl.DataFrame(
         {
             "server_id": identifiers(sheet, roles["server_id"]),
-            "kind": _kinds(sheet, roles.get("kind")),
+            "kind": kinds,
             **times,
             **words,
         }

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
+import polars as pl
+import pytest
+
 from crashcast import tables
+from crashcast.errors import UserError
 from crashcast.sources.importing.parsing import read_coverage, read_incidents
 
 LATEST = datetime(2026, 6, 1, tzinfo=UTC)
@@ -40,7 +44,7 @@ def test_incidents_without_ids_are_named_by_what_tells_them_apart(tmp_path: Path
 
 
 def test_planned_maintenance_may_lie_ahead(tmp_path: Path) -> None:
-    (tmp_path / "i.csv").write_text("host,start,kind\na,2027-01-01,planned\n")
+    (tmp_path / "i.csv").write_text("host,start,kind\na,2027-01-01 00:00,planned\n")
     assert read_incidents(tmp_path / "i.csv", LATEST).frame.height == 1
 
 
@@ -51,3 +55,30 @@ def test_coverage_by_other_names(tmp_path: Path) -> None:
     frame = read_coverage(tmp_path / "c.csv", LATEST).frame
     assert frame.schema == tables.COVERAGE
     assert frame.row(0) == ("a", datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC), None)
+
+
+@pytest.mark.parametrize(
+    ("column", "start", "end"),
+    [
+        ("end", datetime(2026, 1, 1, 5), date(2026, 1, 1)),
+        ("start", date(2026, 1, 1), datetime(2026, 1, 1, 5)),
+        ("start", "2026/1/1", "2026/1/1 5:00"),
+        ("start", "2026-01-01 Europe/Berlin", "2026-01-01 05:00 Europe/Berlin"),
+        ("start", "2026-01-01 00:00:00", "2026-01-01 05:00:00"),  # as spreadsheets write a date
+        ("start", "2026-01-01T00:00:00.000+01:00", "2026-01-01T05:00:00.000+01:00"),
+        ("start", datetime(2026, 1, 1), datetime(2026, 1, 1, 5)),
+    ],
+)
+def test_a_whole_day_is_no_time_of_an_incident(tmp_path: Path, column: str, start: object, end: object) -> None:
+    path = tmp_path / "i.parquet"
+    pl.DataFrame({"host": ["a", "b", "c"], "start": [start] * 3, "end": [end] * 3}).write_parquet(path)
+    with pytest.raises(UserError, match=rf"i\.parquet, column '{column}', row 1: .*whole day.*; write the time of day"):
+        read_incidents(path, LATEST)
+
+
+def test_single_incidents_may_begin_at_midnight(tmp_path: Path) -> None:
+    path = tmp_path / "i.csv"
+    path.write_text("host,kind,start\na,crash,2026-01-01 00:00\na,planned,2026-01-02 00:00\na,crash,2026-01-02 00:01\n")
+    assert read_incidents(path, LATEST).frame.height == 3
+    path.write_text("host,kind,start\n" + "".join(f"{host},planned,2026-01-01 00:00\n" for host in "abc"))
+    assert read_incidents(path, LATEST).frame.height == 3

@@ -188,7 +188,7 @@ def test_what_is_doubtful_is_said(project: Path) -> None:
     hours = fleet(range(24 * 60))
     said = bring(
         hours.with_columns(cpu_pct=pl.when(pl.int_range(pl.len()) % 3 > 0).then("cpu_pct")),
-        "host,start\n" + "".join(f"a,2026-01-{d:02} 05:00\n" for d in range(1, 9)) + "z,2025-01-01\n",
+        "host,start\n" + "".join(f"a,2026-01-{d:02} 05:00\n" for d in range(1, 9)) + "z,2025-01-01 04:00\n",
     )
     for words in (
         "1 incidents on servers without telemetry are kept: incidents name z; telemetry has a, b",
