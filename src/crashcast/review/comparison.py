@@ -210,10 +210,11 @@ class _Total(NamedTuple):
 
 
 class _Figure(NamedTuple):
-    """One figure of one model, what each cell adds to its error, and the figure in every replicate."""
+    """One figure of one model, what each cell adds to its error and to its denominator, and its replicates."""
 
     value: float
     influence: Floats
+    weight: Floats
     replicates: Floats
     rows: int = 0
 
@@ -246,7 +247,7 @@ def _ratio(numerator: _Total, denominator: _Total) -> _Figure | None:
     if not denominator.cells.sum() > 0:
         return None
     figure, influence = total_influence(numerator.cells, denominator.cells)
-    return _Figure(figure, influence, ratio_replicates(numerator.replicates, denominator.replicates))
+    return _Figure(figure, influence, denominator.cells, ratio_replicates(numerator.replicates, denominator.replicates))
 
 
 class _Paired:
@@ -259,13 +260,16 @@ class _Paired:
         self.rows = np.zeros(self.n_cells)
         for some in chunks(len(cells)):
             self.rows += np.bincount(cells[some], minlength=self.n_cells)
+        self.positives = np.bincount(cells[labels == 1], minlength=self.n_cells).astype(np.float64)
 
     def difference(self, named: _Named, champion: _Figure | None, challenger: _Figure | None) -> Difference:
         """Bring the replicates of a difference to the spread of its influence."""
         if champion is None or challenger is None:
             old, new = (None if figure is None else figure.value for figure in (champion, challenger))
             return Difference(*named, champion=old, challenger=new, difference=None)
-        found = spread((challenger.influence - champion.influence).reshape(-1, self.draws.shape[1]))
+        share = np.mean([figure.weight / figure.weight.sum() for figure in (champion, challenger)], axis=0)
+        shape = -1, self.draws.shape[1]
+        found = spread((challenger.influence - champion.influence).reshape(shape), share.reshape(shape))
         replicates = challenger.replicates - champion.replicates
         deviations = np.nan_to_num(replicates - np.nanmean(replicates))
         scale = deviations.std()
@@ -287,9 +291,10 @@ class _Paired:
                 renumbered = renumbered * self.draws.shape[1] + np.tile(self.blocks, len(inside))
                 n_cells = int(inside.sum()) * self.draws.shape[1]
                 area, influence = pr_auc_influence(labels, steps[own], renumbered[self.cells[own]], n_cells)
-                parts[name] = _Figure(area, influence, self.draws.total(influence, inside), len(labels))
+                positives = self.positives.reshape(self.draws.shape)[inside].ravel()
+                parts[name] = _Figure(area, influence, positives, self.draws.total(influence, inside), len(labels))
         replicates = pr_auc_replicates(self.labels, steps, self.cells, self.draws)
-        return _Ranking(_Figure(*whole, replicates, len(steps)), parts)
+        return _Ranking(_Figure(*whole, self.positives, replicates, len(steps)), parts)
 
     def ranked(self, rankings: Mapping[str, _Ranking]) -> dict[str, Difference]:
         """Compare PR-AUC with the champion's and, if there is one, the anchor's."""

@@ -26,36 +26,43 @@ class Spread(NamedTuple):
     degrees_of_freedom: float
 
 
-def spread(influence: Floats) -> Spread:
+def spread(influence: Floats, share: Floats) -> Spread:
     """Return the standard error of a figure that is tied together by servers and by time.
 
     Parameters
     ----------
     influence : array of shape (S, B)
         What each server in each block adds to the figure's error; adds up to 0.
+    share : array of shape (S, B)
+        How much of the figure's denominator (positives, crashes, rows) each of them holds; adds up to 1.
 
     Returns
     -------
     Spread
         The variance adds up the products of influences of the same server, and of different servers in the same block
         or in adjoining ones (labels and alarms reach from one block into the next); it is never below that of servers
-        or blocks alone. Degrees of freedom: the number of servers, or of blocks if fewer, that carry the sum of
-        squares, less one: a few that weigh much count as few.
+        or blocks alone. A server or block counts by how the figure would change without it: if it holds a share h, its
+        influence is divided by 1 - h, since the others would then weigh more. Degrees of freedom: the number of
+        servers, or of blocks if fewer, that carry the sum of squares, less one: a few that weigh much count as few.
 
     Notes
     -----
     Source: Cameron, Gelbach, Miller, Robust inference with multiway clustering, Journal of Business & Economic
     Statistics 29(2), 2011; across blocks: Thompson, Simple formulas for standard errors that cluster by both firm and
-    time, Journal of Financial Economics 99(1), 2011. Degrees of freedom: Carter, Schnepel, Steigerwald, Asymptotic
+    time, Journal of Financial Economics 99(1), 2011. Without each in turn (jackknife, CV3): MacKinnon, Nielsen, Webb,
+    Fast and reliable jackknife and bootstrap methods for cluster-robust inference, Journal of Applied Econometrics
+    38(5), 2023. Degrees of freedom: Carter, Schnepel, Steigerwald, Asymptotic
     behavior of a t-test robust to cluster heterogeneity, Review of Economics and Statistics 99(4), 2017, in spirit.
     """
-    of_servers, of_blocks = influence.sum(axis=1), influence.sum(axis=0)
-    corrections = [n / max(n - 1, 1) for n in influence.shape]
-    by_server = corrections[0] * float(of_servers @ of_servers)
-    by_block = corrections[1] * float(of_blocks @ of_blocks)
+    n_servers, n_blocks = influence.shape
+    of_servers = influence.sum(axis=1) / np.maximum(1 - share.sum(axis=1), 1 / n_servers)
+    cells = influence / np.maximum(1 - share.sum(axis=0), 1 / n_blocks)
+    of_blocks = cells.sum(axis=0)
+    by_server = (1 - 1 / n_servers) * float(of_servers @ of_servers)
+    by_block = (1 - 1 / n_blocks) * float(of_blocks @ of_blocks)
     near = float(of_blocks @ of_blocks + 2 * of_blocks[1:] @ of_blocks[:-1])
-    same_server = float(np.vdot(influence, influence) + 2 * np.vdot(influence[:, 1:], influence[:, :-1]))
-    variance = max(by_server, by_block, by_server + corrections[1] * (near - same_server))
+    same_server = float(np.vdot(cells, cells) + 2 * np.vdot(cells[:, 1:], cells[:, :-1]))
+    variance = max(by_server, by_block, by_server + (1 - 1 / n_blocks) * (near - same_server))
     effective = min(_effective(of_servers), _effective(of_blocks))
     return Spread(float(np.sqrt(variance)), max(effective - 1, 1.0))
 
