@@ -35,7 +35,7 @@ Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]
 
 ANCHOR, ALL, LEAD = "pr_auc_against_anchor", "all_crashes", "lead_h"
-SLOPE_WITHIN = 1.3  # times the budget, and the budget divided by it: where the curve's slope is taken
+SLOPE_WITHIN = 2  # times the budget, and the budget divided by it: where the curve's slope is taken
 
 
 @dataclass(frozen=True, eq=False)
