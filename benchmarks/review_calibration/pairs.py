@@ -202,8 +202,8 @@ def looks(
     found = []
     for look in range(1, LOOKS + 1):
         challenger = train_on(fleet, truth, rng.choice(halves[1], len(halves[1])), 0.0, rng)
-        found = compared(fleet, champion, challenger, acceptance)
-        decision = decide({"base": found}, acceptance, Facts(look, "own", latency=ALIKE, size=ALIKE))
+        both = {"base": compared(fleet, champion, challenger, acceptance)}
+        decision = decide(both, acceptance, Facts(look, "own", latency=ALIKE, size=ALIKE))
         found.append({"verdict": decision.verdict, "true_gain": challenger.true_pr_auc - champion.true_pr_auc})
     return found
 
