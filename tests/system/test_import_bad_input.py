@@ -218,7 +218,36 @@ BAD = {
     "no metrics": (put(TELEMETRY, "time,host,note\n2026-01-31,007,fine\n"), {}, ["telemetry.csv: no numeric column"]),
     "infinite": (edit(TELEMETRY, "12.5", "inf"), {}, ["column 'cpu_pct', row 4: inf is not a finite"]),
     "too large": (edit(TELEMETRY, "12.5", "1e39"), {}, ["column 'cpu_pct', row 4: 1e+39 is not a finite"]),
-    "text among numbers": (edit(TELEMETRY, "12.5", "12 %"), {}, ["column 'cpu_pct', row 4: '12 %' is not a number"]),
+    "text among numbers": (
+        edit(TELEMETRY, "12.5", "fast"),
+        {},
+        ["telemetry.csv, column 'cpu_pct', row 4: 'fast' is not a number"],
+    ),
+    "units among plain numbers": (
+        edit(TELEMETRY, "12.5", "12 %"),
+        {},
+        ["column 'cpu_pct', row 4: '12 %': numbers are written in several forms (some values have a unit (%), some no"],
+    ),
+    "an ambiguous comma": (
+        put(TELEMETRY, "time;host;io\n2026-01-31;007;1,234\n2026-02-01;007;12\n"),
+        {},
+        ["column 'io', row 2", "1,234 could be a thousand and more, or have a decimal comma"],
+    ),
+    "points of thousands beside decimal commas": (
+        put(TELEMETRY, "time;host;io;cpu\n2026-01-31;007;1.234;6,9\n2026-02-01;007;12;7,1\n"),
+        {},
+        ["column 'io': 1.234 could be a thousand and more, because column 'cpu' has decimal commas"],
+    ),
+    "another unit in another file": (
+        put(Path("in/more.csv"), "time,host,cpu_pct,latency_ms\n2026-01-31,007,1 %,2\n2026-02-01,007,1 %,2\n"),
+        {"--telemetry": "in/telemetry.csv", "--telemetry ": "in/more.csv"},
+        ["in/more.csv: column 'cpu_pct' has %, but no unit in in/telemetry.csv"],
+    ),
+    "most columns of numbers lost": (
+        put(TELEMETRY, "time,host,up,io,net\n2026-01-31,007,1,3 foo,4 foo\n2026-02-01,007,1,5 foo,6 foo\n"),
+        {},
+        ["2 of 3 columns look like numbers, but cannot be read", "column 'io': text, such as '3 foo'", "12 ms"],
+    ),
     "unusable name": (edit(TELEMETRY, "cpu_pct", "CPU [%]"), {}, ["column 'CPU [%]': a metric's name takes letters"]),
     "reserved name": (edit(TELEMETRY, "cpu_pct", "label"), {}, ["column 'label': the pipeline uses this name itself"]),
     "name of a feature": (

@@ -42,8 +42,7 @@ def collect(
 
     done = bring_in(sources or (), since, until, is_open, again, incidents, coverage, replace)
     if done:
-        print("\n".join(done))
-        print(NEXT.format("Collect telemetry"))
+        _tell(done, "Collect telemetry")
     else:
         print(f"Nothing to collect: no partition has ended since{'' if is_open else '; see --open'}")
 
@@ -92,12 +91,22 @@ def import_(
         typer.Option(help="The interval between rows, such as 5m; by default, that of the samples."),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Start over, instead of merging.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse files with a column that looks like numbers, but cannot be read.")
+    ] = False,
 ) -> None:
     """Import your own fleet: telemetry and incident records from Parquet or CSV files."""
     from crashcast.sources.importing.run_import import import_files
 
-    print("\n".join(import_files(telemetry, incidents, coverage, replace, interval)))
-    print(NEXT.format("Import telemetry and incidents"))
+    done = import_files(telemetry, incidents, coverage, replace, interval, is_strict=strict)
+    _tell(done, "Import telemetry and incidents")
+
+
+def _tell(report: list[str], commit_message: str) -> None:
+    from crashcast.sources.importing.report import LOST
+
+    end = report.index(LOST) if LOST in report else len(report)  # a warning is read if it comes last
+    print("\n".join([*report[:end], NEXT.format(commit_message), *report[end:]]))
 
 
 @commands.command()

@@ -11,6 +11,7 @@ from datetime import datetime, time, timedelta
 import polars as pl
 
 from crashcast.sources.importing.table_file import SHOWN, Sheet, plain_name
+from crashcast.sources.importing.text_numbers import Written, read_written
 from crashcast.sources.value_formats import EARLIEST, EPOCH_UNITS, NULLS, PER_SECOND, utc_text
 from crashcast.tables import TIMESTAMP
 from crashcast.text import some_of
@@ -100,7 +101,7 @@ def identifiers(sheet: Sheet, column: str) -> pl.Series:
     return ids
 
 
-def numbers(sheet: Sheet, column: str, required: bool) -> pl.Series | str:
+def numbers(sheet: Sheet, column: str, required: bool) -> Written | str:
     """Return a column as float32, or why it is none.
 
     Parameters
@@ -114,15 +115,15 @@ def numbers(sheet: Sheet, column: str, required: bool) -> pl.Series | str:
 
     Returns
     -------
-    Series of float32, or str
-        Null if there is no value; booleans are 0 and 1. Text: why the column is not numeric.
+    Written or str
+        Float32, null if there is no value; booleans are 0 and 1. Text: why the column is not numeric.
 
     Raises
     ------
     UserError
-        If a numeric column holds text, an infinite value or one too large for float32.
+        If a numeric column holds text, numbers of several forms, an infinite value or one too large for float32.
     """
-    values = sheet.frame[column]
+    values, unit, how = sheet.frame[column], "", ""
     if values.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         text = texts(sheet, column)
         truth = text.str.to_lowercase().replace_strict(
@@ -131,9 +132,15 @@ def numbers(sheet: Sheet, column: str, required: bool) -> pl.Series | str:
         values = text.cast(pl.Float64, strict=False).fill_null(truth)
         wrong = text.is_not_null() & values.is_null()
         if (index := sheet.first(wrong)) is not None:
-            if not required and 2 * wrong.sum() > text.count():
-                return f"text, such as '{text[index]}'"
-            raise sheet.error(f"'{text[index]}' is not a number{_more(wrong)}", column, index)
+            written = read_written(column, text)
+            if isinstance(written, str):
+                message = f"numbers are written in several forms ({written}); write all in one"
+                raise sheet.error(f"'{text[index]}': {message}", column, index)
+            if written is None:
+                if not required and 2 * wrong.sum() > text.count():
+                    return f"text, such as '{text[index]}'"
+                raise sheet.error(f"'{text[index]}' is not a number{_more(wrong)}", column, index)
+            values, unit, how = written.values, written.unit, written.how
     elif not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
         if required:
             raise sheet.error(f"holds {values.dtype}, not numbers", column)
@@ -142,7 +149,7 @@ def numbers(sheet: Sheet, column: str, required: bool) -> pl.Series | str:
     infinite = single.is_infinite()
     if (index := sheet.first(infinite)) is not None:
         raise sheet.error(f"{values[index]} is not a finite float32 number{_more(infinite)}", column, index)
-    return single
+    return Written(single, unit, how)
 
 
 def _more(mask: pl.Series) -> str:

@@ -11,6 +11,7 @@ from crashcast.params.base import DAY, PATH
 from crashcast.params.telemetry import Telemetry
 from crashcast.sources.importing.parsing import Records, Samples
 from crashcast.sources.importing.report import Report
+from crashcast.sources.importing.table_file import SHOWN
 from crashcast.sources.value_formats import utc_text
 from crashcast.tables import CRASH
 from crashcast.text import some_of
@@ -18,7 +19,7 @@ from crashcast.text import some_of
 SILENT_GAPS = 10  # after so many usual gaps between crashes without one, the records may have stopped
 
 
-def common_metrics(files: list[Samples], known: Telemetry | None, report: Report) -> list[str]:
+def common_metrics(files: list[Samples], known: Telemetry | None, is_strict: bool, report: Report) -> list[str]:
     """Return the metrics; every file must have each of them.
 
     Parameters
@@ -27,17 +28,21 @@ def common_metrics(files: list[Samples], known: Telemetry | None, report: Report
         At least one.
     known : Telemetry, optional
         The section of params.yaml that earlier imports wrote; its metrics are the only ones then.
+    is_strict : bool
+        Left-out columns that look like numbers are an error, not only if they are more than half of all such columns.
     report : Report
         Takes what was read, and what was left out.
 
     Raises
     ------
     UserError
-        If a file has another metric, or one that is missing or text in another file.
+        If a file has another metric, or one that is missing, text or in another unit in another file, or if too many
+        columns with numbers are left out.
     """
     _report_readings(files, report)
     owners = {name: file for file in reversed(files) for name in reversed(file.metrics)}
     metrics = list(dict.fromkeys(known.metrics if known else [name for file in files for name in file.metrics]))
+    lost = _report_numbers(files, metrics, is_strict, report)
     if not metrics:
         raise UserError(f"{files[0].source}: no numeric column besides the keys; telemetry needs at least one metric")
     for file in files:
@@ -52,10 +57,35 @@ def common_metrics(files: list[Samples], known: Telemetry | None, report: Report
                 other = owners[name].source if name in owners else "earlier imports"
                 message = f"no column '{name}', unlike {other}"
                 raise UserError(f"{file.source}: {message}; add it; it may be empty")
+    _check_units(files, owners)
     left_out = {name: "empty" for file in files for name in file.empty}
     left_out |= {name: why for file in files for name, why in file.left_out.items()}
-    report.read += [f"column '{name}' left out: {why}" for name, why in left_out.items() if name not in metrics]
+    others = [name for name in left_out if name not in (*metrics, *lost)]
+    report.read += [f"column '{name}' left out: {left_out[name]}" for name in others]
     return metrics
+
+
+def _report_numbers(files: list[Samples], metrics: list[str], is_strict: bool, report: Report) -> list[str]:
+    # columns that look like numbers: those that were read, and those that were lost
+    forms = {name: form for file in files for name, form in file.forms.items()}
+    report.read += [f"column '{name}' is text, read as numbers: {form}" for name, form in forms.items()]
+    lost = {name: file.left_out[name] for file in files for name in sorted(file.lost) if name not in metrics}
+    report.lost += [f"column '{name}': {why}" for name, why in lost.items()]
+    if lost and (is_strict or len(lost) > len(metrics)):
+        message = f"columns look like numbers, but cannot be read: {'; '.join(report.lost[:SHOWN])}"
+        wanted = "plain numbers, or one known unit for a whole column (12 ms, 6.9 %, 1.5 GiB)"
+        raise UserError(f"{files[0].source}: {len(lost)} of {len(lost) + len(metrics)} {message}; write {wanted}")
+    return list(lost)
+
+
+def _check_units(files: list[Samples], owners: dict[str, Samples]) -> None:
+    for file in files:
+        for name in file.metrics:
+            units = [of.units.get(name, "") for of in (file, owners[name])]
+            if units[0] != units[1]:
+                here, there = (unit or "no unit" for unit in units)
+                message = f"column '{name}' has {here}, but {there} in {owners[name].source}"
+                raise UserError(f"{file.source}: {message}; write it in one unit")
 
 
 def _report_readings(files: list[Samples], report: Report) -> None:

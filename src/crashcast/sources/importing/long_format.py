@@ -15,6 +15,7 @@ from crashcast.params.base import format_duration
 from crashcast.sources.importing.columns import numbers, texts
 from crashcast.sources.importing.inferred_settings import infer_interval
 from crashcast.sources.importing.table_file import SHOWN, Sheet
+from crashcast.sources.importing.text_numbers import Written
 from crashcast.sources.value_formats import utc_text
 from crashcast.tables import KEYS, TIMESTAMP
 from crashcast.text import some_of
@@ -39,7 +40,7 @@ def is_long(sheet: Sheet, roles: Mapping[str, str]) -> bool:
 
 
 def pivot(sheet: Sheet, series: pl.DataFrame, value_column: str) -> tuple[pl.DataFrame, str]:
-    """Return a row for each moment and server with a column for each metric, and how moments were changed.
+    """Return a row for each moment and server with a column for each metric, and how numbers and moments were changed.
 
     If the metrics of a server were sampled at different moments, each moment is rounded up to the cadence, so that a
     row at t holds samples of the interval before it.
@@ -58,7 +59,9 @@ def pivot(sheet: Sheet, series: pl.DataFrame, value_column: str) -> tuple[pl.Dat
     UserError
         If a metric of a server has two values at one moment.
     """
-    long = series.with_columns(value=numbers(sheet, value_column, required=True)).with_row_index()
+    written = numbers(sheet, value_column, required=True)
+    assert isinstance(written, Written)
+    long = series.with_columns(value=written.values).with_row_index()
     long = long.sort("timestamp", "index")
     of_sample = [*KEYS, "metric"]
     distinct = long.unique([*of_sample, "value"], keep="last")
@@ -67,13 +70,14 @@ def pivot(sheet: Sheet, series: pl.DataFrame, value_column: str) -> tuple[pl.Dat
         message = f"'{metric}' of {server} has another value at {utc_text(moment)} in another row"
         raise sheet.error(f"{message}; keep one, or give them different metrics", value_column, index)
     some = long.filter(pl.col("server_id").is_in(long["server_id"].unique().sort()[:ENOUGH].implode()))
-    rounded = ""
+    changed = f", numbers with {written.how}" if written.how else ""
     if found := infer_interval(some.select("timestamp", server_id=pl.format("{} {}", "server_id", "metric"))):
         aligned = long.with_columns(timestamp=_rounded_up(found[0]))
         if APART * aligned.n_unique([*KEYS]) < long.n_unique([*KEYS]):
-            long, rounded = aligned, f", rounded up to {format_duration(found[0])}: metrics have different times"
+            long = aligned
+            changed += f", rounded up to {format_duration(found[0])}: metrics have different times"
     last = long.unique(of_sample, keep="last", maintain_order=True)
-    return last.pivot("metric", index=[*KEYS], values="value"), rounded
+    return last.pivot("metric", index=[*KEYS], values="value"), changed
 
 
 def _rounded_up(cadence: timedelta) -> pl.Expr:

@@ -29,6 +29,7 @@ from crashcast.sources.importing.long_format import (
     pivot,
 )
 from crashcast.sources.importing.table_file import Sheet, plain_name, read_sheet
+from crashcast.sources.importing.text_numbers import Written, looks_numeric
 from crashcast.sources.value_formats import utc_text
 from crashcast.tables import CRASH, KEYS, MAINTENANCE
 
@@ -112,6 +113,10 @@ class Samples:
         Columns with numbers, and columns without any value; both are staged.
     left_out : dict
         Other columns, each with the reason why it is no metric.
+    lost : set of str
+        Those that look like numbers.
+    units, forms : dict
+        Of metrics that are text: the unit ("" without one), and the form for the user.
     groups : DataFrame
         `server_id`, `group` and the `timestamp` it was last seen at.
     reading : str
@@ -125,6 +130,9 @@ class Samples:
     metrics: list[str]
     empty: list[str]
     left_out: dict[str, str]
+    lost: set[str]
+    units: dict[str, str]
+    forms: dict[str, str]
     groups: pl.DataFrame
     reading: str
 
@@ -182,6 +190,7 @@ def read_samples(path: Path, staged: Path, known: Collection[str], latest: datet
     keys = pl.DataFrame({"timestamp": timestamp, "server_id": identifiers(sheet, roles["server_id"])})
     others = [column for column in sheet.frame.columns if column not in roles.values()]
     reading = _reading(roles, {"timestamp": how})
+    metrics = dict[str, Written]()
     if "metric" in roles:
         left_out = {column.strip(): "not the name or the value of a metric" for column in others}
         series = keys.with_columns(metric=identifiers(sheet, roles["metric"]))
@@ -193,7 +202,7 @@ def read_samples(path: Path, staged: Path, known: Collection[str], latest: datet
         metrics, left_out = _metrics(sheet, others, known)
         telling = [column for column in others if left_out.get(column.strip(), INDEX) != INDEX]
         check_one_series(sheet, keys, sorted(telling, key=lambda column: left_out[column.strip()] == IDS))
-        frame = keys.with_columns(**metrics)
+        frame = keys.with_columns(**{name: written.values for name, written in metrics.items()})
     frame = frame.sort("timestamp", maintain_order=True)
     frame.write_parquet(staged, compression="lz4", row_group_size=STAGED_ROWS)
     names = frame.columns[len(KEYS) :]
@@ -208,13 +217,16 @@ def read_samples(path: Path, staged: Path, known: Collection[str], latest: datet
         metrics=full,
         empty=[name for name in names if name not in full],
         left_out=left_out,
+        lost={column.strip() for column in others if column.strip() in left_out and _looks_numeric(sheet, column)},
+        units={name: written.unit for name, written in metrics.items()},
+        forms={name: written.how for name, written in metrics.items() if written.how},
         groups=groups.sort("timestamp", maintain_order=True).group_by("server_id", maintain_order=True).last(),
         reading=reading,
     )
 
 
-def _metrics(sheet: Sheet, columns: list[str], known: Collection[str]) -> tuple[dict[str, pl.Series], dict[str, str]]:
-    metrics, left_out = dict[str, pl.Series](), dict[str, str]()
+def _metrics(sheet: Sheet, columns: list[str], known: Collection[str]) -> tuple[dict[str, Written], dict[str, str]]:
+    metrics, left_out = dict[str, Written](), dict[str, str]()
     for column in columns:
         name, plain = column.strip(), plain_name(column)
         if re.fullmatch(ROW_NUMBER, plain):
@@ -225,7 +237,25 @@ def _metrics(sheet: Sheet, columns: list[str], known: Collection[str]) -> tuple[
             left_out[name] = values
         else:
             metrics[name] = values
+    _check_decimals(sheet, metrics)
     return metrics, left_out
+
+
+def _check_decimals(sheet: Sheet, metrics: dict[str, Written]) -> None:
+    comma = next((name for name, written in metrics.items() if "decimal commas" in written.how), None)
+    for column in sheet.frame.columns if comma else ():
+        if column.strip() in metrics and sheet.frame[column].dtype == pl.String:
+            text = texts(sheet, column)
+            dotted = text.filter(text.str.contains(".", literal=True))
+            if dotted.len() and dotted.str.contains(r"^[+-]?[1-9]\d{0,2}\.\d{3}(\D|$)").all():
+                message = f"{dotted[0]} could be a thousand and more, because column '{comma}' has decimal commas"
+                raise sheet.error(f"{message}; write all columns in one form", column)
+
+
+def _looks_numeric(sheet: Sheet, column: str) -> bool:
+    dtype = sheet.frame[column].dtype
+    is_text = dtype in (pl.String, pl.Categorical, pl.Enum)
+    return dtype == pl.Duration or (is_text and looks_numeric(texts(sheet, column)))
 
 
 def _optional_texts(sheet: Sheet, column: str | None) -> pl.Series:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+LOST = "WARNING, LEFT OUT although they look like metrics:"
+
 
 @dataclass
 class Report:
@@ -13,16 +15,18 @@ class Report:
     inferred: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Return all lines, each group below its heading."""
         groups = {
-            "Read": self.read,
-            "Inferred": self.inferred,
-            "Assumed, please check": self.assumed,
-            "Written": self.written,
+            "Read:": self.read,
+            "Inferred:": self.inferred,
+            "Assumed, please check:": self.assumed,
+            "Written:": self.written,
+            LOST: self.lost,
         }
-        return [line for heading, lines in groups.items() if lines for line in (f"{heading}:", *_indented(lines))]
+        return [line for heading, lines in groups.items() if lines for line in (heading, *_indented(lines))]
 
 
 def _indented(lines: list[str]) -> list[str]:

@@ -57,6 +57,7 @@ def import_files(
     replace: bool = False,
     interval: str | None = None,
     partition: Unit | None = None,
+    is_strict: bool = False,
 ) -> list[str]:
     """Merge files into data/raw, describe them in params.yaml and track them with DVC.
 
@@ -73,6 +74,8 @@ def import_files(
         The cadence; inferred by default.
     partition : {"month", "week", "day"}, optional
         The length of a file if the import starts over; inferred by default.
+    is_strict : bool
+        Columns that look like numbers, but cannot be read, are an error.
 
     Returns
     -------
@@ -94,7 +97,7 @@ def import_files(
         raise new_incidents.sheet.error("no incidents: there is nothing to learn from")
     with workspace() as folder:
         files = _stage(_telemetry_files(telemetry, {incidents, coverage}), folder, known, now)
-        metrics = common_metrics(files, known, report)
+        metrics = common_metrics(files, known, is_strict, report)
         rows = pl.concat([file.scan() for file in files], how="diagonal").select(*KEYS, *metrics)
         spans = _spans(rows)
         if known is None:

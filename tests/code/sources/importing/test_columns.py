@@ -149,4 +149,4 @@ def test_ids_are_text(values: list[object], expected: list[str]) -> None:
 )
 def test_numbers_or_why_not(values: list[object], expected: list[float] | str) -> None:
     found = numbers(sheet(x=values), "x", required=False)
-    assert (found if isinstance(found, str) else found.to_list()) == expected
+    assert (found if isinstance(found, str) else found.values.to_list()) == expected

@@ -1,0 +1,122 @@
+"""Exports in the forms that tools write: imported values equal those of the canonical files, or the file is refused."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from crashcast import cli, tables
+from crashcast.sources.importing import run_import
+from crashcast.sources.importing.report import LOST
+
+ROOT = Path(__file__).parents[2]
+RAW = Path("data/raw")
+SERVERS = ("db-01.example.net", "web-01.example.net", "web-02.example.net")
+QUARTER = timedelta(minutes=15)
+INCIDENTS = """server_id,started_at,resolved_at
+web-02.example.net,2026-10-24T14:02:00Z,2026-10-24T15:02:00Z
+db-01.example.net,2026-10-26T03:01:00Z,2026-10-26T04:35:00Z
+"""
+
+
+def canonical() -> pl.DataFrame:
+    """Return four days of three servers, across the end of summer time in Europe; one has a gap for each outage."""
+    draw, start = Random(3), datetime(2026, 10, 23, tzinfo=UTC)
+    gaps = {
+        SERVERS[2]: (datetime(2026, 10, 24, 14, tzinfo=UTC), 4),
+        SERVERS[0]: (datetime(2026, 10, 26, 3, tzinfo=UTC), 6),
+    }
+    rows = [
+        (
+            start + step * QUARTER,
+            server,
+            round(draw.uniform(2, 60), 2),
+            round(draw.uniform(45, 55), 2),
+            round(draw.uniform(20, 60), 1),
+        )
+        for server in SERVERS
+        for step in range(4 * 96)
+        if not (server in gaps and timedelta(0) < start + step * QUARTER - gaps[server][0] <= gaps[server][1] * QUARTER)
+    ]
+    return pl.DataFrame(rows, schema=["timestamp", "server_id", "cpu_pct", "memory_pct", "latency_ms"], orient="row")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a folder with params.yaml and canonical incidents the current one; DVC is left out."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_import, "track", lambda paths: None)
+    Path("incidents.csv").write_text(INCIDENTS)
+    return tmp_path
+
+
+def bring(*telemetry: str, incidents: str = "incidents.csv", **options: object) -> list[str]:
+    """Import files and return what was said."""
+    return run_import.import_files([Path(name) for name in telemetry], Path(incidents), **options)
+
+
+def check_canonical(expected: pl.DataFrame | None = None) -> None:
+    """Check what was imported: exactly the canonical samples and incidents."""
+    expected = canonical() if expected is None else expected
+    metrics = expected.columns[2:]
+    stored = tables.read(RAW / "telemetry/month=2026-10/part-0.parquet").select(*expected.columns)
+    assert [path.name for path in tables.partitions(RAW / "telemetry")] == ["month=2026-10"]
+    assert_frame_equal(stored, expected.sort("timestamp", "server_id").cast(dict.fromkeys(metrics, pl.Float32)))
+    crashes = tables.read(RAW / "incidents.parquet").select("server_id", "started_at", "resolved_at")
+    moments = [
+        pl.col(name).str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC") for name in ("started_at", "resolved_at")
+    ]
+    assert_frame_equal(crashes, pl.read_csv(INCIDENTS.encode()).with_columns(moments))
+
+
+def test_canonical_files(project: Path) -> None:
+    canonical().write_csv("t.csv")
+    bring("t.csv")
+    check_canonical()
+
+
+def test_units_in_values(project: Path) -> None:
+    written = canonical().with_columns(
+        cpu_pct=pl.format("{} %", "cpu_pct"),
+        memory_pct=pl.format("{}%", pl.col("memory_pct").cast(pl.String).str.replace(".", ",", literal=True)),
+        latency_ms=pl.format("{} s", pl.col("latency_ms") / 1000),
+        firmware=pl.lit("12 foo"),
+    )
+    written.write_csv("t.csv")
+    said = bring("t.csv")
+    check_canonical()
+    for line in (
+        "  column 'cpu_pct' is text, read as numbers: unit %",
+        "  column 'memory_pct' is text, read as numbers: unit %, decimal commas",
+        "  column 'latency_ms' is text, read as numbers: unit s, converted to ms",
+    ):
+        assert line in said
+    assert said[-2:] == [LOST, "  column 'firmware': text, such as '12 foo'"]
+
+
+def test_a_lost_metric_is_named_after_everything_else_and_refused_if_strict(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    canonical().with_columns(io=pl.lit("12 foo")).write_csv("t.csv")
+    command = ["crashcast", "import", "--telemetry", "t.csv", "--incidents", "incidents.csv"]
+    monkeypatch.setattr("sys.argv", [*command, "--strict"])
+    with pytest.raises(SystemExit) as status:
+        cli.main()
+    assert status.value.code == 2
+    assert (
+        "1 of 4 columns look like numbers, but cannot be read: column 'io': text, such as '12 foo'"
+        in capsys.readouterr().err
+    )
+    assert not RAW.exists()
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as status:
+        cli.main()
+    assert not status.value.code
+    assert capsys.readouterr().out.splitlines()[-2:] == [LOST, "  column 'io': text, such as '12 foo'"]
