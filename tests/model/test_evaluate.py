@@ -112,6 +112,7 @@ def test_the_model_is_better_than_chance_and_one_rule(judged):
     for baseline in figures["baselines"].values():
         assert baseline["pr_auc"] < 3 * figures["base_rate"]
         assert 0 < baseline["pr_auc_gain_low"] <= figures["pr_auc"] - baseline["pr_auc"] <= baseline["pr_auc_gain_high"]
+        assert all(baseline[f"pr_auc_gain_{side}"] < figures[f"pr_auc_{side}"] for side in ("low", "high"))
 
 
 def test_intervals_contain_the_estimate(judged):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 
 import numpy as np
 import polars as pl
@@ -144,7 +145,7 @@ def dependence(votes: Votes) -> list[Dependence]:
     patterns, _, weights = _patterns(votes)
     start, found = majority(patterns), []
     groups: list[Group] = [(source,) for source in range(votes.shape[1])]
-    error = ERROR_OF_TESTS / max(1, len(groups) * (len(groups) - 1) / 2)
+    error = ERROR_OF_TESTS / max(1, comb(len(groups), 2))
     while len(groups) > MIN_SOURCES:
         gains = []
         for one, other in combinations(groups, 2):

@@ -184,6 +184,16 @@ def test_a_dependence_is_reported_if_its_ratio_exceeds_the_limit(monkeypatch):
         assert dependence(votes) == reported
 
 
+def test_the_ratio_of_two_sources_that_always_err_together():
+    # three sources are always right; of 20 crashes and 20 others, the other two are both wrong about half
+    votes = [[crash] * 3 + [vote] * 2 for crash in (1, 0) for vote in (1, 0) for _ in range(10)]
+    (found,) = dependence(np.array(votes, dtype=np.int8))
+    assert found.pair == (3, 4)
+    assert found.correlation == pytest.approx(1)
+    # taken together their answers have a probability of 1/2 each, apart of 1/4
+    assert found.log_ratio == pytest.approx(2 * 40 * log((1 / 2) / (1 / 4)))
+
+
 def test_the_freedom_of_a_pair_counts_the_events_on_which_both_vote(monkeypatch):
     votes = np.array([[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 1, 1], [0, 1, 0, 0], [ABSTAINS, 1, 1, 0]] * 9, dtype=np.int8)
     freedoms = []

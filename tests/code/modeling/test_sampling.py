@@ -62,7 +62,7 @@ def test_of_each_label_its_share_is_drawn():
 
 
 def test_a_row_before_a_crash_weighs_what_the_crash_that_labels_it_does(tmp_path):
-    crashes = [("a", 2.5, CRASH, 0.5), ("a", 4, CRASH, 0.75), ("a", 6, CRASH, None), ("b", 3.5, CRASH, 0.25)]
+    crashes = [("a", 6, CRASH, None), ("a", 2.5, CRASH, 0.5), ("b", 3.5, CRASH, 0.25), ("a", 4, CRASH, 0.75)]
     incidents = pl.DataFrame(
         [
             (name, kind, START + hour * HOUR, sure)

@@ -25,6 +25,13 @@ def test_a_crash_within_30_days_of_another_of_its_server_is_a_repeat():
     assert kinds["repeated_crashes"].tolist() == [False, True, False]
 
 
+def test_the_thirty_days_are_whole_and_crashes_at_once_are_one():
+    instant = 1 / 86_400_000_000
+    history = crashes(("a", 0), ("a", 30), ("b", 0), ("b", 30 + instant), ("c", 0), ("c", 1), ("c", 1))
+    found = crash_kinds(history, history)["repeated_crashes"]
+    assert found.tolist() == [False, True, False, False, False, True, True]
+
+
 def test_a_server_of_two_groups_counts_in_the_last(tmp_path):
     coverage = pl.DataFrame({"server_id": ["b", "a", "a", "c"], "group": ["web", "web", "database", None]})
     tables.write(tmp_path / "coverage.parquet", coverage)
@@ -75,6 +82,15 @@ def test_reading_ends_once_every_server_was_found(labels):
     found, read = divided(labels, periods(datetime(2025, 3, 1)), "ad")
     assert found["seen_servers"] == "ad"
     assert read == ["month=2025-02"]
+
+
+def test_a_month_that_ends_as_the_train_part_begins_is_not_read(labels):
+    rule = periods(datetime(2025, 3, 1))
+    rule["periods"]["train"]["from"] = datetime(2025, 2, 1).isoformat()
+    assert divided(labels, rule) == (
+        {"seen_servers": "ad", "unseen_servers": "bc", "group_web": "a"},
+        ["month=2025-02"],
+    )
 
 
 def test_a_split_by_server_says_itself_which_were_seen(labels):
