@@ -234,8 +234,20 @@ def test_a_server_that_cannot_start_shows_its_log(store: Path, port: int) -> Non
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, port: int) -> None:
     (tmp_path / "file").touch()
 
-    with pytest.raises(UserError, match=r"cannot keep its data in .*/file/s3: Not a directory"):
+    with pytest.raises(UserError, match=r"cannot keep its data in .*/file/s3: Not a directory; XDG_DATA_HOME names"):
         local_s3.serving(tmp_path / "file" / "s3", port).__enter__()
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(UserError, match="no home folder for the local S3 server's data: set XDG_DATA_HOME"):
+        local_s3.default_store()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert local_s3.default_store() == tmp_path / "crashcast/s3"
 
 
 def test_a_relative_data_home_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

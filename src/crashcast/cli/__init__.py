@@ -39,7 +39,7 @@ for title, commands in GROUPS.items():
 def main() -> None:
     """Run a command. An error ends in exit status 2: what the user can mend with a message, others with a traceback."""
     try:
-        _require_root()
+        _check_folder()
         with _recorded():
             app()
     except Exception as error:
@@ -58,9 +58,11 @@ def _recorded() -> AbstractContextManager[None]:
     return recorded(command)
 
 
-def _require_root() -> None:
-    """Refuse to work in a folder below the project's root: every file would seem to be missing."""
+def _check_folder() -> None:
+    """Refuse to work below the project's root, where every file would seem to be missing, or where DVC cannot."""
     here, needed = Path.cwd(), ("dvc.yaml", "params.yaml")
+    if {*str(here)} & {"{", "}"}:
+        raise UserError(f"DVC fails in a folder with braces in its path: rename it ({here})")
     if "--help" in sys.argv or any((here / name).exists() for name in needed):
         return
     if root := next((folder for folder in here.parents if all((folder / name).exists() for name in needed)), None):

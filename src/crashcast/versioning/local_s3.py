@@ -46,7 +46,10 @@ JWT_KEYS = ("SIGNING_KEY", "SIGNING_READ_KEY", "FILER_SIGNING_KEY", "FILER_SIGNI
 def default_store() -> Path:
     """Return the folder of this user's server: outside any clone, so that clones share it."""
     data_home = Path(os.environ.get("XDG_DATA_HOME", ""))  # its standard: if it is not absolute, ignore it
-    return (data_home if data_home.is_absolute() else Path.home() / ".local/share") / "crashcast/s3"
+    try:
+        return (data_home if data_home.is_absolute() else Path.home() / ".local/share") / "crashcast/s3"
+    except RuntimeError:
+        raise UserError("this user has no home folder for the local S3 server's data: set XDG_DATA_HOME") from None
 
 
 def endpoint(port: int = PORT) -> str:
@@ -79,7 +82,8 @@ def serving(store: Path, port: int = PORT) -> Iterator[dict[str, str]]:
     try:
         store.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise UserError(f"the local S3 server cannot keep its data in {store}: {error.strerror}") from None
+        place = f"the local S3 server cannot keep its data in {store}: {error.strerror}"
+        raise UserError(f"{place}; XDG_DATA_HOME names another") from None
     with _lock(store / "users.lock", fcntl.LOCK_SH):  # waits while the last server stops
         environment = _environment(store, port)
         _start_and_wait(store, port, environment)

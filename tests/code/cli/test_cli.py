@@ -42,6 +42,18 @@ def test_a_folder_below_the_root_is_not_taken_for_a_project_that_lacks_everythin
     assert capsys.readouterr().err == "crashcast: run from the root of the project: cd ../..\n"
 
 
+def test_a_folder_in_which_dvc_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "{clone}").mkdir()
+    monkeypatch.chdir(tmp_path / "{clone}")
+    monkeypatch.setattr(sys, "argv", ["crashcast", "memo"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "braces in its path: rename it" in capsys.readouterr().err
+
+
 def test_a_fault_of_ours_is_no_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Python ends with 1 after a traceback, which means REJECT to whoever asked for a review."""
 

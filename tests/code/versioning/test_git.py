@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hostile_git
 import pytest
 
 from crashcast import registry
@@ -23,47 +24,6 @@ from crashcast.versioning.revision import Revision, default_base
 from crashcast.versioning.tracked_data import check_tracked
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
-SETTINGS = """
-[color]
-    ui = always
-[commit]
-    gpgSign = true
-[core]
-    attributesFile = {folder}/attributes
-    autocrlf = true
-    fsmonitor = {folder}/fail
-    hooksPath = {folder}/hooks
-    pager = {folder}/fail
-    quotePath = true
-[diff]
-    external = {folder}/fail
-    noprefix = true
-    relative = true
-    renames = copies
-[diff "text"]
-    textconv = {folder}/fail
-[fetch]
-    prune = true
-    pruneTags = true
-[i18n]
-    logOutputEncoding = UTF-16
-[log]
-    decorate = full
-    diffMerges = combined
-    follow = true
-    showSignature = true
-[push]
-    followTags = true
-    gpgSign = true
-[status]
-    branch = true
-    showUntrackedFiles = no
-[tag]
-    gpgSign = true
-"""
-# a remote on the same machine has hooks of its own, which are to run
-FAIL = '#!/bin/sh\ncase "$PWD" in */remote.git | */twin.git) exit 0 ;; esac\necho hostile\nexit 1\n'
-HOOKS = ("post-checkout", "pre-push", "reference-transaction", "post-index-change")
 POINTER = "outs:\n- md5: {}\n  hash: md5\n  size: 4\n  path: {}\n"
 
 
@@ -94,32 +54,12 @@ def project(tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @pytest.fixture
-def hostile(project: Path, tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Return what sets the variables of a hook of another repository, and settings that change git's output."""
-    folder = tmp_path / "hostile"
-    (folder / "hooks").mkdir(parents=True)
-    shell("git init -q other && git -C other commit -q --allow-empty -m other")
-    for name in ("fail", *(f"hooks/{hook}" for hook in HOOKS)):
-        (folder / name).write_text(FAIL)
-        (folder / name).chmod(0o755)
-    (folder / "attributes").write_text("* diff=text\n")
-    (folder / "config").write_text(SETTINGS.format(folder=folder))
+    variables = hostile_git.lay_out(tmp_path)
 
     def begin() -> None:
-        for name, value in {
-            "GIT_CONFIG_GLOBAL": f"{folder}/config",
-            "GIT_DIFF_OPTS": "--unified=9",
-            "GIT_DIR": f"{tmp_path}/other/.git",
-            "GIT_EXTERNAL_DIFF": f"{folder}/fail",
-            "GIT_GLOB_PATHSPECS": "1",
-            "GIT_INDEX_FILE": f"{folder}/index",
-            "GIT_LITERAL_PATHSPECS": "1",
-            "GIT_NAMESPACE": "other",
-            "GIT_OBJECT_DIRECTORY": f"{folder}/objects",
-            "GIT_PREFIX": "nowhere/",
-            "GIT_WORK_TREE": f"{tmp_path}/other",
-            "LANG": "de_DE.UTF-8",
-        }.items():
+        for name, value in variables.items():
             monkeypatch.setenv(name, value)
         cache._configured.cache_clear()
 
