@@ -161,7 +161,10 @@ def compare(scored: ScoredRows, acceptance: Acceptance, budget: float) -> Compar
     models: list[str] = [name for name in ("champion", "challenger", "anchor") if name in rows.columns]
     scores = {name: rows[name].to_numpy() for name in models}
     rankings = {name: paired.rank(score, scored.slices) for name, score in scores.items()}
-    differences = paired.ranked(rankings)
+    whole = {name: ranking.whole for name, ranking in rankings.items()}
+    differences = {PR_AUC.name: paired.difference(PR_AUC, whole["champion"], whole["challenger"])}
+    if "anchor" in whole:
+        differences[ANCHOR] = paired.difference(PR_AUC_AGAINST_ANCHOR, whole["anchor"], whole["challenger"])
     differences["brier"] = paired.brier(scores)
     kinds = {ALL: np.ones(crashes.height, dtype=bool), **crash_kinds(crashes, scored.crashes)}
     curves = {name: AlarmCurve.of(scored, name, crashes, budget) for name in ("champion", "challenger")}
@@ -295,14 +298,6 @@ class _Paired:
                 parts[name] = _Figure(area, influence, positives, self.draws.total(influence, inside), len(labels))
         replicates = pr_auc_replicates(self.labels, steps, self.cells, self.draws)
         return _Ranking(_Figure(*whole, self.positives, replicates, len(steps)), parts)
-
-    def ranked(self, rankings: Mapping[str, _Ranking]) -> dict[str, Difference]:
-        """Compare PR-AUC with the champion's and, if there is one, the anchor's."""
-        challenger = rankings["challenger"].whole
-        found = {PR_AUC.name: self.difference(PR_AUC, rankings["champion"].whole, challenger)}
-        if "anchor" in rankings:
-            found[ANCHOR] = self.difference(PR_AUC_AGAINST_ANCHOR, rankings["anchor"].whole, challenger)
-        return found
 
     def brier(self, scores: Mapping[str, Floats]) -> Difference:
         """Compare Brier scores."""
