@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from crashcast import cli, tables
+from crashcast.errors import UserError
 from crashcast.sources.importing import run_import
+from crashcast.sources.importing.local_time import Clock
 from crashcast.sources.importing.report import LOST
 
 ROOT = Path(__file__).parents[2]
@@ -120,3 +123,46 @@ def test_a_lost_metric_is_named_after_everything_else_and_refused_if_strict(
         cli.main()
     assert not status.value.code
     assert capsys.readouterr().out.splitlines()[-2:] == [LOST, "  column 'io': text, such as '12 foo'"]
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Europe/London"])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_local_times_across_the_end_of_summer_time(project: Path, zone: str, suffix: str) -> None:
+    local = pl.col("timestamp").dt.convert_time_zone(zone).dt.replace_time_zone(None)
+    frame = canonical().with_columns(local)
+    frame.write_csv("t.csv") if suffix == ".csv" else frame.write_parquet("t.parquet")
+    day = "2026-10-25 has 25 hours: 0[12]:00 to 0[12]:45 is there twice"
+    with pytest.raises(UserError, match=rf"t{suffix}, column 'timestamp': {day}, .*--time-zone Europe/"):
+        bring(f"t{suffix}")
+    assert not RAW.exists()
+    said = bring(f"t{suffix}", clock=Clock(zone))
+    check_canonical()
+    assert f"  t{suffix}: timestamp (no time zone: taken as {zone}), server_id" in said
+
+
+def test_local_times_of_incidents(project: Path) -> None:
+    canonical().write_csv("t.csv")
+    moments = pl.col("started_at", "resolved_at").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC")
+    local = pl.read_csv(INCIDENTS.encode()).with_columns(moments.dt.convert_time_zone("Europe/Berlin"))
+    local.with_columns(pl.col("started_at", "resolved_at").dt.replace_time_zone(None)).write_csv("local.csv")
+    bring("t.csv", incidents="local.csv", incident_clock=Clock("Europe/Berlin"))
+    check_canonical()
+
+
+def test_an_assumed_zone_is_named_with_what_speaks_for_and_against_it(project: Path) -> None:
+    canonical().with_columns(pl.col("timestamp").dt.replace_time_zone(None)).write_csv("t.csv")
+    said = bring("t.csv")
+    check_canonical()
+    assumed = said.index("  times of telemetry have no time zone: taken as UTC; --time-zone says otherwise")
+    assert said[assumed + 1] == "    for it: 2 of 2 crashes start at a gap or restart of their server"
+    hours = {"T14:": "T19:", "T15:": "T20:", "T03:": "T08:", "T04:": "T09:", "Z": ""}
+    Path("local.csv").write_text(re.sub("|".join(hours), lambda match: hours[match[0]], INCIDENTS))
+    said = bring("t.csv", incidents="local.csv", replace=True)
+    both = "times of telemetry have no time zone: taken as UTC", "times of incidents have no time zone: taken as UTC"
+    assert all(any(words in line for line in said) for words in both)
+    start = "    against it: 2 of 2 crashes start at a gap or restart of their server"
+    assert f"{start} if incidents are taken 5 h earlier, 0 as they are" in said
+    fleet = pl.col("timestamp").dt.offset_by("-209d").dt.convert_time_zone("Europe/Berlin").dt.replace_time_zone(None)
+    canonical().with_columns(fleet).write_csv("spring.csv")
+    said = bring("spring.csv", replace=True)
+    assert any("against it: the hour from 2026-03-29 02:00 on is missing, as in Europe/Berlin" in line for line in said)

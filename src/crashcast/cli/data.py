@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -91,14 +91,36 @@ def import_(
         typer.Option(help="The interval between rows, such as 5m; by default, that of the samples."),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Start over, instead of merging.")] = False,
+    time_zone: Annotated[
+        str | None, typer.Option(help="The zone of times that have none, such as Europe/Berlin; by default, UTC.")
+    ] = None,
+    incident_time_zone: Annotated[
+        str | None, typer.Option(help="That of incidents and coverage; by default, that of --time-zone.")
+    ] = None,
+    ambiguous: Annotated[
+        Literal["earlier", "later"] | None,
+        typer.Option(help="Which one a time is that its zone has twice, if the order of rows does not tell."),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse files with a column that looks like numbers, but cannot be read.")
     ] = False,
 ) -> None:
     """Import your own fleet: telemetry and incident records from Parquet or CSV files."""
+    from crashcast.sources.importing.local_time import Clock
     from crashcast.sources.importing.run_import import import_files
 
-    done = import_files(telemetry, incidents, coverage, replace, interval, is_strict=strict)
+    clock = Clock(time_zone, ambiguous)
+    incident_clock = Clock(incident_time_zone or time_zone, ambiguous, "--incident-time-zone")
+    done = import_files(
+        telemetry,
+        incidents,
+        coverage,
+        replace,
+        interval,
+        is_strict=strict,
+        clock=clock,
+        incident_clock=incident_clock,
+    )
     _tell(done, "Import telemetry and incidents")
 
 

@@ -23,6 +23,7 @@ from crashcast.params.collect import Collect, Query
 from crashcast.params.telemetry import Telemetry
 from crashcast.paths import RAW, TELEMETRY_PATH
 from crashcast.sources.bucket import local_files
+from crashcast.sources.importing.local_time import Clock
 from crashcast.sources.importing.report import Report
 from crashcast.sources.importing.run_import import import_files, known_telemetry
 from crashcast.sources.importing.transaction import recover
@@ -33,6 +34,7 @@ from crashcast.sources.prometheus.fetching import assembled, fetch_chunks
 from crashcast.sources.prometheus.queries import promql
 from crashcast.tables import Partition
 
+CLOCK = Clock(flag="crashcast import --time-zone")
 COLLECTED = RAW.parent / ".collect"
 
 
@@ -77,7 +79,8 @@ def collect(
         if sources:
             if since or until or is_open or again:
                 raise UserError("--since, --until, --open and --again are for a server: files are taken whole")
-            lines = import_files(list(local_files(sources, COLLECTED / "s3")), incidents, coverage, replace)
+            paths = list(local_files(sources, COLLECTED / "s3"))
+            lines = import_files(paths, incidents, coverage, replace, clock=CLOCK, incident_clock=CLOCK)
         else:
             lines = _from_server(since, until, is_open, again, incidents, coverage, replace)
         for done in COLLECTED.iterdir():

@@ -10,6 +10,7 @@ from datetime import datetime, time, timedelta
 
 import polars as pl
 
+from crashcast.sources.importing.local_time import AMBIGUOUS_ZONES, NO_ZONE, Clock, in_utc
 from crashcast.sources.importing.table_file import SHOWN, Sheet, plain_name
 from crashcast.sources.importing.text_numbers import Written, read_written
 from crashcast.sources.value_formats import EARLIEST, EPOCH_UNITS, NULLS, PER_SECOND, utc_text
@@ -23,12 +24,12 @@ MOMENT = (
     r"\s*(?:(?<zone>[Zz]|UTC|GMT|(?:UTC|GMT)?[+-](?:0\d|1[0-5])(?::?[0-5]\d)?)(?:\[.*\]| [A-Z]+)?"
     r"|\[?(?<name>[A-Za-z][A-Za-z0-9_+/-]+)\]?)?$"
 )
-# as abbreviations they mean standard time, as zones of the tz database they have summer time
-AMBIGUOUS_ZONES = ("CET", "EET", "MET", "WET")
 MOMENT_HINT = "write 2026-01-31 13:45:00 (UTC), 2026-01-31T13:45:00+01:00 or seconds since 1970"
 DATES = "write the time of day too; if nobody knows it, remove the row and leave the day out of the server's --coverage"
 FEWEST_MIDNIGHTS = 3  # a few crashes may start at midnight, but not all of several
 NOW = "it is {} now: a wrong clock, or local times that need their zone (+01:00)"
+
+UTC_CLOCK, NAIVE = Clock(), "no time zone"
 
 Roles = Mapping[str, tuple[tuple[str, ...], ...]]
 
@@ -156,7 +157,14 @@ def _more(mask: pl.Series) -> str:
     return f" ({mask.sum() - 1:,} more like it)" if mask.sum() > 1 else ""
 
 
-def moments(sheet: Sheet, column: str, latest: datetime | None, required: bool = True) -> tuple[pl.Series, str]:
+def moments(
+    sheet: Sheet,
+    column: str,
+    latest: datetime | None,
+    required: bool = True,
+    clock: Clock = UTC_CLOCK,
+    series: pl.DataFrame | None = None,
+) -> tuple[pl.Series, str]:
     """Return a column of times in UTC, and how it was read.
 
     Parameters
@@ -169,19 +177,24 @@ def moments(sheet: Sheet, column: str, latest: datetime | None, required: bool =
         A later time is an error.
     required : bool
         Whether every row needs one.
+    clock : Clock
+        How times without a zone are read.
+    series : DataFrame, optional
+        Columns that tell apart the series of rows whose order is that of time: it resolves repeated hours.
 
     Raises
     ------
     UserError
-        If a time is missing, cannot be read, is before 1990 or after `latest`, or some have a zone and some none.
+        If a time is missing, cannot be read, is before 1990 or after `latest`, if its zone has it twice or never, or if
+        some have a zone and some none.
     """
     values = sheet.frame[column]
     if isinstance(values.dtype, pl.Datetime):
         zone = values.dtype.time_zone
-        how = "no time zone: taken as UTC" if zone is None else "UTC" if zone == "UTC" else f"converted from {zone}"
-        times = values.dt.replace_time_zone("UTC") if zone is None else values.dt.convert_time_zone("UTC")
+        how = NAIVE if zone is None else "UTC" if zone == "UTC" else f"converted from {zone}"
+        times = values if zone is None else values.dt.convert_time_zone("UTC")
     elif values.dtype == pl.Date:
-        times, how = values.cast(pl.Datetime("us")).dt.replace_time_zone("UTC"), "dates: taken as midnight UTC"
+        times, how = values.cast(pl.Datetime("us")), "dates"
     elif values.dtype.is_numeric():
         times, how = _from_epoch(sheet, column, values)
     elif values.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
@@ -194,6 +207,9 @@ def moments(sheet: Sheet, column: str, latest: datetime | None, required: bool =
             times, how = _from_text(sheet, column, text)
     else:
         raise sheet.error(f"holds {values.dtype}, not times", column)
+    if isinstance(times.dtype, pl.Datetime) and times.dtype.time_zone is None:
+        midnight = "midnight " if values.dtype == pl.Date else ""
+        times, how = in_utc(sheet, column, times, clock, series), f"{how}: {NO_ZONE} {midnight}{clock.name}"
     times = times.cast(TIMESTAMP)
     if required and (index := sheet.first(times.is_null())) is not None:
         raise sheet.error("the time is empty", column, index)
@@ -280,7 +296,7 @@ def _from_text(sheet: Sheet, column: str, text: pl.Series) -> tuple[pl.Series, s
         message = f"'{text[without]}' has no time zone, while {sheet.row(with_zone)} ('{text[with_zone]}') has one"
         raise sheet.error(f"{message}; write all with a zone, or all in UTC", column, without)
     zones = "converted to UTC" if found["shifted"].any() else "UTC"
-    return found["time"], zones if zoned.any() else "no time zone: taken as UTC"
+    return (found["time"], zones) if zoned.any() else (found["time"].dt.replace_time_zone(None), NAIVE)
 
 
 def _in_utc(times: pl.DataFrame) -> pl.DataFrame:

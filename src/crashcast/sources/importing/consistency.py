@@ -9,13 +9,16 @@ import polars as pl
 from crashcast.errors import UserError
 from crashcast.params.base import DAY, PATH
 from crashcast.params.telemetry import Telemetry
+from crashcast.sources.importing.inferred_settings import choose_servers
+from crashcast.sources.importing.local_time import AGAINST, Clock, sign_of_crashes, signs_of_hours
 from crashcast.sources.importing.parsing import Records, Samples
 from crashcast.sources.importing.report import Report
 from crashcast.sources.importing.table_file import SHOWN
 from crashcast.sources.value_formats import utc_text
-from crashcast.tables import CRASH
+from crashcast.tables import CRASH, KEYS, TIMESTAMP
 from crashcast.text import some_of
 
+GAP_INTERVALS = 1.5  # without a sample, a server was silent
 SILENT_GAPS = 10  # after so many usual gaps between crashes without one, the records may have stopped
 
 
@@ -153,3 +156,56 @@ def report_periods(incidents: Records, has_coverage: bool, first: datetime, last
             if silence > max(SILENT_GAPS * usual, DAY):
                 days = f"{silence / DAY:.0f} days"
                 report.assumed.append(f"there is no crash in the {end} {days}: were incidents recorded then?")
+
+
+def report_clocks(
+    files: list[Samples],
+    incidents: Records | None,
+    rows: pl.LazyFrame,
+    spans: pl.DataFrame,
+    section: Telemetry,
+    clocks: tuple[Clock, Clock],
+    report: Report,
+) -> None:
+    """Report times without a zone, and what speaks for or against the zone that they are taken as.
+
+    Parameters
+    ----------
+    files : list of Samples
+    incidents : Records, optional
+    rows, spans, section
+        All samples, `server_id` and `rows` of each server, and the telemetry section.
+    clocks : tuple of Clock
+        Of telemetry and of incidents.
+    report : Report
+    """
+    without = [file for file in files if file.is_local]
+    parts = {"telemetry": without, "incidents": [incidents] if incidents is not None and incidents.is_local else []}
+    signs = list[str]()
+    if without and clocks[0].zone is None:
+        signs += signs_of_hours(rows.select(pl.col("timestamp").unique().sort()).collect()["timestamp"])
+    if any(parts.values()) and incidents is not None:
+        crashes = incidents.frame.filter(pl.col("kind") == CRASH).join(spans, on="server_id", how="semi")
+        breaks = _breaks(rows, spans.join(crashes, on="server_id", how="semi"), section)
+        signs += filter(None, [sign_of_crashes(crashes, breaks, section.interval)])
+    assumed = [
+        f"times of {table} have no time zone: taken as UTC; {clock.flag} says otherwise"
+        for (table, local), clock in zip(parts.items(), clocks, strict=True)
+        if local and clock.zone is None
+    ]
+    report.assumed += assumed
+    report.assumed += [f"  {sign}" for sign in signs if assumed or sign.startswith(AGAINST)]
+
+
+def _breaks(rows: pl.LazyFrame, spans: pl.DataFrame, telemetry: Telemetry) -> pl.DataFrame:
+    # the begins of gaps, and restarts: counters fall, as an uptime does
+    if spans.is_empty():
+        return pl.DataFrame(schema={"server_id": pl.String, "moment": TIMESTAMP})
+    counters = [name for name, metric in telemetry.metrics.items() if metric.aggregate == "last"]
+    of_some = rows.select(*KEYS, *counters).filter(pl.col("server_id").is_in(choose_servers(spans)))
+    before = pl.col("timestamp").shift().over("server_id")
+    falls = [(pl.col(name).diff() < 0).over("server_id").fill_null(False) for name in counters]
+    samples = of_some.collect().sort("server_id", "timestamp").with_columns(before=before)
+    is_gap = pl.col("timestamp") - pl.col("before") > GAP_INTERVALS * telemetry.interval
+    moment = pl.when(is_gap).then(pl.col("before") + telemetry.interval / 2).otherwise("timestamp")
+    return samples.filter(pl.any_horizontal(is_gap, *falls)).select("server_id", moment=moment)

@@ -13,6 +13,7 @@ import polars as pl
 from crashcast import tables
 from crashcast.sources.importing.columns import (
     NOW,
+    UTC_CLOCK,
     Roles,
     check_times_of_day,
     choose,
@@ -21,6 +22,7 @@ from crashcast.sources.importing.columns import (
     numbers,
     texts,
 )
+from crashcast.sources.importing.local_time import NO_ZONE, Clock, check_not_local
 from crashcast.sources.importing.long_format import (
     METRIC_NAMES,
     VALUE_NAMES,
@@ -121,6 +123,8 @@ class Samples:
         `server_id`, `group` and the `timestamp` it was last seen at.
     reading : str
         The column of each role.
+    is_local : bool
+        Its times have no zone.
     """
 
     source: Path
@@ -135,6 +139,7 @@ class Samples:
     forms: dict[str, str]
     groups: pl.DataFrame
     reading: str
+    is_local: bool
 
     def scan(self) -> pl.LazyFrame:
         """Return its rows."""
@@ -155,15 +160,20 @@ class Records:
         How it was read, and what was assumed.
     has_ids : bool
         The file names its incidents.
+    is_local : bool
+        Its times have no zone.
     """
 
     sheet: Sheet
     frame: pl.DataFrame
     notes: list[str]
     has_ids: bool = True
+    is_local: bool = False
 
 
-def read_samples(path: Path, staged: Path, known: Collection[str], latest: datetime) -> Samples:
+def read_samples(
+    path: Path, staged: Path, known: Collection[str], latest: datetime, clock: Clock = UTC_CLOCK
+) -> Samples:
     """Parse a telemetry file and stage its rows.
 
     Parameters
@@ -174,6 +184,8 @@ def read_samples(path: Path, staged: Path, known: Collection[str], latest: datet
         Metrics of earlier imports: text in them is an error.
     latest : datetime
         A later sample is an error.
+    clock : Clock
+        How times without a zone are read.
 
     Raises
     ------
@@ -186,14 +198,20 @@ def read_samples(path: Path, staged: Path, known: Collection[str], latest: datet
     roles = choose(sheet, TELEMETRY_ROLES, ("timestamp", "server_id"))
     if not is_long(sheet, roles) or roles["value"] in known:
         roles = {role: column for role, column in roles.items() if role not in ("metric", "value")}
-    timestamp, how = moments(sheet, roles["timestamp"], latest)
-    keys = pl.DataFrame({"timestamp": timestamp, "server_id": identifiers(sheet, roles["server_id"])})
+    series = pl.DataFrame({"server_id": identifiers(sheet, roles["server_id"])})
+    if "metric" in roles:
+        series = series.with_columns(metric=identifiers(sheet, roles["metric"]))
+    timestamp, how = moments(sheet, roles["timestamp"], latest, clock=clock, series=series)
+    series = series.with_columns(timestamp=timestamp)
+    if clock.zone is None and NO_ZONE in how:
+        check_not_local(sheet, roles["timestamp"], series, clock)
+    keys = series.select(*KEYS)
     others = [column for column in sheet.frame.columns if column not in roles.values()]
     reading = _reading(roles, {"timestamp": how})
     metrics = dict[str, Written]()
     if "metric" in roles:
         left_out = {column.strip(): "not the name or the value of a metric" for column in others}
-        series = keys.with_columns(metric=identifiers(sheet, roles["metric"]))
+        series = series.select(*KEYS, "metric")
         _check_names(sheet, series["metric"].unique(maintain_order=True).to_list())
         check_one_series(sheet, series, others)
         frame, rounded = pivot(sheet, series, roles["value"])
@@ -222,6 +240,7 @@ def read_samples(path: Path, staged: Path, known: Collection[str], latest: datet
         forms={name: written.how for name, written in metrics.items() if written.how},
         groups=groups.sort("timestamp", maintain_order=True).group_by("server_id", maintain_order=True).last(),
         reading=reading,
+        is_local=NO_ZONE in how,
     )
 
 
@@ -281,7 +300,7 @@ def _check_names(sheet: Sheet, names: list[str]) -> None:
             raise sheet.error("the pipeline uses this name itself; rename the column, or leave it out", name)
 
 
-def read_incidents(path: Path, latest: datetime) -> Records:
+def read_incidents(path: Path, latest: datetime, clock: Clock = UTC_CLOCK) -> Records:
     """Parse a file of incidents.
 
     Parameters
@@ -290,6 +309,8 @@ def read_incidents(path: Path, latest: datetime) -> Records:
         The file.
     latest : datetime
         A later crash is an error; maintenance may be planned ahead.
+    clock : Clock
+        How times without a zone are read.
 
     Raises
     ------
@@ -304,7 +325,7 @@ def read_incidents(path: Path, latest: datetime) -> Records:
     for role in ("started_at", "resolved_at", "reported_at"):
         if role in roles:
             check_times_of_day(sheet, roles[role], kinds == CRASH if role == "started_at" else None)
-            times[role], notations[role] = moments(sheet, roles[role], None, required=role == "started_at")
+            times[role], notations[role] = moments(sheet, roles[role], None, role == "started_at", clock)
         else:
             times[role] = pl.Series([None], dtype=tables.TIMESTAMP).new_from_index(0, sheet.frame.height)
     words = {role: _optional_texts(sheet, roles.get(role)) for role in ("severity", "source", "summary")}
@@ -334,7 +355,8 @@ def read_incidents(path: Path, latest: datetime) -> Records:
     if count := distinct.select(early.sum()).item():
         notes.append(f"{path}: {count:,} incidents reported before they started are taken as reported when they did")
     reported = pl.when(early).then("started_at").otherwise("reported_at")
-    return Records(sheet, distinct.with_columns(reported_at=reported), notes, "incident_id" in roles)
+    is_local = NO_ZONE in notations["started_at"]
+    return Records(sheet, distinct.with_columns(reported_at=reported), notes, "incident_id" in roles, is_local)
 
 
 def _check_incidents(sheet: Sheet, frame: pl.DataFrame, roles: dict[str, str], latest: datetime) -> None:
@@ -363,7 +385,7 @@ def _kinds(sheet: Sheet, column: str | None) -> pl.Series:
     return kinds.fill_null(CRASH)
 
 
-def read_coverage(path: Path, latest: datetime) -> Records:
+def read_coverage(path: Path, latest: datetime, clock: Clock = UTC_CLOCK) -> Records:
     """Parse a file of the periods in which incidents were recorded, server by server.
 
     Raises
@@ -375,8 +397,8 @@ def read_coverage(path: Path, latest: datetime) -> Records:
     if sheet.frame.is_empty():
         raise sheet.error("no rows")
     roles = choose(sheet, COVERAGE_ROLES, ("server_id", "covered_from", "covered_to"))
-    start, how_start = moments(sheet, roles["covered_from"], latest)
-    end, how_end = moments(sheet, roles["covered_to"], latest)
+    start, how_start = moments(sheet, roles["covered_from"], latest, clock=clock)
+    end, how_end = moments(sheet, roles["covered_to"], latest, clock=clock)
     if (index := sheet.first(start >= end)) is not None:
         raise sheet.error(
             f"covered until {utc_text(end[index])}, but from {utc_text(start[index])}", roles["covered_to"], index

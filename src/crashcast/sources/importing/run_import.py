@@ -30,12 +30,15 @@ from crashcast.paths import (
     TICKETS_PATH,
 )
 from crashcast.progress import progress
+from crashcast.sources.importing.columns import UTC_CLOCK
 from crashcast.sources.importing.consistency import (
     check_servers_of_coverage,
     check_servers_of_incidents,
     common_metrics,
+    report_clocks,
     report_periods,
 )
+from crashcast.sources.importing.local_time import Clock
 from crashcast.sources.importing.params_file import describe_import
 from crashcast.sources.importing.parsing import Samples, read_coverage, read_incidents, read_samples
 from crashcast.sources.importing.report import Report
@@ -58,6 +61,8 @@ def import_files(
     interval: str | None = None,
     partition: Unit | None = None,
     is_strict: bool = False,
+    clock: Clock = UTC_CLOCK,
+    incident_clock: Clock = UTC_CLOCK,
 ) -> list[str]:
     """Merge files into data/raw, describe them in params.yaml and track them with DVC.
 
@@ -76,6 +81,8 @@ def import_files(
         The length of a file if the import starts over; inferred by default.
     is_strict : bool
         Columns that look like numbers, but cannot be read, are an error.
+    clock, incident_clock : Clock
+        How times without a zone are read, in telemetry and in the other files.
 
     Returns
     -------
@@ -91,12 +98,12 @@ def import_files(
     now, report = datetime.now(UTC), Report()
     stated_interval = None if interval is None else parse_interval(interval)
     known = known_telemetry(replace, report)
-    new_incidents = None if incidents is None else read_incidents(incidents, now)
-    new_coverage = None if coverage is None else read_coverage(coverage, now)
+    new_incidents = None if incidents is None else read_incidents(incidents, now, incident_clock)
+    new_coverage = None if coverage is None else read_coverage(coverage, now, incident_clock)
     if new_incidents is not None and new_incidents.frame.is_empty() and known is None:
         raise new_incidents.sheet.error("no incidents: there is nothing to learn from")
     with workspace() as folder:
-        files = _stage(_telemetry_files(telemetry, {incidents, coverage}), folder, known, now)
+        files = _stage(_telemetry_files(telemetry, {incidents, coverage}), folder, known, now, clock)
         metrics = common_metrics(files, known, is_strict, report)
         rows = pl.concat([file.scan() for file in files], how="diagonal").select(*KEYS, *metrics)
         spans = _spans(rows)
@@ -110,6 +117,7 @@ def import_files(
             check_servers_of_incidents(new_incidents, sampled | covered, report)
         if new_coverage is not None:
             check_servers_of_coverage(new_coverage, sampled, covered, report)
+        report_clocks(files, new_incidents, rows, spans, section, (clock, incident_clock), report)
 
         changed = [COVERAGE_PATH]
         if write_telemetry(files, section, folder, known is not None, report):
@@ -185,11 +193,11 @@ def _telemetry_files(paths: list[Path], others: Collection[Path | None]) -> list
     return list(found.values())
 
 
-def _stage(paths: list[Path], folder: Path, known: Telemetry | None, now: datetime) -> list[Samples]:
+def _stage(paths: list[Path], folder: Path, known: Telemetry | None, now: datetime, clock: Clock) -> list[Samples]:
     files, metrics = [], set(known.metrics if known else ())
     with progress("import", len(paths), "file") as advance:
         for position, path in enumerate(paths):
-            files.append(read_samples(path, folder / f"{position:06}.parquet", metrics, now))
+            files.append(read_samples(path, folder / f"{position:06}.parquet", metrics, now, clock))
             advance()
     return files
 
