@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from crashcast import canonical
 from crashcast.errors import UserError
 from crashcast.history.raw_data import is_another_fleet
-from crashcast.versioning import git, remote
+from crashcast.versioning import commit_limits, git, remote
 from crashcast.versioning.dvc_files import LOCK
 from crashcast.versioning.lock_checks import check
 from crashcast.versioning.revision import MODELS, PARAMS, REGISTERED, Revision, default_base
@@ -112,6 +112,7 @@ def accept(
     """
     if changes := git.run("status", "--porcelain", "--untracked-files=no").text:
         raise UserError(f"the model of a commit is registered, and these changes are not committed:\n{changes}")
+    commit_limits.check_places(Revision.find("HEAD"))  # also of a version that is forced
     shared = git.shared_remote()
     _fetch(shared)
     if shared and not force_reason:

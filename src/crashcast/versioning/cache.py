@@ -6,7 +6,6 @@ Every file is checked against its hash before it is used.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,10 +17,10 @@ import psutil
 
 from crashcast import files
 from crashcast.errors import UserError
+from crashcast.text import some_of
 from crashcast.versioning import dvc_files, git, remote
 
-REVIEW = "crashcast-review"  # in DVC's cache folder, beside the memo
-FOLDER = re.compile(r"\b[0-9a-f]{32}\.dir\b")
+REVIEW = "crashcast-review"
 READ_ONLY = 0o444  # as DVC keeps its cache
 
 
@@ -36,23 +35,6 @@ def members(digest: str, what: str) -> dict[str, str]:
         What it is, for an error.
     """
     return dvc_files.members(locate(digest, what).read_bytes(), what)
-
-
-def check_lists() -> None:
-    """Refuse lists of a folder's files that lead elsewhere, of all that the cache holds for this work tree.
-
-    `dvc checkout` would write a file wherever its name leads.
-
-    Raises
-    ------
-    UserError
-        Naming the list, and the file in it.
-    """
-    named = git.run("ls-files", "-z", "-c", "-o", "--exclude-standard", "--", *dvc_files.NAMING_DATA).entries
-    for path in filter(Path.is_file, map(Path, named)):
-        for digest in FOLDER.findall(path.read_text(encoding="utf-8", errors="replace")):
-            if cached(digest).exists():
-                dvc_files.members(cached(digest).read_bytes(), f"{digest}, which {path} names,")
 
 
 def locate(digest: str, what: str) -> Path:
@@ -78,9 +60,23 @@ def fetch(digests: Iterable[str], what: str) -> None:
     UserError
         If the remote does not answer, or lacks something.
     """
+    if bring(digests, what):
+        raise UserError(
+            f"{what} is neither in DVC's cache nor on its remote, {remote.url()}: `make push` where it was made"
+        )
+
+
+def bring(digests: Iterable[str], what: str) -> set[str]:
+    """Bring what DVC's cache lacks from DVC's remote, of folders the list of files alone; return what is nowhere.
+
+    Raises
+    ------
+    UserError
+        If the remote does not answer.
+    """
     missing = {digest for digest in digests if not cached(digest).exists()}
     if not missing:
-        return
+        return missing
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc_data.hashfile.hash_info import HashInfo
@@ -91,10 +87,7 @@ def fetch(digests: Iterable[str], what: str) -> None:
             repo.cloud.pull({HashInfo("md5", digest) for digest in missing})
     except (DvcException, OSError) as error:
         raise UserError(f"{what} cannot be fetched from DVC's remote: {error}") from None
-    if any(not cached(digest).exists() for digest in missing):
-        raise UserError(
-            f"{what} is neither in DVC's cache nor on its remote, {remote.url()}: `make push` where it was made"
-        )
+    return {digest for digest in missing if not cached(digest).exists()}
 
 
 def lay_out(digest: str, target: Path, what: str, wanted: Callable[[str], bool] = lambda _: True) -> Path:
@@ -156,7 +149,7 @@ def is_held(digest: str) -> bool:
 @contextmanager
 def temporary() -> Iterator[Path]:
     """Give an empty folder on the file system of DVC's cache, for as long as needed."""
-    place = review_folder() / "temporary"
+    place = shared_root() / REVIEW / "temporary"
     place.mkdir(parents=True, exist_ok=True)
     for left in place.iterdir():  # by killed processes
         if not psutil.pid_exists(int(left.name.partition("-")[0])):
@@ -171,13 +164,21 @@ def root() -> Path:
 
 
 def shared_root() -> Path:
-    """Return the folder of what all work trees of a repository share: DVC's cache folder of the main one."""
-    return _configured(Path.cwd()) or _of_main_work_tree(Path.cwd()) or root()
+    """Return the folder of what all work trees of a repository share: DVC's cache folder of the main one.
+
+    Raises
+    ------
+    UserError
+        If git tracks a file in it.
+    """
+    found = _configured(Path.cwd()) or _of_main_work_tree(Path.cwd()) or root()
+    _refuse_tracked(found)
+    return found
 
 
 def review_folder() -> Path:
-    """Return where the review keeps what it computed."""
-    return shared_root() / REVIEW
+    """Return where the review keeps what it computed: in git's own folder, since no commit can write into that."""
+    return git.common_folder() / REVIEW
 
 
 def cached(digest: str) -> Path:
@@ -217,6 +218,16 @@ def _of_main_work_tree(project: Path) -> Path | None:
     common, prefix = os.fsdecode(asked.output).split("\n")[:2]
     main = Path(common).parent / prefix / ".dvc"
     return (main / "cache").resolve() if main.is_dir() else None
+
+
+@cache
+def _refuse_tracked(folder: Path) -> None:
+    """Refuse a cache that came with a commit: results kept in it would be taken for this machine's own."""
+    if folder.is_dir() and (tracked := git.run("ls-files", "-z", folder=folder, expected=(0, 128)).entries):
+        raise UserError(
+            f"git tracks {some_of(tracked)} in {folder}, DVC's cache, so a commit wrote what is kept there: nothing in "
+            f"it is used. `git rm -r --cached` these files, commit that, and remove the folder"
+        )
 
 
 @cache

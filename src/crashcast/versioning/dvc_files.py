@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ LOCK, PIPELINE = "dvc.lock", "dvc.yaml"
 NAMING_DATA = ("*.dvc", f"*{LOCK}")  # git's patterns of the files that say by hash which data a commit has
 HASH = re.compile(r"[0-9a-f]{32}")  # of a folder, `.dir` follows
 OBJECTS = "files/md5"  # DVC 3's folder of objects, in a cache and on a remote
+NO_DATA = (".git", ".dvc", ".venv")  # folders in which a file can become code or settings
 CONFLICT = re.compile(rb"^(<<<<<<<|=======|>>>>>>>)", re.MULTILINE)
 
 
@@ -194,22 +194,28 @@ def members(content: bytes, name: str) -> dict[str, str]:
     try:
         entries = json.loads(content)
         files = {str(entry["relpath"]): str(entry["md5"]) for entry in entries}
-        if len(files) < len(entries):
+        if len(files) < len(entries) or any(len(entry) > 2 for entry in entries):
             raise ValueError
-        os.fsencode("".join(files))
     except (ValueError, TypeError, KeyError, RecursionError):
         raise RefusedListError(f"{name} is refused: the list of its files is not as DVC writes it") from None
     for path, md5 in files.items():
-        is_plain = path not in ("", ".") and PurePosixPath(path).as_posix() == path and not {*path} & {"\\", "\0"}
         is_taken = any(str(folder) in files for folder in PurePosixPath(path).parents)
-        if not is_plain or leads_out(path) or is_taken or not HASH.fullmatch(md5):
+        if leads_out(path) or is_taken or not HASH.fullmatch(md5):
             raise RefusedListError(f"{name} is refused: the list of its files names {path!r}, which no folder holds")
     return files
 
 
 def leads_out(path: str) -> bool:
-    """Tell whether a path, relative to a folder, names something outside of it."""
-    return path.startswith("/") or ".." in PurePosixPath(path).parts
+    """Tell whether a path, relative to a folder, may lead out of it, or to files of git, DVC or Python."""
+    plain = PurePosixPath(path)
+    return (
+        str(plain) != path
+        or not plain.parts
+        or plain.is_absolute()
+        or "\\" in path
+        or not path.isprintable()  # some file systems ignore invisible letters
+        or any(part == ".." or part.casefold() in NO_DATA for part in plain.parts)
+    )
 
 
 def object_path(digest: str) -> str:

@@ -33,6 +33,7 @@ SETTINGS = {
     "status.showUntrackedFiles": "normal",
 }
 ANY_STATUS = range(-64, 256)
+LINK = "120000"  # the mode of a symbolic link
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,23 @@ def tree(revision: str) -> str | None:
     """Return the hash of the working directory in a commit; None if the commit does not have this folder."""
     header = run("cat-file", "--batch-check", given=f"{revision}:./\n").text
     return header.split()[0] if re.fullmatch(r"[0-9a-f]+ tree \d+", header) else None
+
+
+def modes(revision: str = "") -> dict[str, str]:
+    """Return the mode of each file of a commit, or of the index if `revision` is empty.
+
+    Returns
+    -------
+    dict of str to str
+        By path relative to the working directory; files elsewhere are left out. A symbolic link has the mode `LINK`.
+    """
+    asked = ("ls-tree", "-r", "-z", "--end-of-options", revision) if revision else ("ls-files", "--stage", "-z")
+    return {entry.partition("\t")[2]: entry[:6] for entry in run(*asked).entries}
+
+
+def common_folder() -> Path:
+    """Return git's own folder, which all work trees of a repository share and into which no commit can write."""
+    return Path(os.fsdecode(run("rev-parse", "--path-format=absolute", "--git-common-dir").output.removesuffix(b"\n")))
 
 
 def cut() -> set[str]:

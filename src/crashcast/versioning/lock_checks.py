@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from crashcast import files
 from crashcast.errors import UserError
-from crashcast.versioning import dvc_command, git, remote
+from crashcast.versioning import commit_limits, dvc_command, git, remote
 from crashcast.versioning.dvc_files import LOCK, PIPELINE, Locked, Stage, hash_of
 from crashcast.versioning.revision import PARAMS, RAW, Revision
 
@@ -24,6 +24,7 @@ def check(revision: Revision) -> None:
     UserError
         Naming everything that does not fit together.
     """
+    commit_limits.check_places(revision)
     lock = revision.lock
     made = revision.outs
     stale = [

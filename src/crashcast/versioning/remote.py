@@ -7,9 +7,11 @@ that nobody has pushed.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from crashcast.errors import UserError
+from crashcast.versioning import commit_limits
 from crashcast.versioning.dvc_files import RefusedListError, hash_of, is_of, members
 
 TIMEOUT_S = 10
@@ -103,9 +105,17 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def default() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return DVC's configuration, and its default remote in it."""
+    """Return DVC's configuration, and its default remote in it.
+
+    Raises
+    ------
+    UserError
+        If there is none, or .dvc/config, which a commit can change, sets what it must not.
+    """
     from dvc.config import Config, ConfigError
 
+    if (committed := Path(commit_limits.CONFIG)).is_file():
+        commit_limits.check_settings(committed.read_bytes())
     try:
         config = Config.from_cwd()
     except ConfigError as error:
