@@ -6,6 +6,7 @@ one is installed. Bad input, or a full disk, ends in a message and exit status 2
 
 import importlib
 import sys
+import traceback
 from pathlib import Path
 
 
@@ -17,8 +18,9 @@ def main() -> None:
     from crashcast.errors import UserError, refusal
     from crashcast.execution.input_guard import unedited
     from crashcast.run_record import recorded
+    from crashcast.text import clean_output
 
-    with recorded(stage):
+    with clean_output(), recorded(stage):
         try:
             with unedited(stage):
                 from crashcast.execution.orphan_guard import take_over
@@ -29,10 +31,8 @@ def main() -> None:
                 importlib.import_module(f"stages.{stage}").main(*map(Path, arguments))
         except Exception as error:
             told = error if isinstance(error, UserError) else refusal(error)
-            if told is None:
-                raise
-            print(f"{stage}: {told}", file=sys.stderr)
-            sys.exit(2)
+            print(f"{stage}: {told}" if told else traceback.format_exc(), file=sys.stderr)
+            sys.exit(2 if told else 1)
 
 
 if __name__ == "__main__":

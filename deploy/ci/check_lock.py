@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 from crashcast.errors import UserError
+from crashcast.text import clean_output
 from crashcast.versioning.lock_checks import check_pushed
 
 UP_TO_DATE = "Data and pipelines are up to date."
@@ -31,10 +32,11 @@ def check_current() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        check_current()
-        check_pushed()
-    except UserError as error:
-        print(f"crashcast: {error}", file=sys.stderr)
-        sys.exit(2)
-    print("dvc.lock is current, and all that it names was pushed")
+    with clean_output():
+        try:
+            check_current()
+            check_pushed()
+        except UserError as error:
+            print(f"crashcast: {error}", file=sys.stderr)
+            sys.exit(2)
+        print("dvc.lock is current, and all that it names was pushed")

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from crashcast.console import Console
+from crashcast.text import clean_output
 
 LINES = 20  # at most, if standard error is no terminal
 MB = 1_000_000
@@ -37,7 +39,7 @@ def progress(title: str, total: int, noun: str) -> Iterator[Callable[..., None]]
     if console.is_terminal:
         count = DownloadColumn() if in_bytes else MofNCompleteColumn()
         columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bars:
+        with Progress(*columns, console=console, transient=True) as bars, clean_output():  # past its own streams
             bar = bars.add_task(title, total=total)
             yield lambda items=1: bars.advance(bar, items)
         return

@@ -1,8 +1,15 @@
-"""Words for people: lists of names, numbers with their noun."""
+"""Words for people: lists of names, numbers with their noun, and output that cannot steer a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, TextIO
+
+# control characters but tab and line feed; those that turn the direction of writing; halves of characters
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def some_of(names: Sequence[str], most: int = 3) -> str:
@@ -19,3 +26,29 @@ def all_of(names: Sequence[str]) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, such as "1 row" or "2,000 rows"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def printable(text: str) -> str:
+    r"""Return a text in which characters that steer a terminal are shown as in JSON, such as \u001b."""
+    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+@contextmanager
+def clean_output() -> Iterator[None]:
+    """Make what the block prints printable. A file's cell, a server's answer or a git tag can hold any character."""
+    out, err = map(_Printable, (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err):
+        yield
+
+
+class _Printable:
+    """A stream for `print`; consoles of rich, typer's too, write past it to `rich_proxied_file`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.rich_proxied_file = stream
+
+    def write(self, text: str) -> int:
+        return self.rich_proxied_file.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)

@@ -12,6 +12,7 @@ import typer
 
 from crashcast.cli import data, labels, operate, pipeline, review, storage
 from crashcast.errors import UserError, refusal
+from crashcast.text import clean_output
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +37,7 @@ for title, commands in GROUPS.items():
     app.add_typer(commands)
 
 
+@clean_output()
 def main() -> None:
     """Run a command. An error ends in exit status 2: what the user can mend with a message, others with a traceback."""
     try:

@@ -52,9 +52,8 @@ def learning_curve(
     out: Annotated[Path, typer.Option(help="The CSV file to write.")] = Path("reports/learning_curve.csv"),
 ) -> None:
     """Estimate what more labels, servers or months would gain, on the validation part; takes some minutes."""
-    from rich.console import Console
-
     from crashcast.annotation import learning_curve as curve
+    from crashcast.console import Console
     from crashcast.params.evaluate import Evaluate
 
     found = curve.learning_curve()
@@ -68,9 +67,8 @@ def transfer(
     out: Annotated[Path, typer.Option(help="The CSV file to write.")] = Path("reports/transfer.csv"),
 ) -> None:
     """Estimate whether another fleet's model and labels help this one, on the validation part."""
-    from rich.console import Console
-
     from crashcast.annotation import transfer_learning as transferring
+    from crashcast.console import Console
 
     found = transferring.transfer(other)
     _write_csv(found, out)

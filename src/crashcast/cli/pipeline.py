@@ -17,9 +17,8 @@ def verdict(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as for a pull request.")] = False,
 ) -> None:
     """Show the figures of the last run beside chance and the one-rule baselines."""
-    from rich.console import Console
-
     from crashcast import run_summary
+    from crashcast.console import Console
 
     summary = run_summary.summarise(run_summary.read(Path("metrics")))
     if markdown:
@@ -38,8 +37,7 @@ def memo(
     ] = False,
 ) -> None:
     """Show the remembered results of partitions, which stages reuse; check or delete them."""
-    from rich.console import Console
-
+    from crashcast.console import Console
     from crashcast.execution import memo as past
     from crashcast.versioning import cache
 

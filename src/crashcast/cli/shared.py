@@ -15,9 +15,8 @@ def print_result(
     result: Result, as_json: bool, to_json: Callable[[Result], Any], show: Callable[[Result, Any], object]
 ) -> None:
     """Print a result for people or, if asked, as JSON."""
-    from rich.console import Console
-
     from crashcast.canonical import json_text
+    from crashcast.console import Console
 
     if as_json:
         print(json_text(to_json(result)))

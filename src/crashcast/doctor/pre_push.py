@@ -9,8 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from rich.console import Console
-
+from crashcast.console import Console
 from crashcast.doctor import examine
 from crashcast.doctor.findings import Finding, exit_status, show
 from crashcast.versioning import git

@@ -22,6 +22,7 @@ DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}  # of modules that
 # A name stands for a module or for all of a package. tests/code/execution/test_carriers.py says what may be here.
 CARRIERS = (
     "crashcast.__init__",
+    "crashcast.console",
     "crashcast.errors",
     "crashcast.execution.cluster",
     "crashcast.execution.code_hash",
