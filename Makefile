@@ -50,17 +50,13 @@ COMPILE = -$(BIN)python -m compileall -qq -j 0 .venv/lib
 # A killed `dvc` leaves an incomplete list of the files to transfer, and the next one would take it for complete.
 FORGET = $(BIN)python -c 'from dvc.repo import Repo; Repo().drop_data_index()'
 
-# status 2: the remote does not answer, and crashcast has said so
-# In between, the lists of folders' files are checked: DVC would follow one out of the project.
-pull = $(FORGET) && $(S3) --elsewhere=run -- sh -c 'dvc fetch $(1); crashcast lists && dvc checkout $(1)' || { status=$$?; [ $$status = 2 ] || \
-	echo "The remote answers; cache files that DVC calls missing were never pushed to it:" \
-		"run 'make push' where they were made." >&2; exit $$status; }
+pull = $(S3) --elsewhere=run -- crashcast pull $(1)
 
 # Imported data is never replaced by simulated data; only its missing files are pulled.
 data: env  ## get raw data: simulate the demo fleet, or pull imported data
 	@if [ "$$($(BIN)python -c 'from crashcast.params.data import Data; print(Data.read().source)' 2>&1)" = import ]; then \
 		missing=; for file in data/raw/*.dvc; do [ -e "$${file%.dvc}" ] || missing="$$missing $$file"; done; \
-		[ -z "$$missing" ] || { $(call pull,$$missing); }; \
+		[ -z "$$missing" ] || $(call pull,$$missing); \
 	else $(BIN)crashcast demo; fi
 
 pipeline: env  ## run the stages whose inputs changed

@@ -111,9 +111,7 @@ def test_a_list_that_leads_out_of_the_project_is_not_followed(
     done = make(clone, "pull", port)
 
     assert done.returncode != 0
-    assert f"{digest}.dir, which {DATA}.dvc names, is refused: the list of its files names '../../../../canary'" in (
-        done.stderr
-    )
+    assert f"{DATA} is refused: the list of its files names '../../../../canary'" in done.stderr
     assert not (tmp_path / "canary").exists()
     assert not (clone / DATA).exists()
 

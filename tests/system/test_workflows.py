@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -25,6 +25,7 @@ import yaml
 
 from crashcast.review import ledger
 from crashcast.versioning import local_s3
+from crashcast.versioning.dvc_files import hash_of
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parents[2]
@@ -46,8 +47,12 @@ TOKEN, KEY = "a-token", "a-key"
 REVIEW = """#!{python}
 import os, sys
 from pathlib import Path
+sys.path.insert(0, "{src}")
 from crashcast.review import ledger
 from crashcast.versioning.revision import Revision
+if sys.argv[1] == "pull":
+    from crashcast.cli import main
+    sys.exit(main())
 command, _, base, *flags, _, folder = sys.argv[1:]
 status = int(os.environ["STATUS"])
 if status == 2:
@@ -191,6 +196,27 @@ def test_both_sites_run_the_same_commands() -> None:
     assert [len(commands) for commands in github] == [4, 1]
 
 
+def owned(path: str) -> bool:
+    """Say whether a pattern of the documented CODEOWNERS names a file."""
+    guide = (ROOT / "docs/review-in-ci.md").read_text()
+    patterns = re.findall(r"^ +/(\S+) +@", guide, flags=re.MULTILINE)
+    return any(path.startswith(name) if name.endswith("/") else PurePosixPath(path).match(name) for name in patterns)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(".github/workflows/review.yml", ".github/CODEOWNERS", ".gitlab-ci.yml", "Makefile", "pyproject.toml"),
+        *("requirements.txt", "requirements-build.txt", "deploy/ci/check_lock.py", "deploy/ci/comment.py"),
+        *("src/crashcast/__init__.py", "src/run.py", ".dvc/config"),
+    ],
+)
+def test_owners_must_approve_what_runs_before_the_judge(path: str) -> None:
+    assert (ROOT / path).exists() or path == ".github/CODEOWNERS"
+    assert owned(path)
+    assert not owned("src/stages/train.py")
+
+
 # In motion
 
 
@@ -261,7 +287,7 @@ class GitHub:
     project: Path
     api: Api
     fork: bool = False
-    reviewer: str | None = REVIEW.format(python=sys.executable)
+    reviewer: str | None = REVIEW.format(python=sys.executable, src=ROOT / "src")
     summary: str = ""
     log: str = ""
     runs: int = 0
@@ -386,7 +412,9 @@ def restore(environment: Path, reviewer: str | None) -> None:
     (environment / "bin").mkdir(parents=True)
     for name in ("python", "dvc", "crashcast"):
         program = environment / "bin" / name
-        program.write_text(f'#!/bin/sh\nexec "{Path(sys.executable).with_name(name)}" "$@"\n')
+        # the base's code if it has any, as this project has
+        path = f'PYTHONPATH="$PYTHONPATH:{ROOT}/src"'
+        program.write_text(f'#!/bin/sh\n{path} exec "{Path(sys.executable).with_name(name)}" "$@"\n')
         program.chmod(0o755)
     if reviewer:
         program.write_text(reviewer)
@@ -483,6 +511,31 @@ def test_a_model_that_was_not_pushed_stops_it(github: GitHub, train: Callable[..
     assert re.search(r"not on DVC's remote: models/?: ", github.log)
 
 
+def propose_list(project: Path, name: str, shell: Shell) -> None:
+    """Commit a dvc.lock whose model is a folder with a file of this name, and push the objects."""
+    objects, lock = project / ".dvc/cache/files/md5", project / "dvc.lock"
+    made = json.dumps([{"md5": hash_of(b"import this"), "relpath": name}]).encode()
+    for content, digest in ((b"import this", hash_of(b"import this")), (made, f"{hash_of(made)}.dir")):
+        (objects / digest[:2]).mkdir(exist_ok=True)
+        (objects / digest[:2] / digest[2:]).write_bytes(content)
+    lock.write_text(re.sub(r"[0-9a-f]{32}\.dir", digest, lock.read_text()))
+    git(project, "switch", "-q", "-c", "attempt")
+    shell("dvc push -q && git commit -q -a -m attack && git push -q origin attempt", cwd=project)
+
+
+@pytest.mark.parametrize(
+    "name", ["../.venv/lib/zz.pth", "/../.venv/zz.pth", "sub/../../deploy/ci/zz.py", ".GIT/config"]
+)
+def test_a_lists_names_are_checked_before_a_byte_is_written(github: GitHub, shell: Shell, name: str) -> None:
+    propose_list(github.project, name, shell)
+
+    assert github.pull_request(STATUS="0", CHALLENGER="a") == 2
+
+    assert f"models is refused: the list of its files names {name!r}" in github.log
+    assert not [*(github.folder / "run-1").rglob("zz.*")]
+    assert "**ERROR**" in review_comments(github.api)[0]
+
+
 def test_git_gets_the_token_where_the_ledger_is_pushed() -> None:
     (step,) = (step for _, step in STEPS if step.get("name") == "Review")
     own = {key: fill(value, {"github.token": TOKEN}) for key, value in step["env"].items()}
@@ -568,7 +621,7 @@ def test_gitlab_does_the_same(
 ) -> None:
     propose(trained, train, "two")
     shell("git clone -q --branch attempt remote.git work && git -C work update-ref -d refs/remotes/origin/main")
-    restore(tmp_path / "work/.venv", REVIEW.format(python=sys.executable))
+    restore(tmp_path / "work/.venv", REVIEW.format(python=sys.executable, src=ROOT / "src"))
     (tmp_path / "work/.venv/.package").touch()
     variables = {"STATUS": "3", "CHALLENGER": "a", "UNRESERVED": unreserved}
 

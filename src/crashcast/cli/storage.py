@@ -41,6 +41,18 @@ def doctor(
 
 
 @commands.command()
+def pull(
+    targets: Annotated[
+        list[str] | None, typer.Argument(help="As `dvc pull` takes them, such as models.", show_default="everything")
+    ] = None,
+) -> None:
+    """Bring data and models from DVC's remote: `dvc pull`, after a check of every name that it would write."""
+    from crashcast.versioning.pull import pull
+
+    raise typer.Exit(pull(targets or ()))
+
+
+@commands.command()
 def gc(
     on_remote: Annotated[
         bool, typer.Option("--remote", help="Also from DVC's remote, which all clones share.")
@@ -97,14 +109,6 @@ def pushed(
     from crashcast.doctor.pre_push import main as check
 
     raise typer.Exit(check(name))
-
-
-@commands.command(hidden=True)
-def lists() -> None:
-    """Refuse lists of a folder's files, of those that were fetched, that lead out of the folder."""
-    from crashcast.versioning.cache import check_lists
-
-    check_lists()
 
 
 @versions.command("log")
