@@ -10,8 +10,11 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+from crashcast.errors import UserError
 
 
 class Signature(NamedTuple):
@@ -26,6 +29,7 @@ class Signature(NamedTuple):
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to, and move it to `path` only on success."""
+    refuse_committed_links(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _beside(path)
     try:
@@ -41,6 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` to fill, and move it to `path` only on success."""
+    refuse_committed_links(path)
     aside = _beside(path)
     before = aside.with_name(f".{path.name}.before.{os.getpid()}")
     aside.mkdir(parents=True)
@@ -59,8 +64,29 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def refuse_committed_links(path: Path) -> None:
+    """Refuse to write through a symbolic link of a commit, which could lead anywhere; a user's own link is followed.
+
+    Raises
+    ------
+    UserError
+        Naming the link.
+    """
+    for folder in filter(Path.is_symlink, path.parents):
+        if _is_committed(folder.absolute()):
+            raise UserError(f"{path} is not written: {folder} is a symbolic link in git, to {folder.readlink()}")
+
+
+@cache
+def _is_committed(path: Path) -> bool:
+    from crashcast.versioning import git
+
+    return bool(git.run("ls-files", "-z", "--", path.name, folder=path.parent, expected=(0, 128)).entries)
+
+
 def link(source: Path, target: Path) -> None:
     """Make `target` a hard link to `source`, or a copy if the file system cannot link; missing folders are made."""
+    refuse_committed_links(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from crashcast import files
 from crashcast.canonical import json_text, write_json, write_text
+from crashcast.errors import UserError
 from crashcast.files import link, md5, replacing, replacing_folder
 
 ROOT = Path(__file__).parents[2]
@@ -199,6 +201,7 @@ def test_what_was_never_written_is_not_made(tmp_path):
 
 KILLED = """
 import os, signal, sys
+from collections.abc import Callable
 from pathlib import Path
 from crashcast.files import replacing, replacing_folder
 
@@ -306,3 +309,38 @@ def test_any_other_refusal_of_a_link_is_an_error_and_copies_nothing(tmp_path, mo
     with pytest.raises(OSError, match=os.strerror(number)):
         link(tmp_path / "source", tmp_path / "target")
     assert (tmp_path / "target").read_bytes() == b"two"
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "a file": lambda folder: write_text(folder / "made", "x"),
+    "a file deep below": lambda folder: write_text(folder / "a/b/made", "x"),
+    "a link": lambda folder: files.link(Path(__file__), folder / "made"),
+    "a folder": lambda folder: fill(folder / "made", one="x"),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("link", ["reports", "metrics", "data/clean", "plots/deep/er"])
+def test_nothing_is_written_through_a_link_of_a_commit(tmp_path, monkeypatch, shell, link, write):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "project" / link).parent.mkdir(parents=True)
+    (tmp_path / "project" / link).symlink_to(elsewhere)
+    monkeypatch.chdir(tmp_path / "project")
+    shell("git init -q && git add .", cwd=tmp_path / "project")
+    for folder in (Path(link), Path(link).absolute()):
+        with pytest.raises(UserError, match=f"{link} is a symbolic link in git, to {elsewhere}$"):
+            write(folder)
+    assert [*elsewhere.iterdir()] == []
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_link_of_the_users_own_is_followed(tmp_path, monkeypatch, shell, write):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "reports").symlink_to("elsewhere")
+    monkeypatch.chdir(tmp_path)
+    write(Path("reports"))
+    shell("git init -q && rm -r elsewhere && mkdir elsewhere")
+    files._is_committed.cache_clear()
+    write(Path("reports"))
+    assert len([*(tmp_path / "elsewhere").iterdir()]) == 1

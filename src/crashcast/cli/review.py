@@ -42,19 +42,22 @@ def review(
 
     Exit status: 0 ACCEPT, 1 REJECT, 3 INCONCLUSIVE, 2 an error.
     """
-    from rich.console import Console
-
     from crashcast.canonical import write_text
-    from crashcast.files import replacing
+    from crashcast.console import Console
+    from crashcast.files import refuse_committed_links, replacing
     from crashcast.review import commit_changes
     from crashcast.review import review as reviewing
     from crashcast.review.report import comment, html, schema, terminal
+    from crashcast.versioning import commit_limits
     from crashcast.versioning.revision import Revision
 
     if first and base is not None:
         raise UserError("--first says that there is no champion, but --base names one: leave one of them out")
     if base is None and not first:
         base = reviewing.default_base().sha
+    refuse_committed_links(folder / "record.json")  # before minutes of work
+    if base is not None:
+        commit_limits.check_same_settings(Revision.find(base), Revision.find(head))
     found = reviewing.review(base, head, reserve=not unreserved)
     if found is None:
         text = "Both commits have the same model: there is nothing to judge."
