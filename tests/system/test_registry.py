@@ -265,6 +265,17 @@ def test_a_review_that_fails_registers_nothing_unless_forced(trained: Path, shel
     assert (forced.verdict, forced.record, forced.forced) == ("ERROR", None, "its wheels are gone")
 
 
+def test_a_commit_with_this_machines_own_files_is_not_even_forced(trained: Path, shell: Shell, judge: Judge) -> None:
+    kept = trained / ".dvc/cache/crashcast-review/judged/0.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    shell("git add -f .dvc/cache/crashcast-review && git commit -q -m attack && git push -q origin HEAD", cwd=trained)
+    with pytest.raises(UserError, match=r"^\.dvc/cache/crashcast-review/judged/0\.json in commit"):
+        registry.accept(review=judge, force_reason="it is urgent")
+    assert judge.asked == []
+    assert tags(shell, trained) == []
+
+
 def test_an_accepted_model_is_not_marked_as_forced(judge: Judge) -> None:
     assert registry.accept(review=judge, force_reason="to be sure").forced is None
 

@@ -44,6 +44,7 @@ def pull(targets: Sequence[str] = ()) -> int:
     from dvc.repo.index import index_from_targets
 
     commit_limits.check_places()
+    cache.shared_root()  # refuses one that came with a commit
     remote.check()
     try:
         with Repo() as repo:

@@ -18,7 +18,7 @@ from typing import Any
 
 from crashcast import canonical
 from crashcast.errors import UserError
-from crashcast.versioning import cache, dvc_files, environment, git
+from crashcast.versioning import cache, commit_limits, dvc_files, environment, git
 from crashcast.versioning.revision import RAW, Revision
 
 TAIL_LINES = 30  # of what a failed run said
@@ -189,7 +189,14 @@ def run_dvc(python: Path, project: Path, *arguments: str, why: str = SAME_DATA, 
 
 @contextmanager
 def worktree(revision: Revision) -> Iterator[Path]:
-    """Give the project as a commit has it, in a worktree without data, for as long as needed."""
+    """Give the project as a commit has it, in a worktree without data, for as long as needed.
+
+    Raises
+    ------
+    UserError
+        If the commit has files where the worktree gets its own, such as a link .dvc/config.local.
+    """
+    commit_limits.check_places(revision)
     prefix = git.prefix()
     with cache.temporary() as folder:
         git.run("worktree", "prune")  # forgets those that killed reviews left

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from crashcast.errors import UserError
-from crashcast.versioning import cache
+from crashcast.versioning import cache, worktree_runs
 from crashcast.versioning.commit_limits import check_places, check_same_settings, check_settings
+from crashcast.versioning.lock_checks import check
 from crashcast.versioning.revision import Revision
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
@@ -67,6 +68,26 @@ def test_a_commit_has_nothing_where_this_machine_keeps_its_own(
         check_places(made)
     with pytest.raises(UserError, match="in git's index"):
         check_places()
+
+
+def test_the_review_checks_it_before_anything_else(commit: Callable[[str, str], Revision]) -> None:
+    with pytest.raises(UserError, match="no commit may have it"):
+        check(commit(".dvc/cache/crashcast-review/judged/0.json", "x"))  # it has no dvc.lock
+
+
+def test_no_worktree_is_made_whose_settings_lead_elsewhere(
+    commit: Callable[[str, str], Revision], tmp_path: Path, shell: Shell
+) -> None:
+    (tmp_path / ".dvc").symlink_to("elsewhere")
+    made = commit("other", "x")
+    shell("git add -f .dvc && git commit -q -m link")
+    with worktree_runs.worktree(made) as project:
+        assert (project / "other").exists()
+    with (
+        pytest.raises(UserError, match=r"^\.dvc in commit"),
+        worktree_runs.worktree(Revision.find("HEAD")),
+    ):
+        pytest.fail("it was made")
 
 
 def test_a_link_or_a_repository_in_such_a_place_is_refused(
