@@ -19,6 +19,7 @@ from crashcast.annotation.committee import Floats, votes_out_of_fold
 from crashcast.annotation.windows import INCIDENTS, KEYS, Windows
 from crashcast.errors import UserError
 from crashcast.files import replacing
+from crashcast.spreadsheet import write_csv
 
 ROUNDED = 4  # digits
 
@@ -82,7 +83,7 @@ def write_suspects(out: Path, limit: int, length: timedelta, seed: int) -> list[
     listed = listed.with_row_index("rank", offset=1)
     with replacing(out) as aside:
         if out.suffix == ".csv":
-            listed.write_csv(aside, datetime_format="%Y-%m-%d %H:%M:%SZ")
+            write_csv(listed, aside, datetime_format="%Y-%m-%d %H:%M:%SZ")
         else:
             tables.write(aside, listed)
     by_record = {kind: listed.filter(recorded=kind) for kind in ("crash", "no crash")}

@@ -104,6 +104,7 @@ def annotate_import(
 
 def _write_csv(figures: pl.DataFrame, path: Path) -> None:
     from crashcast.files import replacing
+    from crashcast.spreadsheet import write_csv
 
     with replacing(path) as aside:
-        figures.write_csv(aside, float_precision=6)
+        write_csv(figures, aside, float_precision=6)

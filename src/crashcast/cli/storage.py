@@ -70,7 +70,7 @@ def gc(
 @commands.command(context_settings={"allow_interspersed_args": False})
 def s3(
     command: Annotated[
-        list[str] | None, typer.Argument(help="The command to run, such as: crashcast s3 -- dvc pull")
+        list[str] | None, typer.Argument(help="The command to run, such as: crashcast s3 -- crashcast pull")
     ] = None,
     elsewhere: Annotated[
         Literal["serve", "run", "skip"],

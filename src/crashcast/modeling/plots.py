@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from crashcast.canonical import SIGNIFICANT_DIGITS, write_text
 from crashcast.modeling import row_metrics
 from crashcast.params.label import Label
+from crashcast.spreadsheet import as_text
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.integer]
@@ -158,6 +159,10 @@ def timelines(test: pl.DataFrame, crashes: pl.DataFrame, threshold: float, label
 def as_csv(frame: pl.DataFrame) -> str:
     """Write a frame as CSV, its numbers with 6 significant digits."""
     digits = f".{SIGNIFICANT_DIGITS}g"
-    return frame.with_columns(
-        pl.Series(column.name, [format(value, digits) for value in column]) for column in frame.select(cs.float())
-    ).write_csv()
+    return (
+        as_text(frame)
+        .with_columns(
+            pl.Series(column.name, [format(value, digits) for value in column]) for column in frame.select(cs.float())
+        )
+        .write_csv()
+    )

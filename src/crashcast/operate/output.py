@@ -18,12 +18,13 @@ from crashcast.operate.reasons import Reason, reasons
 from crashcast.operate.score import Scores
 from crashcast.operate.textfile import Sample
 from crashcast.params.base import format_duration
+from crashcast.spreadsheet import write_csv
 from crashcast.text import counted, some_of
 
 SHOWN = 20  # servers of a table
 WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
     ".parquet": pl.DataFrame.write_parquet,
-    ".csv": pl.DataFrame.write_csv,
+    ".csv": write_csv,
     ".json": pl.DataFrame.write_json,
 }
 Explained = list[Reason]

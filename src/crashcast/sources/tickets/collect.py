@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from crashcast.sources.importing.transaction import exchanged, recover, workspac
 from crashcast.sources.tickets import api, saved
 from crashcast.sources.tickets.outages import merge, starts_after_report
 from crashcast.sources.tickets.tickets import TICKETS, LeftOut, Parsed, parse
+from crashcast.spreadsheet import write_csv
 from crashcast.tables import CRASH, TIMESTAMP
 from crashcast.versioning.dvc_files import pointer
 from crashcast.versioning.tracked_data import track
@@ -121,9 +120,7 @@ def _collect_one(name: str, source: TicketSource, first: datetime, last: datetim
 
 def _report_bad(found: list[Collected], max_bad_share: float) -> list[str]:
     bad = [left_out for one in found for left_out in one.parsed.bad]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([LeftOut._fields, *bad])
-    write_text(LEFT_OUT_FILE, text.getvalue())
+    write_text(LEFT_OUT_FILE, write_csv(pl.DataFrame(bad, dict.fromkeys(LeftOut._fields, pl.String), orient="row")))
     lines = []
     for one in found:
         parsed = one.parsed
