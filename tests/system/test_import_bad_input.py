@@ -248,7 +248,11 @@ BAD = {
         {},
         ["2 of 3 columns look like numbers, but cannot be read", "column 'io': text, such as '3 foo'", "12 ms"],
     ),
-    "unusable name": (edit(TELEMETRY, "cpu_pct", "CPU [%]"), {}, ["column 'CPU [%]': a metric's name takes letters"]),
+    "unusable name": (
+        edit(TELEMETRY, "cpu_pct", "\u6e29\u5ea6"),
+        {},
+        ["column '\u6e29\u5ea6': a metric's name takes letters", "--map"],
+    ),
     "reserved name": (edit(TELEMETRY, "cpu_pct", "label"), {}, ["column 'label': the pipeline uses this name itself"]),
     "name of a feature": (
         edit(TELEMETRY, "latency_ms", "cpu_pct_mean_6h"),

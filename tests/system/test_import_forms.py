@@ -15,6 +15,7 @@ from polars.testing import assert_frame_equal
 from crashcast import cli, tables
 from crashcast.errors import UserError
 from crashcast.sources.importing import run_import
+from crashcast.sources.importing.layouts import Layout
 from crashcast.sources.importing.local_time import Clock
 from crashcast.sources.importing.report import LOST
 
@@ -166,3 +167,66 @@ def test_an_assumed_zone_is_named_with_what_speaks_for_and_against_it(project: P
     canonical().with_columns(fleet).write_csv("spring.csv")
     said = bring("spring.csv", replace=True)
     assert any("against it: the hour from 2026-03-29 02:00 on is missing, as in Europe/Berlin" in line for line in said)
+
+
+def test_dotted_and_bracketed_names(project: Path) -> None:
+    names = {"cpu_pct": "system.cpu.user", "memory_pct": "mem[used %]"}
+    canonical().rename(names).write_csv("t.csv")
+    said = bring("t.csv")
+    check_canonical(canonical().rename({"cpu_pct": "system_cpu_user", "memory_pct": "mem_used_pct"}))
+    assert "  'system.cpu.user' is named system_cpu_user; --map says otherwise" in said
+    assert "  'mem[used %]' is named mem_used_pct; --map says otherwise" in said
+    bring("t.csv", layout=Layout(new_names={new: old for old, new in names.items()}), replace=True)
+    check_canonical()
+    with pytest.raises(UserError, match=r"--map cpu=x: t.csv has no 'cpu'"):
+        bring("t.csv", layout=Layout(new_names={"cpu": "x"}), replace=True)
+    canonical().rename({"cpu_pct": "cpu.pct", "memory_pct": "cpu[pct]"}).write_csv("t.csv")
+    with pytest.raises(UserError, match=r"'cpu.pct' and 'cpu\[pct\]' would both be cpu_pct; choose names with --map"):
+        bring("t.csv", replace=True)
+
+
+def test_names_of_metrics_in_long_format(project: Path) -> None:
+    names = {"cpu_pct": "system.cpu.user", "memory_pct": "memory_pct", "latency_ms": "latency_ms"}
+    long = canonical().unpivot(index=["timestamp", "server_id"], variable_name="metric")
+    long.with_columns(pl.col("metric").replace_strict(names)).write_csv("t.csv")
+    bring("t.csv", layout=Layout(new_names={"system.cpu.user": "cpu_pct"}))
+    check_canonical()
+
+
+def test_one_file_for_each_metric(project: Path) -> None:
+    for name in ("cpu_pct", "memory_pct", "latency_ms"):
+        Path("in", name).mkdir(parents=True)
+        of_metric = canonical().select("timestamp", "server_id", name)
+        of_metric[::2].write_csv(Path("in", name, "even.csv"))
+        of_metric[1::2].write_csv(Path("in", name, "odd.csv"))
+    said = bring("in")
+    check_canonical()
+    assert "  6 files are joined by server and time: cpu_pct, latency_ms, memory_pct" in said
+
+
+def test_a_server_in_the_name_of_its_file_or_folder(project: Path) -> None:
+    for (server,), rows in canonical().partition_by("server_id", as_dict=True, include_key=False).items():
+        Path("hive", f"host={server}").mkdir(parents=True)
+        Path("files").mkdir(exist_ok=True)
+        rows.write_csv(Path("files", f"{server}.csv"))
+        rows.write_parquet(Path("hive", f"host={server}", "part-0.parquet"))
+    said = bring("files")
+    check_canonical()
+    assert f"  files/{SERVERS[0]}.csv and 2 more files: timestamp (UTC), server_id from each file's name" in said
+    bring("hive", replace=True)
+    check_canonical()
+    Path("files", f"{SERVERS[0]}.csv").rename("alone.csv")
+    with pytest.raises(UserError, match=r"alone\.csv: no column for server_id"):
+        bring("alone.csv", replace=True)
+
+
+def test_a_column_for_each_server_in_a_file_for_each_metric(project: Path) -> None:
+    for name in ("cpu_pct", "memory_pct", "latency_ms"):
+        wide = canonical().pivot("server_id", index="timestamp", values=name)
+        wide.rename({"timestamp": "Time"}).write_csv(f"{name}.csv")
+    said = bring("cpu_pct.csv", "memory_pct.csv", "latency_ms.csv")
+    check_canonical()
+    assert any("all of the metric cpu_pct, the file's name: --metric says otherwise" in line for line in said)
+    Path("cpu_pct.csv").rename("export.csv")
+    bring("export.csv", layout=Layout(metric="cpu_pct"), replace=True)
+    check_canonical(canonical().select("timestamp", "server_id", "cpu_pct"))

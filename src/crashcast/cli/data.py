@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from crashcast.errors import UserError
+
 commands = typer.Typer()
 NEXT = """Next:
   git add params.yaml data/raw/*.dvc data/.gitignore data/raw/.gitignore && git commit -m "{}"
@@ -101,11 +103,20 @@ def import_(
         Literal["earlier", "later"] | None,
         typer.Option(help="Which one a time is that its zone has twice, if the order of rows does not tell."),
     ] = None,
+    new_names: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="OLD=NEW", help="Rename a column or metric of the samples; may be repeated."),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="The metric of files with a column for each server; by default, the file's name."),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse files with a column that looks like numbers, but cannot be read.")
     ] = False,
 ) -> None:
     """Import your own fleet: telemetry and incident records from Parquet or CSV files."""
+    from crashcast.sources.importing.layouts import Layout
     from crashcast.sources.importing.local_time import Clock
     from crashcast.sources.importing.run_import import import_files
 
@@ -120,8 +131,16 @@ def import_(
         is_strict=strict,
         clock=clock,
         incident_clock=incident_clock,
+        layout=Layout(new_names=_pairs(new_names or []), metric=metric),
     )
     _tell(done, "Import telemetry and incidents")
+
+
+def _pairs(written: list[str]) -> dict[str, str]:
+    pairs = dict(text.rpartition("=")[::2] for text in written)
+    if "" in pairs or "" in pairs.values():
+        raise UserError("--map takes OLD=NEW, such as --map system.cpu.user=cpu_pct")
+    return pairs
 
 
 def _tell(report: list[str], commit_message: str) -> None:

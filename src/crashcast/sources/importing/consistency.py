@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 import polars as pl
 
@@ -11,7 +14,8 @@ from crashcast.params.base import DAY, PATH
 from crashcast.params.telemetry import Telemetry
 from crashcast.sources.importing.inferred_settings import choose_servers
 from crashcast.sources.importing.local_time import AGAINST, Clock, sign_of_crashes, signs_of_hours
-from crashcast.sources.importing.parsing import Records, Samples
+from crashcast.sources.importing.long_format import as_columns
+from crashcast.sources.importing.parsing import STAGED_ROWS, Records, Samples
 from crashcast.sources.importing.report import Report
 from crashcast.sources.importing.table_file import SHOWN
 from crashcast.sources.value_formats import utc_text
@@ -19,6 +23,7 @@ from crashcast.tables import CRASH, KEYS, TIMESTAMP
 from crashcast.text import some_of
 
 GAP_INTERVALS = 1.5  # without a sample, a server was silent
+SAME_SERVERS = 0.5  # of all: the files are about other metrics, not about other servers
 SILENT_GAPS = 10  # after so many usual gaps between crashes without one, the records may have stopped
 
 
@@ -39,10 +44,8 @@ def common_metrics(files: list[Samples], known: Telemetry | None, is_strict: boo
     Raises
     ------
     UserError
-        If a file has another metric, or one that is missing, text or in another unit in another file, or if too many
-        columns with numbers are left out.
+        If a file has another metric, or lacks one, or if too many columns with numbers are left out.
     """
-    _report_readings(files, report)
     owners = {name: file for file in reversed(files) for name in reversed(file.metrics)}
     metrics = list(dict.fromkeys(known.metrics if known else [name for file in files for name in file.metrics]))
     lost = _report_numbers(files, metrics, is_strict, report)
@@ -53,14 +56,10 @@ def common_metrics(files: list[Samples], known: Telemetry | None, is_strict: boo
             message = f"column '{new[0]}' is new: earlier imports and {PATH} do not have it"
             raise UserError(f"{file.source}: {message}; leave it out, or import everything again with --replace")
         for name in metrics:
-            if name in file.left_out:
-                message = f"column '{name}' holds {file.left_out[name]}, but numbers in {owners[name].source}"
-                raise UserError(f"{file.source}: {message}")
             if name not in (*file.metrics, *file.empty):
                 other = owners[name].source if name in owners else "earlier imports"
                 message = f"no column '{name}', unlike {other}"
                 raise UserError(f"{file.source}: {message}; add it; it may be empty")
-    _check_units(files, owners)
     left_out = {name: "empty" for file in files for name in file.empty}
     left_out |= {name: why for file in files for name, why in file.left_out.items()}
     others = [name for name in left_out if name not in (*metrics, *lost)]
@@ -81,8 +80,13 @@ def _report_numbers(files: list[Samples], metrics: list[str], is_strict: bool, r
     return list(lost)
 
 
-def _check_units(files: list[Samples], owners: dict[str, Samples]) -> None:
+def _check_metrics(files: list[Samples]) -> None:
+    # numbers in one file are not text, and have no other unit, in another one
+    owners = {name: file for file in reversed(files) for name in reversed(file.metrics)}
     for file in files:
+        for name in file.left_out.keys() & owners.keys():
+            message = f"column '{name}' holds {file.left_out[name]}, but numbers in {owners[name].source}"
+            raise UserError(f"{file.source}: {message}")
         for name in file.metrics:
             units = [of.units.get(name, "") for of in (file, owners[name])]
             if units[0] != units[1]:
@@ -91,13 +95,89 @@ def _check_units(files: list[Samples], owners: dict[str, Samples]) -> None:
                 raise UserError(f"{file.source}: {message}; write it in one unit")
 
 
-def _report_readings(files: list[Samples], report: Report) -> None:
+def report_readings(files: list[Samples], new_names: Mapping[str, str], report: Report) -> None:
+    """Report how files were read.
+
+    Parameters
+    ----------
+    files : list of Samples
+    new_names : mapping of str to str
+        Names that the user chose.
+    report : Report
+
+    Raises
+    ------
+    UserError
+        If no file has a name that was to be changed, or if numbers are text or have another unit in another file.
+    """
     files_of_reading: dict[str, list[str]] = {}
     for file in files:
         files_of_reading.setdefault(file.reading, []).append(str(file.source))
     for reading, names in files_of_reading.items():
         others = f" and {len(names) - 1:,} more files" if len(names) > 1 else ""
         report.read.append(f"{names[0]}{others}: {reading}")
+    renamed = {old: new for file in files for old, new in file.new_names.items()}
+    if unused := [old for old in new_names if old not in renamed]:
+        raise UserError(f"--map {unused[0]}={new_names[unused[0]]}: {files[0].source} has no '{unused[0]}'")
+    report.read += [
+        f"'{old}' is named {new}{', as --map says' if old in new_names else '; --map says otherwise'}"
+        for old, new in renamed.items()
+    ]
+    _check_metrics(files)
+
+
+def join_metrics(files: list[Samples], staged: Path, report: Report) -> list[Samples]:
+    """Join files with different metrics of the same servers, by server and time.
+
+    Parameters
+    ----------
+    files : list of Samples
+    staged : Path
+        The file to write the joined rows to.
+    report : Report
+
+    Returns
+    -------
+    list of Samples
+        The same ones, if they have the same metrics, or some metrics are in several of their kinds.
+    """
+    kinds = {frozenset([*file.metrics, *file.empty]) for file in files}
+    if len(kinds) < 2 or sum(map(len, kinds)) > len(frozenset().union(*kinds)):
+        return files
+    servers: dict[frozenset[str], set[str]] = {kind: set() for kind in kinds}
+    for file in files:
+        present = file.scan().select("server_id").unique().collect()["server_id"]
+        servers[frozenset([*file.metrics, *file.empty])] |= set(present)
+    if SAME_SERVERS * len(set.union(*servers.values())) > len(set.intersection(*servers.values())):
+        return files
+    parts = [file.scan().unpivot(index=list(KEYS), variable_name="metric").drop_nulls("value") for file in files]
+    long = pl.concat(parts).collect()
+    distinct = long.unique()
+    if conflicts := distinct.height - distinct.n_unique([*KEYS, "metric"]):
+        of = "another of their metric, server and time: the last one read holds"
+        report.assumed.append(f"{conflicts:,} values conflict with {of}")
+    frame, rounded = as_columns(long)
+    frame = frame.sort("timestamp", maintain_order=True)
+    frame.write_parquet(staged, compression="lz4", row_group_size=STAGED_ROWS)
+    names = frame.columns[len(KEYS) :]
+    report.read.append(f"{len(files)} files are joined by server and time: {', '.join(names)}{rounded}")
+    groups = pl.concat([file.groups for file in files]).sort("timestamp", maintain_order=True)
+    return [
+        replace(
+            files[0],
+            staged=staged,
+            first=frame["timestamp"][0],
+            last=frame["timestamp"][-1],
+            metrics=names,
+            empty=sorted(frozenset().union(*kinds) - set(names)),
+            left_out={name: why for file in files for name, why in file.left_out.items() if name not in names},
+            lost={name for file in files for name in file.lost},
+            units={name: unit for file in files for name, unit in file.units.items()},
+            forms={name: form for file in files for name, form in file.forms.items()},
+            groups=groups.group_by("server_id", maintain_order=True).last(),
+            is_local=any(file.is_local for file in files),
+        )
+    ]
 
 
 def check_servers_of_incidents(incidents: Records, known: set[str], report: Report) -> None:

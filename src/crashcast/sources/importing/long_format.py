@@ -69,14 +69,25 @@ def pivot(sheet: Sheet, series: pl.DataFrame, value_column: str) -> tuple[pl.Dat
         index, moment, server, metric, _ = twice.sort("index").row(-1)
         message = f"'{metric}' of {server} has another value at {utc_text(moment)} in another row"
         raise sheet.error(f"{message}; keep one, or give them different metrics", value_column, index)
+    frame, rounded = as_columns(long.drop("index"))
+    return frame, (f", numbers with {written.how}" if written.how else "") + rounded
+
+
+def as_columns(long: pl.DataFrame) -> tuple[pl.DataFrame, str]:
+    """Return a row for each moment and server with a column for each metric, and how moments were changed.
+
+    Parameters
+    ----------
+    long : DataFrame
+        `timestamp`, `server_id`, `metric` and `value`; of several values, the last one holds.
+    """
     some = long.filter(pl.col("server_id").is_in(long["server_id"].unique().sort()[:ENOUGH].implode()))
-    changed = f", numbers with {written.how}" if written.how else ""
+    changed = ""
     if found := infer_interval(some.select("timestamp", server_id=pl.format("{} {}", "server_id", "metric"))):
         aligned = long.with_columns(timestamp=_rounded_up(found[0]))
         if APART * aligned.n_unique([*KEYS]) < long.n_unique([*KEYS]):
-            long = aligned
-            changed += f", rounded up to {format_duration(found[0])}: metrics have different times"
-    last = long.unique(of_sample, keep="last", maintain_order=True)
+            long, changed = aligned, f", rounded up to {format_duration(found[0])}: metrics have different times"
+    last = long.unique([*KEYS, "metric"], keep="last", maintain_order=True)
     return last.pivot("metric", index=[*KEYS], values="value"), changed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from crashcast.sources.importing.columns import (
     numbers,
     texts,
 )
+from crashcast.sources.importing.layouts import IDENTIFIER, Layout, identifier, with_servers
 from crashcast.sources.importing.local_time import NO_ZONE, Clock, check_not_local
 from crashcast.sources.importing.long_format import (
     METRIC_NAMES,
@@ -125,6 +126,8 @@ class Samples:
         The column of each role.
     is_local : bool
         Its times have no zone.
+    new_names : dict
+        Names in the file that became others.
     """
 
     source: Path
@@ -140,6 +143,7 @@ class Samples:
     groups: pl.DataFrame
     reading: str
     is_local: bool
+    new_names: dict[str, str]
 
     def scan(self) -> pl.LazyFrame:
         """Return its rows."""
@@ -172,7 +176,12 @@ class Records:
 
 
 def read_samples(
-    path: Path, staged: Path, known: Collection[str], latest: datetime, clock: Clock = UTC_CLOCK
+    path: Path,
+    staged: Path,
+    known: Collection[str],
+    latest: datetime,
+    clock: Clock = UTC_CLOCK,
+    layout: Layout = Layout(),  # noqa: B008 - it is frozen
 ) -> Samples:
     """Parse a telemetry file and stage its rows.
 
@@ -186,6 +195,8 @@ def read_samples(
         A later sample is an error.
     clock : Clock
         How times without a zone are read.
+    layout : Layout
+        Names that the user chose, and where servers are named.
 
     Raises
     ------
@@ -195,7 +206,13 @@ def read_samples(
     sheet = read_sheet(path)
     if sheet.frame.is_empty():
         raise sheet.error("no rows")
-    roles = choose(sheet, TELEMETRY_ROLES, ("timestamp", "server_id"))
+    chosen = {old: new for old, new in layout.new_names.items() if old in sheet.frame.columns}
+    sheet = replace(sheet, frame=_renamed(sheet, chosen))
+    roles = choose(sheet, TELEMETRY_ROLES, ("timestamp",))
+    placed = ""
+    if "server_id" not in roles:
+        sheet, placed = with_servers(sheet, roles, layout, {name for tier in SERVER_NAMES for name in tier})
+        roles = choose(sheet, TELEMETRY_ROLES, ("timestamp", "server_id"))
     if not is_long(sheet, roles) or roles["value"] in known:
         roles = {role: column for role, column in roles.items() if role not in ("metric", "value")}
     series = pl.DataFrame({"server_id": identifiers(sheet, roles["server_id"])})
@@ -207,24 +224,31 @@ def read_samples(
         check_not_local(sheet, roles["timestamp"], series, clock)
     keys = series.select(*KEYS)
     others = [column for column in sheet.frame.columns if column not in roles.values()]
-    reading = _reading(roles, {"timestamp": how})
+    shown = {role: column for role, column in roles.items() if role != "server_id" or not placed}
+    reading = ", ".join(filter(None, [_reading(shown, {"timestamp": how}), placed]))
+    names = {column: identifier(column.strip()) for column in others}
     metrics = dict[str, Written]()
     if "metric" in roles:
         left_out = {column.strip(): "not the name or the value of a metric" for column in others}
-        series = series.select(*KEYS, "metric")
-        _check_names(sheet, series["metric"].unique(maintain_order=True).to_list())
+        found = series["metric"].unique(maintain_order=True)
+        names = {name: layout.new_names.get(name, identifier(name)) for name in found}
+        _check_distinct(sheet, names)
+        series = series.select(*KEYS, metric=pl.col("metric").replace_strict(names))
+        _check_names(sheet, list(names.values()))
         check_one_series(sheet, series, others)
         frame, rounded = pivot(sheet, series, roles["value"])
         reading += rounded
     else:
-        metrics, left_out = _metrics(sheet, others, known)
-        telling = [column for column in others if left_out.get(column.strip(), INDEX) != INDEX]
-        check_one_series(sheet, keys, sorted(telling, key=lambda column: left_out[column.strip()] == IDS))
+        metrics, left_out = _metrics(sheet, names, known)
+        telling = [column for column in others if left_out.get(names[column], INDEX) != INDEX]
+        check_one_series(sheet, keys, sorted(telling, key=lambda column: left_out[names[column]] == IDS))
         frame = keys.with_columns(**{name: written.values for name, written in metrics.items()})
+        if sheet.height:
+            frame = frame.drop_nulls()  # of another server's column
     frame = frame.sort("timestamp", maintain_order=True)
     frame.write_parquet(staged, compression="lz4", row_group_size=STAGED_ROWS)
-    names = frame.columns[len(KEYS) :]
-    full = [name for name in names if frame[name].count()]
+    staged_names = frame.columns[len(KEYS) :]
+    full = [name for name in staged_names if frame[name].count()]
     _check_names(sheet, full)
     groups = keys.with_columns(group=_optional_texts(sheet, roles.get("group"))).drop_nulls("group")
     return Samples(
@@ -233,21 +257,35 @@ def read_samples(
         first=frame["timestamp"][0],
         last=frame["timestamp"][-1],
         metrics=full,
-        empty=[name for name in names if name not in full],
+        empty=[name for name in staged_names if name not in full],
         left_out=left_out,
-        lost={column.strip() for column in others if column.strip() in left_out and _looks_numeric(sheet, column)},
+        lost={name for column in others if (name := names.get(column)) in left_out and _looks_numeric(sheet, column)},
         units={name: written.unit for name, written in metrics.items()},
         forms={name: written.how for name, written in metrics.items() if written.how},
         groups=groups.sort("timestamp", maintain_order=True).group_by("server_id", maintain_order=True).last(),
         reading=reading,
         is_local=NO_ZONE in how,
+        new_names=chosen | {old.strip(): new for old, new in names.items() if new != old.strip() and new in full},
     )
 
 
-def _metrics(sheet: Sheet, columns: list[str], known: Collection[str]) -> tuple[dict[str, Written], dict[str, str]]:
+def _renamed(sheet: Sheet, new_names: dict[str, str]) -> pl.DataFrame:
+    _check_distinct(sheet, {column: new_names.get(column, column) for column in sheet.frame.columns})
+    return sheet.frame.rename(new_names)
+
+
+def _check_distinct(sheet: Sheet, names: dict[str, str]) -> None:
+    owners: dict[str, str] = {}
+    for old, new in names.items():
+        if (other := owners.setdefault(new, old)) != old:
+            raise sheet.error(f"'{other}' and '{old}' would both be {new}; choose names with --map OLD=NEW")
+
+
+def _metrics(sheet: Sheet, names: dict[str, str], known: Collection[str]) -> tuple[dict[str, Written], dict[str, str]]:
     metrics, left_out = dict[str, Written](), dict[str, str]()
-    for column in columns:
-        name, plain = column.strip(), plain_name(column)
+    owners: dict[str, str] = {}
+    for column, name in names.items():
+        plain = plain_name(column)
         if re.fullmatch(ROW_NUMBER, plain):
             left_out[name] = INDEX
         elif re.fullmatch(ID_NAME, plain) and name not in known:
@@ -255,7 +293,8 @@ def _metrics(sheet: Sheet, columns: list[str], known: Collection[str]) -> tuple[
         elif isinstance(values := numbers(sheet, column, required=name in known), str):
             left_out[name] = values
         else:
-            metrics[name] = values
+            owners[column], metrics[name] = name, values
+    _check_distinct(sheet, owners)
     _check_decimals(sheet, metrics)
     return metrics, left_out
 
@@ -263,7 +302,7 @@ def _metrics(sheet: Sheet, columns: list[str], known: Collection[str]) -> tuple[
 def _check_decimals(sheet: Sheet, metrics: dict[str, Written]) -> None:
     comma = next((name for name, written in metrics.items() if "decimal commas" in written.how), None)
     for column in sheet.frame.columns if comma else ():
-        if column.strip() in metrics and sheet.frame[column].dtype == pl.String:
+        if identifier(column.strip()) in metrics and sheet.frame[column].dtype == pl.String:
             text = texts(sheet, column)
             dotted = text.filter(text.str.contains(".", literal=True))
             if dotted.len() and dotted.str.contains(r"^[+-]?[1-9]\d{0,2}\.\d{3}(\D|$)").all():
@@ -293,11 +332,11 @@ def _reading(roles: dict[str, str], notations: dict[str, str]) -> str:
 
 def _check_names(sheet: Sheet, names: list[str]) -> None:
     for name in names:
-        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
-            raise sheet.error("a metric's name takes letters, digits and _ only, such as cpu_pct; rename it", name)
+        if re.fullmatch(IDENTIFIER, name) is None:
+            raise sheet.error("a metric's name takes letters, digits and _ only: --map NAME=cpu_pct renames it", name)
         feature = re.fullmatch(FEATURE, name)
         if name in RESERVED or (feature and feature["metric"] in (None, *names)):
-            raise sheet.error("the pipeline uses this name itself; rename the column, or leave it out", name)
+            raise sheet.error("the pipeline uses this name itself; --map renames it", name)
 
 
 def read_incidents(path: Path, latest: datetime, clock: Clock = UTC_CLOCK) -> Records:

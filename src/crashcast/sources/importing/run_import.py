@@ -7,6 +7,7 @@ partition. Nothing in data/raw or params.yaml changes before everything is ready
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -35,12 +36,15 @@ from crashcast.sources.importing.consistency import (
     check_servers_of_coverage,
     check_servers_of_incidents,
     common_metrics,
+    join_metrics,
     report_clocks,
     report_periods,
+    report_readings,
 )
+from crashcast.sources.importing.layouts import Layout, stem
 from crashcast.sources.importing.local_time import Clock
 from crashcast.sources.importing.params_file import describe_import
-from crashcast.sources.importing.parsing import Samples, read_coverage, read_incidents, read_samples
+from crashcast.sources.importing.parsing import Records, Samples, read_coverage, read_incidents, read_samples
 from crashcast.sources.importing.report import Report
 from crashcast.sources.importing.table_file import SUFFIXES
 from crashcast.sources.importing.telemetry_section import extend_section, infer_section, parse_interval
@@ -63,6 +67,7 @@ def import_files(
     is_strict: bool = False,
     clock: Clock = UTC_CLOCK,
     incident_clock: Clock = UTC_CLOCK,
+    layout: Layout = Layout(),  # noqa: B008 - it is frozen
 ) -> list[str]:
     """Merge files into data/raw, describe them in params.yaml and track them with DVC.
 
@@ -83,6 +88,8 @@ def import_files(
         Columns that look like numbers, but cannot be read, are an error.
     clock, incident_clock : Clock
         How times without a zone are read, in telemetry and in the other files.
+    layout : Layout
+        Names that the user chose.
 
     Returns
     -------
@@ -103,7 +110,10 @@ def import_files(
     if new_incidents is not None and new_incidents.frame.is_empty() and known is None:
         raise new_incidents.sheet.error("no incidents: there is nothing to learn from")
     with workspace() as folder:
-        files = _stage(_telemetry_files(telemetry, {incidents, coverage}), folder, known, now, clock)
+        paths = _telemetry_files(telemetry, {incidents, coverage})
+        files = _stage(paths, folder, known, now, clock, _layout(paths, layout, new_incidents, known))
+        report_readings(files, layout.new_names, report)
+        files = join_metrics(files, folder / "joined.parquet", report)
         metrics = common_metrics(files, known, is_strict, report)
         rows = pl.concat([file.scan() for file in files], how="diagonal").select(*KEYS, *metrics)
         spans = _spans(rows)
@@ -193,11 +203,20 @@ def _telemetry_files(paths: list[Path], others: Collection[Path | None]) -> list
     return list(found.values())
 
 
-def _stage(paths: list[Path], folder: Path, known: Telemetry | None, now: datetime, clock: Clock) -> list[Samples]:
+def _layout(paths: list[Path], layout: Layout, incidents: Records | None, known: Telemetry | None) -> Layout:
+    servers = set() if incidents is None else set(incidents.frame["server_id"])
+    if known:
+        servers |= set(tables.read(COVERAGE_PATH)["server_id"])
+    return replace(layout, servers=servers, is_named_by_server=not servers.isdisjoint(map(stem, paths)))
+
+
+def _stage(
+    paths: list[Path], folder: Path, known: Telemetry | None, now: datetime, clock: Clock, layout: Layout
+) -> list[Samples]:
     files, metrics = [], set(known.metrics if known else ())
     with progress("import", len(paths), "file") as advance:
         for position, path in enumerate(paths):
-            files.append(read_samples(path, folder / f"{position:06}.parquet", metrics, now, clock))
+            files.append(read_samples(path, folder / f"{position:06}.parquet", metrics, now, clock, layout))
             advance()
     return files
 

@@ -37,15 +37,18 @@ class Sheet:
         Its columns; all text if the file is CSV.
     first_row : int
         The number of its first row of data.
+    height : int, optional
+        Of the file, if the frame repeats its rows: for each of several columns.
     """
 
     path: Path
     frame: pl.DataFrame
     first_row: int
+    height: int | None = None
 
     def row(self, index: int) -> str:
         """Return the name of a row by its index in the frame."""
-        return f"row {self.first_row + index}"
+        return f"row {self.first_row + (index % self.height if self.height else index)}"
 
     def error(self, message: str, column: str | None = None, index: int | None = None) -> UserError:
         """Return an error that names the file and, if they are given, column and row."""
