@@ -164,8 +164,10 @@ def _is_type(value: ast.expr) -> bool:
     match value:
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
             return _is_type(left) and _is_type(right)
-        case ast.Subscript(value=ast.Name(id="NDArray" | "Callable" | "tuple")):
+        case ast.Subscript(value=ast.Name(id="NDArray" | "Callable" | "tuple")) | ast.Constant(value=None):
             return True
+        case ast.Name(id=name):
+            return name in ("str", "int", "float") or (name[0].isupper() and not name.isupper())
     return False
 
 

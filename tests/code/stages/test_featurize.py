@@ -251,6 +251,12 @@ def test_a_small_spread_on_a_high_level_is_kept():
     assert found == {0: 0, 1: 0.5, 2: 0.25}
 
 
+@pytest.mark.parametrize(("steps", "spread"), [(1, 0), (2, 2.0**-23)])
+def test_the_smallest_spread_is_that_of_float32(steps, spread):
+    values = 1, 1 + steps * 2.0**-23  # their deviation is half of the steps
+    assert feature("cpu_pct_std_2h", *values, rolling_std=["2h"])[1] == spread
+
+
 def test_only_the_chosen_columns_and_what_interactions_need():
     settings = telemetry_of(cpu_pct={}, memory_pct={}, latency_ms={}, disk_pct={})
     rules = rules_of(columns=["disk_pct"], interactions={"combo": ["cpu_pct", "latency_ms"]}, rolling_max=["2h"])
@@ -333,6 +339,24 @@ def test_sums_of_many_samples_do_not_overflow():
     frame = featurized(clean_rows(settings, *rows), settings, rules_of(fleet_relative=True))
     third = math.sqrt(1.5)
     assert frame["requests_vs_fleet"].to_list() == pytest.approx([-third, 0, third] * 333, rel=ONE_BIT, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "aggregate", "limits"),
+    [
+        (-2, 5, "mean", (-2, 5)),
+        (-2, 5, "sum", (-7200, 18000)),  # one sample a second, over an hour
+        (2, 5, "sum", (2, 18000)),
+        (-5, -2, "sum", (-18000, -2)),
+    ],
+)
+def test_the_range_of_a_rows_value(low, high, aggregate, limits):
+    telemetry = telemetry_of(cpu_pct={"min": low, "max": high, "aggregate": aggregate})
+    assert featurize.limits_of_row(telemetry, "cpu_pct") == limits
+
+
+def test_a_narrow_range_far_from_nought():
+    np.testing.assert_allclose(against_fleet(np.array([[1e6 + 0.25, 1e6 + 0.75]]), (1e6, 1e6 + 1)), [[-1, 1]])
 
 
 def test_values_beyond_the_range_count_as_at_its_end():
