@@ -1,7 +1,8 @@
 """What runs cost: time, CPU, memory, bytes and rows, one line of JSON for each run of a stage or a command.
 
 The record is local: neither git nor DVC tracks it, and no output of a stage contains any of it. A line is appended by
-one write, so a killed run leaves no half of one. The file is bounded: the older half is dropped if it grows too large.
+one write, so a killed run leaves no half of one. The file is bounded: the older half is dropped if it grows too large,
+apart from the last run and the last success of each name.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from crashcast.errors import UserError
 from crashcast.files import replacing
 from crashcast.versioning.dvc_files import PIPELINE, Stage, load
 
@@ -114,14 +116,26 @@ def _append(line: str) -> None:
     with (FOLDER / "runs.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if FILE.exists() and FILE.stat().st_size > MAX_BYTES:
-            kept = FILE.read_bytes().splitlines(keepends=True)
+            kept = _shortened(FILE.read_bytes().splitlines(keepends=True))
             with replacing(FILE) as aside:
-                aside.write_bytes(b"".join(kept[len(kept) // 2 :]))
+                aside.write_bytes(b"".join(kept))
         descriptor = os.open(FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             os.write(descriptor, f"{line}\n".encode())
         finally:
             os.close(descriptor)
+
+
+def _shortened(lines: list[bytes]) -> list[bytes]:
+    """Return the newer half, and of the older one what `last_of_each` may need: stages run less often than commands."""
+    older, newer = lines[: len(lines) // 2], lines[len(lines) // 2 :]
+    last: dict[tuple[str, bool], bytes] = {}
+    for line in older:
+        with suppress(ValueError):
+            run = json.loads(line)
+            last[run["name"], is_failed(run)] = line
+    needed = {*last.values()}
+    return [line for line in older if line in needed] + newer
 
 
 def _cpu_s() -> float:
@@ -137,13 +151,12 @@ def _exit_status(error: BaseException) -> int:
 
 
 def _bytes_of(stage: str) -> Run:
-    """Return the sizes of what dvc.yaml declares for a stage; empty for a command."""
+    """Return the sizes of what dvc.yaml declares for a stage; empty for a command, and if they cannot be had."""
     try:
-        content = load(Path(PIPELINE).read_bytes(), PIPELINE)["stages"][stage]
-        declared = Stage.of(content)
-    except (OSError, KeyError, TypeError, AttributeError):
+        declared = Stage.of(load(Path(PIPELINE).read_bytes(), PIPELINE)["stages"][stage])
+        return {"read_bytes": _size_bytes(declared.deps), "written_bytes": _size_bytes(declared.outs)}
+    except (OSError, UserError, KeyError, TypeError, AttributeError):  # its sizes are no reason to fail a run either
         return {}
-    return {"read_bytes": _size_bytes(declared.deps), "written_bytes": _size_bytes(declared.outs)}
 
 
 def _size_bytes(paths: Iterable[str]) -> int:

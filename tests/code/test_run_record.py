@@ -67,6 +67,14 @@ def test_a_run_that_fails_is_recorded_as_failed(error: BaseException, status: in
     assert (run["exit_status"], run_record.is_failed(run)) == (status, status != 0)
 
 
+@pytest.mark.parametrize("content", ["<<<<<<< HEAD", "stages: [", "stages: {clean: 1}"])
+def test_a_damaged_dvc_yaml_fails_no_run_that_has_ended(project: Path, content: str) -> None:
+    (project / "dvc.yaml").write_text(content)
+    with recorded("clean"):
+        pass
+    assert [run["exit_status"] for run in runs()] == [0]
+
+
 def test_a_verdict_is_no_failure_and_an_error_of_a_review_is_one() -> None:
     found = [{"name": "review", "exit_status": status} for status in (0, 1, 2, 3)]
     assert [run_record.is_failed(run) for run in found] == [False, False, True, False]
@@ -91,13 +99,23 @@ def test_outside_a_project_nothing_is_recorded(tmp_path: Path, monkeypatch: pyte
     assert runs() == []
 
 
-def test_the_file_is_bounded_and_keeps_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_bounded_and_keeps_the_newest_and_the_last_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_record, "MAX_BYTES", 5_000)
-    for number in range(100):
-        run_record._append(json.dumps({"name": "clean", "number": number}))
+
+    def append(name: str, number: int, exit_status: int = 0) -> None:
+        run = {"name": name, "number": number, "exit_status": exit_status, "duration_s": 1.0}
+        run_record._append(json.dumps({**run, "begun": f"2026-01-05T12:00:{number:02}+00:00"}))
+
+    for number, status in enumerate([0, 0, 2, 2]):
+        append("train", number, status)
+    for number in range(200):
+        append("score", number % 60)
     assert FILE.stat().st_size < 6_000
-    numbers = [run["number"] for run in runs()]
-    assert numbers == list(range(numbers[0], 100))
+    kept = [run["number"] for run in runs() if run["name"] == "score"]
+    assert kept == [number % 60 for number in range(200)][-len(kept) :]
+    train, score = last_of_each()
+    assert (train["number"], train["succeeded"]) == (3, 1767614402.0)  # number 1 ended at 12:00:02
+    assert score["number"] == 199 % 60
 
 
 def test_lines_of_many_writers_stay_whole_and_a_damaged_one_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,14 +40,14 @@ for title, commands in GROUPS.items():
 @clean_output()
 def main() -> None:
     """Run a command. An error ends in exit status 2: what the user can mend with a message, others with a traceback."""
-    try:
-        _check_folder()
-        with _recorded():
+    with _recorded():  # outside, so that it is told the exit status
+        try:
+            _check_folder()
             app()
-    except Exception as error:
-        told = error if isinstance(error, UserError) else refusal(error)
-        print(f"crashcast: {told}" if told else traceback.format_exc(), file=sys.stderr)
-        sys.exit(2)  # Python's own exit status, 1, means REJECT
+        except Exception as error:
+            told = error if isinstance(error, UserError) else refusal(error)
+            print(f"crashcast: {told}" if told else traceback.format_exc(), file=sys.stderr)
+            sys.exit(2)  # Python's own exit status, 1, means REJECT
 
 
 def _recorded() -> AbstractContextManager[None]:

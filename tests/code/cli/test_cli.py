@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from crashcast.cli import GROUPS, app, main
+from crashcast.errors import UserError
+from crashcast.run_record import is_failed, runs
 
 # what a command needs is imported when it runs
 HEAVY = {"dvc", "numpy", "pandas", "polars", "rich.console", "sklearn", "crashcast.registry"}
@@ -54,17 +56,27 @@ def test_a_folder_in_which_dvc_fails_is_named(
     assert "braces in its path: rename it" in capsys.readouterr().err
 
 
-def test_a_fault_of_ours_is_no_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Python ends with 1 after a traceback, which means REJECT to whoever asked for a review."""
+@pytest.mark.parametrize(
+    ("fault", "told"), [(RuntimeError("a fault"), "RuntimeError: a fault"), (UserError("wrong"), "crashcast: wrong")]
+)
+def test_a_fault_is_no_verdict(
+    fault: Exception,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Python ends with 1 after a traceback, which means REJECT to whoever asked for a review, and to the record."""
 
     def fail(*arguments: object, **options: object) -> None:
-        raise RuntimeError("a fault")
+        raise fault
 
-    monkeypatch.chdir(Path(__file__).parents[3])
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("crashcast.review.review.review", fail)
     monkeypatch.setattr(sys, "argv", ["crashcast", "review", "--first"])
-    monkeypatch.setattr("crashcast.cli.RECORDED", ())  # it is no run of this project's
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert "RuntimeError: a fault" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
+    assert [(run["name"], run["exit_status"], is_failed(run)) for run in runs()] == [("review", 2, True)]
