@@ -401,10 +401,11 @@ def _push(shared: str | None, tag: str) -> None:
 def _gto(command: str, *arguments: str, **options: Any) -> Any:
     from gto import api
     from gto.exceptions import ArtifactNotFound, GTOException
+    from scmrepo.exceptions import SCMError  # such as a folder without git
 
     try:
         return getattr(api, command)(Path.cwd(), *arguments, **options)
     except ArtifactNotFound:
         raise
-    except GTOException as error:
+    except (GTOException, SCMError) as error:
         raise UserError(str(error)) from None

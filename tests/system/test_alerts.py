@@ -145,7 +145,9 @@ def test_a_server_at_risk_reaches_the_pager(tmp_path: Path, received: SimpleName
     now = datetime.now(UTC)
     rows = pl.DataFrame({"server_id": ["db-1", "db-2"], "timestamp": [now, now], "risk": [0.9, 0.1]})
     deployment = SimpleNamespace(name="v1.0.0", model=SimpleNamespace(threshold=0.5, algorithm="dummy"))
-    scores: Any = SimpleNamespace(rows=rows, deployment=deployment, moment=now.replace(tzinfo=None), silent=[])
+    scores: Any = SimpleNamespace(
+        rows=rows, deployment=deployment, moment=now.replace(tzinfo=None), silent=[], warnings=[]
+    )
     (tmp_path / "gauges").mkdir()
     write(output.samples(scores), tmp_path / "gauges", "crashcast_score")
 

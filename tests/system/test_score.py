@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import chdir
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -19,6 +19,7 @@ from crashcast.errors import UserError
 from crashcast.operate import deployment
 from crashcast.operate.reasons import reasons
 from crashcast.operate.score import score
+from crashcast.paths import COVERAGE_PATH
 from crashcast.versioning import cache
 from crashcast.versioning.revision import Revision
 
@@ -68,16 +69,22 @@ def test_scores_have_the_bits_of_the_pipelines(here: Path, used: deployment.Depl
     assert compared > 500
 
 
-def cut(folder: Path, server: str, hours: int) -> datetime:
-    """Take a server's last hours out of a copy of the telemetry, and return the time of the newest row."""
+def changed(folder: Path, change: Callable[[pl.DataFrame], pl.DataFrame]) -> datetime:
+    """Change the newest partition of a copy of the telemetry, and return the time of the newest row before."""
     shutil.copytree(TELEMETRY, folder)
     last = tables.partitions(folder)[-1].path(folder)
     samples = tables.read(last)
-    newest = samples["timestamp"].max().replace(tzinfo=None)  # type: ignore[union-attr]
-    _, end = tables.utc(newest, newest - timedelta(hours=hours))
     last.unlink()
-    tables.write(last, samples.filter((pl.col("server_id") != server) | (pl.col("timestamp") <= end)))
-    return newest
+    tables.write(last, change(samples))
+    return samples["timestamp"].max().replace(tzinfo=None)  # type: ignore[union-attr]
+
+
+def cut(folder: Path, server: str, hours: int) -> datetime:
+    """Take a server's last hours out of a copy of the telemetry, and return the time of the newest row."""
+    end = pl.col("timestamp").max() - timedelta(hours=hours)
+    return changed(
+        folder, lambda samples: samples.filter((pl.col("server_id") != server) | (pl.col("timestamp") <= end))
+    )
 
 
 def test_a_server_is_scored_at_its_newest_observed_row(here: Path, used: deployment.Deployment, tmp_path: Path) -> None:
@@ -102,6 +109,70 @@ def test_a_server_without_a_row_that_still_speaks_of_the_future_is_silent(
     found = score(used, newest, tmp_path / "telemetry")
     assert server in found.silent
     assert server not in found.rows["server_id"]
+
+
+def test_a_repeated_sample_counts_as_little_as_in_the_pipeline(
+    here: Path, used: deployment.Deployment, tmp_path: Path
+) -> None:
+    """`clean` keeps the first of them, so if that one has no possible value, the row only fills a gap."""
+    server, metrics = score(used).rows.filter(age=timedelta(0))["server_id"][0], list(used.telemetry.metrics)
+
+    def repeat(samples: pl.DataFrame) -> pl.DataFrame:
+        last = (pl.col("server_id") == server) & (pl.col("timestamp") == pl.col("timestamp").max())
+        bad = samples.filter(last).with_columns(pl.lit(-1.0, pl.Float32).alias(name) for name in metrics)
+        return pl.concat([bad, samples]).sort("timestamp", "server_id", maintain_order=True)
+
+    newest = changed(tmp_path / "telemetry", repeat)
+    found = score(used, newest, tmp_path / "telemetry").rows.row(by_predicate=pl.col("server_id") == server, named=True)
+    assert found["age"] == timedelta(hours=1)
+
+
+def test_what_the_model_does_not_see_is_told(here: Path, used: deployment.Deployment, tmp_path: Path) -> None:
+    assert score(used).warnings == []
+    day = pl.col("timestamp") > pl.col("timestamp").max() - timedelta(days=1)
+    for name, value in {"null": pl.lit(None), "impossible": pl.lit(-1.0)}.items():
+        without = pl.when(~day).then("latency_ms").otherwise(value)
+        changed(tmp_path / name, lambda samples, without=without: samples.with_columns(latency_ms=without))
+        (told,) = score(used, None, tmp_path / name).warnings
+        assert "the newest row of no server has latency_ms:" in told
+    coverage = tables.read(COVERAGE_PATH)
+    server, end = coverage["server_id"][0], coverage["covered_to"].max()
+    for name, hours, some in (("fresh", 23, []), ("stale", 26, [server])):
+        old = pl.when(server_id=server).then(end - timedelta(hours=hours)).otherwise("covered_to")
+        tables.write(tmp_path / f"{name}.parquet", coverage.with_columns(covered_to=old))
+        assert [
+            told.rpartition(": ")[2] for told in score(used, coverage=tmp_path / f"{name}.parquet").warnings
+        ] == some
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda samples: samples.reverse(),
+        lambda samples: samples.with_columns(latency_ms=pl.lit("fast")),
+        lambda samples: samples.with_columns(server_id=pl.lit(None, pl.String)),
+    ],
+    ids=["order", "type", "key"],
+)
+def test_samples_that_validate_would_refuse_are_refused(
+    here: Path, used: deployment.Deployment, tmp_path: Path, change: Callable[[pl.DataFrame], pl.DataFrame]
+) -> None:
+    newest = changed(tmp_path / "telemetry", change)
+    with pytest.raises(UserError, match="out of order, or has a wrong type or no key: `dvc repro validate` says where"):
+        score(used, newest, tmp_path / "telemetry")
+
+
+def test_an_empty_newest_partition_hides_no_sample(here: Path, used: deployment.Deployment, tmp_path: Path) -> None:
+    newest = changed(tmp_path / "telemetry", lambda samples: samples)
+    empty = tables.partition_at(newest + timedelta(days=20), "month")
+    tables.write(empty.path(tmp_path / "telemetry"), tables.read(tables.partitions(TELEMETRY)[-1].path(TELEMETRY))[:0])
+    assert score(used, None, tmp_path / "telemetry").rows.equals(score(used).rows)
+
+
+def test_a_folder_without_git_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="is not a git repository"):
+        deployment.find()
 
 
 def test_a_moment_without_any_row_is_refused(here: Path, used: deployment.Deployment) -> None:
@@ -150,6 +221,11 @@ def test_the_command_names_the_model_and_writes_every_server(here: Path, shell: 
     assert written["reason"].is_not_null().equals(written["is_at_risk"].alias("reason"))
     plain = json.loads(shell("crashcast score --json --at 2025-03-20T12:30Z", cwd=here).stdout)
     assert (plain["at"], len(plain["servers"]) > 50) == ("2025-03-20T12:00:00", True)
+    predicted = table(PREDICTIONS).filter(pl.col("timestamp") == datetime(2025, 3, 20, 12, tzinfo=UTC))
+    risks = {row["server_id"]: row["risk"] for row in plain["servers"] if row["age_s"] == 0}
+    own = predicted.filter(pl.col("server_id").is_in([*risks]))
+    assert dict(own.select("server_id", "score").iter_rows()).items() <= risks.items()
+    assert own.height > 40
     refused = shell("crashcast score --explain nobody", cwd=here, check=False)
     assert (refused.returncode, "no server nobody was scored" in refused.stderr) == (2, True)
 

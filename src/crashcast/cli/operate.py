@@ -9,6 +9,7 @@ import typer
 
 from crashcast.cli.shared import AsJson, print_result
 
+EVERY_BIT = 17  # digits: a risk is compared with the threshold
 commands = typer.Typer()
 Textfile = Annotated[
     Path | None,
@@ -49,14 +50,15 @@ def score(
     if note:
         print(f"score: {note}", file=sys.stderr)
     found = score_fleet(used, moment)
+    why = None if explain is None else output.explained(found, explain)  # refused before anything is written
     if out is not None:
         output.write(found, out)
     if textfile is not None:
         write(output.samples(found), textfile, "crashcast_score")
-    if explain is not None:
-        print_result(output.explained(found, explain), as_json, output.reasons_as_json, output.show_reasons)
+    if why is None:
+        print_result(found, as_json, output.as_json, output.show, EVERY_BIT)
     else:
-        print_result(found, as_json, output.as_json, output.show)
+        print_result(why, as_json, output.reasons_as_json, output.show_reasons, EVERY_BIT)
 
 
 @commands.command()

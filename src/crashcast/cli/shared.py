@@ -7,18 +7,23 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from crashcast.canonical import SIGNIFICANT_DIGITS, json_text
+
 Result = TypeVar("Result")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def print_result(
-    result: Result, as_json: bool, to_json: Callable[[Result], Any], show: Callable[[Result, Any], object]
+    result: Result,
+    as_json: bool,
+    to_json: Callable[[Result], Any],
+    show: Callable[[Result, Any], object],
+    digits: int = SIGNIFICANT_DIGITS,
 ) -> None:
-    """Print a result for people or, if asked, as JSON."""
-    from crashcast.canonical import json_text
+    """Print a result for people or, if asked, as JSON with so many significant digits."""
     from crashcast.console import Console
 
     if as_json:
-        print(json_text(to_json(result)))
+        print(json_text(to_json(result), digits))
     else:
         show(result, Console())

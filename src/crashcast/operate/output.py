@@ -9,8 +9,8 @@ from typing import Any
 
 import polars as pl
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from crashcast.errors import UserError
 from crashcast.files import replacing
@@ -18,10 +18,12 @@ from crashcast.operate.reasons import Reason, reasons
 from crashcast.operate.score import Scores
 from crashcast.operate.textfile import Sample
 from crashcast.params.base import format_duration
+from crashcast.sources.value_formats import EARLIEST
 from crashcast.spreadsheet import write_csv
 from crashcast.text import counted, some_of
 
 SHOWN = 20  # servers of a table
+LATEST = datetime(2200, 1, 1, tzinfo=UTC)  # intervals can still be added
 WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
     ".parquet": pl.DataFrame.write_parquet,
     ".csv": write_csv,
@@ -40,15 +42,22 @@ def moment(text: str) -> datetime:
     """
     try:
         found = datetime.fromisoformat(text)
+        found = found if found.tzinfo else found.replace(tzinfo=UTC)
+        if not EARLIEST <= found < LATEST:
+            raise ValueError
     except ValueError:
         raise UserError(f"--at {text}: write a moment such as 2026-01-31T12:00") from None
-    return found if found.tzinfo is None else found.astimezone(UTC).replace(tzinfo=None)
+    return found.astimezone(UTC).replace(tzinfo=None)
 
 
 def check_name(path: Path) -> None:
-    """Refuse a file whose name does not say how to write it."""
+    """Refuse a file whose name does not say how to write it, or that has no place."""
     if path.suffix not in WRITERS:
         raise UserError(f"--out {path}: name a file that ends in {', '.join(WRITERS)}")
+    if path.is_dir():
+        raise UserError(f"--out {path}: this is a folder")
+    if not path.parent.is_dir():
+        raise UserError(f"--out {path}: there is no folder {path.parent}")
 
 
 def write(scores: Scores, path: Path) -> None:
@@ -69,6 +78,7 @@ def as_json(scores: Scores) -> dict[str, Any]:
         "threshold": scores.deployment.model.threshold,
         "at": scores.moment.isoformat(),
         "silent": scores.silent,
+        "warnings": scores.warnings,
         "servers": [
             {
                 "server_id": row["server_id"],
@@ -91,6 +101,7 @@ def samples(scores: Scores) -> Iterator[Sample]:
         yield Sample("crashcast_row_timestamp_seconds", "Time of the row that was scored.", row.timestamp(), of_server)
     yield Sample("crashcast_threshold", "Risk from which a server counts as at risk.", model.threshold, {})
     yield Sample("crashcast_servers_silent", "Servers without a row that is new enough.", len(scores.silent), {})
+    yield Sample("crashcast_score_warnings", "Kinds of input that the scores lack.", len(scores.warnings), {})
     at = scores.moment.replace(tzinfo=UTC).timestamp()
     yield Sample("crashcast_score_timestamp_seconds", "Time of the newest row that is complete.", at, {})
     yield Sample(
@@ -110,13 +121,17 @@ def show(scores: Scores, console: Console) -> None:
     )
     if scores.silent:
         told = f"{counted(len(scores.silent), 'server')} silent, not scored: {some_of(scores.silent)}"
-        console.print(escape(told), style="yellow", highlight=False)
+        console.print(Text(told, "yellow"))
+    for warning in scores.warnings:
+        console.print(Text(warning, "yellow"))
     if scores.at_risk.is_empty():
         return
-    table = Table("server", "risk", "newest row", "first reason", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        Column("server", overflow="fold"), "risk", "newest row", "first reason", box=None, padding=(0, 2, 0, 0)
+    )
     for server, row, risk in scores.at_risk.select("server_id", "timestamp", "risk").head(SHOWN).iter_rows():
         found = reasons(scores, server)
-        table.add_row(escape(server), f"{risk:.0%}", f"{row:%d %b %H:%M}", escape(str(found[0])) if found else "")
+        table.add_row(Text(server), f"{risk:.0%}", f"{row:%d %b %H:%M}", Text(str(found[0])) if found else "")
     console.print(table)
     if (more := scores.at_risk.height - SHOWN) > 0:
         console.print(f"and {more:,} more: --out FILE writes them all", highlight=False)
@@ -140,7 +155,7 @@ def explained(scores: Scores, server_id: str) -> Explained:
 def show_reasons(found: Sequence[Reason], console: Console) -> None:
     """Print reasons, the strongest first."""
     for number, reason in enumerate(found, 1):
-        console.print(f"{number}. {escape(reason.source)}: {escape(str(reason))}", highlight=False)
+        console.print(Text(f"{number}. {reason.source}: {reason}"))
     if not found:
         console.print("No metric raises its risk above that of a server with the fleet's median values.")
 

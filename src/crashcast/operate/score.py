@@ -17,9 +17,11 @@ from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.incidents import read_incidents
 from crashcast.operate.deployment import Deployment
+from crashcast.params.base import DAY
 from crashcast.params.telemetry import Telemetry
 from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TELEMETRY_PATH
 from crashcast.tables import Partition
+from crashcast.text import counted, some_of
 from stages.clean import clean_partition, samples_period
 from stages.featurize import (
     crashes_that_show,
@@ -48,6 +50,8 @@ class Scores:
         `is_at_risk` (whether it reaches the alarm threshold).
     silent : list of str
         Servers whose newest row is so old that its forecast is over.
+    warnings : list of str
+        What the model does not see now and saw in training.
     features : DataFrame
         `timestamp`, `server_id` and the features of all servers, at each time that `rows` names.
     """
@@ -56,6 +60,7 @@ class Scores:
     moment: datetime
     rows: pl.DataFrame
     silent: list[str]
+    warnings: list[str]
     features: pl.DataFrame
 
     @property
@@ -86,7 +91,7 @@ def score(
     Raises
     ------
     UserError
-        If raw data is missing or unreadable, or no server has a row that is new enough.
+        If raw data is missing, unreadable or out of order, or no server has a row that is new enough.
     """
     telemetry, features, interval = deployment.telemetry, deployment.features, deployment.telemetry.interval
     newest = _newest_sample(telemetry_path)
@@ -99,6 +104,7 @@ def score(
     period = Partition(oldest - reach, moment + interval, unit)
     columns = (*tables.KEYS, *telemetry.metrics)
     samples = tables.read_period(telemetry_path, *samples_period(period, telemetry, deployment.clean), columns)
+    _check(samples, telemetry_path)
     cleaned, _ = clean_partition(period, samples, telemetry, deployment.clean)
     latest = _newest_rows(cleaned, samples, telemetry, oldest)
     del samples  # of a large fleet they are a third of the memory
@@ -129,15 +135,42 @@ def score(
         is_at_risk=pl.Series(risk >= deployment.model.threshold),
     ).sort("risk", "server_id", descending=[True, False])
     silent = sorted({*cleaned["server_id"].unique()} - {*latest["server_id"]})
-    return Scores(deployment, moment, rows, silent, all_features)
+    warnings = [*_blind(own, telemetry), *_unrecorded(latest, covered)]
+    return Scores(deployment, moment, rows, silent, warnings, all_features)
 
 
 def _newest_sample(table: Path) -> datetime:
-    last = tables.partitions(table)[-1].path(table)
-    found = tables.read(last, ["timestamp"])["timestamp"].max()
-    if not isinstance(found, datetime):
-        raise UserError(f"{last} holds no sample: collect or import telemetry first")
-    return found.replace(tzinfo=None)
+    for partition in reversed(tables.partitions(table)):
+        found = tables.read(partition.path(table), ["timestamp"])["timestamp"].max()
+        if isinstance(found, datetime):
+            return found.replace(tzinfo=None)
+    raise UserError(f"{table} holds no sample: collect or import telemetry first")
+
+
+def _check(samples: pl.DataFrame, table: Path) -> None:
+    """Refuse samples that `clean` would put into wrong rows: `validate` need not have seen them yet."""
+    keys, metrics = samples.select(*tables.KEYS), samples.drop(*tables.KEYS)
+    is_typed = keys["server_id"].dtype == pl.String and all(t.is_numeric() or t == pl.Null for t in metrics.dtypes)
+    if not is_typed or any(column.has_nulls() for column in keys) or not keys.equals(keys.sort(*tables.KEYS)):
+        raise UserError(f"{table} is out of order, or has a wrong type or no key: `dvc repro validate` says where")
+
+
+def _blind(rows: pl.DataFrame, telemetry: Telemetry) -> list[str]:
+    """Name the metrics that no row has."""
+    if missing := [name for name in telemetry.metrics if name in rows and rows[name].null_count() == rows.height]:
+        return [f"the newest row of no server has {some_of(missing)}: see whether its exporter and its query work"]
+    return []
+
+
+def _unrecorded(latest: pl.DataFrame, covered: pl.DataFrame) -> list[str]:
+    """Name the servers whose records of incidents end more than a day before their newest row, or are missing."""
+    until = covered.group_by("server_id").agg(pl.col("covered_to").max())
+    recent = pl.col("covered_to") >= pl.col("timestamp") - DAY
+    stale = latest.join(until, on="server_id", how="left").filter(~recent.fill_null(False))["server_id"].to_list()
+    if stale:
+        told = f"coverage of {counted(len(stale), 'server')} ended more than a day before the newest row, or is missing"
+        return [f"{told}, so the model may not know of crashes: {some_of(stale)}"]
+    return []
 
 
 def _floor(moment: datetime, interval: timedelta) -> datetime:
@@ -154,7 +187,8 @@ def _newest_rows(cleaned: pl.DataFrame, samples: pl.DataFrame, telemetry: Teleme
     is_possible = pl.any_horizontal(
         pl.col(name).is_between(metric.min, metric.max) for name, metric in telemetry.metrics.items()
     )
-    observed = samples.filter(is_possible).select(timestamp=row, server_id="server_id").unique()
+    distinct = samples.unique([*tables.KEYS], keep="first", maintain_order=True)  # as `clean` drops repeated samples
+    observed = distinct.filter(is_possible).select(timestamp=row, server_id="server_id").unique()
     start, _ = tables.utc(oldest, oldest)
     return (
         cleaned.select(*tables.KEYS)
