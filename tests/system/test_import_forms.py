@@ -230,3 +230,33 @@ def test_a_column_for_each_server_in_a_file_for_each_metric(project: Path) -> No
     Path("cpu_pct.csv").rename("export.csv")
     bring("export.csv", layout=Layout(metric="cpu_pct"), replace=True)
     check_canonical(canonical().select("timestamp", "server_id", "cpu_pct"))
+
+
+@pytest.mark.parametrize("separator", [", ", ";", " and ", "\n", " | "])
+def test_several_servers_in_a_cell_of_incidents(project: Path, separator: str) -> None:
+    canonical().write_csv("t.csv")
+    cell = f'"{SERVERS[1]}{separator}{SERVERS[2]}"'
+    Path("several.csv").write_text(INCIDENTS.replace(SERVERS[2], cell).replace("server_id", "host", 1))
+    said = bring("t.csv", incidents="several.csv")
+    crashes = tables.read(RAW / "incidents.parquet").sort("server_id")
+    assert crashes["server_id"].to_list() == list(SERVERS)
+    assert crashes["started_at"].dt.strftime("%d %H:%M").to_list() == ["26 03:01", "24 14:02", "24 14:02"]
+    assert crashes["resolved_at"].dt.strftime("%d %H:%M").to_list() == ["26 04:35", "24 15:02", "24 15:02"]
+    assert crashes["incident_id"].to_list()[1] == f"{SERVERS[1]} 2026-10-24T14:02:00Z crash"
+    assert any("1 incidents name several servers (such as" in line for line in said)
+
+
+def test_each_of_several_servers_has_an_incident_id_of_its_own(project: Path) -> None:
+    canonical().write_csv("t.csv")
+    moments = "2026-10-24T14:02:00Z,2026-10-24T15:02:00Z"
+    Path("i.csv").write_text(
+        f'id,host,start,end\n7,"[{SERVERS[1]}, {SERVERS[2]}]",{moments}\n8,{SERVERS[0]},{moments}\n'
+    )
+    bring("t.csv", incidents="i.csv")
+    crashes = tables.read(RAW / "incidents.parquet").sort("server_id")
+    assert crashes["incident_id"].to_list() == ["8", f"7 {SERVERS[1]}", f"7 {SERVERS[2]}"]
+    Path("i.csv").write_text(
+        f'host,start,end\n"{SERVERS[1]}, {SERVERS[2]}",{moments}\n{SERVERS[1]},2026-10-24T14:02:00Z,\n'
+    )
+    with pytest.raises(UserError, match=r"i\.csv: incident .* is there twice, once with other servers"):
+        bring("t.csv", incidents="i.csv", replace=True)

@@ -13,9 +13,10 @@ from crashcast.errors import UserError
 from crashcast.params.base import DAY, PATH
 from crashcast.params.telemetry import Telemetry
 from crashcast.sources.importing.inferred_settings import choose_servers
+from crashcast.sources.importing.layouts import servers_of
 from crashcast.sources.importing.local_time import AGAINST, Clock, sign_of_crashes, signs_of_hours
 from crashcast.sources.importing.long_format import as_columns
-from crashcast.sources.importing.parsing import STAGED_ROWS, Records, Samples
+from crashcast.sources.importing.parsing import STAGED_ROWS, Records, Samples, incident_id
 from crashcast.sources.importing.report import Report
 from crashcast.sources.importing.table_file import SHOWN
 from crashcast.sources.value_formats import utc_text
@@ -178,6 +179,31 @@ def join_metrics(files: list[Samples], staged: Path, report: Report) -> list[Sam
             is_local=any(file.is_local for file in files),
         )
     ]
+
+
+def split_servers(incidents: Records, known: set[str], report: Report) -> Records:
+    """Make one incident for each server, if the id of an unknown server is a list that names known ones."""
+    cells = {cell: names for cell in set(incidents.frame["server_id"]) - known if len(names := servers_of(cell)) > 1}
+    cells = {cell: names for cell, names in cells.items() if not known.isdisjoint(names)}
+    if not cells:
+        return incidents
+    server = pl.col("server_id")
+    several = incidents.frame.filter(server.is_in(list(cells)))
+    listed = server.replace_strict(cells, default=pl.concat_list(server), return_dtype=pl.List(pl.String))
+    own_id = pl.when(pl.col("is_one_of_several")).then(pl.format("{} {}", "incident_id", "server_id"))
+    frame = (
+        incidents.frame.with_columns(listed, is_one_of_several=server.is_in(list(cells)))
+        .explode("server_id")
+        .with_columns(incident_id=own_id.otherwise("incident_id") if incidents.has_ids else incident_id())
+        .drop("is_one_of_several")
+        .unique(maintain_order=True)
+    )
+    if (twice := frame.filter(pl.col("incident_id").is_duplicated())).height:
+        message = f"incident '{twice['incident_id'][0]}' is there twice, once with other servers, and differs; keep one"
+        raise incidents.sheet.error(message)
+    example = f"such as '{several['server_id'][0]}'"
+    report.read.append(f"{several.height:,} incidents name several servers ({example}): they are one for each server")
+    return replace(incidents, frame=frame)
 
 
 def check_servers_of_incidents(incidents: Records, known: set[str], report: Report) -> None:

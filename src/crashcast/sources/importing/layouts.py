@@ -18,6 +18,7 @@ from crashcast.sources.importing.table_file import SUFFIXES, Sheet, plain_name
 from crashcast.text import some_of
 
 IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
+SEPARATORS, BRACKETS = r"[\s,;|&]+(?:and\s+)?", "[](){}\"'"
 LABEL = r'\b(?:instance|host|hostname|server|server_id|node|machine)="([^"]+)"'  # in a header, as Prometheus writes it
 
 
@@ -58,6 +59,11 @@ def identifier(name: str) -> str:
     if not plain or any(c.isalpha() and not c.isascii() for c in text if not unicodedata.combining(c)):
         return name
     return f"_{plain}" if plain[0].isdigit() else plain
+
+
+def servers_of(cell: str) -> list[str]:
+    """Return the servers that a cell lists."""
+    return [name for part in re.split(SEPARATORS, cell) if (name := part.strip(BRACKETS))]
 
 
 def with_servers(

@@ -376,12 +376,7 @@ def read_incidents(path: Path, latest: datetime, clock: Clock = UTC_CLOCK) -> Re
             **words,
         }
     )
-    moment = pl.col("started_at").dt.strftime("%Y-%m-%dT%H:%M:%S%.fZ")
-    ids = (
-        identifiers(sheet, roles["incident_id"])
-        if "incident_id" in roles
-        else pl.format(ID, "server_id", moment, "kind")
-    )
+    ids = identifiers(sheet, roles["incident_id"]) if "incident_id" in roles else incident_id()
     frame = frame.with_columns(incident_id=ids).select(*tables.INCIDENTS)
     _check_incidents(sheet, frame, roles, latest)
 
@@ -396,6 +391,11 @@ def read_incidents(path: Path, latest: datetime, clock: Clock = UTC_CLOCK) -> Re
     reported = pl.when(early).then("started_at").otherwise("reported_at")
     is_local = NO_ZONE in notations["started_at"]
     return Records(sheet, distinct.with_columns(reported_at=reported), notes, "incident_id" in roles, is_local)
+
+
+def incident_id() -> pl.Expr:
+    """Return the id of an incident that has none."""
+    return pl.format(ID, "server_id", pl.col("started_at").dt.strftime("%Y-%m-%dT%H:%M:%S%.fZ"), "kind")
 
 
 def _check_incidents(sheet: Sheet, frame: pl.DataFrame, roles: dict[str, str], latest: datetime) -> None:

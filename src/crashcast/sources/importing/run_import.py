@@ -40,8 +40,9 @@ from crashcast.sources.importing.consistency import (
     report_clocks,
     report_periods,
     report_readings,
+    split_servers,
 )
-from crashcast.sources.importing.layouts import Layout, stem
+from crashcast.sources.importing.layouts import Layout, servers_of, stem
 from crashcast.sources.importing.local_time import Clock
 from crashcast.sources.importing.params_file import describe_import
 from crashcast.sources.importing.parsing import Records, Samples, read_coverage, read_incidents, read_samples
@@ -124,6 +125,7 @@ def import_files(
         old_coverage = None if known is None else tables.read(COVERAGE_PATH)
         sampled, covered = set(spans["server_id"]), set() if old_coverage is None else set(old_coverage["server_id"])
         if new_incidents is not None:
+            new_incidents = split_servers(new_incidents, sampled | covered, report)
             check_servers_of_incidents(new_incidents, sampled | covered, report)
         if new_coverage is not None:
             check_servers_of_coverage(new_coverage, sampled, covered, report)
@@ -204,7 +206,8 @@ def _telemetry_files(paths: list[Path], others: Collection[Path | None]) -> list
 
 
 def _layout(paths: list[Path], layout: Layout, incidents: Records | None, known: Telemetry | None) -> Layout:
-    servers = set() if incidents is None else set(incidents.frame["server_id"])
+    cells = set() if incidents is None else set(incidents.frame["server_id"])
+    servers = cells | {server for cell in cells for server in servers_of(cell)}
     if known:
         servers |= set(tables.read(COVERAGE_PATH)["server_id"])
     return replace(layout, servers=servers, is_named_by_server=not servers.isdisjoint(map(stem, paths)))
