@@ -258,7 +258,7 @@ _ORDER = {"fail": 0, "open": 1, "pass": 2, "shown": 3}
 
 
 def _worst(outcomes: list[Outcome]) -> Outcome:
-    return min((outcome for outcome in outcomes if outcome != "shown"), key=_ORDER.__getitem__, default="open")
+    return min(outcomes, key=_ORDER.__getitem__)
 
 
 def _improvement(found: Comparison, acceptance: Acceptance, facts: Facts, error: float, under: str) -> Reason:
@@ -270,7 +270,7 @@ def _improvement(found: Comparison, acceptance: Acceptance, facts: Facts, error:
     anchor = _beyond(found.differences.get(ANCHOR), -acceptance.margin, error) if facts.has_anchor else "pass"
     rival: Literal["baseline", "champion"] = "baseline" if facts.is_first else "champion"
     figures = Gain(rival, gain, low, high, error, acceptance.min_gain, anchor, acceptance.margin)
-    if outcome == "pass" or (outcome == "open" and anchor == "fail"):
+    if outcome == "pass" or anchor == "fail":
         outcome = anchor
     return Reason("primary", outcome, figures, under)
 
