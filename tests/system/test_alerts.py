@@ -53,13 +53,15 @@ def alert(minute: int, name: str, *fires: dict[str, str]) -> dict[str, Any]:
         for rule in group["rules"]
     }
     labels = {"job": "node", "instance": "ops:9100", **severity[name]}
-    return {"eval_time": f"{minute}m", "alertname": name, "exp_alerts": [{"exp_labels": labels | one} for one in fires]}
+    found = [{"exp_labels": {label: value for label, value in {**labels, **one}.items() if value}} for one in fires]
+    return {"eval_time": f"{minute}m", "alertname": name, "exp_alerts": found}
 
 
 FRESH = series("crashcast_score_timestamp_seconds", "0+60x1000")  # the fleet is scored each minute
 OLD = series("crashcast_score_timestamp_seconds", "0x1000")
 THRESHOLD = series("crashcast_threshold", "0.5x1000")
 DB_1 = {"server": "db-1"}
+NOWHERE = {"job": "", "instance": ""}  # of a series that is absent
 CASES = {
     "a server at risk pages, and for lead + horizon after its last high score": (
         [FRESH, THRESHOLD, series(RISK % "db-1", "0.1x4 0.9x4 0.1x600"), series(RISK % "db-2", "0.1x600")],
@@ -80,6 +82,14 @@ CASES = {
         ],
     ),
     "fresh scores are not stale": ([FRESH], [alert(600, "ScoresStale")]),
+    "scores that are not there are told, and a restart of node_exporter is not": (
+        [series("crashcast_score_timestamp_seconds", "_x4 1x4 _x40")],
+        [alert(5, "ScoresMissing"), alert(18, "ScoresMissing"), alert(40, "ScoresMissing", NOWHERE)],
+    ),
+    "input that the scores lack is told": (
+        [series("crashcast_score_warnings", "0x9 1x100")],
+        [alert(30, "ScoresBlind"), alert(75, "ScoresBlind", {})],
+    ),
     "servers that stay silent are told": (
         [series("crashcast_servers_silent", "0x9 2x100")],
         [alert(30, "ServersSilent"), alert(75, "ServersSilent", {})],
