@@ -29,6 +29,20 @@ def found(rescored):
     return comparison.compare(rescored, POLICY, BUDGET)
 
 
+def test_a_bound_is_as_far_off_as_students_table_says():
+    found = comparison.Difference("", "", "", "higher", 0.5, 0.6, 0.1, standard_error=2.0, degrees_of_freedom=10)
+    assert found.reach(0.05) == pytest.approx(2 * 1.812, abs=1e-3)
+    assert found.reach(0.01) == pytest.approx(2 * 2.764, abs=1e-3)
+
+
+@pytest.mark.parametrize(("better", "sign"), [("higher", 1), ("lower", -1)])
+def test_a_gain_is_positive_if_the_challenger_is_better(better, sign):
+    found = comparison.Difference("", "", "", better, 0.5, 0.6, 0.1, deviations=np.array([1.0, -2.0]))
+    assert found.gain == sign * 0.1
+    assert found.gain_deviations.tolist() == [sign * 1.0, sign * -2.0]
+    assert comparison.Difference("", "", "", better, 0.5, None, None).gain is None
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.integers(1, 15))
 def test_influence_is_the_derivative_by_a_cells_weight(seed, n, n_scores):
@@ -82,6 +96,17 @@ def test_what_servers_or_the_whole_fleet_share_adds_up_before_it_is_squared():
     assert of_equals(at_once).standard_error >= 4 * 5 * np.sqrt(2)
 
 
+def test_influences_of_the_same_server_and_of_others_in_blocks_nearby_are_multiplied():
+    """Pair by pair. All 5 servers and 7 blocks hold the same, so that leaving out one multiplies by 5/4 and 7/6."""
+    rng = np.random.default_rng(4)
+    influence = rng.normal(size=(5, 7)) + 2 * rng.normal(size=7)
+    influence -= influence.mean()
+    pairs = [(s, b, t, c) for s in range(5) for b in range(7) for t in range(5) for c in range(7)]
+    same = sum(influence[s, b] * influence[t, c] for s, b, t, c in pairs if s == t)
+    others = sum(influence[s, b] * influence[t, c] for s, b, t, c in pairs if s != t and abs(b - c) <= 1)
+    assert of_equals(influence).standard_error == pytest.approx(np.sqrt(5 / 4 * same + 7 / 6 * others))
+
+
 def test_an_outage_that_two_blocks_share_weighs_as_much_as_in_one():
     rng = np.random.default_rng(2)
     sizes = rng.normal(size=60)
@@ -107,6 +132,7 @@ def test_few_that_weigh_much_leave_few_degrees_of_freedom():
         ([1] * 10, [1, -1, 1, -1], 3),
         ([1, -1], [1] * 9, 1),
         ([1], [1, -1, 1, -1, 1, -1], 1),  # never none
+        ([1, -1] + [0] * 98, [1] * 200, 5),  # two count as six: the fourth moment of normal ones is 3
     ],
 )
 def test_n_that_weigh_the_same_leave_n_less_one_degrees_of_freedom(of_servers, of_blocks, freedom):
@@ -158,6 +184,31 @@ def test_points_are_those_of_the_plain_metrics(rescored, found):
     assert part.difference.champion == pytest.approx(average_precision_score(inside["label"], inside["champion"]))
 
 
+def test_a_slice_is_what_its_servers_show_by_themselves(rescored, found):
+    inside = pl.col("server_id").cast(pl.String).is_in(sorted(rescored.slices["group_odd"]))
+    alone = SimpleNamespace(
+        **{**vars(rescored), "rows": rescored.rows.filter(inside), "crashes": rescored.crashes.filter(inside)}
+    )
+    part, whole = found.slices["group_odd"], comparison.compare(alone, POLICY, BUDGET)
+    assert part.crashes == whole.crashes
+    for figure in ("champion", "challenger", "difference", "standard_error", "degrees_of_freedom"):
+        assert getattr(part.difference, figure) == pytest.approx(getattr(whole.differences["pr_auc"], figure))
+
+
+def test_replicates_are_the_figures_of_weighted_rows(rescored, found):
+    draws, cells = draws_of(rescored, POLICY.replicates)
+    labels, gains = rescored.rows["label"].to_numpy(), {"brier": [], "pr_auc": []}
+    for replicate in range(40):
+        weights = draws.weights(replicate)[cells]
+        old, new = (rescored.rows[model].to_numpy() for model in ("champion", "challenger"))
+        brier = [np.average((scores - labels) ** 2, weights=weights) for scores in (old, new)]
+        area = [average_precision_score(labels, scores, sample_weight=weights) for scores in (old, new)]
+        gains["brier"].append(brier[1] - brier[0])
+        gains["pr_auc"].append(area[1] - area[0])
+    for name, exact in gains.items():
+        assert np.corrcoef(exact, found.differences[name].deviations[:40])[0, 1] > 0.999
+
+
 def test_recall_is_taken_where_the_budget_is_spent(rescored, found):
     for model in ("champion", "challenger"):
         rows = rescored.rows.select("timestamp", "server_id", "label", score=model)
@@ -191,7 +242,7 @@ def by_hand(champion, challenger, hours=(24, 24, 24, 24), of_servers=((1, 1, 1, 
     false = pl.DataFrame({"point": np.repeat([0, 1, 2], [2, 4, 6]), "server_id": ["a"] * 12, "timestamp": at})
     crashes = pl.DataFrame({"server_id": servers, "last_warning_at": at[:4]})
     curves = {
-        model: AlarmCurve(3, false, pl.DataFrame(rows, schema=["point", "crash", "lead_h"], orient="row"))
+        model: AlarmCurve(3, false, pl.DataFrame(rows, schema=CAUGHT, orient="row"))
         for model, rows in {"champion": champion, "challenger": challenger}.items()
     }
     cells = np.repeat(range(4), hours)
@@ -200,6 +251,7 @@ def by_hand(champion, challenger, hours=(24, 24, 24, 24), of_servers=((1, 1, 1, 
     return recalls[comparison.ALL], lead
 
 
+CAUGHT = {"point": pl.Int64, "crash": pl.Int64, "lead_h": pl.Float64}
 ALWAYS_B = [(point, 1, 2.0) for point in range(3)]
 MORE_AND_MORE = [(0, 1, 2.0), (1, 1, 2.0), (1, 2, 2.0), (2, 1, 2.0), (2, 2, 2.0), (2, 3, 2.0)]  # b, then c, then d
 
@@ -230,6 +282,13 @@ def test_a_server_that_overspends_costs_lead_everywhere():
     influence = (np.array([-3 * 2 - 1, 1 * 2 + 1, 1 * 2, 1 * 2])) / 2
     variance = 3 / 4 * np.sum((influence * [2, 2, 1, 1]) ** 2)
     assert lead.standard_error == pytest.approx(np.sqrt(variance)) == pytest.approx(np.sqrt(45))
+
+
+def test_a_model_that_catches_nothing_has_no_lead():
+    for models, leads in (((ALWAYS_B, []), (2, None)), (([], ALWAYS_B), (None, 2))):
+        recall, lead = by_hand(*models)
+        assert sorted([recall.champion, recall.challenger]) == [0, 0.25]
+        assert (lead.champion, lead.challenger, lead.difference) == (*leads, None)
 
 
 def test_a_replicate_spends_the_budget_of_the_rows_that_it_drew():
@@ -314,11 +373,15 @@ def test_an_anchor_is_compared_too(rescored, found):
     assert comparison.ANCHOR not in found.differences
 
 
-def test_false_alarms_are_counted_at_the_stored_thresholds(rescored):
-    eager = SimpleNamespace(**{**vars(rescored), "thresholds": {"champion": 2.0, "challenger": 0.0}})
-    spent = comparison.compare(eager, POLICY, BUDGET).false_alarms_over_budget
-    assert spent["champion"] == 0
-    assert spent["challenger"] > 2 / BUDGET  # always on: one after another
+@pytest.mark.parametrize(("champion", "challenger"), [(0.3, 0.4), (2.0, 0.0)])
+def test_false_alarms_are_counted_at_the_stored_thresholds(rescored, champion, challenger):
+    thresholds = {"champion": champion, "challenger": challenger}
+    stored = SimpleNamespace(**{**vars(rescored), "thresholds": thresholds})
+    for model, times in comparison.compare(stored, POLICY, BUDGET).false_alarms_over_budget.items():
+        rows = rescored.rows.select("timestamp", "server_id", score=model)
+        judged = alarms.judge(rows, rescored.crashes, thresholds[model], WINDOW, rescored.period).metrics
+        assert times == pytest.approx(judged.alarms_false / 800 / BUDGET)  # 40 servers for 20 days
+        assert (times > 0) == (thresholds[model] < 1)
 
 
 def test_a_model_without_any_alarm_in_time_has_no_lead(rescored):
@@ -365,8 +428,12 @@ def test_a_crash_before_the_period_makes_the_next_of_its_server_a_repeat(rescore
 def test_a_block_shorter_than_a_label_is_refused(rescored):
     with pytest.raises(UserError, match="at least lead \\+ horizon"):
         comparison.compare(rescored, POLICY.model_copy(update={"block": 6 * HOUR}), BUDGET)
+    assert (
+        comparison.compare(rescored, POLICY.model_copy(update={"block": 7 * HOUR}), BUDGET).blocks == 20 * 24 // 7 + 1
+    )
 
 
 def test_rows_without_a_crash_are_refused(rescored):
-    with pytest.raises(UserError, match="0 of the 19200 rescored rows"):
-        comparison.compare(altered(rescored, label=pl.lit(0, pl.Int8)), POLICY, BUDGET)
+    for label, positives in ((0, 0), (1, 19200)):
+        with pytest.raises(UserError, match=f"{positives} of the 19200 rescored rows"):
+            comparison.compare(altered(rescored, label=pl.lit(label, pl.Int8)), POLICY, BUDGET)

@@ -398,8 +398,8 @@ def share_accepted(true_gain, found, facts=FACTS, replicates=1000):
 
 
 def skewed(one, seed):
-    """Return a difference whose replicates lie far above it more often than far below."""
-    return replace(one, deviations=one.standard_error * (np.random.default_rng(seed).exponential(size=2000) - 1))
+    """Return a difference whose replicates lie far below it more often than far above."""
+    return replace(one, deviations=one.standard_error * (1 - np.random.default_rng(seed).exponential(size=2000)))
 
 
 @pytest.mark.parametrize("error", [None, 0.06, 0.3])
@@ -442,6 +442,9 @@ def test_rows_of_the_record():
     assert policy.difference_rows(found, POLICY, "renewal", decision.error)[0]["margin"] == 0.02
     assert [row["vetoed"] for row in policy.slice_rows(found, POLICY, FACTS)] == [True, False, False]
     assert [row["judged"] for row in policy.slice_rows(found, POLICY, FACTS)] == [True, False, True]
+    shown = policy.slice_rows(found, POLICY, FACTS)[0]
+    assert shown["bound"] == shown["high"] == pytest.approx(-0.2 + 1.66 * 0.01, abs=1e-4)
+    assert "confidence" not in shown
 
 
 @pytest.mark.parametrize(
