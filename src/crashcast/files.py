@@ -36,7 +36,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield aside
         os.replace(aside, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # of a full disk, the system does not say which file it was
+        if error.errno:  # polars' errors have words instead, which a name would hide
+            error.filename = error.filename or str(path)  # of a full disk, the system does not say which file it was
         raise
     finally:
         aside.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import yaml
 from hypothesis import given
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from crashcast import files
 from crashcast.canonical import json_text, write_json, write_text
-from crashcast.errors import UserError
+from crashcast.errors import UserError, refusal
 from crashcast.files import link, md5, replacing, replacing_folder
 
 ROOT = Path(__file__).parents[2]
@@ -191,6 +192,15 @@ def test_an_exception_leaves_all_as_it_was(tmp_path, error):
         fill(tmp_path / "folder", a="half", then=error)
     assert names(tmp_path) == ["file", "folder", "folder/a"]
     assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "a").read_text() == "old"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("write", ["write_csv", "write_json", "write_parquet"])
+def test_a_full_disk_is_told_whatever_library_writes(tmp_path, write):
+    with pytest.raises(Exception, match="No space left") as raised, replacing(tmp_path / "f"):
+        getattr(pl.DataFrame({"x": ["x" * 50] * 2000}), write)("/dev/full")
+    assert "No space left on device; make room" in str(refusal(raised.value))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_never_written_is_not_made(tmp_path):
