@@ -10,7 +10,7 @@ from random import Random
 
 import polars as pl
 import pytest
-from polars.testing import assert_frame_equal
+from polars.testing import assert_frame_equal, assert_series_equal
 
 from crashcast import cli, tables
 from crashcast.errors import UserError
@@ -22,6 +22,7 @@ from crashcast.sources.importing.report import LOST
 ROOT = Path(__file__).parents[2]
 RAW = Path("data/raw")
 SERVERS = ("db-01.example.net", "web-01.example.net", "web-02.example.net")
+DAY = datetime(2026, 10, 24, tzinfo=UTC)
 QUARTER = timedelta(minutes=15)
 INCIDENTS = """server_id,started_at,resolved_at
 web-02.example.net,2026-10-24T14:02:00Z,2026-10-24T15:02:00Z
@@ -260,3 +261,23 @@ def test_each_of_several_servers_has_an_incident_id_of_its_own(project: Path) ->
     )
     with pytest.raises(UserError, match=r"i\.csv: incident .* is there twice, once with other servers"):
         bring("t.csv", incidents="i.csv", replace=True)
+
+
+def test_a_raw_counter_is_recognised_and_can_be_a_rate(project: Path) -> None:
+    steps = pl.col("cpu_pct").round().cast(pl.Int64) * 900
+    since_reset = steps.cum_sum().over("server_id", pl.col("timestamp") < DAY)
+    frame = canonical().with_columns(sent_total=since_reset + 10**12 * (pl.col("timestamp") < DAY).cast(pl.Int64))
+    Path("in").mkdir()
+    for day in range(23, 27):
+        frame.filter(pl.col("timestamp").dt.day() == day).write_csv(Path("in", f"{day}.csv"))
+    said = bring("in")
+    check_canonical()
+    kind = "a counter, which only grows, apart from resets: its values go in as they are"
+    assert f"  sent_total is {kind}; --rate sent_total imports its rate" in said
+    said = bring("in", layout=Layout(rates=["sent_total"]), replace=True)
+    check_canonical()
+    assert "  sent_per_s is the rate of the counter sent_total, which started again 3 times" in said
+    seconds = pl.col("timestamp").diff().over("server_id").dt.total_seconds()
+    expected = canonical().with_columns(sent_per_s=steps / seconds).sort("timestamp", "server_id")["sent_per_s"]
+    stored = tables.read(RAW / "telemetry/month=2026-10/part-0.parquet")["sent_per_s"]
+    assert_series_equal(stored, expected.cast(pl.Float32))

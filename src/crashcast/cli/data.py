@@ -111,6 +111,10 @@ def import_(
         str | None,
         typer.Option(help="The metric of files with a column for each server; by default, the file's name."),
     ] = None,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(help="A counter to import as its rate per second, such as of bytes sent; may be repeated."),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse files with a column that looks like numbers, but cannot be read.")
     ] = False,
@@ -131,7 +135,7 @@ def import_(
         is_strict=strict,
         clock=clock,
         incident_clock=incident_clock,
-        layout=Layout(new_names=_pairs(new_names or []), metric=metric),
+        layout=Layout(new_names=_pairs(new_names or []), metric=metric, rates=rate or []),
     )
     _tell(done, "Import telemetry and incidents")
 

@@ -102,7 +102,7 @@ def identifiers(sheet: Sheet, column: str) -> pl.Series:
     return ids
 
 
-def numbers(sheet: Sheet, column: str, required: bool) -> Written | str:
+def numbers(sheet: Sheet, column: str, required: bool, is_exact: bool = False) -> Written | str:
     """Return a column as float32, or why it is none.
 
     Parameters
@@ -113,6 +113,8 @@ def numbers(sheet: Sheet, column: str, required: bool) -> Written | str:
         The column.
     required : bool
         Text in the column is an error; otherwise only if most of its values are numbers.
+    is_exact : bool
+        Keep float64: differences of large numbers are needed.
 
     Returns
     -------
@@ -150,7 +152,7 @@ def numbers(sheet: Sheet, column: str, required: bool) -> Written | str:
     infinite = single.is_infinite()
     if (index := sheet.first(infinite)) is not None:
         raise sheet.error(f"{values[index]} is not a finite float32 number{_more(infinite)}", column, index)
-    return Written(single, unit, how)
+    return Written(values.cast(pl.Float64).fill_nan(None) if is_exact else single, unit, how)
 
 
 def _more(mask: pl.Series) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ import polars as pl
 from crashcast.errors import UserError
 from crashcast.params.base import DAY, PATH
 from crashcast.params.telemetry import Telemetry
+from crashcast.sources.importing.counters import as_rates, name_of_rate
 from crashcast.sources.importing.inferred_settings import choose_servers
 from crashcast.sources.importing.layouts import servers_of
 from crashcast.sources.importing.local_time import AGAINST, Clock, sign_of_crashes, signs_of_hours
@@ -152,7 +153,7 @@ def join_metrics(files: list[Samples], staged: Path, report: Report) -> list[Sam
     if SAME_SERVERS * len(set.union(*servers.values())) > len(set.intersection(*servers.values())):
         return files
     parts = [file.scan().unpivot(index=list(KEYS), variable_name="metric").drop_nulls("value") for file in files]
-    long = pl.concat(parts).collect()
+    long = pl.concat(parts, how="vertical_relaxed").collect()
     distinct = long.unique()
     if conflicts := distinct.height - distinct.n_unique([*KEYS, "metric"]):
         of = "another of their metric, server and time: the last one read holds"
@@ -179,6 +180,33 @@ def join_metrics(files: list[Samples], staged: Path, report: Report) -> list[Sam
             is_local=any(file.is_local for file in files),
         )
     ]
+
+
+def with_rates(files: list[Samples], counters: Collection[str], folder: Path, report: Report) -> list[Samples]:
+    """Replace counters by their rates, which reach from one file into the next.
+
+    Parameters
+    ----------
+    files : list of Samples
+    counters : collection of str
+    folder : Path
+        To write the new rows to.
+    report : Report
+    """
+    if not counters:
+        return files
+    scans = [file.scan().with_columns(file=pl.lit(number)) for number, file in enumerate(files)]
+    rows, said = as_rates(pl.concat(scans, how="diagonal_relaxed").collect(), list(counters))
+    report.read += said
+    names = {counter: name_of_rate(counter) for counter in counters}
+    changed = []
+    for number, file in enumerate(files):
+        metrics, empty = ([names.get(name, name) for name in group] for group in (file.metrics, file.empty))
+        staged = folder / f"rates-{number:06}.parquet"
+        frame = rows.filter(file=number).select(*KEYS, *metrics, *empty)
+        frame.write_parquet(staged, compression="lz4", row_group_size=STAGED_ROWS)
+        changed.append(replace(file, staged=staged, metrics=metrics, empty=empty))
+    return changed
 
 
 def split_servers(incidents: Records, known: set[str], report: Report) -> Records:

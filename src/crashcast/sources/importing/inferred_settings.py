@@ -37,6 +37,7 @@ STUCK_SHARE = 0.001  # of samples in long constant runs: if more, constant value
 MIN_RUN_SAMPLES = 12
 MIN_SPAN_OVER_STUCK = 14  # with a shorter period, nobody can tell whether constant runs are rare
 RESET_SHARE = 0.01  # of a counter's changes
+COUNTER_NAME, NAMED_RESET_SHARE = r"_total$", 1 / 3  # as Prometheus names counters, which may be merged badly
 MIN_COUNTER_STEPS = 20
 MOST_SAMPLES = 3_000_000  # of the servers that are looked at in order of time
 MOST_ROWS_PER_PARTITION = 20_000_000  # computed in one piece
@@ -202,24 +203,27 @@ def infer_metric(name: str, facts: Facts, samples: pl.DataFrame, stuck_after: ti
     """
     low, high = infer_limits(name, facts)
     series = samples.select("server_id", "timestamp", value=pl.col(name)).drop_nulls()
-    aggregate: Literal["max", "last", "mean"] = "last" if is_counter(series) else "mean"
+    aggregate: Literal["max", "last", "mean"] = "last" if is_counter(name, series) else "mean"
     if facts.is_binary:
         aggregate = "max"  # whether it happened in the interval
     can_stick = not facts.is_whole and aggregate == "mean" and never_rests(series, stuck_after)
     return Metric(min=low, max=high, aggregate=aggregate, can_stick=can_stick)
 
 
-def is_counter(series: pl.DataFrame) -> bool:
-    """Tell whether values only grow, apart from resets.
+def is_counter(name: str, series: pl.DataFrame) -> bool:
+    """Tell whether values only grow, apart from resets; if the name is a counter's, falls may be more frequent.
 
     Parameters
     ----------
+    name : str
+        The metric.
     series : DataFrame
         `server_id` and `value`, each server's in order of time.
     """
     step = pl.col("value").diff().over("server_id")
     up, down = series.select(up=(step > 0).sum(), down=(step < 0).sum()).row(0)
-    return bool(up >= MIN_COUNTER_STEPS and down <= RESET_SHARE * (up + down))
+    most = NAMED_RESET_SHARE if re.search(COUNTER_NAME, name) else RESET_SHARE
+    return bool(up >= MIN_COUNTER_STEPS and down <= most * (up + down))
 
 
 def never_rests(series: pl.DataFrame, stuck_after: timedelta) -> bool:

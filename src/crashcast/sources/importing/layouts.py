@@ -34,6 +34,8 @@ class Layout:
         Names that the user chose for columns and metrics.
     metric : str, optional
         The metric of files with a column for each server; by default, the file's name.
+    rates : collection of str
+        Counters to import as rates.
     is_named_by_server : bool
         Files without a column of servers are named after their server.
     """
@@ -41,6 +43,7 @@ class Layout:
     servers: Collection[str] = ()
     new_names: Mapping[str, str] = field(default_factory=dict)
     metric: str | None = None
+    rates: Collection[str] = ()
     is_named_by_server: bool = False
 
 

@@ -39,7 +39,7 @@ def is_long(sheet: Sheet, roles: Mapping[str, str]) -> bool:
     return {"metric", "value"} <= roles.keys() and isinstance(numbers(sheet, roles["metric"], required=False), str)
 
 
-def pivot(sheet: Sheet, series: pl.DataFrame, value_column: str) -> tuple[pl.DataFrame, str]:
+def pivot(sheet: Sheet, series: pl.DataFrame, value_column: str, is_exact: bool = False) -> tuple[pl.DataFrame, str]:
     """Return a row for each moment and server with a column for each metric, and how numbers and moments were changed.
 
     If the metrics of a server were sampled at different moments, each moment is rounded up to the cadence, so that a
@@ -53,13 +53,15 @@ def pivot(sheet: Sheet, series: pl.DataFrame, value_column: str) -> tuple[pl.Dat
         `timestamp`, `server_id` and `metric` of its rows.
     value_column : str
         The column of their numbers.
+    is_exact : bool
+        Keep float64.
 
     Raises
     ------
     UserError
         If a metric of a server has two values at one moment.
     """
-    written = numbers(sheet, value_column, required=True)
+    written = numbers(sheet, value_column, True, is_exact)
     assert isinstance(written, Written)
     long = series.with_columns(value=written.values).with_row_index()
     long = long.sort("timestamp", "index")

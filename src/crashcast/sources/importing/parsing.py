@@ -236,10 +236,10 @@ def read_samples(
         series = series.select(*KEYS, metric=pl.col("metric").replace_strict(names))
         _check_names(sheet, list(names.values()))
         check_one_series(sheet, series, others)
-        frame, rounded = pivot(sheet, series, roles["value"])
+        frame, rounded = pivot(sheet, series, roles["value"], bool(layout.rates))
         reading += rounded
     else:
-        metrics, left_out = _metrics(sheet, names, known)
+        metrics, left_out = _metrics(sheet, names, known, layout.rates)
         telling = [column for column in others if left_out.get(names[column], INDEX) != INDEX]
         check_one_series(sheet, keys, sorted(telling, key=lambda column: left_out[names[column]] == IDS))
         frame = keys.with_columns(**{name: written.values for name, written in metrics.items()})
@@ -281,7 +281,9 @@ def _check_distinct(sheet: Sheet, names: dict[str, str]) -> None:
             raise sheet.error(f"'{other}' and '{old}' would both be {new}; choose names with --map OLD=NEW")
 
 
-def _metrics(sheet: Sheet, names: dict[str, str], known: Collection[str]) -> tuple[dict[str, Written], dict[str, str]]:
+def _metrics(
+    sheet: Sheet, names: dict[str, str], known: Collection[str], rates: Collection[str]
+) -> tuple[dict[str, Written], dict[str, str]]:
     metrics, left_out = dict[str, Written](), dict[str, str]()
     owners: dict[str, str] = {}
     for column, name in names.items():
@@ -290,7 +292,7 @@ def _metrics(sheet: Sheet, names: dict[str, str], known: Collection[str]) -> tup
             left_out[name] = INDEX
         elif re.fullmatch(ID_NAME, plain) and name not in known:
             left_out[name] = IDS
-        elif isinstance(values := numbers(sheet, column, required=name in known), str):
+        elif isinstance(values := numbers(sheet, column, name in known, name in rates), str):
             left_out[name] = values
         else:
             owners[column], metrics[name] = name, values

@@ -41,6 +41,7 @@ from crashcast.sources.importing.consistency import (
     report_periods,
     report_readings,
     split_servers,
+    with_rates,
 )
 from crashcast.sources.importing.layouts import Layout, servers_of, stem
 from crashcast.sources.importing.local_time import Clock
@@ -115,6 +116,7 @@ def import_files(
         files = _stage(paths, folder, known, now, clock, _layout(paths, layout, new_incidents, known))
         report_readings(files, layout.new_names, report)
         files = join_metrics(files, folder / "joined.parquet", report)
+        files = with_rates(files, layout.rates, folder, report)
         metrics = common_metrics(files, known, is_strict, report)
         rows = pl.concat([file.scan() for file in files], how="diagonal").select(*KEYS, *metrics)
         spans = _spans(rows)

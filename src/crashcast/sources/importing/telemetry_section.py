@@ -91,6 +91,9 @@ def _infer_metric(name: str, rows: pl.LazyFrame, samples: pl.DataFrame, report: 
     facts = inferred_settings.describe(rows, name)
     metric = inferred_settings.infer_metric(name, facts, samples, Clean.read().stuck_after)
     report.inferred.append(_metric_line(name, metric, facts))
+    if metric.aggregate == "last" and "uptime" not in name:
+        kind = "a counter, which only grows, apart from resets: its values go in as they are"
+        report.assumed.append(f"{name} is {kind}; --rate {name} imports its rate")
     tolerated = Validate.read().max_missing_share
     if facts.values < (1 - tolerated) * facts.rows:
         message = f"{name} is missing in {1 - facts.values / facts.rows:.0%} of rows"

@@ -127,3 +127,10 @@ def test_dense_fleets_get_shorter_partitions(rows: int, unit: str) -> None:
 def test_servers_for_a_closer_look_are_spread_over_the_fleet() -> None:
     spans = pl.DataFrame({"server_id": ["d", "c", "b", "a"], "rows": [2_000_000] * 4})
     assert inferred_settings.choose_servers(spans) == ["a", "d"]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("sent_total", True), ("sent", False)])
+def test_a_counter_by_its_name_may_fall_more_often(name: str, expected: bool) -> None:
+    values = [float(number - 3 * (number % 5 == 0)) for number in range(200)]
+    assert inferred_settings.is_counter(name, pl.DataFrame({"server_id": "a", "value": values})) == expected
+    assert not inferred_settings.is_counter(name, pl.DataFrame({"server_id": "a", "value": [0.0, 1.0] * 100}))
