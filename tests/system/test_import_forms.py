@@ -20,6 +20,7 @@ from crashcast.sources.importing.local_time import Clock
 from crashcast.sources.importing.report import LOST
 
 ROOT = Path(__file__).parents[2]
+FORMS = ROOT.parent / "shared" / "cases" / "forms"
 RAW = Path("data/raw")
 SERVERS = ("db-01.example.net", "web-01.example.net", "web-02.example.net")
 DAY = datetime(2026, 10, 24, tzinfo=UTC)
@@ -79,6 +80,40 @@ def check_canonical(expected: pl.DataFrame | None = None) -> None:
         pl.col(name).str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC") for name in ("started_at", "resolved_at")
     ]
     assert_frame_equal(crashes, pl.read_csv(INCIDENTS.encode()).with_columns(moments))
+
+
+BERLIN = Clock("Europe/Berlin")
+DOTTED = {"system.cpu.user": "cpu_pct", "mem.used_percent": "memory_pct"}
+CASES: dict[str, dict[str, object]] = {
+    "long.csv": {},
+    "units_in_values.csv": {},
+    "dotted_names.csv": {"layout": Layout(new_names=DOTTED)},
+    "one_file_per_metric": {},
+    "server_in_file_name": {},
+    "wide_one_metric.csv": {"layout": Layout(metric="cpu_pct")},
+    "local_time_without_zone_across_dst.csv": {"clock": BERLIN},
+    "raw_counter_with_reset.csv": {},
+}
+
+
+@pytest.mark.skipif(not FORMS.is_dir(), reason="the cases are not here")
+@pytest.mark.parametrize("case", CASES)
+def test_a_case_equals_the_canonical_files(project: Path, case: str) -> None:
+    run_import.import_files([FORMS / case], FORMS / "incidents.csv", **CASES[case])
+    stored = tables.read(RAW / "telemetry/month=2026-10/part-0.parquet")
+    names = [name for name in stored.columns if name != "node_network_receive_bytes_total"]
+    moment = pl.col("timestamp").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC")
+    expected = pl.read_csv(FORMS / "canonical.csv").with_columns(moment, pl.selectors.float().cast(pl.Float32))
+    assert_frame_equal(stored.select(names), expected.sort("timestamp", "server_id").select(names))
+    assert {"cpu_pct"} <= set(names)
+
+
+@pytest.mark.skipif(not FORMS.is_dir(), reason="the cases are not here")
+def test_dates_and_lists_in_the_cases_of_incidents(project: Path) -> None:
+    with pytest.raises(UserError, match=r"column 'start', row 2: 2026-10-24 is a whole day"):
+        run_import.import_files([FORMS / "canonical.csv"], FORMS / "incidents_date_only.csv")
+    run_import.import_files([FORMS / "canonical.csv"], FORMS / "incidents_two_hosts_in_a_cell.csv")
+    assert sorted(tables.read(RAW / "incidents.parquet")["server_id"]) == list(SERVERS)
 
 
 def test_canonical_files(project: Path) -> None:
