@@ -88,7 +88,7 @@ WORDS = {"closed": {"left": "both", "both": "left", "right": "both"}, "side": {"
 WORDS |= {"strategy": {"forward": "backward", "backward": "forward"}, "keep": {"first": "last", "last": "first"}}
 WORDS |= {"how": {"left": "inner", "anti": "semi", "semi": "anti"}}
 # of a check that nothing fails here, or of speed
-UNCHANGED_KEYWORDS = {"strict", "check_sortedness", "maintain_order", "rechunk", "ascii", "encoding"}
+UNCHANGED_KEYWORDS = {"repr", "strict", "check_sortedness", "maintain_order", "rechunk", "ascii", "encoding"}
 LEAVES = (ast.Raise, ast.Continue, ast.Break, ast.Return)
 
 
@@ -149,6 +149,8 @@ def _is_kept(node: Any) -> bool:
     """Say whether a node is left as it is: messages, types, and options that change no result."""
     match node:
         case ast.Raise() | ast.Assert() | ast.JoinedStr() | ast.Import() | ast.ImportFrom():
+            return True
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
             return True
         case ast.FunctionDef(name="__str__") | ast.Call(func=ast.Name(id="print")):
             return True

@@ -25,7 +25,7 @@ from crashcast.files import md5
 from crashcast.modeling import model, split_rule
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.model import Model, save
-from crashcast.review import scoring, test_set
+from crashcast.review import rescoring, scoring, test_set
 from crashcast.review.data_changes import (
     ADDED,
     CHANGED,
@@ -607,13 +607,13 @@ def labels(days: range, positive: set[int] = frozenset(), unknown: set[int] = fr
     return pl.DataFrame(rows, schema={**tables.KEYS, "label": pl.Int8, "reason": pl.String})
 
 
-def model_of(value: float) -> str:
+def model_of(value: float, feature: str = "x") -> str:
     """Put a model that says the share of positives it saw into the cache: an odd constant per model."""
     x = np.zeros((100, 1), dtype=np.float32)
     estimator = DummyClassifier(strategy="prior").fit(x, np.arange(100) < value * 100)
     folder = Path("made-model")
     folder.mkdir(exist_ok=True)
-    save(Model(estimator, "dummy", {}, ["x"], 0.0, threshold=value / 2), folder)
+    save(Model(estimator, "dummy", {}, [feature], 0.0, threshold=value / 2), folder)
     return cache.hold_folder({name: cache.hold(folder / name) for name in ("model.json", "model.skops")})
 
 
@@ -762,9 +762,109 @@ class TestRescore:
         assert rescore(base, head).forward.excluded == {"without features of the challenger": 2}
         assert rescore(head, base).forward.excluded == {"without features of the champion": 2}
 
+    def run(self, value: float, table: pl.DataFrame, features: pl.DataFrame, **more) -> Revision:
+        """Commit what the stages made of other data or by other rules."""
+        made, figures = run_of(self.RULE, table, features, value), figures_of(self.RULE, table, value)
+        return commit(incidents=self.CRASH, made=made, figures=figures, **more)
+
+    def test_other_labels_are_judged_by_the_bases_and_by_their_own(self, project: Path) -> None:
+        base, months = self.commit(0.1), {JANUARY: telemetry(1, range(1, 21))}
+        other = labels(range(1, 21), positive={4, 12, 16, 17})
+        found = rescore(base, self.run(0.3, other, features_of(other), months=months)).by_definition
+        assert list(found) == ["the base's rules", "the challenger's labels"]
+        positive = {name: scored.rows.filter(label=1)["timestamp"].to_list() for name, scored in found.items()}
+        assert positive == {"the base's rules": [at(18)], "the challenger's labels": [at(16), at(17)]}
+        for scored in found.values():
+            assert scored.rows["champion"].unique().to_list() == pytest.approx([0.1])
+            assert scored.rows["challenger"].unique().to_list() == pytest.approx([0.3])
+
+    def test_without_a_row_of_its_own_labels_there_is_nothing_to_judge(self, project: Path) -> None:
+        base, months = self.commit(0.1), {JANUARY: telemetry(1, range(1, 21))}
+        unknown = labels(range(1, 21), unknown={*range(15, 21)})
+        made = run_of(self.RULE, unknown, features_of(unknown), 0.3)
+        with pytest.raises(UserError, match="nothing to judge the challenger on under the challenger's labels: no row"):
+            rescore(base, commit(months, incidents=self.CRASH, made=made))
+
+    def test_a_corrected_history_is_judged_with_the_bases_and_with_its_own(self, project: Path) -> None:
+        """Of the corrected data no features are known on the 17th, of either model."""
+        base, months = self.commit(0.1), {JANUARY: telemetry(1, range(1, 21), d5=50)}
+        fewer = features_of(self.DATA).filter(pl.col("timestamp") != at(17))
+        found = rescore(base, self.run(0.3, self.DATA, fewer, months=months))
+        assert list(found.by_definition) == ["the base's rules", "the corrected history"]
+        forward, corrected = found.by_definition.values()
+        assert (forward.excluded, forward.rows.height) == ({}, 12)
+        assert (corrected.excluded, corrected.rows.height) == ({"without features of the champion": 2}, 10)
+        assert found.history.counts == {"telemetry": {CHANGED: 1}}
+
+    def test_other_data_alone_is_no_other_definition_of_a_crash(self, project: Path) -> None:
+        base, months = self.commit(0.1), {JANUARY: telemetry(1, range(1, 21), d5=50)}
+        other = labels(range(1, 21), positive={4, 12, 17})
+        by_the_same_rules = self.run(0.3, other, features_of(other), months=months)
+        assert [*rescore(base, by_the_same_rules).by_definition][1:] == ["the corrected history"]
+        longer = PARAMS["label"] | {"recovery": "3h"}
+        by_others = self.run(0.3, other, features_of(other), months=months, label=longer)
+        history, truths = History.of(base, by_others), (GroundTruth.of(base), GroundTruth.of(by_others))
+        name = "the challenger's labels and the corrected history"
+        assert rescoring._what_differs(history, *truths) == name
+
+    @pytest.mark.parametrize("unit", ["week", "day"])
+    def test_features_may_have_partitions_of_another_length(self, project: Path, unit: str) -> None:
+        features = features_of(self.DATA).with_columns(
+            name=pl.Series(
+                [tables.partition_at(moment.replace(tzinfo=None), unit).name for moment in self.DATA["timestamp"]]
+            )
+        )
+        made = run_of(self.RULE, self.DATA, features_of(self.DATA), 0.3)
+        made["data/features"] = hold({name: rows.drop("name") for (name,), rows in features.group_by("name")})
+        head = commit(
+            {JANUARY: telemetry(1, range(1, 21))}, incidents=self.CRASH, made=made,
+            figures=figures_of(self.RULE, self.DATA, 0.3),
+        )  # fmt: skip
+        found = rescore(self.commit(0.1), head).forward
+        assert found.excluded == {}
+        assert found.rows["timestamp"].to_list() == [at(day) for day in range(15, 21) for _ in "ab"]
+
+    def test_a_first_model_is_beside_a_constant_and_the_rules_of_its_features(self, project: Path) -> None:
+        """On validation, days 10 to 14, the rule's first alarm is one too many, so the threshold is above its 14."""
+        crashes = pl.col("timestamp").dt.day().cast(pl.Float32) * (pl.col("server_id") == "a")
+        features = features_of(self.DATA).with_columns(crashes_7d=crashes)
+        evaluate = {"replicates": 100, "confidence": 0.9, "block": "1d", "seed": 1}
+        made = run_of(self.RULE, self.DATA, features, 0.3) | {"models": model_of(0.3, "crashes_7d")}
+        head = commit(
+            {JANUARY: telemetry(1, range(1, 21))}, incidents=self.CRASH, made=made, evaluate=evaluate,
+            figures=figures_of(self.RULE, self.DATA, 0.3),
+        )  # fmt: skip
+        found = rescore(None, head)
+        assert list(found.by_definition) == ["dummy", "crashes_7d"]
+        dummy, rule = found.by_definition.values()
+        assert found.forward is dummy
+        assert dummy.rows["champion"].unique().to_list() == [0]
+        of_a = rule.rows.filter(pl.col("server_id") == "a")
+        assert dict(of_a.select("timestamp", "champion").iter_rows()) == {at(day): day for day in range(15, 21)}
+        assert rule.rows.filter(pl.col("server_id") == "b")["champion"].unique().to_list() == [0]
+        assert rule.rows["challenger"].unique().to_list() == pytest.approx([0.3])
+        assert 14 < rule.thresholds["champion"] < 14.001
+        assert rule.thresholds["challenger"] == 0.15
+        assert (found.kind, found.reverse, found.history.is_corrected) == ("own", "there is no champion", False)
+        assert found.expected == found.found == {"crashes": 1, "server_days": 0.5, "scored_rows": 12}
+        assert found.ends == {"challenger": naive(9, 12)}
+        assert found.size_bytes.keys() == {"challenger"}
+        assert found.rows_hash == rescore(self.commit(0.1), head).rows_hash
+
+    def test_a_first_model_without_a_row_to_judge_it_on_is_refused(self, project: Path) -> None:
+        unknown = labels(range(1, 21), unknown={*range(15, 21)})
+        made = run_of(self.RULE, unknown, features_of(unknown), 0.3)
+        head = commit({JANUARY: telemetry(1, range(1, 21))}, made=made)
+        with pytest.raises(
+            UserError, match="nothing to judge the first model on: no row of its test period has a known"
+        ):
+            rescore(None, head)
+
     def test_the_anchor_scores_the_same_rows(self, project: Path) -> None:
-        found = rescore(self.commit(0.1), self.commit(0.3), anchor=self.commit(0.2))
+        base, head = self.commit(0.1), self.commit(0.3)
+        found = rescore(base, head, anchor=self.commit(0.2))
         assert found.forward.rows["anchor"].unique().to_list() == pytest.approx([0.2])
+        assert rescore(base, head, anchor=base).ends.keys() == {"champion", "challenger"}  # it is the champion
 
 
 def test_pictures_of_rows_by_hand() -> None:
