@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from crashcast.errors import UserError
-from crashcast.files import replacing
+from crashcast.files import refuse_committed_links, replacing
 from crashcast.versioning.dvc_files import PIPELINE, Stage, load
 
 FOLDER = Path(".dvc", "tmp", "crashcast")
@@ -112,6 +112,7 @@ def ended_s(run: Run) -> float:
 
 
 def _append(line: str) -> None:
+    refuse_committed_links(FILE)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / "runs.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -551,6 +551,36 @@ def test_what_a_killed_import_had_moved_is_put_back(imported: Path, number: int)
     assert state() == before
 
 
+def test_what_a_commit_made_look_like_a_killed_import_is_not_put_back(imported: Path, crashcast: Run) -> None:
+    planted = imported / "data/.import.999999/before"
+    planted.mkdir(parents=True)
+    (planted / "incidents.parquet").write_text("forged")
+    (planted.parent / "tracking").mkdir()
+    subprocess.run("git add -f data/.import.999999", shell=True, check=True)
+    before = state()
+    status, printed = crashcast("import", *FLAGS)
+    assert status == 2
+    assert "data/.import.999999/before/incidents.parquet in git's index" in printed
+    assert state() == before
+
+
+@pytest.mark.parametrize("link", ["data", "data/raw"])
+@pytest.mark.parametrize("command", [("import", *FLAGS), ("collect", TELEMETRY)])
+def test_nothing_is_imported_through_a_link_of_a_commit(
+    project: Path, tmp_path: Path, crashcast: Run, link: str, command: tuple[object, ...]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / ".import.999999").mkdir(parents=True)
+    shutil.rmtree(project / link, ignore_errors=True)
+    (project / link).parent.mkdir(exist_ok=True)
+    (project / link).symlink_to(elsewhere)
+    subprocess.run(["git", "add", "-f", link], check=True)
+    status, printed = crashcast(*command)
+    assert status == 2
+    assert f"{link} is a symbolic link in git, to {elsewhere}" in printed
+    assert [path.name for path in elsewhere.iterdir()] == [".import.999999"]
+
+
 def test_an_import_that_was_killed_when_it_was_done_stays(imported: Path) -> None:
     killed_import(WRITES + MOVES)
     assert list(Path("data").glob(".import.*"))

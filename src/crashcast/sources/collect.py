@@ -18,6 +18,7 @@ import polars as pl
 
 from crashcast import tables
 from crashcast.errors import UserError
+from crashcast.files import refuse_committed_links
 from crashcast.params.base import PATH, format_duration
 from crashcast.params.collect import Collect, Query
 from crashcast.params.telemetry import Telemetry
@@ -33,6 +34,7 @@ from crashcast.sources.prometheus.client import Server
 from crashcast.sources.prometheus.fetching import assembled, fetch_chunks
 from crashcast.sources.prometheus.queries import promql
 from crashcast.tables import Partition
+from crashcast.versioning import commit_limits
 
 CLOCK = Clock(flag="crashcast import --time-zone")
 COLLECTED = RAW.parent / ".collect"
@@ -91,6 +93,9 @@ def collect(
 
 @contextmanager
 def _locked() -> Iterator[None]:
+    refuse_committed_links(COLLECTED / "lock")
+    if COLLECTED.exists():
+        commit_limits.check_places()  # chunks that a commit brought would be taken for a server's
     COLLECTED.mkdir(parents=True, exist_ok=True)
     with (COLLECTED / "lock").open("w") as lock:  # the kernel releases it, however this ends
         try:

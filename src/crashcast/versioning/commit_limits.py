@@ -15,7 +15,10 @@ from crashcast.versioning.revision import Revision
 
 CONFIG = ".dvc/config"
 # of this machine alone; an entry .dvc is a link, since git lists no folders
-OWN = re.compile(r"\.dvc|\.venv(/.*)?|\.dvc/(cache|tmp|config\.local)(/.*)?", re.IGNORECASE)
+OWN = re.compile(
+    r"\.dvc|(\.venv|\.dvc/(cache|tmp|config\.local)|data/\.(collect|import\.[^/]*))(/.*)?",  # the last: begun imports
+    re.IGNORECASE,
+)
 SECTION = re.compile(r'(\w+)(?: "(.*)")?')  # of DVC's configuration
 NETWORK = {"url", "endpointurl", "region", "use_ssl", "verify", "connect_timeout", "read_timeout", "jobs"}
 ENCRYPTION = {"sse", "sse_kms_key_id"}
@@ -27,7 +30,7 @@ SETTINGS = {
 
 
 def check_places(revision: Revision | None = None) -> None:
-    """Refuse a commit, by default git's index, with files in the places of DVC's cache and this machine's environment.
+    """Refuse a commit, by default git's index, with files where this machine keeps its cache, environment and imports.
 
     Raises
     ------

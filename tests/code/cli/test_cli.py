@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,43 @@ def test_a_fault_is_no_verdict(
     assert ended.value.code == 2
     assert told in capsys.readouterr().err
     assert [(run["name"], run["exit_status"], is_failed(run)) for run in runs()] == [("review", 2, True)]
+
+
+@pytest.fixture
+def two_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return what commits DVC's configuration, then changes something by a shell command and commits that."""
+
+    def make(change: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path(".dvc").mkdir()
+        Path("dvc.yaml").touch()
+        Path(".dvc/config").write_text("[core]\n    remote = s3\n['remote \"s3\"']\n    url = s3://ours\n")
+        save = "git add -A && git commit -q --allow-empty -m x"
+        subprocess.run(f"git init -q -b main && {save} && {change} && {save}", shell=True, check=True)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("sed -i s,ours,theirs, .dvc/config", "remote.s3.url: s3://ours -> s3://theirs"),
+        ("rm .dvc/config", "core.remote: s3 -> not set"),
+        ("printf 'profile = x' >> .dvc/config", "remote.s3.profile: not set -> x"),
+        ("mkdir elsewhere && ln -s elsewhere reports", "reports is a symbolic link in git, to elsewhere"),
+        ("mkdir -p reports && ln -s /tmp reports/review", "reports/review is a symbolic link in git, to /tmp"),
+    ],
+)
+def test_a_review_begins_with_what_the_challenger_must_not_change(
+    two_commits: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: str,
+    told: str,
+) -> None:
+    two_commits(change)
+    monkeypatch.setattr(sys, "argv", ["crashcast", "review", "--base", "HEAD~1"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err

@@ -58,6 +58,8 @@ def commit(tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Cal
         ".dvc/cache",
         ".Venv/bin/python",
         ".DVC/CONFIG.LOCAL",
+        "data/.collect/chunks/0.parquet",
+        "data/.import.99999/before/telemetry/part-0.parquet",
     ],
 )
 def test_a_commit_has_nothing_where_this_machine_keeps_its_own(

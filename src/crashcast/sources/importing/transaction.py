@@ -14,9 +14,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from crashcast.errors import UserError
-from crashcast.files import is_another_running, link, replacing
+from crashcast.files import is_another_running, link, refuse_committed_links, replacing
 from crashcast.params.base import PATH
 from crashcast.paths import DEMO_TRUTH, RAW, TABLES, TICKETS_PATH
+from crashcast.versioning import commit_limits
 
 # in the folder of an import: replaced files, marks of files that did not exist before, and the .dvc files
 BEFORE, NOTHING, TRACKING = "before", ".nothing", "tracking"
@@ -39,9 +40,12 @@ def recover() -> None:
     Raises
     ------
     UserError
-        If another import is running.
+        If another import is running, or a commit made what looks like a killed one, or a link of data.
     """
-    for folder in RAW.parent.glob(".import.*"):
+    refuse_committed_links(TABLES[0])
+    if folders := [*RAW.parent.glob(".import.*")]:
+        commit_limits.check_places()
+    for folder in folders:
         if is_another_running(int(folder.suffix[1:])):
             raise UserError(f"another import is running (process {folder.suffix[1:]}): wait until it is done")
         if (folder / BEFORE).exists():
