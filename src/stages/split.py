@@ -99,7 +99,7 @@ def by_server(labels: Path, shares: list[float], seed: int) -> dict[str, list[st
     """Draw servers for each part; those that crashed and those that did not are divided in the same shares."""
     crashed: Counter[str] = Counter()
     for _, rows in labelled(labels):
-        per_server = rows.group_by("server_id").agg(pl.col("label").sum().cast(pl.Int64)).sort("server_id")
+        per_server = rows.group_by("server_id").agg(pl.col("label").sum().cast(pl.Int64))
         for server, positives in per_server.iter_rows():
             crashed[server] += positives
     servers = pl.DataFrame({"server_id": sorted(crashed)}).with_columns(timestamp=pl.lit(0).cast(pl.Datetime("us")))

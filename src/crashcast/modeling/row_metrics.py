@@ -256,7 +256,7 @@ def roc_curve(labels: Labels, scores: Floats, max_points: int = 500) -> pl.DataF
     even = np.linspace(0, 1, max_points // 2)  # one axis alone would leave the steep part, or the flat one, without
     kept = np.unique([np.searchsorted(rate, even) for rate in (false_positive_rate, true_positive_rate)])
     points = {"false_positive_rate": false_positive_rate[kept], "true_positive_rate": true_positive_rate[kept]}
-    return pl.DataFrame(points).unique(maintain_order=True)
+    return pl.DataFrame(points)
 
 
 def _check_both_classes(labels: Labels) -> None:

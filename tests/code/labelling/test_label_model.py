@@ -145,13 +145,14 @@ def test_of_three_sources_nothing_can_be_said():
 
 
 def test_the_likelihood_is_that_of_the_model():
-    votes = np.array([[1, 1, 1], [0, 0, 0], [1, 1, 0]] * 10, dtype=np.int8)
+    votes = poll(1).votes  # many events are uncertain
     found = dawid_skene(votes)
     yes, no = found.sensitivity, 1 - found.specificity
 
     def of(row):
         classes = ((found.prevalence, yes), (1 - found.prevalence, no))
-        return log(sum(share * np.prod(np.where(row, rate, 1 - rate)) for share, rate in classes))
+        answers = [np.where(row == 1, rate, np.where(row == 0, 1 - rate, 1)) for _, rate in classes]
+        return log(sum(share * np.prod(chances) for (share, _), chances in zip(classes, answers, strict=True)))
 
     assert found.log_likelihood == pytest.approx(sum(of(row) for row in votes), rel=1e-6)
 

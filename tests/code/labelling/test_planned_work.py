@@ -88,6 +88,8 @@ def test_the_period_is_the_most_common_spacing_in_whole_days():
     # spacings are those of one server, whatever its neighbour in the list did
     two = pl.concat([spaced(*[WEEK] * 5), spaced(*[WEEK] * 5, server="b")])
     assert planned_work.usual_period(two.reverse()) == (7 * DAY, timedelta(0))
+    once = work_of(*((f"s{week:02}", week * WEEK, week * WEEK + 1) for week in range(20)))
+    assert planned_work.usual_period(once) is None
 
 
 def test_one_spacing_in_twenty_may_be_further_off():
