@@ -406,6 +406,13 @@ def test_counts(rescored, found):
     assert found.servers_with_crashes <= 40
 
 
+@pytest.mark.parametrize(("who", "blocks"), [("s000", 60), ("s", 59)])
+def test_a_block_counts_if_any_server_has_a_row_in_it(rescored, who, blocks):
+    first = pl.col("timestamp") < moments([8])[0]
+    rows = rescored.rows.filter(~(first & pl.col("server_id").cast(pl.String).str.starts_with(who)))
+    assert comparison.compare(SimpleNamespace(**{**vars(rescored), "rows": rows}), POLICY, BUDGET).blocks == blocks
+
+
 def test_where_no_crash_belongs_to_the_period_there_is_no_recall(rescored):
     nothing = SimpleNamespace(**{**vars(rescored), "crashes": rescored.crashes.clear()})
     found = comparison.compare(nothing, POLICY, BUDGET)
