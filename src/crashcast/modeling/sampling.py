@@ -109,7 +109,7 @@ def is_drawn(rows: pl.DataFrame, shares: tuple[float, float], seed: int) -> pl.S
     """Tell which rows are drawn, of either label its share."""
     below = pl.Series([min(int(share * HASH_RANGE), HASH_RANGE - 1) for share in shares], dtype=pl.UInt64)
     drawn = pl.Series(row_hash(rows, seed, "training sample"))
-    return drawn <= below.gather(rows["label"].fill_null(0))
+    return drawn <= below.gather(rows["label"])
 
 
 def confidence_weights(sample: Sample, incidents: Path, lead: timedelta) -> Floats:

@@ -168,7 +168,7 @@ def read_uncovered(
 
     def chosen(rows: pl.DataFrame) -> pl.Series:
         uncovered = pl.col("timestamp").is_between(*tables.utc(*span), closed="left")
-        uncovered &= (pl.col("reason") == tables.UNCOVERED).fill_null(False)
+        uncovered &= pl.col("reason") == tables.UNCOVERED
         if rule["method"] == "server":
             uncovered &= pl.col("server_id").is_in(rule["servers"]["train"])
         return rows.select(uncovered).to_series()

@@ -20,7 +20,7 @@ def crashes(*rows):
 
 def test_a_crash_within_30_days_of_another_of_its_server_is_a_repeat():
     history = crashes(("a", 0), ("a", 40), ("a", 70), ("b", 41))
-    kinds = crash_kinds(history[1:], history)
+    kinds = crash_kinds(history[1:], history.reverse())
     assert kinds["fresh_crashes"].tolist() == [True, False, True]
     assert kinds["repeated_crashes"].tolist() == [False, True, False]
 
@@ -76,6 +76,11 @@ def test_servers_with_known_rows_in_the_train_part_were_seen(labels):
     found, read = divided(labels, periods(datetime(2025, 2, 1)))
     assert found == {"seen_servers": "ab", "unseen_servers": "cd", "group_web": "a"}
     assert read == ["month=2025-01"]
+
+
+def test_rows_after_the_train_part_show_no_server_as_seen(labels):
+    assert divided(labels, periods(datetime(2025, 1, 5)))[0]["seen_servers"] == ""
+    assert divided(labels, periods(datetime(2025, 1, 6)))[0]["seen_servers"] == "ab"
 
 
 def test_reading_ends_once_every_server_was_found(labels):

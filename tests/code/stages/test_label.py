@@ -441,7 +441,7 @@ def unlabelled(tmp_path):
     """Write two days of hourly rows of a, from the third hour, without a known label."""
     rows = frame_of(tables.KEYS | {"reason": pl.String}, [(hour, "a", "lead") for hour in range(3, 48)])
     rows = rows.with_columns(
-        reason=pl.when(rows["timestamp"].dt.hour() == 22).then(pl.lit("outage")).otherwise("reason")
+        reason=pl.when(rows["timestamp"].dt.hour().is_in([4, 22])).then(pl.lit("outage")).otherwise("reason")
     )
     for day in (0, 1):
         partition = tables.partition_at(START + 24 * day * HOUR, "day")
@@ -457,6 +457,9 @@ def unlabelled(tmp_path):
         pytest.param([("a", 4)], None, id="a crash with the first row's lead"),
         pytest.param([("b", 20)], None, id="a crash of a server without rows"),
         pytest.param([("a", 4.5)], "1; 1 row before them unknown (lead)", id="one row is in time"),
+        pytest.param(
+            [("a", 5.5)], "1; 1 row before them unknown (lead): |; 1 row before them unknown (outage): ", id="by name"
+        ),
         # in time for a crash at 25.5 are the rows at 22, 23 and 24: in both days
         pytest.param(
             [("a", 25.5), ("a", 4)],
