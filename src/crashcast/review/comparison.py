@@ -364,7 +364,7 @@ class _Paired:
         found = {}
         for name, value in caught.items():
             rise = between(value.sums, more) - between(value.sums, fewer)
-            slope = float((rise / step)[0]) if sums[-1, 0] > budget[0] and step[0] > 0 else 0.0
+            slope = float((rise / step)[0]) if sums[-1, 0] > budget[0] else 0.0
             at = value.in_cells(place, self.n_cells) - slope * overspent
             found[name] = _Total(at, between(self._replicated(value), replicated))
         return found

@@ -195,6 +195,27 @@ def test_a_slice_is_what_its_servers_show_by_themselves(rescored, found):
         assert getattr(part.difference, figure) == pytest.approx(getattr(whole.differences["pr_auc"], figure))
 
 
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_slice_in_which_nothing_can_be_ranked_is_left_out(rescored, label):
+    even = pl.col("server_id").cast(pl.String).is_in(sorted(rescored.slices["group_even"]))
+    same = pl.when(even).then(pl.lit(label, pl.Int8)).otherwise("label")
+    assert comparison.compare(altered(rescored, label=same), POLICY, BUDGET).slices.keys() == {
+        "group_odd", "fresh_crashes", "repeated_crashes",
+    }  # fmt: skip
+
+
+def test_a_ranking_is_held_by_positives_and_a_brier_score_by_rows(rescored, found):
+    draws, cells = draws_of(rescored, replicates=1)
+    labels, n_cells = rescored.rows["label"].to_numpy(), draws.shape[0] * draws.shape[1]
+    scores = [rescored.rows[model].to_numpy() for model in ("champion", "challenger")]
+    ranked = [pr_auc_influence(labels, steps_of(labels, one), cells, n_cells)[1] for one in scores]
+    squared = [total_influence(np.bincount(cells, (one - labels) ** 2), np.bincount(cells))[1] for one in scores]
+    for name, (old, new), weight in (("pr_auc", ranked, labels), ("brier", squared, np.ones(len(labels)))):
+        share = np.bincount(cells, weight, minlength=n_cells) / weight.sum()
+        expected = spread((new - old).reshape(draws.shape), share.reshape(draws.shape))
+        assert found.differences[name].standard_error == pytest.approx(expected.standard_error)
+
+
 def test_replicates_are_the_figures_of_weighted_rows(rescored, found):
     draws, cells = draws_of(rescored, POLICY.replicates)
     labels, gains = rescored.rows["label"].to_numpy(), {"brier": [], "pr_auc": []}
@@ -230,17 +251,17 @@ def test_a_curve_is_read_where_false_alarms_first_come_to_what_is_allowed():
     assert at(99) == 9
 
 
-def by_hand(champion, challenger, hours=(24, 24, 24, 24), of_servers=((1, 1, 1, 1),)):
+def by_hand(champion, challenger, hours=(24, 24, 24, 24), of_servers=((1, 1, 1, 1),), alarms_of_a=(2, 4, 6)):
     """Compare the recall and lead of two models on four servers with a crash each, in one block.
 
-    Server a raises all false alarms: 2, 4 and 6 of them at three falling thresholds. One a day is allowed on each
-    server. What the models catch are (threshold, crash, lead).
+    Server a raises all false alarms, at three falling thresholds. One a day is allowed on each server. What the models
+    catch are (threshold, crash, lead).
     """
     week, servers, once = 7 * DAY, list("abcd"), np.ones((len(of_servers), 1), dtype=np.int16)
     draws = TwoWayDraws(servers, (START - bootstrap.MONDAY) // week, week, np.array(of_servers, np.int16), once)
-    at = moments([0] * 12)
-    false = pl.DataFrame({"point": np.repeat([0, 1, 2], [2, 4, 6]), "server_id": ["a"] * 12, "timestamp": at})
-    crashes = pl.DataFrame({"server_id": servers, "last_warning_at": at[:4]})
+    point = np.repeat([0, 1, 2], alarms_of_a)
+    false = pl.DataFrame({"point": point, "server_id": ["a"] * len(point), "timestamp": moments([0] * len(point))})
+    crashes = pl.DataFrame({"server_id": servers, "last_warning_at": moments([0] * 4)})
     curves = {
         model: AlarmCurve(3, false, pl.DataFrame(rows, schema=CAUGHT, orient="row"))
         for model, rows in {"champion": champion, "challenger": challenger}.items()
@@ -264,10 +285,29 @@ def test_a_server_that_overspends_costs_recall_everywhere():
     """
     recall, _ = by_hand(ALWAYS_B, MORE_AND_MORE)
     assert (recall.champion, recall.challenger) == (0.25, 0.5)
-    challenger = (np.array([-1.5, 1 + 0.5, 1 + 0.5, 0.5]) - 0.5) / 4
-    champion = (np.array([0, 1, 0, 0]) - 0.25) / 4
-    variance = 4 / 3 * np.sum((challenger - champion) ** 2)
-    assert recall.standard_error == pytest.approx(np.sqrt(variance)) == pytest.approx(np.sqrt(76 / 192))
+    expected = spread_of_recall(np.array([-1.5, 1 + 0.5, 1 + 0.5, 0.5]))
+    assert recall.standard_error == pytest.approx(expected) == pytest.approx(np.sqrt(76 / 192))
+
+
+def spread_of_recall(challenger):
+    """Return the error beside a champion that always catches b, from what each server adds to the challenger's."""
+    change = (challenger - np.mean(challenger)) / 4 - (np.array([0, 1, 0, 0]) - 0.25) / 4
+    return np.sqrt(4 / 3 * np.sum(change**2))
+
+
+def test_the_curve_rises_as_from_half_the_budget_to_twice_the_budget():
+    """From 2 false alarms and a crash to 8 and three crashes: a third of a crash for a false alarm."""
+    recall, _ = by_hand(ALWAYS_B, MORE_AND_MORE, alarms_of_a=(2, 4, 8))
+    assert recall.challenger == pytest.approx(0.5)
+    expected = spread_of_recall(np.array([-3 / 3, 1 + 1 / 3, 1 + 1 / 3, 1 / 3]))
+    assert recall.standard_error == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("alarms_of_a", [(1, 2, 3), (2, 3, 4), (0, 0, 0)])
+def test_a_threshold_that_cannot_fall_further_does_not_move(alarms_of_a):
+    recall, _ = by_hand(ALWAYS_B, MORE_AND_MORE, alarms_of_a=alarms_of_a)
+    assert recall.challenger == 0.75
+    assert recall.standard_error == pytest.approx(spread_of_recall(np.array([0, 1, 1, 1])))
 
 
 def test_a_server_that_overspends_costs_lead_everywhere():
