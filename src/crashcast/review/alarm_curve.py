@@ -65,7 +65,7 @@ class AlarmCurve(NamedTuple):
         every = -(-rows.height // SAMPLED_ROWS)
         falling, last = np.sort(scores[::every])[::-1], SEARCHED * first
         while last < rows.height:
-            score = float(falling[min(last // every, len(falling) - 1)])
+            score = float(falling[last // every])
             high = rows.filter(pl.col("score") >= score)
             if _false(alarms.open_alarms(high, score, window.duration), scored).height > CURVE[1] * allowed:
                 break

@@ -14,7 +14,7 @@ from crashcast.errors import UserError
 from crashcast.modeling import alarms, bootstrap
 from crashcast.modeling.bootstrap import TwoWayDraws, pr_auc_replicates
 from crashcast.modeling.row_metrics import steps_of
-from crashcast.review import comparison
+from crashcast.review import alarm_curve, comparison
 from crashcast.review.alarm_curve import AlarmCurve, between, false_alarms, place_of
 from crashcast.review.standard_error import pr_auc_influence, spread, total_influence
 
@@ -249,6 +249,27 @@ def test_a_curve_is_read_where_false_alarms_first_come_to_what_is_allowed():
     assert at(4) == 3
     assert at(6) == 3.5  # the fourth threshold fits too, but lies beyond where the budget is first exceeded
     assert at(99) == 9
+
+
+@pytest.mark.parametrize("sampled_rows", [1_000_000, 500])
+@pytest.mark.parametrize("budget", [0.005, 0.05])
+def test_most_thresholds_lie_where_the_budget_is_spent(rescored, monkeypatch, budget, sampled_rows):
+    """Half of them would, if all rows were looked at instead of the highest."""
+    monkeypatch.setattr(alarm_curve, "SAMPLED_ROWS", sampled_rows)
+    crashes, allowed = alarms.crashes_of(rescored.crashes, rescored.period, WINDOW.lead), budget * 800
+    curve = AlarmCurve.of(rescored, "champion", crashes, budget)
+    false = np.bincount(curve.false["point"], minlength=curve.points)
+    assert false[0] <= allowed / 4
+    assert false[-2] <= 4 * allowed < false[-1]
+    assert 20 <= curve.points <= alarm_curve.CURVE_POINTS
+
+
+def test_if_all_rows_spend_less_than_the_budget_the_lowest_threshold_is_the_last(rescored):
+    curve = AlarmCurve.of(rescored, "champion", alarms.crashes_of(rescored.crashes, rescored.period, WINDOW.lead), 5)
+    lowest = altered(rescored)
+    lowest.thresholds = {"champion": rescored.rows["champion"].min()}
+    false = np.bincount(curve.false["point"], minlength=curve.points)
+    assert false[-1] == false_alarms(lowest, "champion") < 5 * 800
 
 
 def by_hand(champion, challenger, hours=(24, 24, 24, 24), of_servers=((1, 1, 1, 1),), alarms_of_a=(2, 4, 6)):
