@@ -474,9 +474,11 @@ def test_a_metric_that_is_no_number_is_refused(here: Path, review: Review) -> No
     assert "pr_auc is nan" in told
 
 
-@pytest.mark.parametrize("base", ["main~2", "no-such-branch"])
+@pytest.mark.parametrize("base", ["unrecorded", "no-such-branch"])
 def test_a_missing_baseline_is_refused(here: Path, branch: Branch, review: Review, base: str) -> None:
     branch("training", {"max_iter: 10": "max_iter: 30"})
+    if base == "unrecorded":
+        run("git checkout -q -b unrecorded && git rm -q dvc.lock && git commit -q -m unrecorded", here)
     status, told, record = review("training", base)
     assert (status, record) == (2, None)
     assert "has no dvc.lock" in told or "git knows no commit" in told
