@@ -351,7 +351,7 @@ def _read(version: Mapping[str, Any]) -> Model:
                     f"`git tag -d {registration['tag']}`, there and on the remote"
                 )
             verdict, form = (record["verdict"], record["form"]) if record else ("ERROR", None)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(
                 f"the decision record in the message of tag {registration['tag']} is corrupt: "
                 f"`git tag -d {registration['tag']}`, then `git fetch --tags`"

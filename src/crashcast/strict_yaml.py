@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, ten times as fast, if PyYAML was built with it
+MOST_NODES = 1_000_000  # a few aliases can stand for more than any memory holds
 EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 
 
@@ -43,8 +44,26 @@ def parse(text: str | bytes) -> Any:
     Raises
     ------
     yaml.YAMLError
-        If the text is not such a document; the message has the line.
+        If the text is not such a document; the message has the line. If it is nested too deeply, or too large once its
+        aliases are followed.
     """
+    try:
+        content = _loaded(text)
+        left = MOST_NODES
+        waiting = [content]
+        while waiting:
+            node = waiting.pop()
+            left -= 1
+            if left < 0:
+                raise yaml.YAMLError(f"more than {MOST_NODES:,} values")
+            if isinstance(node, dict | list):
+                waiting += node.values() if isinstance(node, dict) else node
+        return content
+    except (ValueError, OverflowError, RecursionError) as error:  # of a date or number that there is none
+        raise yaml.YAMLError(str(error)) from None
+
+
+def _loaded(text: str | bytes) -> Any:
     try:
         return yaml.load(text, _Fast)
     except yaml.YAMLError:

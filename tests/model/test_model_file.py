@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -279,6 +280,38 @@ def test_a_description_that_is_none_is_refused(boosted, text):
     (boosted / "model.json").write_bytes(text.encode("latin1"))
     with pytest.raises(UserError, match=r"holds no readable model"):
         load(boosted)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("slope", "1.0", "slope: Input should be a valid number"),
+        ("slope", -1.0, "slope: Input should be greater than 0"),
+        ("threshold", float("nan"), "threshold: Input should be a finite number"),
+        ("intercept", None, "intercept: Input should be a valid number"),
+        ("features", ["cpu_pct", {}], "features.1: Input should be a valid string"),
+        ("more", 1, "more: Extra inputs are not permitted"),
+    ],
+)
+def test_a_description_with_a_wrong_value_is_refused(boosted, key, value, told):
+    described = json.loads((boosted / "model.json").read_text()) | {key: value}
+    (boosted / "model.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match=rf"holds no readable model \(model\.json: {told}"):
+        load(boosted)
+
+
+def test_a_model_that_cannot_predict_is_refused_when_it_is_loaded(models, tmp_path):
+    """Its parts are each of an allowed type, and do not fit together."""
+    shutil.copytree(models / "logistic_regression", tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    loaded.estimator[-1].coef_ = loaded.estimator[-1].coef_[:, :1]
+    save(loaded, tmp_path / "model")
+    with pytest.raises(UserError, match="holds no readable model"):
+        load(tmp_path / "model")
+    loaded.estimator[-1].coef_ = np.full((1, len(loaded.features)), np.nan)
+    save(loaded, tmp_path / "model")
+    with pytest.raises(UserError, match="holds no readable model"):
+        load(tmp_path / "model")
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.skops"])

@@ -200,7 +200,7 @@ def _parse(path: Path) -> list[_Task]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON ({error}): export the project as JSON again") from None
     if not isinstance(content, list) or not all(isinstance(task, dict) and "annotations" in task for task in content):
         raise UserError(f"{path} is not Label Studio's export as JSON (not JSON-MIN, CSV or a list of tasks to import)")

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from crashcast import tables
+from crashcast.errors import UserError
 from crashcast.tables import KEYS
 
 KOLMOGOROV_SMIRNOV, TOTAL_VARIATION = "Kolmogorov-Smirnov", "total variation"
@@ -88,9 +89,15 @@ def compare(before: Path, after: Path) -> Difference:
     Raises
     ------
     UserError
-        If a file cannot be read.
+        If a file cannot be read, or a column has another type whose values cannot be compared.
     """
-    files = before, after
+    try:
+        return _compare((before, after))
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"its columns have other types: {str(error).splitlines()[0]}") from None
+
+
+def _compare(files: tuple[Path, Path]) -> Difference:
     here, there = (tables.read(path, where=pl.lit(False)).schema for path in files)
     shared = [name for name in here if name in there]
     keys = next((names for names in ROW_KEYS if {*names} <= {*shared}), shared)

@@ -12,16 +12,18 @@ import json
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
 import skops.io
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, with_config
 from scipy.optimize import brentq
 from scipy.special import expit
 from sklearn.base import clone
 from threadpoolctl import threadpool_limits
+from typing_extensions import TypedDict  # pydantic cannot read typing's before Python 3.12
 
 from crashcast.canonical import write_json
 from crashcast.errors import UserError
@@ -81,6 +83,34 @@ class Model:
         """Return the calibrated probability of what `log_odds` returned."""
         pieces = np.array_split(raw, len(raw) // PIECE_ROWS + 1)
         return np.concatenate([significant(expit(self.slope * x + self.intercept), SCORE_DIGITS) for x in pieces])
+
+    def try_out(self) -> None:
+        """Predict for a row of zeros and for one without any value: what does not fit together fails here.
+
+        Raises
+        ------
+        Exception
+            Of whatever kind, if it cannot, or a probability is no number.
+        """
+        rows = np.array([[0.0], [np.nan]], dtype=np.float32).repeat(len(self.features), axis=1)
+        if not np.isfinite(self.probability(self.log_odds(rows))).all():
+            raise ValueError("a probability is no number")
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class _Description(TypedDict):
+    """What model.json holds."""
+
+    algorithm: str
+    hyperparameters: dict[str, Any]
+    features: list[str]
+    sampling_offset: FiniteFloat
+    slope: Annotated[FiniteFloat, Field(gt=0)]
+    intercept: FiniteFloat
+    threshold: FiniteFloat
+
+
+_DESCRIPTION = TypeAdapter(_Description)
 
 
 def fit(
@@ -167,9 +197,7 @@ def load(folder: Path) -> Model:
     """
     archive = folder / "model.skops"
     try:
-        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        if absent := sorted({field.name for field in fields(Model)} - {"estimator", *described}):
-            raise ValueError(f"model.json lacks {', '.join(absent)}")
+        described = _DESCRIPTION.validate_json((folder / "model.json").read_text(encoding="utf-8"))
         check_size(archive)
         algorithm = ALGORITHMS[described["algorithm"]]
         unknown = sorted(set(skops.io.get_untrusted_types(file=archive)) - set(algorithm.TRUSTED))
@@ -177,11 +205,15 @@ def load(folder: Path) -> Model:
             raise UserError(f"{archive} is refused: it holds {', '.join(unknown)}, which no model of crashcast does")
         estimator = skops.io.load(archive, trusted=list(algorithm.TRUSTED))
         algorithm.check(estimator, len(described["features"]))
-        return Model(estimator, **described)
+        model = Model(estimator, **described)
+        model.try_out()
+        return model
     except UserError:
         raise
     except Exception as error:  # a damaged archive may provoke any
-        raise UserError(f"{folder} holds no readable model ({error}): `dvc pull` or `dvc repro train`") from None
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        reason = f"model.json: {'.'.join(map(str, first['loc']))}: {first['msg']}" if first else error
+        raise UserError(f"{folder} holds no readable model ({reason}): `dvc pull` or `dvc repro train`") from None
 
 
 def check_size(archive: Path) -> None:

@@ -247,4 +247,4 @@ def _one_line(command: str | list[str]) -> str:
 
 
 def _names(items: Any) -> frozenset[str]:
-    return frozenset(item if isinstance(item, str) else next(iter(item)) for item in items or ())
+    return frozenset(name for item in items or () for name in ([item] if isinstance(item, str) else item))

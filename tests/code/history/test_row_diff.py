@@ -177,3 +177,12 @@ def test_rows_add_up_and_the_way_back_is_the_mirror(tmp_path_factory, old, new) 
         assert one.shift == pytest.approx(other.shift)
         assert 0 <= one.shift <= 1
         assert one.largest_change == other.largest_change
+
+
+def test_columns_that_cannot_be_compared_are_told(tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    keys = {"timestamp": [datetime(2026, 1, 1, tzinfo=UTC)], "server_id": ["a"]}
+    tables.write(before, pl.DataFrame(keys))
+    pl.DataFrame(keys | {"timestamp": [timedelta(1)]}).write_parquet(after)
+    with pytest.raises(UserError, match="its columns have other types: "):
+        compare(after, before)

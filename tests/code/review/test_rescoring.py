@@ -14,6 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.dummy import DummyClassifier
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -213,7 +214,7 @@ class TestScoring:
     @pytest.fixture
     def trained(self, tmp_path: Path) -> Path:
         x = np.array([[0.0], [1.0], [2.0], [3.0]], dtype=np.float32)
-        estimator = make_pipeline(StandardScaler(), LogisticRegression()).fit(x, [0, 0, 1, 1])
+        estimator = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression()).fit(x, [0, 0, 1, 1])
         folder = tmp_path / "model"
         folder.mkdir()
         save(Model(estimator, "logistic_regression", {}, ["x"], 0.0, threshold=0.5), folder)

@@ -251,7 +251,7 @@ def read(path: Path) -> Record:
         found = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: `crashcast review` writes it") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is unreadable ({error}): run `crashcast review` again") from None
     return checked(found, str(path))
 

@@ -11,7 +11,7 @@ from datetime import datetime, time, timedelta
 import polars as pl
 
 from crashcast.sources.importing.local_time import AMBIGUOUS_ZONES, NO_ZONE, Clock, in_utc
-from crashcast.sources.importing.table_file import SHOWN, Sheet, plain_name
+from crashcast.sources.importing.table_file import SHOWN, Sheet, check_years, plain_name
 from crashcast.sources.importing.text_numbers import Written, read_written
 from crashcast.sources.value_formats import EARLIEST, EPOCH_UNITS, NULLS, PER_SECOND, utc_text
 from crashcast.tables import TIMESTAMP
@@ -213,6 +213,7 @@ def moments(
         midnight = "midnight " if values.dtype == pl.Date else ""
         times, how = in_utc(sheet, column, times, clock, series), f"{how}: {NO_ZONE} {midnight}{clock.name}"
     times = times.cast(TIMESTAMP)
+    check_years(sheet, column, times)
     if required and (index := sheet.first(times.is_null())) is not None:
         raise sheet.error("the time is empty", column, index)
     if (index := sheet.first(times < EARLIEST)) is not None:
@@ -261,7 +262,7 @@ def _from_epoch(sheet: Sheet, column: str, values: pl.Series) -> tuple[pl.Series
     size = values.cast(pl.Float64).fill_nan(None)
     if (index := sheet.first(size.abs() >= LARGEST_INTEGER)) is not None:
         raise sheet.error(f"{values[index]} is not a time; {MOMENT_HINT}", column, index)
-    largest = size.to_frame("size").select(pl.col("size").max()).item() or 0.0
+    largest = size.abs().to_frame("size").select(pl.col("size").max()).item() or 0.0
     unit = next(unit for bound, unit in EPOCH_UNITS.items() if largest < bound)
     if values.dtype.is_float():
         microseconds = (values.fill_nan(None) * (1e6 / PER_SECOND[unit])).round().cast(pl.Int64)

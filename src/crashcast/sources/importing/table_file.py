@@ -17,6 +17,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from crashcast.errors import UserError
+from crashcast.sources.value_formats import PER_SECOND
 from crashcast.text import some_of
 
 SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz")
@@ -83,7 +84,17 @@ def read_sheet(path: Path) -> Sheet:
     for column in sheet.frame.columns:
         if (other := seen.setdefault(plain_name(column), column)) != column:
             raise sheet.error(f"columns '{other}' and '{column}' have the same name; rename or remove one")
+        check_years(sheet, column, sheet.frame[column])
     return sheet
+
+
+def check_years(sheet: Sheet, column: str, values: pl.Series) -> None:
+    """Raise an error if a column of times has one outside of the years 1 to 9999, which Python cannot name."""
+    if isinstance(values.dtype, pl.Datetime) and values.dtype.time_unit != "ns":  # which reach to the year 2262
+        per_second = PER_SECOND[values.dtype.time_unit]
+        first, last = -62_135_596_800 * per_second, 253_402_300_799 * per_second
+        if (index := sheet.first(~values.to_physical().is_between(first, last))) is not None:
+            raise sheet.error("its year is not one of 1 to 9999: a wrong unit, or a clock not set", column, index)
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:

@@ -233,7 +233,7 @@ def _data_of(answer: requests.Response, url: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = answer.json()
         said = str(content.get("error") or "")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         content, said = {}, ""
     status, words, wait_s = answer.status_code, words_of(answer, said), asked_wait(answer.headers)
     if status in (401, 403):

@@ -11,9 +11,11 @@ import polars as pl
 from crashcast.errors import UserError
 from crashcast.params.base import PATH
 from crashcast.params.collect import Collect
+from crashcast.sources.http import in_short
 from crashcast.sources.prometheus.queries import key_of
 from crashcast.tables import TIMESTAMP
 
+END_S = 253_402_300_800.0  # of the year 9999
 COLUMNS = {"timestamp": TIMESTAMP, "server_id": pl.String, "group": pl.String, "value": pl.Float64}
 
 
@@ -40,21 +42,29 @@ def rows(series: list[dict[str, Any]], metric: str, collect: Collect) -> pl.Data
         If a series has no server, or a server two values at a moment.
     """
     servers, groups, seconds, values, owners = [], [], [], [], []
-    for index, one in enumerate(series):
-        if "values" not in one:
-            raise UserError(f"{key_of(metric)} gives native histograms: write histogram_quantile(0.99, ...) around it")
-        server, count = _server(one["metric"], metric, collect), len(one["values"])
-        servers += [server] * count
-        groups += [one["metric"].get(collect.group_label) if collect.group_label else None] * count
-        seconds += [moment for moment, _ in one["values"]]
-        values += [float(value) for _, value in one["values"]]
-        owners += [index] * count
+    try:
+        for index, one in enumerate(series):
+            if "values" not in one:
+                message = "gives native histograms: write histogram_quantile(0.99, ...) around it"
+                raise UserError(f"{key_of(metric)} {message}")
+            server, count = _server(one["metric"], metric, collect), len(one["values"])
+            servers += [server] * count
+            groups += [one["metric"].get(collect.group_label) if collect.group_label else None] * count
+            seconds += [float(moment) for moment, _ in one["values"]]
+            values += [float(value) for _, value in one["values"]]
+            owners += [index] * count
+        if not all(0 <= moment < END_S for moment in seconds):
+            raise ValueError("a time out of range")
+        group = pl.Series(groups, dtype=pl.String)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        message = f"gives series that are not as Prometheus's API has them ({in_short(error)})"
+        raise UserError(f"{key_of(metric)} {message}: what answers at {collect.url}?") from None
     moments = (pl.Series(seconds, dtype=pl.Float64) * 1e6).round().cast(pl.Int64)
     frame = pl.DataFrame(
         {
             "timestamp": moments.cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
             "server_id": pl.Series(servers, dtype=pl.String),
-            "group": pl.Series(groups, dtype=pl.String),
+            "group": group,
             "value": pl.Series(values, dtype=pl.Float64),
             "owner": pl.Series(owners, dtype=pl.UInt32),
         }

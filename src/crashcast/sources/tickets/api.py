@@ -108,7 +108,7 @@ class Api:
             raise self.error(f"its certificate is not trusted; REQUESTS_CA_BUNDLE names your own ({error})") from None
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             raise PassingError(type(error).__name__) from None
-        except requests.JSONDecodeError:
+        except (requests.JSONDecodeError, RecursionError):
             raise PassingError(f"an answer that is no JSON: {in_short(response.text)}") from None
         except requests.RequestException as error:  # its message may hold what was sent
             raise self.error(f"{path} cannot be asked ({type(error).__name__}): check url") from None

@@ -50,7 +50,7 @@ def _paths(name: str, patterns: Iterable[str]) -> list[Path]:
 def _json(path: Path) -> Iterator[Record]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}; export it again") from None
     if isinstance(content, dict):
         content = next((content[key] for key in LIST_KEYS if isinstance(content.get(key), dict | list)), None)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.sources.importing.columns import identifiers, moments, numbers
-from crashcast.sources.importing.table_file import Sheet
+from crashcast.sources.importing.table_file import Sheet, check_years
 
 LATEST = datetime(2026, 8, 1, tzinfo=UTC)
 
@@ -150,3 +150,24 @@ def test_ids_are_text(values: list[object], expected: list[str]) -> None:
 def test_numbers_or_why_not(values: list[object], expected: list[float] | str) -> None:
     found = numbers(sheet(x=values), "x", required=False)
     assert (found if isinstance(found, str) else found.values.to_list()) == expected
+
+
+@pytest.mark.parametrize("unit", ["ms", "us"])
+@pytest.mark.parametrize("moment", [2**62, -(2**62), 253_402_300_800 * 10**6, -62_135_596_801 * 10**6])
+def test_a_year_that_python_does_not_have_is_refused(unit: str, moment: int) -> None:
+    """Polars panics, or Python overflows, wherever such a time is shown."""
+    values = pl.Series([0, moment]).cast(pl.Datetime(unit))
+    with pytest.raises(UserError, match=r"t\.parquet, column 'a', row 2: its year is not one of 1 to 9999"):
+        check_years(sheet(a=values), "a", values)
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "0000-06-01 00:00:00Z"])
+def test_a_zone_that_leads_out_of_all_years_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"its year is not one of 1 to 9999|is not a time"):
+        moments(sheet(a=["2026-01-01T00:00:00Z", text]), "a", None)
+
+
+def test_numbers_below_zero_are_read_in_the_unit_of_the_largest() -> None:
+    """-9e18 seconds would wrap around to some other time."""
+    with pytest.raises(UserError, match="is before 1990"):
+        moments(sheet(a=[0, -9_000_000_000_000_000_000]), "a", None)

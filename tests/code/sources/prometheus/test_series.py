@@ -64,3 +64,23 @@ def test_series_that_are_not_one_per_server_are_refused(given: list[dict[str, An
 def test_one_server_may_change_its_labels_over_time() -> None:
     given = [series([(0, "1")], instance="a", job="old"), series([(1, "2")], instance="a", job="new")]
     assert rows(given, "m", SETTINGS)["group"].to_list() == ["old", "new"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [3],
+        [{"values": []}],
+        [{"metric": None, "values": []}],
+        [{"metric": {"instance": "a"}, "values": [[1]]}],
+        [{"metric": {"instance": "a"}, "values": [[1, "x"]]}],
+        [{"metric": {"instance": "a"}, "values": [[1e300, "1"]]}],
+        [{"metric": {"instance": "a"}, "values": [["NaN", "1"]]}],
+        [{"metric": {"instance": 3}, "values": []}],
+        [{"metric": {"instance": "a", "job": []}, "values": [[1, "1"]]}],
+        [{"metric": {"instance": "a"}, "values": 3}],
+    ],
+)
+def test_what_is_no_series_is_refused(given: list[Any]) -> None:
+    with pytest.raises(UserError, match=r"collect\.queries\.m gives series that are not as Prometheus's API has them"):
+        rows(given, "m", SETTINGS)

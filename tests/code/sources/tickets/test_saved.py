@@ -45,6 +45,7 @@ def test_saved_answers_are_read_as_the_api_gives_them() -> None:
     ("name", "content", "message"),
     [
         ("t.json", "{", "is not valid JSON"),
+        ("t.json", "[" * 100_000, "is not valid JSON"),
         (
             "t.json",
             '{"result": "none"}',

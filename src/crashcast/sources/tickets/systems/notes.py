@@ -42,7 +42,7 @@ def read(path: Path) -> Iterator[Record]:
         return
     try:
         matter: Any = yaml.load(match[1], Loader=yaml.BaseLoader)  # as text: times keep their zone
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         matter = None
     heading = next((line.lstrip("# ") for line in match[2].splitlines() if line.strip()), None)
     stated = {"summary": heading, **matter} if isinstance(matter, dict) else {}
