@@ -10,12 +10,14 @@ third.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict  # pydantic cannot read typing's before Python 3.12
 
 from crashcast import canonical
 from crashcast.errors import UserError
@@ -31,6 +33,27 @@ if TYPE_CHECKING:
 FIRST = "v1.0.0"
 SHOWN_DIGITS = 8
 SAME = ("model", "data", "params")  # what makes two commits the same challenger
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Side(TypedDict):
+    model: str
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Record(TypedDict):
+    verdict: str
+    form: str | None
+    headline: str
+    challenger: _Side
+
+
+class _Decision(TypedDict):
+    record: _Record | None
+    forced: str | None
+
+
+_DECISION = TypeAdapter(_Decision)
 
 
 @dataclass(frozen=True)
@@ -342,8 +365,10 @@ def _read(version: Mapping[str, Any]) -> Model:
     *_, written = registration["message"].split("\n\n", 2)  # as `_message` has it
     if written.startswith("{"):
         try:
-            decision = json.loads(written)
-            record, forced = decision["record"], decision["forced"]
+            decision = _DECISION.validate_json(written)
+            canonical.json_text(decision)  # or a number is none
+            forced = decision["forced"]
+            record = decision["record"]  # type: ignore[assignment]
             if record and record["challenger"]["model"] != model:
                 raise UserError(
                     f"the decision record in the message of tag {registration['tag']} is about another model than its "
@@ -351,7 +376,7 @@ def _read(version: Mapping[str, Any]) -> Model:
                     f"`git tag -d {registration['tag']}`, there and on the remote"
                 )
             verdict, form = (record["verdict"], record["form"]) if record else ("ERROR", None)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, TypeError):
             raise UserError(
                 f"the decision record in the message of tag {registration['tag']} is corrupt: "
                 f"`git tag -d {registration['tag']}`, then `git fetch --tags`"

@@ -33,9 +33,11 @@ import polars as pl
 import pyarrow.parquet as pq
 import requests
 import yaml
+from rich.console import Console
 
-from crashcast import tables
+from crashcast import registry, tables
 from crashcast.annotation import answers, label_studio
+from crashcast.canonical import json_text
 from crashcast.errors import UserError
 from crashcast.files import folder_list
 from crashcast.history import byte_comparison, files, row_diff
@@ -387,6 +389,20 @@ def read_looks(path: Path) -> None:
     ledger._read("1" * 40)
 
 
+def read_tag(path: Path) -> None:
+    """Read a registered version's tag as it comes from a remote, and list it."""
+    registry._model_at = lambda sha: TAGGED["record"]["challenger"]["model"]
+    message = f"crash-model v1.0.0\n\nheadline\n\n{path.read_text(errors='surrogateescape')}"
+    registration = {"message": message, "tag": "crash-model@v1.0.0"}
+    version = {"version": "v1.0.0", "registrations": [registration], "commit_hexsha": "1" * 40, "stages": []}
+    found = registry._read(version)
+    registry.show([found], Console(file=io.StringIO()))
+    json_text(registry.as_json([found]))
+
+
+TAGGED = {"record": json.loads((ROOT / "tests/review_example/record.json").read_bytes()), "forced": None}
+
+
 def read_list(path: Path) -> None:
     dvc_files.members(path.read_bytes(), "a folder")
 
@@ -510,6 +526,7 @@ TARGETS = {
     "decision record": Target(
         "record.json", here("tests/review_example/record.json"), mutants.as_json, parses_json, schema.read
     ),
+    "tag": Target("tag.json", lambda: [json.dumps(TAGGED).encode()], mutants.as_json, parses_json, read_tag),
     "looks.json": Target("looks.json", looks, mutants.as_json, parses_json, read_looks),
 }
 
@@ -578,6 +595,7 @@ PATCHED: list[tuple[Any, str]] = [
     *((run_import, name) for name in ("track", "forget", "describe_import")),
     *((client, name) for name in ("FIRST_PATIENCE_S", "PATIENCE_S")),
     (api, "ATTEMPTS"),
+    (registry, "_model_at"),
     (revision, "_file"),
 ]
 

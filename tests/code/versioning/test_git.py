@@ -140,6 +140,21 @@ def test_what_git_says_is_shown(project: Path, tmp_path: Path, monkeypatch: pyte
         Revision.find("HEAD")
 
 
+@pytest.mark.parametrize(
+    "name", ["--output=canary", "-O canary", "../../canary", "/etc/passwd", "HEAD\nHEAD", "$(touch canary)", ""]
+)
+def test_a_name_of_a_commit_is_no_option_and_no_path(project: Path, name: str) -> None:
+    def all_files() -> set[Path]:
+        return {path for path in project.parents[1].rglob("*") if ".git" not in path.parts}
+
+    before = all_files()
+    with pytest.raises(UserError, match="git knows no commit"):
+        Revision.find(name)
+    assert git.file(name or "nowhere", "dvc.yaml") is None
+    assert git.tree(name or "nowhere") is None
+    assert all_files() == before
+
+
 def test_a_file_that_a_commit_does_not_have_is_none_and_no_failure(project: Path) -> None:
     assert git.file("HEAD", "src/moved.py") == b"one\n"
     assert git.file("HEAD", "src") is None
