@@ -27,7 +27,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import mutants
+import mutated_bytes
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
@@ -444,90 +444,104 @@ def ticket_rows() -> list[bytes]:
 ALERTS = recorded("opsgenie_alerts.json")
 TARGETS = {
     "telemetry.csv": Target(
-        "telemetry.csv", lambda: csvs(telemetry_frame()), mutants.as_csv, read_sheet, importing("telemetry")
+        "telemetry.csv", lambda: csvs(telemetry_frame()), mutated_bytes.as_csv, read_sheet, importing("telemetry")
     ),
-    "incidents.csv": Target("incidents.csv", ticket_rows, mutants.as_csv, read_sheet, importing("incidents")),
+    "incidents.csv": Target("incidents.csv", ticket_rows, mutated_bytes.as_csv, read_sheet, importing("incidents")),
     "coverage.csv": Target(
         "coverage.csv",
         lambda: csvs(coverage_frame()),
-        mutants.as_csv,
+        mutated_bytes.as_csv,
         read_sheet,
         importing("coverage"),
     ),
     "telemetry.parquet": Target(
         "telemetry.parquet",
         lambda: parquets(telemetry_frame()),
-        mutants.as_parquet,
+        mutated_bytes.as_parquet,
         parses_parquet,
         importing("telemetry"),
     ),
     "incidents.parquet": Target(
         "incidents.parquet",
         lambda: parquets(incidents_frame()),
-        mutants.as_parquet,
+        mutated_bytes.as_parquet,
         parses_parquet,
         importing("incidents"),
     ),
     "table.parquet": Target(
-        "table.parquet", lambda: parquets(telemetry_frame()), mutants.as_parquet, parses_parquet, read_table
+        "table.parquet", lambda: parquets(telemetry_frame()), mutated_bytes.as_parquet, parses_parquet, read_table
     ),
     "pagerduty.json": Target(
         "saved.json",
         recorded("pagerduty_incidents.json"),
-        mutants.as_json,
+        mutated_bytes.as_json,
         parses_json,
         read_saved("pagerduty"),
     ),
-    "opsgenie.json": Target("saved.json", ALERTS, mutants.as_json, parses_json, read_saved("opsgenie")),
+    "opsgenie.json": Target("saved.json", ALERTS, mutated_bytes.as_json, parses_json, read_saved("opsgenie")),
     "servicenow.json": Target(
-        "saved.json", recorded("servicenow_incident.json"), mutants.as_json, parses_json, read_saved("servicenow")
+        "saved.json", recorded("servicenow_incident.json"), mutated_bytes.as_json, parses_json, read_saved("servicenow")
     ),
-    "jira.json": Target("saved.json", recorded("jira_search.json"), mutants.as_json, parses_json, read_saved("jira")),
+    "jira.json": Target(
+        "saved.json", recorded("jira_search.json"), mutated_bytes.as_json, parses_json, read_saved("jira")
+    ),
     "servicenow.csv": Target(
-        "saved.csv", recorded("servicenow_incident.csv"), mutants.as_csv, parses_csv, read_saved("servicenow")
+        "saved.csv", recorded("servicenow_incident.csv"), mutated_bytes.as_csv, parses_csv, read_saved("servicenow")
     ),
-    "jira.csv": Target("saved.csv", recorded("jira_export.csv"), mutants.as_csv, parses_csv, read_saved("jira")),
+    "jira.csv": Target("saved.csv", recorded("jira_export.csv"), mutated_bytes.as_csv, parses_csv, read_saved("jira")),
     "tickets.parquet": Target(
-        "saved.parquet", lambda: parquets(incidents_frame()), mutants.as_parquet, parses_parquet, read_saved("table")
+        "saved.parquet",
+        lambda: parquets(incidents_frame()),
+        mutated_bytes.as_parquet,
+        parses_parquet,
+        read_saved("table"),
     ),
     "notes.md": Target(
         "note.md",
         recorded("notes/2026/03-02-db-1.md", "notes/2026/03-09-web-racks.md"),
-        mutants.as_text,
+        mutated_bytes.as_text,
         lambda path: list(notes.read(path)),
         read_saved("notes"),
     ),
     "pagerduty answers": Target(
-        "answer.json", recorded("pagerduty_incidents.json"), mutants.as_json, parses_json, asked("pagerduty")
+        "answer.json", recorded("pagerduty_incidents.json"), mutated_bytes.as_json, parses_json, asked("pagerduty")
     ),
-    "opsgenie answers": Target("answer.json", ALERTS, mutants.as_json, parses_json, asked("opsgenie")),
-    "jira answers": Target("answer.json", recorded("jira_search.json"), mutants.as_json, parses_json, asked("jira")),
-    "prometheus answers": Target("answer.json", prometheus_answers, mutants.as_json, parses_json, read_prometheus),
+    "opsgenie answers": Target("answer.json", ALERTS, mutated_bytes.as_json, parses_json, asked("opsgenie")),
+    "jira answers": Target(
+        "answer.json", recorded("jira_search.json"), mutated_bytes.as_json, parses_json, asked("jira")
+    ),
+    "prometheus answers": Target(
+        "answer.json", prometheus_answers, mutated_bytes.as_json, parses_json, read_prometheus
+    ),
     "label studio": Target(
-        "export.json", here("tests/data/label_studio/export.json"), mutants.as_json, parses_json, read_export
+        "export.json", here("tests/data/label_studio/export.json"), mutated_bytes.as_json, parses_json, read_export
     ),
     "model.skops": Target(
-        "model.skops", lambda: [skops for skops, _ in fitted().values()], mutants.as_skops, parses_skops, read_model
+        "model.skops",
+        lambda: [skops for skops, _ in fitted().values()],
+        mutated_bytes.as_skops,
+        parses_skops,
+        read_model,
     ),
     "model.json": Target(
         "model.json",
         lambda: [described for _, described in fitted().values()],
-        mutants.as_json,
+        mutated_bytes.as_json,
         parses_json,
         read_model,
     ),
-    "dvc.lock": Target("dvc.lock", here("dvc.lock"), mutants.as_yaml, parses_yaml, read_lock),
-    "dvc.yaml": Target("dvc.yaml", here("dvc.yaml"), mutants.as_yaml, parses_yaml, read_pipeline),
+    "dvc.lock": Target("dvc.lock", here("dvc.lock"), mutated_bytes.as_yaml, parses_yaml, read_lock),
+    "dvc.yaml": Target("dvc.yaml", here("dvc.yaml"), mutated_bytes.as_yaml, parses_yaml, read_pipeline),
     "telemetry.dvc": Target(
-        "telemetry.dvc", here("data/raw/telemetry.dvc"), mutants.as_yaml, parses_yaml, read_pointer
+        "telemetry.dvc", here("data/raw/telemetry.dvc"), mutated_bytes.as_yaml, parses_yaml, read_pointer
     ),
-    "params.yaml": Target("params.yaml", here("params.yaml"), mutants.as_yaml, parses_yaml, read_params),
-    "folder list": Target("list.dir", listing, mutants.as_json, parses_json, read_list),
+    "params.yaml": Target("params.yaml", here("params.yaml"), mutated_bytes.as_yaml, parses_yaml, read_params),
+    "folder list": Target("list.dir", listing, mutated_bytes.as_json, parses_json, read_list),
     "decision record": Target(
-        "record.json", here("tests/review_example/record.json"), mutants.as_json, parses_json, schema.read
+        "record.json", here("tests/review_example/record.json"), mutated_bytes.as_json, parses_json, schema.read
     ),
-    "tag": Target("tag.json", lambda: [json.dumps(TAGGED).encode()], mutants.as_json, parses_json, read_tag),
-    "looks.json": Target("looks.json", looks, mutants.as_json, parses_json, read_looks),
+    "tag": Target("tag.json", lambda: [json.dumps(TAGGED).encode()], mutated_bytes.as_json, parses_json, read_tag),
+    "looks.json": Target("looks.json", looks, mutated_bytes.as_json, parses_json, read_looks),
 }
 
 
