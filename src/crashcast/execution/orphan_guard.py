@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from crashcast.errors import UserError
 from crashcast.files import replacing
 
 NOTES = Path(".dvc", "tmp", "crashcast")
+STAGE_VARIABLE = "DVC_STAGE"  # DVC sets it for each command of a stage
 PATIENCE_S = 10
 LOOK_EVERY_S = 0.2
 
@@ -31,7 +33,7 @@ def take_over(stage: str) -> None:
     Raises
     ------
     UserError
-        If the other one belongs to somebody else, or does not end.
+        If the other one belongs to somebody else, or does not end; if the DVC of this one has ended already.
     """
     if not NOTES.parents[1].is_dir():  # no DVC project, so no process that a DVC left
         return
@@ -43,6 +45,8 @@ def take_over(stage: str) -> None:
         aside.write_text(json.dumps({"pid": os.getpid(), "started": psutil.Process().create_time()}), encoding="utf-8")
     if dvc := dvc_above(psutil.Process()):
         threading.Thread(target=_end_with, args=(dvc,), daemon=True).start()
+    elif STAGE_VARIABLE in os.environ and not _above(psutil.Process(), _is_python):
+        raise UserError("its dvc was stopped before this stage began, so nothing would record its result")
 
 
 def noted(note: Path) -> psutil.Process | None:
@@ -58,10 +62,14 @@ def noted(note: Path) -> psutil.Process | None:
 
 def dvc_above(process: psutil.Process) -> psutil.Process | None:
     """Return the `dvc` that runs a process, if one does."""
+    return _above(process, is_dvc)
+
+
+def _above(process: psutil.Process, is_sought: Callable[[psutil.Process], bool]) -> psutil.Process | None:
     with suppress(psutil.NoSuchProcess):
         for parent in process.parents():
             with suppress(psutil.Error):  # another user's
-                if is_dvc(parent):
+                if is_sought(parent):
                     return parent
     return None
 
@@ -69,6 +77,11 @@ def dvc_above(process: psutil.Process) -> psutil.Process | None:
 def is_dvc(process: psutil.Process) -> bool:
     """Say whether a process is a `dvc` command."""
     return "dvc" in {Path(word).name for word in process.cmdline()[:4]}
+
+
+def _is_python(process: psutil.Process) -> bool:
+    """Say whether a process is a Python program: it may use DVC as a library."""
+    return any("python" in Path(word).name for word in process.cmdline()[:1])
 
 
 def stop(process: psutil.Process) -> None:
