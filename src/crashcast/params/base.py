@@ -14,6 +14,7 @@ from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -55,6 +56,15 @@ def format_duration(duration: timedelta) -> str:
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)]
 PositiveDuration = Annotated[Duration, Field(gt=timedelta(0))]
 Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _is_address(value: str) -> str:
+    if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s?#]*)?", value):
+        raise ValueError("must be http(s)://host:port, with a path if need be; the environment holds passwords")
+    return value.rstrip("/")
+
+
+Address = Annotated[str, AfterValidator(_is_address)]  # of an HTTP server
 
 
 # one file of this folder for each

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from crashcast.params.base import Duration, PositiveDuration, Section
+from crashcast.params.base import Address, Duration, PositiveDuration, Section
 
 Aggregate = Literal["mean", "min", "max", "sum", "last"]
 Query = str | Annotated[dict[Aggregate, str], Field(min_length=1, max_length=1)]  # PromQL, or an aggregate of a metric
@@ -29,7 +29,7 @@ Headers = Annotated[dict[str, str], AfterValidator(_headers)]  # sent with each 
 class Collect(Section):
     """What `crashcast collect` asks a Prometheus-compatible server for (docs/collect.md)."""
 
-    url: str
+    url: Address
     server_label: str
     server_pattern: str
     group_label: str | None = None
@@ -38,13 +38,6 @@ class Collect(Section):
     chunk: PositiveDuration
     parallel: Annotated[int, Field(ge=1, le=64)]
     queries: Annotated[dict[str, Query], Field(min_length=1)]
-
-    @field_validator("url")
-    @classmethod
-    def _is_an_address(cls, value: str) -> str:
-        if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s?#]*)?", value):
-            raise ValueError("must be http(s)://host:port, with a path if need be; the environment holds passwords")
-        return value.rstrip("/")
 
     @field_validator("server_pattern")
     @classmethod

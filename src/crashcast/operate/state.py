@@ -1,0 +1,75 @@
+"""What `crashcast serve` knows after a tick: the one thing that its page, its metrics and its alerts are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from crashcast.operate.reasons import Reason
+from crashcast.operate.score import Scores
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """An alarm that stands. All moments are naive, meaning UTC.
+
+    Attributes
+    ----------
+    server_id : str
+    group : str or None
+        The server's group, if telemetry has groups.
+    opened_at : datetime
+        Time of the row that opened it: the moment of the page.
+    renewed_at : datetime
+        Time of the row that renewed it last; `opened_at` if none did.
+    ends_at : datetime
+        renewed_at + lead + horizon.
+    risk : float
+        At `renewed_at`.
+    reasons : sequence of Reason
+        What raised the risk at `renewed_at`, the strongest first.
+    """
+
+    server_id: str
+    group: str | None
+    opened_at: datetime
+    renewed_at: datetime
+    ends_at: datetime
+    risk: float
+    reasons: Sequence[Reason] = ()
+
+
+@dataclass(frozen=True)
+class State:
+    """The fleet after a tick, whether the tick succeeded or not.
+
+    Attributes
+    ----------
+    ticked_at : datetime
+        When the tick began.
+    duration : timedelta
+        How long it took.
+    scores : Scores or None
+        Of the last tick that scored; None if none did yet.
+    alarms : sequence of Alarm
+        Those that stand, the highest risk first.
+    problems : mapping of str to str
+        Why the state is degraded: a short constant name for metrics (such as `prometheus`), and words for people.
+    newest_sample, newest_ticket : datetime or None
+        How far telemetry and the records of incidents reach.
+    late_revisions : int
+        Scores issued since the start whose inputs changed afterwards.
+    groups : mapping of str to str
+        The group of each server, if telemetry has groups.
+    """
+
+    ticked_at: datetime
+    duration: timedelta
+    scores: Scores | None
+    alarms: Sequence[Alarm] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
+    newest_sample: datetime | None = None
+    newest_ticket: datetime | None = None
+    late_revisions: int = 0
+    groups: Mapping[str, str] = field(default_factory=dict)
