@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import polars as pl
+
 from crashcast.operate.reasons import Reason
 from crashcast.operate.score import Scores
+
+OF_DELIVERY = frozenset({"alertmanager"})  # problems that leave the scores right
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,10 @@ class State:
         Scores issued since the start whose inputs changed afterwards.
     groups : mapping of str to str
         The group of each server, if telemetry has groups.
+    delivery_errors : int
+        Pushes to Alertmanager since the start that failed.
+    recent : DataFrame or None
+        `timestamp`, `server_id` and the metrics: the clean rows of the last day of the servers with an alarm, sorted.
     """
 
     ticked_at: datetime
@@ -73,3 +81,10 @@ class State:
     newest_ticket: datetime | None = None
     late_revisions: int = 0
     groups: Mapping[str, str] = field(default_factory=dict)
+    delivery_errors: int = 0
+    recent: pl.DataFrame | None = None
+
+    @property
+    def doubts(self) -> Mapping[str, str]:
+        """The problems because of which the scores are not to be trusted."""
+        return {name: words for name, words in self.problems.items() if name not in OF_DELIVERY}
