@@ -100,6 +100,7 @@ def samples(scores: Scores) -> Iterator[Sample]:
         yield Sample("crashcast_risk", "Probability of a crash after the lead, within the horizon.", risk, of_server)
         yield Sample("crashcast_row_timestamp_seconds", "Time of the row that was scored.", row.timestamp(), of_server)
     yield Sample("crashcast_threshold", "Risk from which a server counts as at risk.", model.threshold, {})
+    yield Sample("crashcast_servers_scored", "Servers with a row that is new enough.", scores.rows.height, {})
     yield Sample("crashcast_servers_silent", "Servers without a row that is new enough.", len(scores.silent), {})
     yield Sample("crashcast_score_warnings", "Kinds of input that the scores lack.", len(scores.warnings), {})
     at = scores.moment.replace(tzinfo=UTC).timestamp()

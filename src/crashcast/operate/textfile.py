@@ -7,18 +7,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from crashcast.errors import UserError
+from crashcast.operate.extra import needed_by
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 
 class Sample(NamedTuple):
-    """One value of a gauge: its name, what it means, the value and the labels."""
+    """One value: its name, what it means, the value and the labels. A name that ends in `_total` is a counter's."""
 
     name: str
     meaning: str
     value: float
     labels: Mapping[str, str]
+
+
+class Families:
+    """Samples grouped by name, as prometheus-client writes them; every sample of a name has the same labels."""
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self.samples = samples
+
+    def collect(self) -> Iterable[Metric]:
+        """Return a metric for each name."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        found: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        for name, meaning, value, labels in self.samples:
+            if name not in found:
+                kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+                found[name] = kind(name, meaning, labels=[*labels])
+            found[name].add_metric([*labels.values()], value)
+        return found.values()
 
 
 def write(samples: Iterable[Sample], folder: Path, name: str) -> Path:
@@ -29,18 +52,9 @@ def write(samples: Iterable[Sample], folder: Path, name: str) -> Path:
     UserError
         If the folder is missing, or the package prometheus-client is not installed.
     """
-    try:
-        from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
-    except ImportError:
-        raise UserError("--textfile needs the extra `operate`: .venv/bin/pip install -e '.[operate]'") from None
+    with needed_by("--textfile"):
+        from prometheus_client import write_to_textfile
     if not folder.is_dir():
         raise UserError(f"--textfile {folder}: there is no such folder; node_exporter names it by --collector.textfile")
-    registry = CollectorRegistry()
-    gauges: dict[str, Gauge] = {}
-    for sample in samples:
-        if sample.name not in gauges:
-            gauges[sample.name] = Gauge(sample.name, sample.meaning, [*sample.labels], registry=registry)
-        gauge = gauges[sample.name]
-        (gauge.labels(*sample.labels.values()) if sample.labels else gauge).set(sample.value)
-    write_to_textfile(str(folder / f"{name}.prom"), registry)
+    write_to_textfile(str(folder / f"{name}.prom"), Families(samples))
     return folder / f"{name}.prom"
