@@ -84,7 +84,22 @@ class State:
     delivery_errors: int = 0
     recent: pl.DataFrame | None = None
 
-    @property
-    def doubts(self) -> Mapping[str, str]:
-        """The problems because of which the scores are not to be trusted."""
-        return {name: words for name, words in self.problems.items() if name not in OF_DELIVERY}
+
+def doubts(state: State | None, now: datetime, interval: timedelta) -> dict[str, str]:
+    """Return the problems because of which the scores are not to be trusted now: no recent tick is one, too.
+
+    Parameters
+    ----------
+    state : State or None
+        None before the first tick has ended.
+    now : datetime
+        Naive, meaning UTC.
+    interval : timedelta
+        Between two ticks.
+    """
+    if state is None:
+        return {"tick": "the fleet has not been scored since the start"}
+    found = {name: words for name, words in state.problems.items() if name not in OF_DELIVERY}
+    if now - state.ticked_at > 2 * interval:
+        found["tick"] = f"the fleet was last scored at {state.ticked_at:%Y-%m-%d %H:%M} UTC"
+    return found

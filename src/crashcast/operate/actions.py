@@ -1,0 +1,72 @@
+"""What somebody did to a server because of its alarm, as it is reported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from crashcast.errors import UserError
+from crashcast.sources.value_formats import EARLIEST
+
+AHEAD = timedelta(minutes=5)  # another machine's clock may be
+
+Line = StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")
+
+
+@dataclass(frozen=True)
+class Action:
+    """An action on a server.
+
+    Attributes
+    ----------
+    server_id : str
+    what : str
+        Such as `restart` or `drain`.
+    at : datetime
+        When it was done; naive, meaning UTC.
+    who : str or None
+    """
+
+    server_id: str
+    what: str
+    at: datetime
+    who: str | None = None
+
+
+class _Report(BaseModel):
+    """The JSON of an action."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    server: Annotated[str, Line, Field(max_length=500)]
+    what: Annotated[str, Line, Field(max_length=200)]
+    at: Annotated[datetime, Field(strict=False)]
+    who: Annotated[str, Line, Field(max_length=200)] | None = None
+
+
+def parse(content: bytes, now: datetime) -> Action:
+    """Read an action from JSON: `server`, `what`, `at` (ISO 8601, UTC unless it names a zone) and, optionally, `who`.
+
+    Parameters
+    ----------
+    content : bytes
+    now : datetime
+        Naive, meaning UTC: an action is in the past.
+
+    Raises
+    ------
+    UserError
+        Naming each key that is missing, unknown or wrong.
+    """
+    try:
+        report = _Report.model_validate_json(content)
+    except ValidationError as error:
+        mistakes = [(".".join(map(str, one["loc"])) or "the body", one["msg"]) for one in error.errors()]
+        raise UserError("; ".join(f"{place}: {words}" for place, words in mistakes)) from None
+    at = report.at if report.at.tzinfo else report.at.replace(tzinfo=UTC)
+    if not EARLIEST <= at <= now.replace(tzinfo=UTC) + AHEAD:
+        raise UserError("at: must be a moment in the past")
+    return Action(report.server, report.what, at.astimezone(UTC).replace(tzinfo=None), report.who)

@@ -1,0 +1,205 @@
+"""The page of `crashcast serve` for the person on call: who is likely to crash, when, why, and what to do.
+
+Nothing in it runs or is fetched. The browser loads it again because the HTTP header `Refresh` says so; a link stops
+that, for whoever reads slowly or listens to it (WCAG 2.2.1). Every string is escaped by the template engine.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
+
+import polars as pl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from crashcast.operate.state import Alarm, State, doubts
+from crashcast.params.base import DAY
+from crashcast.params.serve import Serve
+from crashcast.text import counted, printable, some_of
+
+FOLDER = Path(__file__).parent
+REFRESH_S = 60
+MOST_ALARMS = 50  # with their reasons and charts; a table lists the others
+MOST_REASONS = 3
+HEIGHT = 90  # of a chart, in pixels
+SIDE = 1000  # of the square that is stretched to a chart
+STYLE = (FOLDER / "page.css").read_text(encoding="utf-8")
+DIGEST = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+POLICY = f"default-src 'none'; style-src 'sha256-{DIGEST}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+def render(state: State | None, now: datetime, interval: timedelta, serve: Serve, is_refreshed: bool = True) -> str:
+    """Return the page's HTML.
+
+    Parameters
+    ----------
+    state : State or None
+        None before the first tick has ended.
+    now : datetime
+        Naive, meaning UTC.
+    interval : timedelta
+        Between two ticks.
+    serve : Serve
+        For the link to the runbook.
+    is_refreshed : bool
+        Whether the answer's headers tell the browser to load it again.
+    """
+    doubtful = doubts(state, now, interval)
+    alarms = [] if state is None else [*state.alarms]
+    recent = None if state is None else state.recent
+    shown, more = alarms[:MOST_ALARMS], alarms[MOST_ALARMS:]
+    verb = "is" if len(alarms) == 1 else "are"
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            style=Markup(STYLE),  # our own
+            title=f"{counted(len(alarms), 'server')} {verb} likely to crash" if alarms else _quiet(doubtful),
+            kind="alarm" if alarms else "doubtful" if doubtful else "quiet",
+            state=state,
+            scores=state and state.scores,
+            label=state and state.scores and state.scores.deployment.label,
+            doubts=doubtful,
+            problems=doubtful | dict(state.problems if state else {}),
+            shown=shown,
+            more=more,
+            charts={alarm.server_id: _charts(alarm, recent) for alarm in shown},
+            most_reasons=MOST_REASONS,
+            runbook=serve.runbook,
+            now=now,
+            is_refreshed=is_refreshed,
+            refresh_s=REFRESH_S,
+        )
+    )
+
+
+def _quiet(doubtful: dict[str, str]) -> str:
+    return "It is not known which servers will crash" if doubtful else "No server is likely to crash"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        # Markup is a string, too, and has been escaped
+        finalize=lambda value: printable(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "ago": ago, "counted": counted, "moment": moment, "number": number, "percent": percent, "some_of": some_of,
+    }  # fmt: skip
+    return environment
+
+
+def moment(when: datetime | None) -> str:
+    """Write a naive moment for people."""
+    return "unknown" if when is None else f"{when:%d %b %H:%M} UTC"
+
+
+def ago(when: datetime, now: datetime) -> str:
+    """Say how long before `now` a moment was."""
+    minutes = (now - when) // timedelta(minutes=1)
+    if minutes < 1:
+        return "just now"
+    return f"{minutes} min ago" if minutes < 120 else f"{minutes // 60} h ago"
+
+
+def percent(share: float) -> str:
+    """Write a probability without claiming that something is certain or impossible."""
+    if share < 0.01:
+        return "under 1%"
+    return "over 99%" if share > 0.99 else f"{share:.0%}"
+
+
+def number(value: float | None) -> str:
+    """Write a metric's value."""
+    return "missing" if value is None else f"{value:.4g}"
+
+
+def _charts(alarm: Alarm, recent: pl.DataFrame | None) -> tuple[list[Markup], list[Markup]] | None:
+    """Draw each metric of a server's last day; first those that are reasons of its alarm."""
+    if recent is None:
+        return None
+    rows = recent.filter(pl.col("server_id") == alarm.server_id)
+    if rows.is_empty():
+        return None
+    names = rows.drop("timestamp", "server_id").columns
+    shown = [reason.source for reason in alarm.reasons[:MOST_REASONS] if reason.source in names] or names[:1]
+    others = [name for name in names if name not in shown]
+    when = [at.replace(tzinfo=None) for at in rows["timestamp"]]
+    drawn = {name: chart(name, when, rows[name].to_list(), alarm.opened_at) for name in names}
+    return [drawn[name] for name in shown], [drawn[name] for name in others]
+
+
+def chart(name: str, when: Sequence[datetime], values: Sequence[float | None], opened_at: datetime) -> Markup:
+    """Draw a metric over the day before its last row, with a line at the opening of the alarm.
+
+    Parameters
+    ----------
+    name : str
+    when : sequence of datetime
+        Times of the rows, ascending, naive; at least one.
+    values : sequence of float or None
+        None interrupts the line.
+    opened_at : datetime
+        Left out if it is older than the day.
+    """
+    last = when[-1]
+    first = last - DAY
+    known = [value for value in values if value is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    latest = number(values[-1])
+    told = f"{latest} now, {number(low)} to {number(high)} in the last day" if known else "missing for the whole day"
+
+    figure = Element("figure")
+    caption = SubElement(figure, "figcaption")
+    SubElement(caption, "strong").text = printable(name)
+    caption[0].tail = f" {told}"
+    picture = SubElement(
+        figure, "svg", role="img", width="100%", height=str(HEIGHT), viewBox=f"0 0 {SIDE} {SIDE}",
+        preserveAspectRatio="none",
+    )  # fmt: skip
+    is_inside = first <= opened_at <= last
+    marked = f"; the dashed line marks the alarm at {moment(opened_at)}" if is_inside else ""
+    SubElement(picture, "title").text = printable(f"{name} over the last day: {told}{marked}")
+
+    def x(at: datetime) -> float:
+        return SIDE * ((at - first) / DAY)
+
+    def y(value: float) -> float:
+        return SIDE * (0.9 - 0.8 * ((value - low) / (high - low) if high > low else 0.5))
+
+    if is_inside:
+        across = f"{x(opened_at):.0f}"
+        SubElement(picture, "line", {"class": "opening", "x1": across, "x2": across, "y1": "0", "y2": str(SIDE)})
+    for run in _runs([(x(at), value) for at, value in zip(when, values, strict=True) if at >= first], y):
+        path = "M" + "L".join(f"{right:.0f} {down:.0f}" for right, down in run)
+        kind = "line" if len(run) > 1 else "point"
+        SubElement(picture, "path", {"class": kind, "d": path + "h.01" * (kind == "point")})
+    ends = SubElement(figure, "div", {"class": "ends", "aria-hidden": "true"})
+    for at in (first, last):
+        SubElement(ends, "span").text = moment(at)
+    return Markup(ElementTree.tostring(figure, encoding="unicode", method="html"))  # escapes
+
+
+def _runs(
+    points: Sequence[tuple[float, float | None]], y: Callable[[float], float]
+) -> Iterator[list[tuple[float, float]]]:
+    """Yield the stretches of points without a missing value between them."""
+    run: list[tuple[float, float]] = []
+    for across, value in [*points, (SIDE, None)]:
+        if value is not None:
+            run.append((across, y(value)))
+        elif run:
+            yield run
+            run = []

@@ -1,0 +1,231 @@
+"""The page for on-call in a real browser, as `crashcast serve` answers it: its policy and headers count, too."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from served_fleet import HOUR, alarm, scores, state, telemetry_of
+
+from crashcast.operate import page
+from crashcast.operate.http_app import HttpServer
+from crashcast.operate.state import State
+from crashcast.params.serve import Serve
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+
+CHROMIUM = shutil.which("chromium")
+PHONE, DESK = 390, 1440
+HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>" + "w" * 150
+SMALLEST_PX = 14
+PATIENCE_MS = 180_000  # a busy machine is no failure
+SERVE = Serve.model_validate(
+    {
+        "listen": "127.0.0.1:0", "log": "served", "delay": "10m", "late_window": "2h", "max_ticket_age": "1d",
+        "runbook": "https://wiki.example/runbooks/crash",
+    }
+)  # fmt: skip
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (on Debian: apt-get install chromium)")
+
+
+def now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def alarms() -> State:
+    return replace(state(("db-1", "web-9")), ticked_at=now())
+
+
+def quiet() -> State:
+    return replace(state(()), ticked_at=now())
+
+
+def hostile() -> State:
+    """Return a state whose every text from outside would break the page or act on it, degraded in every way."""
+    scored = scores([HOSTILE, "old"], ["db-1"], [f"silent {HOSTILE}"])
+    scored = replace(scored, warnings=[f"blind {HOSTILE}"], deployment=replace(scored.deployment, name=f"v1 {HOSTILE}"))
+    opened = [alarm(scored, HOSTILE, group=HOSTILE), alarm(scored, "old", opened_before=timedelta(days=3))]
+    odd = replace(opened[0], reasons=[reason._replace(feature=HOSTILE, value=None) for reason in opened[0].reasons])
+    recent = telemetry_of([HOSTILE, "old"]).rename({"memory_pct": HOSTILE})
+    return replace(
+        state(), ticked_at=now(), scores=scored, alarms=[odd, opened[1]], recent=recent,
+        problems={"prometheus": f"away {HOSTILE}", "alertmanager": "away, too"},
+    )  # fmt: skip
+
+
+def many() -> State:
+    return replace(state([f"db-{number:03}" for number in range(page.MOST_ALARMS + 10)]), ticked_at=now())
+
+
+def restarted() -> State:
+    """Return a state whose alarms come from the log: nothing is scored yet."""
+    return State(now(), HOUR, None, [alarm(scores(["db-1"]), "db-1")])
+
+
+CASES: dict[str, Callable[[], State | None]] = {
+    "alarms": alarms, "quiet": quiet, "hostile": hostile, "many": many, "restarted": restarted, "new": lambda: None,
+}  # fmt: skip
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, timeout=PATIENCE_MS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def show(browser: Any) -> Iterator[Open]:
+    """Open the page of a running server, and fail the test for whatever the browser complains of or asks for."""
+    contexts, noticed = [], []
+    with HttpServer(SERVE, HOUR, lambda _: None) as server:
+
+        def show(case: str, width: int = DESK, scheme: str = "light") -> Any:
+            if (found := CASES[case]()) is not None:
+                server.show(found)
+            context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            context.set_default_timeout(PATIENCE_MS)
+            contexts.append(context)
+            tab = context.new_page()
+            own = (f"{server.url}/", f"{server.url}/favicon.ico")
+            tab.on("console", lambda message: noticed.append(message.text))
+            tab.on("pageerror", lambda error: noticed.append(str(error)))
+            tab.on("dialog", lambda dialog: (noticed.append(dialog.message), dialog.dismiss()))
+            tab.on("request", lambda request: request.url.split("?")[0] in own or noticed.append(request.url))
+            tab.goto(f"{server.url}/")
+            return tab
+
+        yield show
+        for context in contexts:
+            context.close()
+    assert noticed == []
+
+
+def unfold(tab: Any) -> None:
+    tab.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_it_can_be_read_at_any_width(show: Open, case: str, width: int) -> None:
+    tab = show(case, width)
+    unfold(tab)
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    small = """least => [...document.querySelectorAll('body *')].filter(element =>
+        [...element.childNodes].some(node => node.nodeType == 3 && node.textContent.trim())
+        && parseFloat(getComputedStyle(element).fontSize) < least
+    ).map(element => element.outerHTML.slice(0, 100))"""
+    assert tab.evaluate(small, SMALLEST_PX) == []
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("width", "scheme"), [(PHONE, "light"), (DESK, "dark")])
+def test_axe_finds_nothing(show: Open, case: str, width: int, scheme: str) -> None:
+    tab = show(case, width, scheme)
+    unfold(tab)
+    found = axe.Axe().run(tab, options={"resultTypes": ["violations"]}).response["violations"]
+    assert [(rule["id"], rule["impact"], rule["nodes"][0]["html"][:200]) for rule in found] == []
+
+
+def test_the_schemes_differ(show: Open) -> None:
+    backgrounds = {
+        show("alarms", scheme=scheme).evaluate("getComputedStyle(document.body).backgroundColor")
+        for scheme in ("light", "dark")
+    }
+    assert len(backgrounds) == 2
+
+
+def test_it_says_who_when_why_and_what_to_do(show: Open) -> None:
+    tab = show("alarms", PHONE)
+    assert tab.get_by_role("heading", level=1).inner_text() == "2 servers are likely to crash"
+    card = tab.get_by_role("article", name="db-1 db")
+    text = card.inner_text()
+    assert "over 99% risk of a crash between 05 Jan 13:00 UTC and 05 Jan 19:00 UTC" in text
+    assert "The alarm is open since 05 Jan 12:00 UTC" in text
+    assert "latency_ms is 390, the fleet's median 22. With the fleet's latency_ms the risk would be under 1%." in text
+    assert card.get_by_role("link", name="runbook").get_attribute("href") == SERVE.runbook
+    assert tab.get_by_text("an alarm opens at a risk of 50%").is_visible()
+
+
+def test_the_last_day_is_drawn_with_the_moment_of_the_alarm(show: Open) -> None:
+    tab = show("alarms")
+    card = tab.get_by_role("article", name="web-9 db")
+    (picture,) = card.get_by_role("img").all()
+    name = "latency_ms over the last day: 390 now, 20 to 390 in the last day; the dashed line marks the alarm at"
+    assert picture.evaluate("picture => picture.querySelector('title').textContent").startswith(name)
+    assert picture.locator("line.opening").get_attribute("x1") == "1000"  # at the end: it opened at the newest row
+    card.get_by_text("7 other metrics of web-9").click()
+    assert card.get_by_role("img").count() == 8
+    assert card.get_by_role("img").filter(has_text="disk_used_pct").locator("path").count() == 2  # a gap divides it
+
+
+def test_an_old_alarm_has_its_opening_outside_the_picture(show: Open) -> None:
+    old = show("hostile").get_by_role("article", name="old db")
+    assert "open since 02 Jan 12:00 UTC" in old.inner_text()
+    assert "renewed at 05 Jan 12:00 UTC" in old.inner_text()
+    assert old.get_by_role("img").count() == 1
+    assert old.locator("line.opening").count() == 0
+
+
+def test_what_is_degraded_stands_above_the_alarms(show: Open) -> None:
+    tab = show("hostile", PHONE)
+    problems = tab.get_by_role("region", name="Degraded: the scores are not to be trusted")
+    assert [entry.split(":")[0] for entry in problems.get_by_role("listitem").all_inner_texts()] == [
+        "prometheus", "alertmanager",
+    ]  # fmt: skip
+    first = tab.get_by_role("article").first.bounding_box()
+    assert problems.bounding_box()["y"] < first["y"]
+
+
+def test_a_fleet_that_is_well_is_said_to_be(show: Open) -> None:
+    assert show("quiet").get_by_role("heading", level=1).inner_text() == "No server is likely to crash"
+
+
+def test_before_the_first_tick_nothing_is_claimed(show: Open) -> None:
+    tab = show("new")
+    assert tab.get_by_role("heading", level=1).inner_text() == "It is not known which servers will crash"
+    assert tab.get_by_text("the fleet has not been scored since the start").is_visible()
+
+
+def test_every_alarm_is_listed_however_many_there_are(show: Open) -> None:
+    tab = show("many", PHONE)
+    assert tab.get_by_role("article").count() == page.MOST_ALARMS
+    assert tab.get_by_role("table", name="10 further alarms").get_by_role("row").count() == 11
+
+
+def test_it_can_be_used_by_keyboard(show: Open) -> None:
+    tab = show("alarms", PHONE)
+    reached = []
+    described = """() => { const at = document.activeElement; return at == document.body ? null :
+        [at.tagName, at.textContent.trim(), getComputedStyle(at).outlineStyle, at.getBoundingClientRect().top >= 0] }"""
+    tab.keyboard.press("Tab")
+    while (at := tab.evaluate(described)) is not None and len(reached) < 50:
+        reached.append(at)
+        tab.keyboard.press("Tab")
+    assert [text for _, text, *_ in reached] == [
+        "Stop this", "runbook", "7 other metrics of db-1", "runbook", "7 other metrics of web-9",
+    ]  # fmt: skip
+    assert all(outline == "solid" and visible for *_, outline, visible in reached)
+    tab.get_by_text("7 other metrics of db-1").focus()
+    tab.keyboard.press("Enter")
+    assert tab.get_by_role("article", name="db-1").get_by_role("img").count() == 8
+
+
+def test_it_loads_itself_again_until_somebody_stops_that(show: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "REFRESH_S", 1)
+    tab = show("quiet")
+    with tab.expect_navigation(timeout=PATIENCE_MS):
+        pass
+    tab.get_by_role("link", name="Stop this").click()
+    tab.wait_for_url("**/?refresh=off")
+    tab.evaluate("window.isStill = true")
+    tab.wait_for_timeout(2500)
+    assert tab.evaluate("window.isStill")
