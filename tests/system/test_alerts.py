@@ -5,16 +5,12 @@ The way is that of a team: a file of gauges, node_exporter, Prometheus, Alertman
 
 from __future__ import annotations
 
-import json
 import shutil
-import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +18,7 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from alerting import free_port, pager, start, start_alertmanager, start_prometheus, wait_for
 
 from crashcast.operate import output
 from crashcast.operate.textfile import write
@@ -201,36 +198,10 @@ def test_promtool_has_no_objection() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def received() -> Iterator[SimpleNamespace]:
-    """Receive Alertmanager's notifications, as a pager does."""
-    alerts: list[dict[str, Any]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            alerts.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["alerts"])
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield SimpleNamespace(alerts=alerts, url=f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
-
-
-def start(stack: ExitStack, folder: Path, *command: str) -> None:
-    log = stack.enter_context((folder / f"{command[0]}.log").open("wb"))
-    process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-    stack.callback(process.wait)
-    stack.callback(process.kill)
+    with pager() as running:
+        yield running
 
 
 def test_a_server_at_risk_reaches_the_pager(tmp_path: Path, received: SimpleNamespace) -> None:
@@ -260,17 +231,9 @@ def test_a_server_at_risk_reaches_the_pager(tmp_path: Path, received: SimpleName
             "--collector.disable-defaults", "--collector.textfile",
             f"--collector.textfile.directory={tmp_path / 'gauges'}",
         )  # fmt: skip
-        start(
-            stack, tmp_path, "prometheus-alertmanager", "--config.file=alertmanager.yml",
-            f"--web.listen-address=127.0.0.1:{manager}", "--cluster.listen-address=", "--storage.path=alerts",
-        )  # fmt: skip
-        start(
-            stack, tmp_path, "prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=series",
-            f"--web.listen-address=127.0.0.1:{prometheus}",
-        )  # fmt: skip
-        deadline = time.monotonic() + 60
-        while not received.alerts and time.monotonic() < deadline:
-            time.sleep(0.2)
+        start_alertmanager(stack, tmp_path, manager)
+        start_prometheus(stack, tmp_path, prometheus)
+        wait_for(lambda: bool(received.alerts))
         time.sleep(2)  # no second one comes
     assert [one["labels"]["alertname"] for one in received.alerts] == ["CrashPredicted"]
     (page,) = received.alerts

@@ -42,8 +42,9 @@ class Exposition:
         )
 
     def show(self, state: State) -> None:
-        """Take the state after one more tick."""
-        self._durations.observe(state.duration.total_seconds())
+        """Take the state after a tick, or the same one with what became of its delivery."""
+        if self._state is None or state.ticked_at != self._state.ticked_at:
+            self._durations.observe(state.duration.total_seconds())
         self._state = state
 
     def text(self) -> bytes:

@@ -21,7 +21,7 @@ from crashcast.operate import actions, page
 from crashcast.operate.actions import Action
 from crashcast.operate.exposition import Exposition
 from crashcast.operate.extra import needed_by
-from crashcast.operate.output import reasons_as_json
+from crashcast.operate.output import reasons_as_json, rfc3339
 from crashcast.operate.state import State, doubts
 from crashcast.params.base import PATH
 from crashcast.params.serve import Serve
@@ -120,7 +120,7 @@ class HttpServer:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def show(self, state: State) -> None:
-        """Answer from this state on; call it after each tick."""
+        """Answer from this state on; call it after each tick, and whenever it changed."""
         self._exposition.show(state)
         self._state = state
 
@@ -213,24 +213,20 @@ def as_json(state: State | None, now: datetime, interval: timedelta) -> dict[str
         return found
     if state.scores is not None:
         used = state.scores.deployment
-        found |= {"model": used.name, "threshold": used.model.threshold, "at": _rfc3339(state.scores.moment)}
+        found |= {"model": used.name, "threshold": used.model.threshold, "at": rfc3339(state.scores.moment)}
     alarms = [
         {
             "server": alarm.server_id,
             "group": alarm.group,
-            "opened_at": _rfc3339(alarm.opened_at),
-            "renewed_at": _rfc3339(alarm.renewed_at),
-            "ends_at": _rfc3339(alarm.ends_at),
+            "opened_at": rfc3339(alarm.opened_at),
+            "renewed_at": rfc3339(alarm.renewed_at),
+            "ends_at": rfc3339(alarm.ends_at),
             "risk": alarm.risk,
             "reasons": reasons_as_json(alarm.reasons),
         }
         for alarm in state.alarms
     ]
-    return found | {"ticked_at": _rfc3339(state.ticked_at), "problems": dict(state.problems), "alarms": alarms}
-
-
-def _rfc3339(moment: datetime) -> str:
-    return f"{moment.isoformat(timespec='seconds')}Z"
+    return found | {"ticked_at": rfc3339(state.ticked_at), "problems": dict(state.problems), "alarms": alarms}
 
 
 def _now() -> datetime:

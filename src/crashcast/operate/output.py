@@ -50,6 +50,11 @@ def moment(text: str) -> datetime:
     return found.astimezone(UTC).replace(tzinfo=None)
 
 
+def rfc3339(moment: datetime) -> str:
+    """Write a naive moment for programs."""
+    return f"{moment.isoformat(timespec='seconds')}Z"
+
+
 def check_name(path: Path) -> None:
     """Refuse a file whose name does not say how to write it, or that has no place."""
     if path.suffix not in WRITERS:

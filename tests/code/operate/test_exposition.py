@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -55,7 +56,9 @@ def test_what_it_was_made_of_is_told() -> None:
 
 
 def test_the_durations_of_all_ticks_are_counted() -> None:
-    found = read(after(state(duration=timedelta(seconds=0.2)), state(duration=timedelta(seconds=40))))
+    first = state(duration=timedelta(seconds=0.2))
+    second = state(ticked_at=NOW + HOUR, duration=timedelta(seconds=40))
+    found = read(after(first, second, replace(second, delivery_errors=1)))
     counts = {
         limit: found["crashcast_tick_duration_seconds_bucket", limit] for limit in ("0.1", "0.25", "30.0", "60.0")
     }

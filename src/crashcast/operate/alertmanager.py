@@ -1,0 +1,97 @@
+"""Alarms pushed to Alertmanager's v2 API, for teams whose Prometheus does not scrape `crashcast serve`.
+
+An alert is known by its labels, so they are the same at each push: two instances and a renewal extend one alert, and
+only a new label makes a new page. Everything that changes is an annotation. Alertmanager keeps alerts in memory alone
+and expects its clients to repeat them, so `push` is called every `REPEAT_S`.
+
+Source: https://prometheus.io/docs/alerting/latest/clients/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import requests
+
+from crashcast.operate.output import rfc3339
+from crashcast.operate.page import MOST_REASONS, moment, percent
+from crashcast.operate.state import Alarm, State
+from crashcast.params.serve import Serve
+from crashcast.sources.http import in_short, words_of
+
+REPEAT_S = 60.0
+CONNECT_S, READ_S = 5, 15
+BATCH = 500  # alerts of a request
+PROBLEM = "alertmanager"
+
+
+def push(state: State, serve: Serve) -> State:
+    """Push every open alarm, and return the state with the problem and the count of errors as they are then.
+
+    Parameters
+    ----------
+    state : State
+    serve : Serve
+        Nothing is pushed if `alertmanager` is null.
+    """
+    if serve.alertmanager is None:
+        return state
+    version = "unknown" if state.scores is None else state.scores.deployment.name
+    problem = _post(serve.alertmanager, [alert(one, version, serve) for one in state.alarms])
+    problems = {name: words for name, words in state.problems.items() if name != PROBLEM}
+    if problem:
+        problems[PROBLEM] = problem
+    return replace(state, problems=problems, delivery_errors=state.delivery_errors + bool(problem))
+
+
+def alert(alarm: Alarm, version: str, serve: Serve) -> dict[str, Any]:
+    """Return an alarm as Alertmanager's API takes it.
+
+    Parameters
+    ----------
+    alarm : Alarm
+    version : str
+        Of the model.
+    serve : Serve
+        For the links.
+    """
+    annotations = {
+        "summary": f"{alarm.server_id} will crash until {moment(alarm.ends_at)} with a probability of "
+        f"{percent(alarm.risk)}",
+        "reasons": "\n".join(map(str, alarm.reasons[:MOST_REASONS])),
+        "model": version,
+        "runbook": serve.runbook or "",
+        "page": serve.page or "",
+    }
+    labels = {
+        "alertname": "CrashPredicted",
+        "server": alarm.server_id,
+        "group": alarm.group or "",
+        "severity": "warning",
+    }
+    found = {
+        "labels": {name: value for name, value in labels.items() if value},
+        "annotations": {name: value for name, value in annotations.items() if value},
+        "startsAt": rfc3339(alarm.opened_at),
+        "endsAt": rfc3339(alarm.ends_at),
+    }
+    return found | ({"generatorURL": serve.page} if serve.page else {})
+
+
+def _post(url: str, alerts: Sequence[dict[str, Any]]) -> str | None:
+    """Post alerts, and return what went wrong."""
+    for first in range(0, max(len(alerts), 1), BATCH):  # without alerts, too: it shows whether there is a way
+        try:
+            answer = requests.post(
+                f"{url}/api/v2/alerts",
+                json=alerts[first : first + BATCH],
+                timeout=(CONNECT_S, READ_S),
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            return f"{url} gives no answer: {in_short(error)}"
+        if answer.status_code != 200:
+            return f"{url} refuses alerts: {words_of(answer)}"
+    return None

@@ -1,0 +1,77 @@
+"""The programs that alert: Prometheus, Alertmanager and a pager's webhook, each a real one on a free port."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+PATIENCE_S = 60
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def pager() -> Iterator[SimpleNamespace]:
+    """Receive Alertmanager's notifications, as a pager does: its `url`, and the `notifications` and their `alerts`."""
+    notifications: list[dict[str, Any]] = []
+    alerts: list[dict[str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            notifications.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            alerts.extend(notifications[-1]["alerts"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield SimpleNamespace(notifications=notifications, alerts=alerts, url=f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
+def start(stack: ExitStack, folder: Path, *command: str) -> subprocess.Popen[bytes]:
+    """Start a program in a folder; it is killed at the end of the stack, unless it was before."""
+    log = stack.enter_context((folder / f"{command[0]}.log").open("ab"))
+    process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    return process
+
+
+def start_alertmanager(stack: ExitStack, folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start Alertmanager with `alertmanager.yml` of the folder."""
+    return start(
+        stack, folder, "prometheus-alertmanager", "--config.file=alertmanager.yml",
+        f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=", "--storage.path=alerts",
+    )  # fmt: skip
+
+
+def start_prometheus(stack: ExitStack, folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start Prometheus with `prometheus.yml` of the folder."""
+    return start(
+        stack, folder, "prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=series",
+        f"--web.listen-address=127.0.0.1:{port}",
+    )  # fmt: skip
+
+
+def wait_for(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> bool:
+    """Return whether a condition came true in time."""
+    deadline = time.monotonic() + patience_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
