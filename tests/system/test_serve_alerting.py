@@ -21,9 +21,10 @@ import pytest
 import requests
 import yaml
 from alerting import free_port, pager, start_alertmanager, start_prometheus, wait_for
-from served_fleet import HOUR, alarm, scores, state
+from served_state import HOUR, alarm, scores, state
 
 from crashcast.operate import alertmanager
+from crashcast.operate.alertmanager import Alertmanager
 from crashcast.operate.http_app import HttpServer
 from crashcast.operate.state import State
 from crashcast.params.serve import Serve
@@ -52,6 +53,10 @@ def opened(servers: Sequence[str], since: datetime, until: datetime, **changes: 
     scored = scores(servers, [f"web-{number}" for number in range(5)])
     alarms = [replace(alarm(scored, server), opened_at=since, ends_at=until, **changes) for server in servers]
     return replace(state(), ticked_at=now(), scores=scored, alarms=alarms, recent=None)
+
+
+def push(state: State, to: Serve) -> State:
+    return Alertmanager(to, lambda _: None).push(state)
 
 
 @pytest.fixture
@@ -104,14 +109,14 @@ def told(received: SimpleNamespace) -> list[tuple[str, list[str]]]:
 
 
 def test_pushed_alarms_are_grouped_page_once_and_resolve_at_their_end(
-    manager: SimpleNamespace, received: SimpleNamespace
+    manager: SimpleNamespace, received: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = serve(
         alertmanager=manager.url, page="https://ops.example/crashcast", runbook="https://wiki.example/crash"
     )
     since = now() - timedelta(minutes=10)
     first = opened(["db-1", "db-2"], since, now() + timedelta(seconds=30))
-    assert alertmanager.push(first, address) == first
+    assert push(first, address) == first
     assert wait_for(lambda: bool(received.notifications))
     assert told(received) == [("firing", ["db-1", "db-2"])]
     page = next(one for one in received.alerts if one["labels"]["server"] == "db-1")
@@ -122,20 +127,24 @@ def test_pushed_alarms_are_grouped_page_once_and_resolve_at_their_end(
         "v1.0.0", "https://ops.example/crashcast", "https://wiki.example/crash",
     }  # fmt: skip
 
-    until = now().replace(microsecond=0) + timedelta(seconds=QUIET_S + 10)
+    until = now().replace(microsecond=0) + timedelta(seconds=QUIET_S + 15)
     renewed = opened(["db-1", "db-2"], since, until, risk=0.7, reasons=())
     for _ in range(2):  # by another instance, too
-        alertmanager.push(replace(renewed, scores=None), address)
+        push(replace(renewed, scores=None), address)
     time.sleep(QUIET_S)
     assert told(received) == [("firing", ["db-1", "db-2"])]
 
-    manager.stop()
-    away = alertmanager.push(renewed, address)
-    assert away.delivery_errors == 1
-    assert away.problems["alertmanager"].startswith(f"{manager.url} gives no answer: ")
-    manager.restart()
-    again = alertmanager.push(away, address)
-    assert (again.delivery_errors, again.problems) == (1, {})
+    shown: list[State] = []
+    monkeypatch.setattr(alertmanager, "REPEAT_S", 0.5)
+    with Alertmanager(address, shown.append) as repeating:
+        repeating.push(renewed)
+        manager.stop()
+        assert wait_for(lambda: shown[-1].delivery_errors > 1)
+        assert shown[-1].problems["alertmanager"].startswith(f"{manager.url} gives no answer: ")
+        manager.restart()
+        assert wait_for(lambda: not shown[-1].problems)
+        assert shown[-1].delivery_errors > 1
+        assert shown[-1].alarms == renewed.alarms
 
     assert wait_for(lambda: len(received.notifications) > 1)
     assert told(received) == [("firing", ["db-1", "db-2"]), ("resolved", ["db-1", "db-2"])]
@@ -144,27 +153,27 @@ def test_pushed_alarms_are_grouped_page_once_and_resolve_at_their_end(
 
 def test_what_alertmanager_refuses_is_told(manager: SimpleNamespace) -> None:
     wrong = opened(["db-1"], now(), now() - HOUR)  # it would end before it begins
-    found = alertmanager.push(wrong, serve(alertmanager=manager.url))
+    found = push(wrong, serve(alertmanager=manager.url))
     assert found.problems["alertmanager"].startswith(f"{manager.url} refuses alerts: 400")
 
 
 def test_without_alarms_it_is_still_seen_whether_alertmanager_is_there(manager: SimpleNamespace) -> None:
     quiet = state(())
-    assert alertmanager.push(quiet, serve(alertmanager=manager.url)) == quiet
-    assert alertmanager.push(quiet, serve()) == quiet
+    assert push(quiet, serve(alertmanager=manager.url)) == quiet
+    assert push(quiet, serve()) == quiet
     manager.stop()
-    assert "alertmanager" in alertmanager.push(quiet, serve(alertmanager=manager.url)).problems
+    assert "alertmanager" in push(quiet, serve(alertmanager=manager.url)).problems
 
 
 def test_what_is_no_alertmanager_is_told() -> None:
     with HttpServer(serve(), HOUR, lambda _: None) as server:
-        found = alertmanager.push(state(), serve(alertmanager=server.url))
+        found = push(state(), serve(alertmanager=server.url))
         assert found.problems["alertmanager"] == f"{server.url} refuses alerts: 404 Not Found"
 
 
 def test_a_large_fleet_at_risk_is_pushed_whole(manager: SimpleNamespace) -> None:
     servers = [f"db-{number:04}" for number in range(2 * alertmanager.BATCH + 1)]
-    alertmanager.push(opened(servers, now(), now() + HOUR), serve(alertmanager=manager.url))
+    push(opened(servers, now(), now() + HOUR), serve(alertmanager=manager.url))
     known = requests.get(f"{manager.url}/api/v2/alerts", timeout=10).json()
     assert sorted(one["labels"]["server"] for one in known) == servers
 

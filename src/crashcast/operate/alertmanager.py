@@ -2,16 +2,19 @@
 
 An alert is known by its labels, so they are the same at each push: two instances and a renewal extend one alert, and
 only a new label makes a new page. Everything that changes is an annotation. Alertmanager keeps alerts in memory alone
-and expects its clients to repeat them, so `push` is called every `REPEAT_S`.
+and expects its clients to repeat them, more often than a fleet is scored.
 
 Source: https://prometheus.io/docs/alerting/latest/clients/
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import requests
 
@@ -27,23 +30,63 @@ BATCH = 500  # alerts of a request
 PROBLEM = "alertmanager"
 
 
-def push(state: State, serve: Serve) -> State:
-    """Push every open alarm, and return the state with the problem and the count of errors as they are then.
+class Alertmanager:
+    """Pushes the alarms of the last state, again and again; a context manager that stops at the end of its block.
 
     Parameters
     ----------
-    state : State
     serve : Serve
-        Nothing is pushed if `alertmanager` is null.
+        The section of params.yaml. Nothing is pushed if its `alertmanager` is null.
+    show : callable
+        Takes the state with what became of each push.
     """
-    if serve.alertmanager is None:
-        return state
-    version = "unknown" if state.scores is None else state.scores.deployment.name
-    problem = _post(serve.alertmanager, [alert(one, version, serve) for one in state.alarms])
-    problems = {name: words for name, words in state.problems.items() if name != PROBLEM}
-    if problem:
-        problems[PROBLEM] = problem
-    return replace(state, problems=problems, delivery_errors=state.delivery_errors + bool(problem))
+
+    def __init__(self, serve: Serve, show: Callable[[State], object]) -> None:
+        self._serve, self._show = serve, show
+        self._state: State | None = None
+        self._errors = 0
+        self._pushing = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, name="alertmanager")
+
+    def __enter__(self) -> Self:
+        """Begin to repeat what is pushed."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End after the push under way."""
+        self._ended.set()
+        self._thread.join()
+
+    def push(self, state: State) -> State:
+        """Push every open alarm, and return the state with the problem and the count of errors as they are then."""
+        with self._pushing:
+            self._state = self._pushed(state)
+            self._show(self._state)
+            return self._state
+
+    def _repeat(self) -> None:
+        while not self._ended.wait(REPEAT_S):
+            with self._pushing:
+                if self._state is not None:
+                    self._state = self._pushed(self._state)
+                    self._show(self._state)
+
+    def _pushed(self, state: State) -> State:
+        if self._serve.alertmanager is None:
+            return state
+        version = "unknown" if state.scores is None else state.scores.deployment.name
+        problem = _post(self._serve.alertmanager, [alert(one, version, self._serve) for one in state.alarms])
+        self._errors += problem is not None
+        if problem != state.problems.get(PROBLEM):
+            print(f"serve: {PROBLEM}: {problem or 'passed'}", file=sys.stderr, flush=True)
+        problems = {name: words for name, words in state.problems.items() if name != PROBLEM}
+        if problem is not None:
+            problems[PROBLEM] = problem
+        return replace(state, problems=problems, delivery_errors=self._errors)
 
 
 def alert(alarm: Alarm, version: str, serve: Serve) -> dict[str, Any]:
