@@ -37,7 +37,7 @@ from crashcast.modeling.bootstrap import (
 )
 from crashcast.modeling.model import fit, load, matrix
 from crashcast.modeling.sampling import draw_sample
-from crashcast.modeling.split_rule import period, read_part, read_rule
+from crashcast.modeling.split_rule import HAS_LABEL, period, read_part, read_rule
 from crashcast.params.alarms import Alarms
 from crashcast.params.demo import Demo
 from crashcast.params.evaluate import Evaluate
@@ -157,9 +157,9 @@ def judge() -> tuple[dict[str, Any], Gains]:
     rule, model = read_rule(SPLIT), load(MODELS)
     recorded = read_covered_crashes(BELIEVED, COVERAGE_PATH, Incidents.read())
     crashes = read_covered_crashes(TRUE_INCIDENTS, COVERAGE_PATH, Incidents.read())
-    test = pl.concat(rows for _, rows in read_part(FEATURES, TRUE_LABELS, rule, "test"))
-    validation = pl.concat(rows for _, rows in read_part(FEATURES, LABELS, rule, "validation"))
-    target, keys = test["label"].to_numpy(), test.select("timestamp", "server_id", "label")
+    test = pl.concat(rows.filter(HAS_LABEL) for _, rows in read_part(FEATURES, TRUE_LABELS, rule, "test"))
+    validation = pl.concat(rows.filter(HAS_LABEL) for _, rows in read_part(FEATURES, LABELS, rule, "validation"))
+    target, keys = test["label"].to_numpy(), test.select("timestamp", "server_id", "label", "observed")
 
     without = [name for name in model.features if not name.startswith("cpu_latency_combo")]
     scores = {
@@ -175,7 +175,7 @@ def judge() -> tuple[dict[str, Any], Gains]:
     found: dict[str, Any] = {}
     replicates, caught = {}, {}
     for name, (before, now) in scores.items():
-        rows = validation.select("timestamp", "server_id", "label").with_columns(score=before)
+        rows = validation.select("timestamp", "server_id", "label", "observed").with_columns(score=before)
         point = alarms.choose_threshold(rows, recorded, budget, window)
         judged = alarms.judge(keys.with_columns(score=now), crashes, point.threshold, window, period(rule, "test"))
         replicates[name] = pr_auc_replicates(target, row_metrics.steps_of(target, now), cells, draws)

@@ -57,7 +57,7 @@ from crashcast.labelling.candidate_events import ANNOTATIONS as ANNOTATED
 from crashcast.labelling.consensus import PRIOR
 from crashcast.modeling import alarms, row_metrics
 from crashcast.modeling.model import load
-from crashcast.modeling.split_rule import period, read_part, read_rule
+from crashcast.modeling.split_rule import HAS_LABEL, period, read_part, read_rule
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
@@ -312,9 +312,9 @@ def judge(way: str) -> dict[str, float]:
     rules, rule, model = Label.read(), read_rule(of(TICKETS, SPLIT)), load(of(way, MODELS))
     window = alarms.AlarmWindow.of(rules, Telemetry.read().interval)
     crashes = read_covered_crashes(TRUE_INCIDENTS, COVERAGE_PATH, Incidents.read())
-    test = pl.concat(rows for _, rows in read_part(FEATURES, of(TRUTH, LABELS), rule, "test"))
+    test = pl.concat(rows.filter(HAS_LABEL) for _, rows in read_part(FEATURES, of(TRUTH, LABELS), rule, "test"))
     score = model.predict(test)
-    rows = test.select("timestamp", "server_id", "label").with_columns(score=score)
+    rows = test.select("timestamp", "server_id", "label", "observed").with_columns(score=score)
     found = alarms.judge(rows, crashes, model.threshold, window, period(rule, "test")).metrics
     return {
         "event_recall": found.event_recall or 0.0,

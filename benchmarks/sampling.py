@@ -35,7 +35,7 @@ from crashcast.modeling.bootstrap import TwoWayDraws, percentile_interval, pr_au
 from crashcast.modeling.model import fit, matrix
 from crashcast.modeling.row_metrics import steps_of
 from crashcast.modeling.sampling import draw_sample, feature_names
-from crashcast.modeling.split_rule import period, read_part, read_rule
+from crashcast.modeling.split_rule import HAS_LABEL, period, read_part, read_rule
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.train import Train
 
@@ -91,7 +91,7 @@ def compare() -> tuple[dict[str, Any], dict[str, float]]:
     """
     rules, settings, rule = Train.read(), Evaluate.read(), read_rule(SPLIT)
     columns = feature_names(FEATURES)
-    parts = [rows for _, rows in read_part(FEATURES, LABELS, rule, "test", columns)]
+    parts = [rows.filter(HAS_LABEL) for _, rows in read_part(FEATURES, LABELS, rule, "test", columns)]
     test = pl.concat(rows.select("timestamp", "server_id", "label") for rows in parts)
     values = np.concatenate([matrix(rows, columns) for rows in parts])
     del parts

@@ -30,7 +30,7 @@ from crashcast.canonical import write_json
 from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import alarms, row_metrics
 from crashcast.modeling.model import load
-from crashcast.modeling.split_rule import period, read_part, read_rule
+from crashcast.modeling.split_rule import HAS_LABEL, period, read_part, read_rule
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
@@ -106,9 +106,9 @@ def trained(self_training: dict[str, float] | None) -> dict[str, float]:
     train.main(FEATURES, LABELS, SPLIT, BELIEVED, COVERAGE_PATH, MODELS, *figures)
     rules, rule, model = Label.read(), read_rule(SPLIT), load(MODELS)
     crashes = read_covered_crashes(BELIEVED, COVERAGE_PATH, Incidents.read())
-    test = pl.concat(rows for _, rows in read_part(FEATURES, LABELS, rule, "test"))
+    test = pl.concat(rows.filter(HAS_LABEL) for _, rows in read_part(FEATURES, LABELS, rule, "test"))
     score = model.predict(test)
-    rows = test.select("timestamp", "server_id", "label").with_columns(score=score)
+    rows = test.select("timestamp", "server_id", "label", "observed").with_columns(score=score)
     window = alarms.AlarmWindow.of(rules, Telemetry.read().interval)
     found = alarms.judge(rows, crashes, model.threshold, window, period(rule, "test")).metrics
     area = row_metrics.pr_auc(test["label"].to_numpy(), score)

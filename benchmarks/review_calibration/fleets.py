@@ -22,7 +22,7 @@ from crashcast.incidents import read_covered_crashes
 from crashcast.modeling.algorithms import Candidate, candidates
 from crashcast.modeling.model import fit, matrix
 from crashcast.modeling.sampling import feature_names
-from crashcast.modeling.split_rule import HASH_RANGE, assign, period, read_part, read_rule, row_hash
+from crashcast.modeling.split_rule import HAS_LABEL, HASH_RANGE, assign, period, read_part, read_rule, row_hash
 from crashcast.params.incidents import Incidents
 from crashcast.params.train import Train
 from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TICKET_SOURCES_PATH
@@ -144,8 +144,8 @@ def read_fleet(condition: str, seed: int, months: int = MONTHS, shares: dict[str
 
 def read(rule: dict[str, Any], part: str, columns: list[str], draw: Any = None) -> Rows:
     """Read a part's rows."""
-    pieces = [rows for _, rows in read_part(FEATURES, LABELS, rule, part, columns, draw)]
-    keys = pl.concat(rows.select("timestamp", "server_id", "label") for rows in pieces)
+    pieces = [rows.filter(HAS_LABEL) for _, rows in read_part(FEATURES, LABELS, rule, part, columns, draw)]
+    keys = pl.concat(rows.select("timestamp", "server_id", "label", "observed") for rows in pieces)
     return Rows(keys, np.concatenate([matrix(rows, columns) for rows in pieces]))
 
 
@@ -160,7 +160,8 @@ def read_truth(condition: str) -> dict[str, np.ndarray]:
         own = read(rule, "train", columns, lambda rows: drawn(rows, TRUTH_NEGATIVES))
         model = fit(boosting(), columns, own.values, own.keys["label"].to_numpy() == 1, TRUTH_NEGATIVES)
         pieces: dict[str, list[np.ndarray]] = {"values": [], "labels": [], "weights": []}
-        for _, rows in read_part(FEATURES, LABELS, rule, "test", columns):
+        for _, judged in read_part(FEATURES, LABELS, rule, "test", columns):
+            rows = judged.filter(HAS_LABEL)
             values, labels = matrix(rows, columns), rows["label"].to_numpy()
             risk = expit(model.log_odds(values))
             kept = np.where(labels == 1, 1.0, np.clip(risk / CERTAIN_RISK, LEAST_DRAWN, 1.0))

@@ -145,9 +145,9 @@ def _data(metrics: dict[str, Figures]) -> str:
 def _test(metrics: dict[str, Figures]) -> str:
     found, part = metrics["evaluate"], metrics["split"]["test"]
     period = f", {part['from'][:10]} to {part['to'][:10]}"
-    blind = found["crashes_without_known_row"]
+    blind = found["crashes_without_observed_row"]
     return f"Test: {found['rows']:,} rows of {part['servers']:,} servers{period}; {found['crashes']:,} crashes" + (
-        f", {blind:,} of them without a row with a known label before it." if blind else "."
+        f", {blind:,} of them without an observed row before it." if blind else "."
     )
 
 
@@ -183,10 +183,10 @@ def _rows(found: Figures, rules: dict[str, Figures]) -> list[Row]:
     ]
     lead, budget = found["median_lead_h"], found["false_alarm_budget"]
     recall = f"event recall ({found['crashes_caught']:,} of {found['crashes']:,})"
-    precision = f"alarm precision ({found['alarms_true']:,} of {found['alarms']:,})"
+    precision = f"alarm precision ({found['alarms_true']:,} of {found['alarms'] - found['alarms_unknown']:,})"
     by_lot = f"random alarms {_percent(found['baselines'][RANDOM]['event_recall'])}"
     missed = f"{found['crashes_missed']:,} crashes missed"
-    rest = f"{found['alarms_false']:,} false, {found['alarms_late']:,} late"
+    rest = f"{found['alarms_false']:,} false, {found['alarms_late']:,} late, {found['alarms_unknown']:,} unknown"
     majority = f"majority class {found['accuracy_of_majority']:.2%}"
     return [
         Row("PR-AUC", _number(found["pr_auc"]), _interval(found, "pr_auc"), f"chance {_number(found['base_rate'])}"),
@@ -201,7 +201,7 @@ def _rows(found: Figures, rules: dict[str, Figures]) -> list[Row]:
             f"budget {_number(budget)}",
         ),
         Row(precision, _percent(found["alarm_precision"]), "", rest),
-        Row("pages a day, whole fleet", _number(found["pages_per_day"]), "", ""),
+        Row("pages a day, whole fleet", _number(found["pages_per_day"]), "", f"{found['alarms']:,} alarms in all"),
         Row("accuracy", f"{found['accuracy']:.2%}", "", majority),
         Row("mean score / base rate", _number(found["mean_score_over_base_rate"]), "", "calibrated 1"),
     ]

@@ -22,6 +22,7 @@ from crashcast.files import replacing
 TIMESTAMP = pl.Datetime("us", "UTC")
 KEYS = {"timestamp": TIMESTAMP, "server_id": pl.String}
 CRASH, MAINTENANCE = "crash", "maintenance"  # kinds of incident
+OBSERVED = "observed"  # whether a row has a value of its own: rows that only fill a gap raise no alarm
 UNCOVERED = "uncovered"  # why a label is unknown: no incidents were recorded for this server at this time
 INCIDENTS = {
     "incident_id": pl.String,

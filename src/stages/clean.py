@@ -126,7 +126,8 @@ def clean_partition(
     Returns
     -------
     DataFrame
-        `timestamp`, `server_id` and the metrics as float32, sorted by (timestamp, server_id).
+        `timestamp`, `server_id`, `observed` (whether any value is the row's own: an alarm may open) and the metrics as
+        float32, sorted by (timestamp, server_id).
     dict
         `samples` = `kept` + `merged` + `dropped_duplicate` + `dropped_no_valid_value`; `rows` = `kept` + `filled`;
         then values lost per metric and reason.
@@ -148,7 +149,8 @@ def clean_partition(
         present |= ~np.isnan(columns[name])
     del rows, possible, observed  # at full size every array counts
     frame = grid.keys(present).with_columns(
-        pl.Series(name, columns.pop(name)[present], nan_to_null=True) for name in telemetry.metrics
+        pl.Series(tables.OBSERVED, kept[present]),
+        *(pl.Series(name, columns.pop(name)[present], nan_to_null=True) for name in telemetry.metrics),
     )
     return frame, {**count_samples(placed, usable, kept, frame.height), **lost}
 

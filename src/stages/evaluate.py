@@ -1,7 +1,8 @@
 """Judge the model on the test part, which nothing before this stage has looked at.
 
-In: features, labels, the split's rule, incidents and coverage, the model. Out: `data/predictions` (every known test
-row with its score, for comparing models later), `metrics/evaluate.json`, and the tables that `dvc plots` draws.
+In: features, labels, the split's rule, incidents and coverage, the model. Out: `data/predictions` (the
+scores of the test rows, those of unknown label among them: alarms open there too), `metrics/evaluate.json`, and the
+tables that `dvc plots` draws.
 
 Three questions, each with its baseline: does the score rank rows better than chance (PR-AUC against the base rate),
 does it beat the one-rule baselines that anybody would try first, and would the alarms have warned of crashes at a price
@@ -33,7 +34,7 @@ from crashcast.modeling.bootstrap import (
 )
 from crashcast.modeling.model import Model, load
 from crashcast.modeling.slices import crash_kinds, names, server_slices
-from crashcast.modeling.split_rule import crashes_of_part, period, read_part, read_rule, row_hash
+from crashcast.modeling.split_rule import HAS_LABEL, crashes_of_part, period, read_part, read_rule, row_hash
 from crashcast.params.alarms import Alarms
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.incidents import Incidents
@@ -74,28 +75,29 @@ def main(
     del rows
 
     test, sample = score_test(features, labels, rule, model, predictions, baselines, rules.seed)
-    target, own = test["label"].to_numpy(), crashes_of_part(crashes, rule, "test")
+    own = crashes_of_part(crashes, rule, "test")
     judged = alarms.judge(test, own, model.threshold, window, period(rule, "test"))
+    known = test.filter(HAS_LABEL)
+    target, scores = known["label"].to_numpy(), known["score"].to_numpy()
     figures: dict[str, Any] = {
-        **row_metrics.row_metrics(target, test["score"].to_numpy(), model.threshold),
+        **row_metrics.row_metrics(target, scores, model.threshold),
         **judged.metrics.as_dict(),
-        "mean_score_over_base_rate": test["score"].to_numpy().mean() / target.mean(),
+        "mean_score_over_base_rate": scores.mean() / target.mean(),
         "false_alarm_budget": budget,
         "confidence": rules.confidence,
     }
-    servers = names(test) | names(judged.crashes)  # a crash may have no known row
+    servers = names(known) | names(judged.crashes)  # a crash may have no known row
     draws = TwoWayDraws.draw(
         pl.Series(sorted(servers)), period(rule, "test"), rules.block, rules.replicates, rules.seed
     )
-    cells = draws.cells(test["server_id"], test["timestamp"])
-    replicates = pr_auc_replicates(target, row_metrics.steps_of(target, test["score"].to_numpy()), cells, draws)
+    cells = draws.cells(known["server_id"], known["timestamp"])
+    replicates = pr_auc_replicates(target, row_metrics.steps_of(target, scores), cells, draws)
     figures |= intervals(target, cells, judged, replicates, draws, rules.confidence)
 
     figures["baselines"] = {}
     for name, threshold in thresholds.items():
-        rows = by(name, test)
-        score = rows["score"].to_numpy()
-        rival = alarms.judge(rows, own, threshold, window, period(rule, "test")).metrics
+        rival = alarms.judge(by(name, test), own, threshold, window, period(rule, "test")).metrics
+        score = by(name, known)["score"].to_numpy()
         rivals = pr_auc_replicates(target, row_metrics.steps_of(target, score), cells, draws)
         gain = percentile_interval(replicates - rivals, rules.confidence)
         figures["baselines"][name] = {
@@ -107,10 +109,10 @@ def main(
         }
 
     slices = server_slices(servers, coverage, rule, tables.partitions(labels), lambda partition: partition.path(labels))
-    figures["slices"] = by_slice(test, judged.crashes, crashes, slices)
+    figures["slices"] = by_slice(known, judged.crashes, crashes, slices)
     write_json(evaluation, figures)
     with replacing_folder(plots_folder) as aside:
-        plots.write(aside, test, judged.crashes, model.threshold, importance(model, sample, rules.seed), label)
+        plots.write(aside, known, judged.crashes, model.threshold, importance(model, sample, rules.seed), label)
 
 
 def score_test(
@@ -127,7 +129,8 @@ def score_test(
     Returns
     -------
     DataFrame
-        Every row: `timestamp`, `server_id`, `label`, `score`, and `by_<name>` for each baseline.
+        Every row: `timestamp`, `server_id`, `label` (null: unknown), `observed`, `score`, and `by_<name>` for each
+        baseline.
     DataFrame
         Some rows of each label, drawn by the hash of their keys: `label` and the features.
     """
@@ -138,7 +141,7 @@ def score_test(
             written, drawn = [], []
             for _, rows in of_partition:
                 scored = rows.with_columns(score=model.predict(rows))
-                written.append(scored.select("timestamp", "server_id", "label", "score"))
+                written.append(scored.select("timestamp", "server_id", "label", "observed", "score"))
                 kept.append(with_baselines(scored, baselines, seed))
                 hashed = rows.with_columns(drawn=row_hash(rows, seed, "importance sample"))
                 drawn += lowest(hashed)
@@ -154,8 +157,8 @@ def lowest(hashed: pl.DataFrame) -> list[pl.DataFrame]:
 
 
 def by(name: str, rows: pl.DataFrame) -> pl.DataFrame:
-    """Return keys and label with the score of a baseline."""
-    return rows.select("timestamp", "server_id", "label", score=pl.col(f"by_{name}").cast(pl.Float64))
+    """Return the rows with the score of a baseline."""
+    return rows.select("timestamp", "server_id", "label", "observed", score=pl.col(f"by_{name}").cast(pl.Float64))
 
 
 def intervals(
@@ -186,7 +189,7 @@ def by_slice(
     Parameters
     ----------
     rows : DataFrame
-        The scored test rows.
+        The scored test rows of known label.
     judged : DataFrame
         The test part's crashes with `caught`.
     crashes : DataFrame

@@ -1,9 +1,9 @@
 """Confirm the crashes, and label every row by whether its server is about to crash: 1, 0, or unknown.
 
-In: the clean rows' keys; and the evidence of crashes: incident records, their coverage and that of the systems they
-come from, raw telemetry, annotations. Out: the labels, that is keys, `label` (null is unknown) and `reason` (why it is
-unknown); the confirmed incidents and the votes that confirm them (docs/labels.md); `metrics/label.json` with counts and
-the quality of each source.
+In: of the clean rows the keys and `observed`; and the evidence of crashes: incident records, their coverage and that of
+the systems they come from, raw telemetry, annotations. Out: the labels, that is those rows, `label` (null is unknown)
+and `reason` (why it is unknown); the confirmed incidents and the votes that confirm them (docs/labels.md);
+`metrics/label.json` with counts and the quality of each source.
 
 A row at t is 1 if a crash of its server starts in (t + lead, t + lead + horizon]. It is unknown, never 0, if the
 records cannot tell: see `Reason`. Unknown wins over 1: nobody can act on a warning during an outage.
@@ -91,7 +91,7 @@ def main(
         Task(
             partition,
             {
-                "rows": Period.among(cleaned, clean, partition.start, partition.end, tuple(tables.KEYS)),
+                "rows": Period.among(cleaned, clean, partition.start, partition.end, (*tables.KEYS, tables.OBSERVED)),
                 "incidents": incidents_that_reach(partition, records, label),
                 "coverage": coverage_that_reaches(partition, covered, blind),
                 "blind": blind,
@@ -174,7 +174,7 @@ def label_partition(
     partition : Partition
         Whose rows these are.
     rows : DataFrame
-        `timestamp` and `server_id`, sorted.
+        `timestamp`, `server_id` and `observed`, sorted.
     incidents : DataFrame
         `server_id`, `kind`, `started_at`, `resolved_at`.
     coverage : DataFrame
@@ -187,7 +187,7 @@ def label_partition(
     Returns
     -------
     DataFrame
-        `timestamp`, `server_id`, `label` (1, 0, null) and `reason` (null if the label is known).
+        The rows with `label` (1, 0, null) and `reason` (null if the label is known).
     dict
         How many rows of each label, and of each reason.
     """

@@ -4,7 +4,7 @@ In: features, labels, the split's rule, the incidents and their coverage. Out: `
 `metrics/candidates.json` (the evidence for the choice) and `metrics/train.json` (the chosen model on validation).
 
 Crashes are rare, so the model is fitted to a sample that is rich in crash rows (`modeling/sampling.py`). Validation
-keeps every known row. The test part is not looked at here. With `train.self_training` the chosen candidate is fitted
+keeps every row. The test part is not looked at here. With `train.self_training` the chosen candidate is fitted
 again, with rows that no incident records cover.
 """
 
@@ -106,12 +106,14 @@ def fit_to(sample: Sample, candidate: Candidate, columns: list[str]) -> Model:
 def evidence_for(validation: Validation, raw: Floats) -> dict[str, Any]:
     """Return how well log-odds rank the validation rows, and the share of crashes that their alarms catch."""
     _, judgement = validation.at_budget(raw)
-    return row_metrics.ranking(validation.labels, raw) | {"event_recall": judgement.metrics.event_recall}
+    return row_metrics.ranking(validation.labels, raw[validation.known]) | {
+        "event_recall": judgement.metrics.event_recall
+    }
 
 
 def calibrated(model: Model, raw: Floats, validation: Validation) -> Model:
     """Return the model with the slope and intercept that fit its log-odds on validation."""
-    slope, intercept = calibration(raw, validation.labels == 1)
+    slope, intercept = calibration(raw[validation.known], validation.labels == 1)
     return replace(model, slope=slope, intercept=intercept)
 
 
@@ -119,5 +121,6 @@ def with_threshold(model: Model, raw: Floats, validation: Validation) -> tuple[M
     """Return the model with the threshold that keeps to the alarm budget, and its figures on validation."""
     probability = model.probability(raw)
     threshold, judgement = validation.at_budget(probability)
-    figures = row_metrics.row_metrics(validation.labels, probability, threshold) | judgement.metrics.as_dict()
+    known = probability[validation.known]
+    figures = row_metrics.row_metrics(validation.labels, known, threshold) | judgement.metrics.as_dict()
     return replace(model, threshold=threshold), figures

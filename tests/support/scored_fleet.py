@@ -93,6 +93,7 @@ def fleet(
             "timestamp": moments(np.repeat(np.arange(hours), servers)),
             "server_id": pl.Series(np.tile(names, hours)).cast(pl.Categorical),
             "label": label.ravel(),
+            "observed": True,
             "champion": champion.ravel(),
             "challenger": challenger.ravel(),
         }

@@ -1,16 +1,20 @@
 """Alarms and crashes: what on-call gets from scores at a threshold.
 
-An alarm opens at a server's first known row at or above the threshold and lasts lead + horizon. Rows inside it open no
-other; if the score is still high afterwards, it opens again. An alarm that opened at t is
+An alarm opens at a server's first observed row at or above the threshold. It speaks of crashes that start in
+(t + lead, t + lead + horizon], and stands until the end of that window. Rows in [t, t + horizon) open no other. If a
+row at t + horizon or later is high, the next alarm opens there, so that no crash falls between two; if the one before
+still stands, this renews it, and on-call gets no new page. An alarm that opened at t is
 
-- true if a crash of its server starts in (t + lead, t + lead + horizon];
-- late if one starts in (t, t + lead] and none in the window above;
+- late if a crash of its server starts in (t, t + lead] and none in its window;
+- unknown if the label of its row is unknown otherwise: the records cannot tell whether it was right;
+- true if a crash starts in its window;
 - false otherwise.
 
-One alarm may warn of several crashes, and one crash may have several true alarms. Known rows are those whose label is
-known. Rows have `timestamp`, `server_id` and `score`; crashes are one row each, with `server_id` and `started_at`,
-covered by incident records. Frames may come in any order, with servers as text or as categories; they leave sorted by
-(time, server_id), with servers as text.
+Which rows have a known label is not known live, so alarms open on all observed rows; a row that only fills a gap opens
+none. One alarm may warn of several crashes, and one crash may be caught by several alarms. Rows have `timestamp`,
+`server_id`, `label` (null: unknown), `observed` and `score`; crashes are one row each, with `server_id` and
+`started_at`, covered by incident records. Frames may come in any order, with servers as text or as categories; they
+leave sorted by (time, server_id), with servers as text.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from crashcast import tables
 from crashcast.params.base import DAY
 from crashcast.params.label import Label
 
-TRUE, LATE, FALSE = "true", "late", "false"  # outcomes of an alarm
+TRUE, LATE, FALSE, UNKNOWN = "true", "late", "false", "unknown"  # outcomes of an alarm
 HOUR = timedelta(hours=1)
 INSTANT = timedelta(microseconds=1)  # the resolution of timestamps
 BATCH_ROWS = 4_000_000  # looked at together: alarms are a server's own, so servers can be taken some at a time
@@ -39,7 +43,7 @@ FIRST_ROWS = 10_000  # a threshold is sought among so many of the highest rows, 
 
 @dataclass(frozen=True)
 class AlarmWindow:
-    """When an alarm counts as true (see the module's docstring), and the cadence of the rows that raise it."""
+    """Of which crashes an alarm speaks (see the module's docstring), and the cadence of the rows that raise it."""
 
     lead: timedelta
     horizon: timedelta
@@ -52,7 +56,7 @@ class AlarmWindow:
 
     @property
     def duration(self) -> timedelta:
-        """How long an alarm lasts."""
+        """How long an alarm stands."""
         return self.lead + self.horizon
 
 
@@ -72,23 +76,25 @@ class EventMetrics:
     threshold : float
         Rows at or above it raise alarms.
     server_days : float
-        Known rows x interval.
+        Rows of known label x interval.
     crashes, crashes_caught, crashes_missed : int
-        Covered crashes of the period; caught ones have a true alarm, all others are missed.
-    crashes_without_known_row : int
-        Those of the missed that no known row could have warned of.
-    alarms, alarms_true, alarms_late, alarms_false : int
+        Covered crashes of the period; an alarm spoke of the caught ones, all others are missed.
+    crashes_without_observed_row : int
+        Those of the missed that no row could have warned of.
+    alarms, alarms_true, alarms_late, alarms_false, alarms_unknown : int
         Alarms opened, and how they ended.
+    pages : int
+        Alarms that renewed none.
     event_recall : float or None
         crashes_caught / crashes.
     alarm_precision : float or None
-        alarms_true / alarms: a late alarm is not false, but a page all the same.
+        alarms_true / (alarms - alarms_unknown): a late alarm is not false, but no use either.
     false_alarms_per_server_day : float or None
         alarms_false / server_days.
     pages_per_day : float
-        alarms / days of the period, for the whole fleet.
+        pages / days of the period, for the whole fleet.
     median_lead_h : float or None
-        From a caught crash's first true alarm to its start, in hours; the median over caught crashes.
+        From the first alarm that spoke of a caught crash to its start, in hours; the median over caught crashes.
     """
 
     threshold: float
@@ -96,11 +102,13 @@ class EventMetrics:
     crashes: int
     crashes_caught: int
     crashes_missed: int
-    crashes_without_known_row: int
+    crashes_without_observed_row: int
     alarms: int
     alarms_true: int
     alarms_late: int
     alarms_false: int
+    alarms_unknown: int
+    pages: int
     event_recall: float | None
     alarm_precision: float | None
     false_alarms_per_server_day: float | None
@@ -132,7 +140,7 @@ def judge(
     Parameters
     ----------
     rows : DataFrame
-        The known rows of the period.
+        Of the period, those of known label and all observed ones.
     crashes : DataFrame
         Covered crashes of the servers in question, also those just outside the period: alarms near its end may be true
         of them. The period's own, which recall counts, are those whose last moment to warn lies in it (`crashes_of`).
@@ -146,49 +154,59 @@ def judge(
     start, end = tables.utc(*period)
     if rows.select((~pl.col("timestamp").is_between(start, end, closed="left")).any()).item():
         raise ValueError(f"rows outside the period from {period[0]} to {period[1]}")
-    alarms = judge_alarms(open_alarms(rows, threshold, window.duration), crashes, window)
+    alarms = judge_alarms(open_alarms(rows, threshold, window), crashes, window)
     crashes = catch(crashes_of(crashes, period, window.lead), alarms, rows, window)
 
-    outcomes = {outcome: alarms.filter(outcome=outcome).height for outcome in (TRUE, LATE, FALSE)}
+    outcomes = {outcome: alarms.filter(outcome=outcome).height for outcome in (TRUE, LATE, FALSE, UNKNOWN)}
     caught = crashes.filter("caught")
-    server_days = rows.height * window.interval / DAY
+    judged, pages = alarms.height - outcomes[UNKNOWN], int(alarms["is_page"].sum())
+    server_days = known_rows(rows) * window.interval / DAY
     metrics = EventMetrics(
         threshold=threshold,
         server_days=server_days,
         crashes=crashes.height,
         crashes_caught=caught.height,
         crashes_missed=crashes.height - caught.height,
-        crashes_without_known_row=crashes.filter(~pl.col("had_known_row")).height,
+        crashes_without_observed_row=crashes.filter(~pl.col("had_observed_row")).height,
         alarms=alarms.height,
         alarms_true=outcomes[TRUE],
         alarms_late=outcomes[LATE],
         alarms_false=outcomes[FALSE],
+        alarms_unknown=outcomes[UNKNOWN],
+        pages=pages,
         event_recall=caught.height / crashes.height if crashes.height else None,
-        alarm_precision=outcomes[TRUE] / alarms.height if alarms.height else None,
+        alarm_precision=outcomes[TRUE] / judged if judged else None,
         false_alarms_per_server_day=outcomes[FALSE] / server_days if server_days else None,
-        pages_per_day=alarms.height / ((period[1] - period[0]) / DAY),
+        pages_per_day=pages / ((period[1] - period[0]) / DAY),
         median_lead_h=caught.select((pl.col("lead_time") / HOUR).median()).item(),
     )
     return Judgement(metrics, alarms, crashes)
 
 
-def open_alarms(rows: pl.DataFrame, threshold: float, duration: timedelta) -> pl.DataFrame:
-    """Find when alarms open: per server the first row at or above the threshold, then the first after each has ended.
+def known_rows(rows: pl.DataFrame) -> int:
+    """Count the rows of known label."""
+    return rows.height - rows["label"].null_count()
+
+
+def open_alarms(rows: pl.DataFrame, threshold: float, window: AlarmWindow) -> pl.DataFrame:
+    """Find when alarms open: per server the first high row, then the first at least `horizon` after each.
 
     Returns
     -------
     DataFrame
-        `timestamp` and `server_id`. Two alarms of a server are at least `duration` apart.
+        `timestamp`, `server_id`, `is_known` (whether the row's label is) and `is_page` (whether it renews none).
     """
-    is_high = _with_scores(rows)["score"] >= threshold
-    high = rows.select("timestamp", "server_id").filter(is_high)
-    alarms = pl.concat(_open_alarms(some, duration) for some in _by_servers(high))
-    return alarms.with_columns(pl.col("server_id").cast(pl.String)).sort("timestamp", "server_id")
+    is_high = (_scores(rows) >= threshold) & rows["observed"]
+    high = rows.select("timestamp", "server_id", is_known=pl.col("label").is_not_null()).filter(is_high)
+    alarms = pl.concat(_open_alarms(some, window.horizon) for some in _by_servers(high))
+    alarms = alarms.with_columns(pl.col("server_id").cast(pl.String)).sort("timestamp", "server_id")
+    since = pl.col("timestamp") - pl.col("timestamp").shift().over("server_id")
+    return alarms.with_columns(is_page=(since > window.duration).fill_null(True))
 
 
-def _open_alarms(high: pl.DataFrame, duration: timedelta) -> pl.DataFrame:
+def _open_alarms(high: pl.DataFrame, horizon: timedelta) -> pl.DataFrame:
     high = high.sort("timestamp")
-    reopens = _reopens(high, duration)
+    reopens = _reopens(high, horizon)
     opened = np.zeros(high.height, dtype=bool)
     # the k-th alarm of every server at once, for k = 1, 2, ...
     current = np.flatnonzero(high["server_id"].is_first_distinct().to_numpy())
@@ -215,8 +233,8 @@ def judge_alarms(alarms: pl.DataFrame, crashes: pl.DataFrame, window: AlarmWindo
     Returns
     -------
     DataFrame
-        The alarms with `outcome` (true, late or false) and `started_at`, the first crash that a true alarm warned of or
-        that a late alarm came too late for; null for false ones.
+        The alarms with `outcome` (true, late, false or unknown) and `started_at`, the first crash that a true alarm
+        warned of or that a late alarm came too late for; null for others.
     """
     alarms, crashes = alarms.sort("timestamp", "server_id"), crashes.sort("started_at", "server_id")
     opened = pl.col("timestamp")
@@ -226,16 +244,22 @@ def judge_alarms(alarms: pl.DataFrame, crashes: pl.DataFrame, window: AlarmWindo
             soonest=_next(alarms, opened, crashes, "started_at", exact=False),
         )
         .with_columns(
-            outcome=pl.when(pl.col("in_time") <= opened + window.lead + window.horizon)
-            .then(pl.lit(TRUE))
-            .when(pl.col("soonest") <= opened + window.lead)
+            in_window=(pl.col("in_time") <= opened + window.duration).fill_null(False),
+            too_soon=(pl.col("soonest") <= opened + window.lead).fill_null(False),
+        )
+        .with_columns(
+            outcome=pl.when(pl.col("too_soon") & ~pl.col("in_window"))
             .then(pl.lit(LATE))
+            .when(~pl.col("is_known"))
+            .then(pl.lit(UNKNOWN))
+            .when("in_window")
+            .then(pl.lit(TRUE))
             .otherwise(pl.lit(FALSE)),
         )
         .with_columns(
             started_at=pl.when(outcome=TRUE).then("in_time").when(outcome=LATE).then("soonest"),
         )
-        .drop("in_time", "soonest")
+        .drop("in_time", "soonest", "in_window", "too_soon")
     )
 
 
@@ -256,20 +280,20 @@ def crashes_of(crashes: pl.DataFrame, period: tuple[datetime, datetime], lead: t
 
 
 def catch(crashes: pl.DataFrame, alarms: pl.DataFrame, rows: pl.DataFrame, window: AlarmWindow) -> pl.DataFrame:
-    """Say which crashes had a true alarm, how early, and which ones no known row could have warned of.
+    """Say of which crashes an alarm spoke, how early, and which ones no row could have warned of.
 
     Returns
     -------
     DataFrame
-        The crashes with `caught`, `lead_time` (from the opening of the first true alarm to the crash, null if
-        missed) and `had_known_row` (one lay where an alarm would have been true).
+        The crashes with `caught`, `lead_time` (from the opening of the first alarm that spoke of it to the crash, null
+        if missed) and `had_observed_row` (an alarm that opened there would have spoken of it).
     """
     crashes, alarms = crashes.sort("started_at", "server_id"), alarms.sort("timestamp", "server_id")
     latest = pl.col("started_at") - window.lead
     earliest = latest - window.horizon
     first_rows = [
         _next(crashes, earliest, batch.sort("timestamp"), "timestamp")
-        for batch in _by_servers(rows.select("timestamp", "server_id"))
+        for batch in _by_servers(rows.filter("observed").select("timestamp", "server_id"))
     ]
     return (
         crashes.with_columns(
@@ -278,7 +302,7 @@ def catch(crashes: pl.DataFrame, alarms: pl.DataFrame, rows: pl.DataFrame, windo
         )
         .with_columns(
             caught=(pl.col("alarm") < latest).fill_null(False),
-            had_known_row=(pl.col("row") < latest).fill_null(False),
+            had_observed_row=(pl.col("row") < latest).fill_null(False),
         )
         .with_columns(lead_time=pl.when("caught").then(pl.col("started_at") - pl.col("alarm")))
         .drop("alarm", "row")
@@ -296,7 +320,7 @@ def choose_threshold(rows: pl.DataFrame, crashes: pl.DataFrame, budget: float, w
     Parameters
     ----------
     rows : DataFrame
-        Known rows, at least one.
+        Rows of known label and all observed ones, at least one of each.
     crashes : DataFrame
         Covered crashes of these servers.
     budget : float
@@ -304,21 +328,22 @@ def choose_threshold(rows: pl.DataFrame, crashes: pl.DataFrame, budget: float, w
     window : AlarmWindow
         When an alarm counts as true.
     """
-    rows = _with_scores(rows)
-    if rows.is_empty():
-        raise ValueError("no known rows to choose a threshold on")
-    scores, server_days = rows["score"].to_numpy(), rows.height * window.interval / DAY
+    server_days = known_rows(rows) * window.interval / DAY
+    rows = rows.select("timestamp", "server_id", "label", "observed", score=_scores(rows)).filter("observed")
+    if not server_days or rows.is_empty():
+        raise ValueError("no rows to choose a threshold on")
+    scores = rows["score"].to_numpy()
     # somewhere the budget is exceeded for certain; what lies above it is gone through score by score
     exceeding, rank = -np.inf, FIRST_ROWS
     while np.isneginf(exceeding) and rank <= rows.height:
         score = float(np.partition(scores, -rank)[-rank])
-        alarms = open_alarms(rows, score, window.duration)
+        alarms = open_alarms(rows, score, window)
         if judge_alarms(alarms, crashes, window).filter(outcome=FALSE).height / server_days > budget:
             exceeding = score
         rank *= 2
 
     fitting = OperatingPoint(float(np.nextafter(scores.max(), np.inf)), 0.0)
-    candidates = rows.filter(pl.col("score") > exceeding)
+    candidates = rows.filter(pl.col("score") > exceeding).with_columns(is_known=pl.col("label").is_not_null())
     for score, false_alarms in _false_alarms_by_threshold(candidates, crashes, window):
         rate = false_alarms / server_days
         if rate > budget:
@@ -341,11 +366,11 @@ def _false_alarms_by_threshold(
     """Yield each distinct score, falling, with the number of false alarms at it as the threshold.
 
     Rows are added from the highest score down, and each changes its own server's alarms alone: nothing if it falls
-    inside an open alarm, else from there on until an alarm opens where one did before.
+    within `horizon` after an alarm's opening, else from there on until an alarm opens where one did before.
     """
     rows = judge_alarms(rows, crashes, window)  # an alarm's outcome depends on when it opens alone
     is_false = rows.select(pl.col("outcome") == FALSE).to_series().to_list()
-    reopens = _reopens(rows, window.duration).tolist()
+    reopens = _reopens(rows, window.horizon).tolist()
     servers, scores = rows["server_id"].to_list(), rows["score"].to_numpy()
     order = np.argsort(-scores, kind="stable")
     falls = np.diff(scores[order], append=-np.inf) < 0
@@ -372,13 +397,13 @@ def _false_alarms_by_threshold(
             yield float(scores[row]), false_alarms
 
 
-def _reopens(rows: pl.DataFrame, duration: timedelta) -> NDArray[np.int64]:
-    """Index of the server's first row at or after each row's time + duration, len(rows) if there is none.
+def _reopens(rows: pl.DataFrame, horizon: timedelta) -> NDArray[np.int64]:
+    """Index of the server's first row at or after each row's time + horizon, len(rows) if there is none.
 
     Rows are sorted by time.
     """
     numbered = rows.select("timestamp", "server_id").with_row_index("index")
-    after = _next(rows, pl.col("timestamp") + duration, numbered, "timestamp", value="index")
+    after = _next(rows, pl.col("timestamp") + horizon, numbered, "timestamp", value="index")
     return after.cast(pl.Int64).fill_null(rows.height).to_numpy()
 
 
@@ -409,8 +434,8 @@ def _next(
     )["_value"]
 
 
-def _with_scores(rows: pl.DataFrame) -> pl.DataFrame:
-    rows = rows.select("timestamp", "server_id", pl.col("score").cast(pl.Float64))
-    if not rows["score"].is_finite().all() or rows["score"].has_nulls():
+def _scores(rows: pl.DataFrame) -> pl.Series:
+    scores = rows["score"].cast(pl.Float64)
+    if not scores.is_finite().all() or scores.has_nulls():
         raise ValueError("scores must be finite numbers")  # NaN counts as the highest of all in a comparison
-    return rows
+    return scores

@@ -39,4 +39,4 @@ def with_baselines(rows: pl.DataFrame, rules: dict[str, int], seed: int) -> pl.D
     by_rule = {f"by_{name}": (sign * pl.col(name).cast(pl.Float64)).fill_null(UNKNOWN) for name, sign in rules.items()}
     random = pl.Series(row_hash(rows, seed, "random baseline") / 2.0**64)
     server = pl.col("server_id").cast(pl.Categorical)
-    return rows.select("timestamp", server, "label", pl.col("^score$"), by_random=random, **by_rule)
+    return rows.select("timestamp", server, "label", "observed", pl.col("^score$"), by_random=random, **by_rule)

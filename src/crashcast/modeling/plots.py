@@ -45,7 +45,7 @@ def write(
     folder : Path
         Gets `precision_recall.csv`, `roc.csv`, `calibration.csv`, `confusion.csv`, `importance.csv`, `timelines.csv`.
     test : DataFrame
-        Every known test row: `timestamp`, `server_id`, `label`, `score`.
+        Every test row of known label: `timestamp`, `server_id`, `label`, `score`.
     crashes : DataFrame
         The judged crashes of the test part (see `alarms.catch`).
     threshold : float
@@ -92,8 +92,8 @@ def typical_crashes(crashes: pl.DataFrame, shown: int = CRASHES_SHOWN) -> pl.Dat
     """Choose typical crashes, not those on which the model does best.
 
     The caught, and the missed, are divided in order of time into `shown` groups of equal size; of each group the crash
-    of median lead is chosen, or, of the missed, which have none, the middle one. Crashes without a known row before
-    them are left out.
+    of median lead is chosen, or, of the missed, which have none, the middle one. Crashes without an observed row
+    before them are left out.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def typical_crashes(crashes: pl.DataFrame, shown: int = CRASHES_SHOWN) -> pl.Dat
     """
     chosen = []
     for caught in (True, False):
-        members = crashes.filter("had_known_row", caught=caught).sort("started_at", "server_id")
+        members = crashes.filter("had_observed_row", caught=caught).sort("started_at", "server_id")
         borders = np.linspace(0, members.height, shown + 1).round().astype(int)
         for start, stop in pairwise(borders):
             group = members[start:stop].sort("lead_time", maintain_order=True)

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from crashcast import tables
-from crashcast.modeling.split_rule import KEYS_AND_LABEL, assign, period
+from crashcast.modeling.split_rule import HAS_LABEL, KEYS_AND_LABEL, assign, period
 from crashcast.tables import Partition
 
 FRESH_AFTER = timedelta(days=30)
@@ -74,7 +74,7 @@ def server_slices(
         touched = [partition for partition in partitions if partition.start < end and start < partition.end]
         for partition in sorted(touched, key=lambda partition: partition.start, reverse=True):
             if unseen:
-                wanted = pl.col("label").is_not_null() & pl.col("server_id").is_in(sorted(unseen))
+                wanted = HAS_LABEL & pl.col("server_id").is_in(sorted(unseen))
                 rows = tables.read(labels_of(partition), KEYS_AND_LABEL, wanted)
                 unseen = unseen - names(rows.filter(assign(rows, rule) == "train"))
     return {"seen_servers": servers - unseen, "unseen_servers": unseen, **server_groups(coverage)}

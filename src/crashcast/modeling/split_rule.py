@@ -1,4 +1,4 @@
-"""Which part of the labelled rows a row belongs to: train, validation, test, or none.
+"""Which part of the rows a row belongs to: train, validation, test, or none.
 
 `split` stores its choice as a rule of a few lines, not as a copy of the data; this module applies it to any rows.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ from crashcast.tables import Partition
 PARTS = ("train", "validation", "test")
 HASH_RANGE = 2**64
 KEYS_AND_LABEL: dict[str, Any] = {**tables.KEYS, "label": pl.Int8}
+HAS_LABEL = pl.col("label").is_not_null()
 PIECE_ROWS = 1_000_000  # a month of 10,000 servers has seven times as many: 2 GB with 60 features
 
 
@@ -53,7 +54,7 @@ def assign(rows: pl.DataFrame, rule: dict[str, Any]) -> pl.Series:
     Parameters
     ----------
     rows : DataFrame
-        `timestamp`, `server_id`, `label` (null: unknown, in no part).
+        `timestamp`, `server_id`, `label` (null: unknown, and in no part of a split at random).
     rule : dict
         What `split` wrote.
     """
@@ -77,7 +78,7 @@ def assign(rows: pl.DataFrame, rule: dict[str, Any]) -> pl.Series:
         )
     else:
         raise ValueError(f"there is no split by {rule['method']}")
-    return rows.select(part=pl.when(pl.col("label").is_not_null()).then(part)).to_series()
+    return rows.select(part=part).to_series()
 
 
 def period(rule: dict[str, Any], part: str) -> tuple[datetime, datetime]:
@@ -116,8 +117,17 @@ def row_hash(rows: pl.DataFrame, seed: int, purpose: str) -> NDArray[np.uint64]:
 def labelled(labels: Path) -> Iterator[tuple[Partition, pl.DataFrame]]:
     """Yield every partition's rows with a known label: `timestamp`, `server_id`, `label`."""
     for partition in tables.partitions(labels):
-        rows = tables.read(partition.path(labels), KEYS_AND_LABEL)
-        yield partition, rows.filter(pl.col("label").is_not_null())
+        yield partition, tables.read(partition.path(labels), KEYS_AND_LABEL, HAS_LABEL)
+
+
+def read_labels(path: Path) -> pl.DataFrame:
+    """Read a partition of labels: `timestamp`, `server_id`, `label`, `observed`.
+
+    Labels of older commits do not say which rows were observed: there, alarms open on the rows of known label.
+    """
+    if tables.OBSERVED in tables.read(path, where=pl.lit(False)).columns:
+        return tables.read(path, [*KEYS_AND_LABEL, tables.OBSERVED])
+    return tables.read(path, KEYS_AND_LABEL).with_columns(HAS_LABEL.alias(tables.OBSERVED))
 
 
 def read_part(
@@ -128,7 +138,10 @@ def read_part(
     columns: list[str] | None = None,
     draw: Callable[[pl.DataFrame], pl.Series] | None = None,
 ) -> Iterator[tuple[Partition, pl.DataFrame]]:
-    """Yield the labelled rows of one part, a piece of a partition at a time, in order of (timestamp, server_id).
+    """Yield the rows of one part, a piece of a partition at a time, in order of (timestamp, server_id).
+
+    Of train those of known label; of the parts that are judged also the observed rows of unknown label, since alarms
+    open on them too.
 
     Parameters
     ----------
@@ -141,20 +154,21 @@ def read_part(
     columns : list of str, optional
         Which features; all by default.
     draw : function, optional
-        Says of rows (`timestamp`, `server_id`, `label`) which of them are wanted; all by default.
+        Says of rows of known label (`timestamp`, `server_id`, `label`) which of them are wanted; all by default.
 
     Yields
     ------
     Partition, DataFrame
-        `timestamp`, `server_id`, `label` and the features. A partition of more than `PIECE_ROWS` rows comes in several
-        pieces, cut between moments.
+        `timestamp`, `server_id`, `label`, `observed` and the features. A partition of more than `PIECE_ROWS` rows comes
+        in several pieces, cut between moments.
     """
 
     def chosen(rows: pl.DataFrame) -> pl.Series:
-        inside = assign(rows, rule) == part
+        is_wanted = HAS_LABEL if part == "train" else HAS_LABEL | pl.col(tables.OBSERVED)
+        inside = (assign(rows, rule) == part).fill_null(False) & rows.select(is_wanted).to_series()
         return inside if draw is None else inside & draw(rows)
 
-    return _read(features, labels, KEYS_AND_LABEL, period(rule, part), columns, chosen)
+    return _read(features, labels, read_labels, period(rule, part), columns, chosen)
 
 
 def read_uncovered(
@@ -173,13 +187,16 @@ def read_uncovered(
             uncovered &= pl.col("server_id").is_in(rule["servers"]["train"])
         return rows.select(uncovered).to_series()
 
-    return _read(features, labels, [*KEYS_AND_LABEL, "reason"], span, columns, chosen)
+    def read(path: Path) -> pl.DataFrame:
+        return tables.read(path, [*KEYS_AND_LABEL, "reason"])
+
+    return _read(features, labels, read, span, columns, chosen)
 
 
 def _read(
     features: Path,
     labels: Path,
-    known: Iterable[str],
+    read: Callable[[Path], pl.DataFrame],
     span: tuple[datetime, datetime],
     columns: list[str] | None,
     choose: Callable[[pl.DataFrame], pl.Series],
@@ -188,7 +205,7 @@ def _read(
     for partition in tables.partitions(labels):
         if partition.end <= start or end <= partition.start:
             continue
-        of_partition = tables.read(partition.path(labels), known)
+        of_partition = read(partition.path(labels))
         moments = of_partition["timestamp"].gather_every(PIECE_ROWS).unique().sort().dt.replace_time_zone(None)
         for cut in pairwise([partition.start, *moments[1:], partition.end]):
             inside = pl.col("timestamp").is_between(*tables.utc(*cut), closed="left")
@@ -200,4 +217,5 @@ def _read(
             values = tables.read(partition.path(features), wanted, inside)
             if not values.select("timestamp", "server_id").equals(rows.select("timestamp", "server_id")):
                 raise UserError(f"{features} and {labels} differ in the rows of {partition.name}: run `dvc repro`")
-            yield partition, rows.select(*KEYS_AND_LABEL).hstack(values.drop("timestamp", "server_id")).filter(chosen)
+            kept = rows.drop("reason", strict=False)
+            yield partition, kept.hstack(values.drop("timestamp", "server_id")).filter(chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
@@ -28,7 +29,7 @@ class Validation:
     Attributes
     ----------
     rows : DataFrame
-        n rows: `timestamp`, `server_id` as a category, `label`.
+        n rows: `timestamp`, `server_id` as a category, `label` (null: unknown), `observed`.
     files : list of files
         The n scores of each model: many models' are more than memory holds.
     crashes : DataFrame
@@ -48,10 +49,15 @@ class Validation:
     budget: float
     window: alarms.AlarmWindow
 
-    @property
+    @cached_property
+    def known(self) -> NDArray[np.bool_]:
+        """Of which rows the label is known, shape (n,)."""
+        return self.rows["label"].is_not_null().to_numpy()
+
+    @cached_property
     def labels(self) -> NDArray[np.int8]:
-        """The labels, shape (n,)."""
-        return self.rows["label"].to_numpy()
+        """The known labels, shape (known.sum(),)."""
+        return self.rows["label"].drop_nulls().to_numpy()
 
     def scores(self, number: int) -> Floats:
         """Read the scores of one model, shape (n,)."""
@@ -91,7 +97,7 @@ def score_validation(
     files: list[tuple[Scorer, BinaryIO]] = [(score, TemporaryFile()) for score in scorers]  # noqa: SIM115 - returned
     keys: list[pl.DataFrame] = []
     for _, rows in read_part(features, labels, rule, "validation", columns):
-        keys.append(rows.select("timestamp", pl.col("server_id").cast(pl.Categorical), "label"))
+        keys.append(rows.select("timestamp", pl.col("server_id").cast(pl.Categorical), "label", "observed"))
         values = matrix(rows, columns)
         for score, file in files:
             file.write(score(values).astype(np.float64).tobytes())

@@ -31,8 +31,6 @@ from stages.featurize import (
     records_that_reach,
 )
 
-MICROSECOND = timedelta(microseconds=1)
-
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -106,7 +104,7 @@ def score(
     samples = tables.read_period(telemetry_path, *samples_period(period, telemetry, deployment.clean), columns)
     _check(samples, telemetry_path)
     cleaned, _ = clean_partition(period, samples, telemetry, deployment.clean)
-    latest = _newest_rows(cleaned, samples, telemetry, oldest)
+    latest = _newest_rows(cleaned, oldest)
     del samples  # of a large fleet they are a third of the memory
     if latest.is_empty():
         raise UserError(
@@ -179,21 +177,11 @@ def _floor(moment: datetime, interval: timedelta) -> datetime:
     return midnight + (moment - midnight) // interval * interval
 
 
-def _newest_rows(cleaned: pl.DataFrame, samples: pl.DataFrame, telemetry: Telemetry, oldest: datetime) -> pl.DataFrame:
-    """Return the newest row of each server that has a sample of its own, not before `oldest`: its keys, sorted."""
-    interval = telemetry.interval
-    begun = pl.col("timestamp").dt.truncate(f"{interval // MICROSECOND}us")
-    row = pl.when(begun == pl.col("timestamp")).then(begun).otherwise(begun + interval)
-    is_possible = pl.any_horizontal(
-        pl.col(name).is_between(metric.min, metric.max) for name, metric in telemetry.metrics.items()
-    )
-    distinct = samples.unique([*tables.KEYS], keep="first", maintain_order=True)  # as `clean` drops repeated samples
-    observed = distinct.filter(is_possible).select(timestamp=row, server_id="server_id").unique()
+def _newest_rows(cleaned: pl.DataFrame, oldest: datetime) -> pl.DataFrame:
+    """Return the keys of each server's newest observed row, not before `oldest`, sorted."""
     start, _ = tables.utc(oldest, oldest)
     return (
-        cleaned.select(*tables.KEYS)
-        .filter(pl.col("timestamp") >= start)
-        .join(observed, on=list(tables.KEYS), how="semi")
+        cleaned.filter(pl.col(tables.OBSERVED) & (pl.col("timestamp") >= start))
         .group_by("server_id")
         .agg(pl.col("timestamp").max())
         .select(*tables.KEYS)

@@ -47,6 +47,6 @@ class Telemetry(Section):
     @field_validator("metrics")
     @classmethod
     def _are_no_keys(cls, value: dict[str, Metric]) -> dict[str, Metric]:
-        if taken := sorted({"timestamp", "server_id", "label"} & set(value)):
+        if taken := sorted({"timestamp", "server_id", "observed", "label"} & set(value)):
             raise ValueError(f"{', '.join(taken)} cannot be the name of a metric: the tables use it")
         return value

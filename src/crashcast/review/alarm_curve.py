@@ -23,14 +23,14 @@ SEARCHED, SAMPLED_ROWS = 32, 1_000_000  # times as many rows as at first, found 
 
 
 def _scores(scored: ScoredRows, model: str) -> pl.DataFrame:
-    return scored.rows.select("timestamp", "server_id", score=model)
+    return scored.rows.select("timestamp", "server_id", "label", "observed", score=model).filter("observed")
 
 
 def false_alarms(scored: ScoredRows, model: str) -> int:
     """Count false alarms at the model's stored threshold."""
     threshold = scored.thresholds[model]
     high = _scores(scored, model).filter(pl.col("score") >= threshold)
-    return len(_false(alarms.open_alarms(high, threshold, scored.window.duration), scored))
+    return len(_false(alarms.open_alarms(high, threshold, scored.window), scored))
 
 
 def _false(opened: pl.DataFrame, scored: ScoredRows) -> pl.DataFrame:
@@ -58,7 +58,7 @@ class AlarmCurve(NamedTuple):
     def of(cls, scored: ScoredRows, model: str, crashes: pl.DataFrame, budget: float) -> AlarmCurve:
         """Try thresholds until false alarms exceed the budget several times over."""
         window, rows = scored.window, _scores(scored, model)
-        allowed = budget * rows.height * (window.interval / DAY)
+        allowed = budget * alarms.known_rows(scored.rows) * (window.interval / DAY)
         scores = rows["score"].to_numpy()
         # r rows raise at most r alarms
         first = min(max(int(CURVE[0] * allowed), 1), rows.height)
@@ -67,7 +67,7 @@ class AlarmCurve(NamedTuple):
         while last < rows.height:
             score = float(falling[last // every])
             high = rows.filter(pl.col("score") >= score)
-            if _false(alarms.open_alarms(high, score, window.duration), scored).height > CURVE[1] * allowed:
+            if _false(alarms.open_alarms(high, score, window), scored).height > CURVE[1] * allowed:
                 break
             last *= 4
         else:
@@ -79,10 +79,10 @@ class AlarmCurve(NamedTuple):
         false, caught = [], []
         for point, score in enumerate(np.unique(falling[ranks - 1])[::-1]):
             some = high.filter(pl.col("score") >= score)
-            opened = alarms.open_alarms(some, float(score), window.duration)
+            opened = alarms.open_alarms(some, float(score), window)
             false.append(_false(opened, scored).select("server_id", "timestamp", point=pl.lit(point, pl.Int64)))
             caught.append(
-                alarms.catch(numbered, opened, opened, window)
+                alarms.catch(numbered, opened, some, window)
                 .filter("caught")
                 .select("crash", lead_h=pl.col("lead_time") / alarms.HOUR, point=pl.lit(point, pl.Int64))
             )

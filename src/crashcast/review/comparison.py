@@ -23,6 +23,7 @@ from crashcast.modeling import alarms
 from crashcast.modeling.bootstrap import TwoWayDraws, pr_auc_replicates, ratio_replicates
 from crashcast.modeling.row_metrics import chunks, steps_of
 from crashcast.modeling.slices import crash_kinds
+from crashcast.modeling.split_rule import HAS_LABEL
 from crashcast.params.base import DAY, format_duration
 from crashcast.review.alarm_curve import AlarmCurve, PerPoint, between, false_alarms, place_of
 from crashcast.review.standard_error import pr_auc_influence, spread, total_influence
@@ -140,7 +141,7 @@ def compare(scored: ScoredRows, acceptance: Acceptance, budget: float) -> Compar
     UserError
         If a block is too short for one label, or no row precedes a crash, or all do.
     """
-    window, rows = scored.window, scored.rows
+    window, rows = scored.window, scored.rows.filter(HAS_LABEL)
     if acceptance.block < window.duration:
         raise UserError(
             f"params.yaml: acceptance.block ({format_duration(acceptance.block)}) must be at least lead + horizon "

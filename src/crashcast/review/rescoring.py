@@ -27,7 +27,7 @@ from crashcast.errors import UserError
 from crashcast.execution import code_hash
 from crashcast.history.byte_comparison import TOLERANCE
 from crashcast.modeling import model, row_metrics, split_rule
-from crashcast.modeling.alarms import AlarmWindow, choose_threshold
+from crashcast.modeling.alarms import AlarmWindow, choose_threshold, known_rows
 from crashcast.modeling.baselines import one_rules, with_baselines
 from crashcast.modeling.slices import names
 from crashcast.params.alarms import Alarms
@@ -67,8 +67,8 @@ class ScoredRows:
     Attributes
     ----------
     rows : DataFrame
-        `timestamp`, `server_id` (Categorical), `label` (0 or 1), and a probability of each model: `champion`,
-        `challenger` and, if there is one, `anchor`; sorted by (timestamp, server_id).
+        `timestamp`, `server_id` (Categorical), `label` (0, 1, or null: unknown), `observed`, and a probability of each
+        model: `champion`, `challenger` and, if there is one, `anchor`; sorted by (timestamp, server_id).
     crashes : DataFrame
         `server_id`, `started_at`: covered crashes of the servers in question, also those outside the period.
     period : pair of datetime
@@ -80,9 +80,9 @@ class ScoredRows:
     slices : dict of str to frozenset
         The servers of each slice.
     excluded : dict of str to int
-        Rows of the test part that were left out, by reason.
+        Rows of known label of the test part that were left out, by reason.
     wanted, unscored : int
-        Rows that were to be scored, and those of them for which the challenger has no features.
+        Rows of known label that were to be scored, and those of them for which the challenger has no features.
     latency_ms : dict of str to float
         Of scoring 1,000 rows.
     """
@@ -252,9 +252,9 @@ def _beside_baselines(head: Revision) -> Rescoring:
     by_baseline = {}
     for name in (DUMMY, *rules):
         score = pl.lit(0.0) if name == DUMMY else pl.col(f"by_{name}").cast(pl.Float64)
-        of_validation, of_test = (rows[part].select(*tables.KEYS, score=score) for part in ("validation", "test"))
+        of_validation = rows["validation"].select(*tables.KEYS, "label", "observed", score=score)
         threshold = choose_threshold(of_validation, crashes, budget, truth.window).threshold
-        champion = of_test.rename({"score": CHAMPION})
+        champion = rows["test"].select(*tables.KEYS, score.alias(CHAMPION))
         by_baseline[name] = replace(
             scored,
             rows=scored.rows.join(champion, on=list(tables.KEYS), how="left", maintain_order="left"),
@@ -290,7 +290,7 @@ def _score_rows(
     with cache.temporary() as place:
         labels = truth.labels_of(split_rule.period(rule, "test"), place / "labels")
         rows, excluded = test_set.select(labels, place / "rows")
-        if rows.is_empty():
+        if not known_rows(rows):
             return "no row of its test period has a known label and is new to every model"
         if unlike and rows.select(*tables.KEYS).equals(unlike.rows.select(*tables.KEYS)):
             return "its rows are the same"
@@ -299,13 +299,13 @@ def _score_rows(
             print(f"review: the {name} scores {rows.height:,} rows", file=sys.stderr)
             scores, latency_ms[name] = _score(scored, place / "rows", place / name)
             rows = rows.with_columns(pl.Series(name, scores))
-    wanted, unscored = rows.height, int(rows[CHALLENGER].is_nan().sum())
+    wanted, unscored = known_rows(rows), known_rows(rows.filter(pl.col(CHALLENGER).is_nan()))
     for name in models:
         has_none = rows[name].is_nan()
         if has_none.any():
-            excluded[f"without features of the {name}"] += int(has_none.sum())
+            excluded[f"without features of the {name}"] += known_rows(rows.filter(has_none))
             rows = rows.filter(~has_none)
-    if rows.is_empty():
+    if not known_rows(rows):
         return "no row of its test period has features of every model"
     return ScoredRows(
         rows=rows,
@@ -390,7 +390,8 @@ def _confirm(revision: Revision, scored: ScoredRows) -> None:
     UserError
         If they are further apart than two types of CPU could bring them.
     """
-    recorded, rows, threshold = revision.metrics[EVALUATION], scored.rows, scored.thresholds[CHALLENGER]
+    recorded, threshold = revision.metrics[EVALUATION], scored.thresholds[CHALLENGER]
+    rows = scored.rows.filter(split_rule.HAS_LABEL)
     found: dict[str, float | None] = {"rows": rows.height + sum(scored.excluded.values()), "threshold": threshold}
     if not scored.excluded:  # it evaluated itself on these rows
         measured = row_metrics.row_metrics(rows["label"].to_numpy(), rows[CHALLENGER].to_numpy(), threshold)

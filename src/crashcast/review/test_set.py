@@ -170,24 +170,25 @@ class TestSet:
         Returns
         -------
         DataFrame
-            `timestamp`, `server_id` (Categorical), `label`. The table `out` holds all rows of their period and which of
+            `timestamp`, `server_id` (Categorical), `label`, `observed`: rows of known label, and all observed ones, on
+            which alarms open too. The table `out` holds all rows of their period and which of
             them are `wanted`, in the order of their features.
         Counter
-            How many rows of the test part are left out, by reason.
+            How many rows of known label of the test part are left out, by reason.
         """
         kept, excluded = [], Counter[str]()
         for partition in tables.partitions(labels):
-            rows = tables.read(partition.path(labels), split_rule.KEYS_AND_LABEL)
+            rows = split_rule.read_labels(partition.path(labels))
             is_test = (split_rule.assign(rows, self.rule) == "test").fill_null(False)
-            reasons = self.reasons(rows)
-            excluded.update(dict(reasons.filter(is_test).drop_nulls().value_counts().iter_rows()))
-            wanted = is_test & reasons.is_null()
+            is_known, reasons = rows["label"].is_not_null(), self.reasons(rows)
+            excluded.update(dict(reasons.filter(is_test & is_known).drop_nulls().value_counts().iter_rows()))
+            wanted = is_test & reasons.is_null() & (is_known | rows["observed"])
             if wanted.any():
                 inside = pl.col("timestamp").is_between(*tables.utc(*self.period), closed="left")
                 listed = rows.select("timestamp", "server_id", wanted=wanted).filter(inside)
                 tables.write(partition.path(out), listed)
-                kept.append(rows.filter(wanted).select("timestamp", pl.col("server_id").cast(pl.Categorical), "label"))
-        return pl.concat(kept, rechunk=True) if kept else pl.DataFrame(schema=split_rule.KEYS_AND_LABEL), excluded
+                kept.append(rows.filter(wanted).with_columns(pl.col("server_id").cast(pl.Categorical)))
+        return pl.concat(kept, rechunk=True) if kept else rows.clear(), excluded
 
 
 def longest_open(period: Period, closed: Iterable[Period]) -> Period:
@@ -228,7 +229,7 @@ class PartSize(NamedTuple):
         with cache.temporary() as place:
             labels = truth.labels_of(period, place / "labels")
             for partition in tables.partitions(labels):
-                rows = tables.read(partition.path(labels), split_rule.KEYS_AND_LABEL)
+                rows = tables.read(partition.path(labels), split_rule.KEYS_AND_LABEL, split_rule.HAS_LABEL)
                 rows = rows.filter(split_rule.assign(rows, rule) == "test")
                 known += rows.height
                 names = rows["server_id"].unique().sort()

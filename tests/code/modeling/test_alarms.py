@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from crashcast.modeling import alarms
@@ -18,22 +18,34 @@ LEAD, HORIZON = 1 * HOUR, 6 * HOUR
 WINDOW = alarms.AlarmWindow(LEAD, HORIZON, HOUR)
 
 
-def table(time, *rows):
+KNOWN, UNKNOWN, FILLED = "known", "unknown", "filled"  # observed but for the last; the label is unknown of the second
+
+
+def table(time, rows):
     """Rows of (server, hour, ...) as a frame; hours count from START."""
-    servers, hours, *scores = zip(*rows, strict=True) if rows else ((), ())
-    moments = pl.Series([START + hour * HOUR for hour in hours], dtype=pl.Datetime("us"))
-    columns = {"server_id": pl.Series(servers, dtype=pl.String), time: moments.dt.replace_time_zone("UTC")}
-    if time == "timestamp":
-        columns["score"] = pl.Series(scores[0] if scores else [], dtype=pl.Float64)
-    return pl.DataFrame(columns)
+    moments = pl.Series([START + row[1] * HOUR for row in rows], dtype=pl.Datetime("us"))
+    return pl.DataFrame(
+        {"server_id": pl.Series([row[0] for row in rows], dtype=pl.String), time: moments.dt.replace_time_zone("UTC")}
+    )
 
 
 def rows_of(*rows):
-    return table("timestamp", *rows)
+    """Rows of (server, hour, score) or (server, hour, score, kind)."""
+    kinds = [row[3] if len(row) > 3 else KNOWN for row in rows]
+    return table("timestamp", rows).with_columns(
+        label=pl.Series([None if kind == UNKNOWN else 0 for kind in kinds], dtype=pl.Int8),
+        observed=pl.Series([kind != FILLED for kind in kinds], dtype=pl.Boolean),
+        score=pl.Series([row[2] for row in rows], dtype=pl.Float64),
+    )
 
 
 def crashes_of(*crashes):
-    return table("started_at", *crashes)
+    return table("started_at", crashes)
+
+
+def opened_at(hour, is_known=True):
+    """An alarm of server a."""
+    return table("timestamp", [("a", hour)]).with_columns(is_known=pl.lit(is_known))
 
 
 def hours(series):
@@ -49,27 +61,48 @@ def judge(rows, crashes, threshold=0.5, lead=LEAD, horizon=HORIZON, *, n_hours=4
     return alarms.judge(rows, crashes, threshold, alarms.AlarmWindow(lead, horizon, HOUR), period)
 
 
-def test_an_alarm_lasts_and_opens_again_if_still_high():
+def test_an_alarm_opens_again_after_the_horizon_if_still_high():
     rows = rows_of(("b", 0, 0.5), ("b", 1, 0.6), ("b", 7, 0.4), *always_high("a", 15))
-    raised = alarms.open_alarms(rows, 0.5, LEAD + HORIZON)
+    raised = alarms.open_alarms(rows, 0.5, WINDOW)
     opened = list(zip(raised["server_id"], hours(raised["timestamp"]), strict=True))
-    assert opened == [("a", 0), ("b", 0), ("a", 7), ("a", 14)]
+    assert opened == [("a", 0), ("b", 0), ("a", 6), ("a", 12)]
 
 
-def test_after_an_alarm_the_first_known_high_row_opens_the_next():
+def test_after_the_horizon_the_first_high_row_opens_the_next():
     high = rows_of(("a", 0, 0.9), ("a", 5, 0.9), ("a", 8, 0.1), ("a", 9, 0.9), ("a", 20, 0.9))
-    assert hours(alarms.open_alarms(high, 0.5, 7 * HOUR)["timestamp"]) == [0, 9, 20]
+    assert hours(alarms.open_alarms(high, 0.5, WINDOW)["timestamp"]) == [0, 9, 20]
+
+
+def test_an_alarm_that_renews_one_is_no_page():
+    # the alarm of 0 stands until 7, that of 7 until 14
+    high = rows_of(("a", 0, 0.9), ("a", 7, 0.9), ("a", 14.5, 0.9), ("b", 1, 0.9))
+    raised = alarms.open_alarms(high, 0.5, WINDOW)
+    assert list(zip(hours(raised["timestamp"]), raised["is_page"], strict=True)) == [
+        (0, True), (1, True), (7, False), (14.5, True)
+    ]  # fmt: skip
+
+
+def test_no_crash_falls_between_an_alarm_and_its_renewal():
+    for crash in (7, 7.5, 8, 13):
+        metrics = judge(rows_of(*always_high("a", 8)), crashes_of(("a", crash))).metrics
+        assert (metrics.crashes_caught, metrics.alarms) == (1, 2), crash
+
+
+def test_an_alarm_opens_on_an_observed_row_whatever_its_label():
+    high = rows_of(("a", 0, 0.9, FILLED), ("a", 1, 0.9, UNKNOWN), ("a", 2, 0.9), ("a", 8, 0.9))
+    raised = alarms.open_alarms(high, 0.5, WINDOW)
+    assert list(zip(hours(raised["timestamp"]), raised["is_known"], strict=True)) == [(1, False), (8, True)]
 
 
 def test_nothing_high_opens_nothing():
-    assert alarms.open_alarms(rows_of(("a", 0, 0.1)), 0.5, HOUR).is_empty()
-    assert alarms.open_alarms(rows_of(), 0.5, HOUR).is_empty()
+    assert alarms.open_alarms(rows_of(("a", 0, 0.1)), 0.5, WINDOW).is_empty()
+    assert alarms.open_alarms(rows_of(), 0.5, WINDOW).is_empty()
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, None])
 def test_scores_that_are_no_numbers_are_refused(score):
     with pytest.raises(ValueError, match="finite"):
-        alarms.open_alarms(rows_of(("a", 0, 0.1), ("a", 1, score)), 0.5, HOUR)
+        alarms.open_alarms(rows_of(("a", 0, 0.1), ("a", 1, score)), 0.5, WINDOW)
 
 
 @pytest.mark.parametrize(
@@ -84,13 +117,24 @@ def test_scores_that_are_no_numbers_are_refused(score):
     ],
 )
 def test_the_outcome_depends_on_when_the_crash_comes(crash, outcome, started):
-    judged = alarms.judge_alarms(rows_of(("a", 10, 1.0)), crashes_of(("a", crash), ("b", 12)), WINDOW)
+    judged = alarms.judge_alarms(opened_at(10), crashes_of(("a", crash), ("b", 12)), WINDOW)
     assert judged["outcome"].to_list() == [outcome]
     assert hours(judged["started_at"]) == [started]
 
 
+@pytest.mark.parametrize(
+    ("crashes", "outcome"),
+    [([], "unknown"), ([14], "unknown"), ([10.5], "late"), ([10.5, 14], "unknown"), ([18], "unknown")],
+)
+def test_if_the_label_is_unknown_a_crash_tells_only_that_it_came_too_soon(crashes, outcome):
+    # counted only if a crash is recorded, such alarms would all be right
+    judged = alarms.judge_alarms(opened_at(10, is_known=False), crashes_of(*[("a", hour) for hour in crashes]), WINDOW)
+    assert judged["outcome"].to_list() == [outcome]
+    assert hours(judged["started_at"]) == ([10.5] if outcome == "late" else [None])
+
+
 def test_a_crash_in_time_counts_before_one_too_soon():
-    judged = alarms.judge_alarms(rows_of(("a", 10, 1.0)), crashes_of(("a", 10.5), ("a", 14), ("a", 16)), WINDOW)
+    judged = alarms.judge_alarms(opened_at(10), crashes_of(("a", 10.5), ("a", 14), ("a", 16)), WINDOW)
     assert judged["outcome"].to_list() == ["true"]
     assert hours(judged["started_at"]) == [14]
 
@@ -109,7 +153,7 @@ def test_crashes_are_caught_missed_or_out_of_sight():
     rows = rows_of(("a", 0, 0.9), ("a", 8, 0.9), ("b", 4, 0.1))
     metrics, raised, crashes = judge(rows, crashes_of(("a", 6.5), ("a", 12), ("a", 13), ("b", 9), ("c", 10), ("a", 30)))
     assert raised["outcome"].to_list() == ["true", "true"]
-    assert crashes.select("server_id", "caught", "had_known_row").rows() == [
+    assert crashes.select("server_id", "caught", "had_observed_row").rows() == [
         ("a", True, True),
         ("b", False, True),  # its row was low
         ("c", False, False),
@@ -119,13 +163,13 @@ def test_crashes_are_caught_missed_or_out_of_sight():
     ]
     assert [lead and lead / HOUR for lead in crashes["lead_time"]] == [6.5, None, None, 4, 5, None]
     assert (metrics.crashes, metrics.crashes_caught, metrics.crashes_missed) == (6, 3, 3)
-    assert metrics.crashes_without_known_row == 2
+    assert metrics.crashes_without_observed_row == 2
     assert metrics.event_recall == 3 / 6
     assert metrics.median_lead_h == 5
 
 
-def test_lead_time_counts_from_the_first_true_alarm():
-    # alarms of two hours each, at 4 and 6, both true for the crash at 7.5
+def test_lead_time_counts_from_the_first_alarm_that_speaks_of_the_crash():
+    # those of 4 and 6 do
     lead, horizon = timedelta(0), 4 * HOUR
     raised, crashes = rows_of(("a", 0, 1.0), ("a", 4, 1.0), ("a", 6, 1.0)), crashes_of(("a", 7.5))
     caught = alarms.catch(crashes, raised, raised, alarms.AlarmWindow(lead, horizon, HOUR))
@@ -133,25 +177,34 @@ def test_lead_time_counts_from_the_first_true_alarm():
 
 
 def test_the_figures_by_hand():
-    rows = rows_of(*always_high("a", 24), *[("b", hour, 0.0) for hour in range(24)])
+    high = [(server, hour, score, UNKNOWN if hour >= 18 else KNOWN) for server, hour, score in always_high("a", 24)]
+    rows = rows_of(*high, *[("b", hour, 0.0) for hour in range(24)])
     metrics = judge(rows, crashes_of(("a", 5), ("b", 5)), n_hours=24).metrics
     assert metrics.as_dict() == {
         "threshold": 0.5,
-        "server_days": 2.0,
+        "server_days": 1.75,
         "crashes": 2,
         "crashes_caught": 1,
         "crashes_missed": 1,
-        "crashes_without_known_row": 0,
-        "alarms": 4,  # at 0, 7, 14 and 21
+        "crashes_without_observed_row": 0,
+        "alarms": 4,  # at 0, 6, 12 and 18, the last three renewals
         "alarms_true": 1,
         "alarms_late": 0,
-        "alarms_false": 3,
+        "alarms_false": 2,
+        "alarms_unknown": 1,
+        "pages": 1,
         "event_recall": 1 / 2,
-        "alarm_precision": 1 / 4,
-        "false_alarms_per_server_day": 3 / 2,
-        "pages_per_day": 4.0,
+        "alarm_precision": 1 / 3,
+        "false_alarms_per_server_day": 2 / 1.75,
+        "pages_per_day": 1.0,
         "median_lead_h": 5.0,
     }
+
+
+def test_a_crash_is_caught_by_an_alarm_whose_own_outcome_is_unknown():
+    metrics = judge(rows_of(("a", 4, 1.0, UNKNOWN)), crashes_of(("a", 8))).metrics
+    assert (metrics.crashes_caught, metrics.alarms_true, metrics.alarms_unknown) == (1, 0, 1)
+    assert metrics.alarm_precision is None
 
 
 def test_late_alarms_are_not_false_but_spoil_precision():
@@ -186,32 +239,37 @@ SCORES = [0.0, 0.25, 0.5, 0.75, 1.0]
 for_all = settings(deadline=None, max_examples=50)
 durations = st.tuples(st.integers(0, 3), st.integers(1, 4))
 some_rows = st.dictionaries(
-    st.tuples(st.sampled_from("ab"), st.integers(0, 30)), st.sampled_from(SCORES), min_size=1, max_size=50
-).map(lambda cells: [(server, hour, score) for (server, hour), score in cells.items()])
+    st.tuples(st.sampled_from("ab"), st.integers(0, 30)),
+    st.tuples(st.sampled_from(SCORES), st.sampled_from([KNOWN, KNOWN, UNKNOWN, FILLED])),
+    min_size=1,
+    max_size=50,
+).map(lambda cells: [(server, hour, *cell) for (server, hour), cell in cells.items()])
 some_crashes = st.sets(st.tuples(st.sampled_from("abc"), st.integers(0, 80).map(lambda half: half / 2)), max_size=8)
 thresholds = st.sampled_from(SCORES)
 
 
-def reference_alarms(rows, threshold, duration):
+def reference_alarms(rows, threshold, horizon):
+    """Return (server, hour, kind) of each alarm."""
     raised = []
-    for server in sorted({server for server, _, _ in rows}):
-        ends = -math.inf
-        for hour, score in sorted((hour, score) for name, hour, score in rows if name == server):
-            if hour >= ends and score >= threshold:
-                raised.append((server, hour))
-                ends = hour + duration
+    for server in sorted({row[0] for row in rows}):
+        reopens = -math.inf
+        for _, hour, score, *kind in sorted(row for row in rows if row[0] == server):
+            if hour >= reopens and score >= threshold and kind != [FILLED]:
+                raised.append((server, hour, *(kind or [KNOWN])))
+                reopens = hour + horizon
     return raised
 
 
-def reference_outcome(server, opened, crashes, lead, horizon):
+def reference_outcome(server, opened, kind, crashes, lead, horizon):
     delays = [started - opened for name, started in crashes if name == server]
-    if any(lead < delay <= lead + horizon for delay in delays):
-        return "true"
-    return "late" if any(0 < delay <= lead for delay in delays) else "false"
+    is_in_window = any(lead < delay <= lead + horizon for delay in delays)
+    if not is_in_window and any(0 < delay <= lead for delay in delays):
+        return "late"
+    return "unknown" if kind == UNKNOWN else "true" if is_in_window else "false"
 
 
 def reference_false_alarms(rows, crashes, threshold, lead, horizon):
-    raised = reference_alarms(rows, threshold, lead + horizon)
+    raised = reference_alarms(rows, threshold, horizon)
     return sum(reference_outcome(*alarm, crashes, lead, horizon) == "false" for alarm in raised)
 
 
@@ -223,36 +281,42 @@ def test_judging_agrees_with_reading_row_by_row(rows, crashes, threshold, durati
         rows_of(*rows), crashes_of(*crashes), threshold, lead * HOUR, horizon * HOUR, n_hours=31
     )
 
-    expected = {
-        (server, hour): reference_outcome(server, hour, crashes, lead, horizon)
-        for server, hour in reference_alarms(rows, threshold, lead + horizon)
-    }
+    opened = reference_alarms(rows, threshold, horizon)
+    expected = {alarm[:2]: reference_outcome(*alarm, crashes, lead, horizon) for alarm in opened}
     assert (
         dict(zip(zip(raised["server_id"], hours(raised["timestamp"]), strict=True), raised["outcome"], strict=True))
         == expected
     )
-    assert metrics.alarms == len(expected) == metrics.alarms_true + metrics.alarms_late + metrics.alarms_false
+    by_outcome = (metrics.alarms_true, metrics.alarms_late, metrics.alarms_false, metrics.alarms_unknown)
+    assert metrics.alarms == len(expected) == sum(by_outcome)
+    assert metrics.pages == sum(
+        not any(name == server and 0 < hour - before <= lead + horizon for name, before, _ in opened)
+        for server, hour, _ in opened
+    )
 
     expected = {}
     for server, started in crashes:
         if 0 < started - lead <= 31:
-            warnings = [
-                hour
-                for name, hour in reference_alarms(rows, threshold, lead + horizon)
-                if name == server and lead < started - hour <= lead + horizon
-            ]
-            in_sight = any(name == server and lead < started - hour <= lead + horizon for name, hour, _ in rows)
+            warnings = [hour for name, hour, _ in opened if name == server and lead < started - hour <= lead + horizon]
+            in_sight = any(
+                name == server and lead < started - hour <= lead + horizon and kind != FILLED
+                for name, hour, _, kind in rows
+            )
             expected[server, started] = (started - min(warnings) if warnings else None, in_sight)
     found = {
-        (server, started): (lead_time and lead_time / HOUR, had_known_row)
-        for server, started, lead_time, had_known_row in zip(
-            judged["server_id"], hours(judged["started_at"]), judged["lead_time"], judged["had_known_row"], strict=True
+        (server, started): (lead_time and lead_time / HOUR, had_observed_row)
+        for server, started, lead_time, had_observed_row in zip(
+            judged["server_id"],
+            hours(judged["started_at"]),
+            judged["lead_time"],
+            judged["had_observed_row"],
+            strict=True,
         )
     }
     assert found == expected
     assert metrics.crashes == len(expected)
     assert metrics.crashes_caught == judged["caught"].sum() == sum(lead is not None for lead, _ in expected.values())
-    assert metrics.crashes_without_known_row == sum(not in_sight for _, in_sight in expected.values())
+    assert metrics.crashes_without_observed_row == sum(not in_sight for _, in_sight in expected.values())
 
 
 @for_all
@@ -272,12 +336,12 @@ def test_the_order_of_rows_and_crashes_does_not_matter(rows, crashes, threshold,
 @given(some_rows, some_crashes, thresholds, st.integers(1, 20))
 def test_servers_may_be_categories_and_taken_some_at_a_time(rows, crashes, threshold, batch_rows):
     rows, crashes = rows_of(*rows), crashes_of(*crashes)
-    whole, chosen = judge(rows, crashes, threshold), choose_of(rows, crashes, budget=2)
+    whole, chosen = judge(rows, crashes, threshold), choose_or_refuse(rows, crashes)
     categories = rows.with_columns(pl.col("server_id").cast(pl.Categorical))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(alarms, "BATCH_ROWS", batch_rows)
         apart = judge(categories, crashes, threshold)
-        assert choose_of(categories, crashes, budget=2) == chosen
+        assert choose_or_refuse(categories, crashes) == chosen
     assert apart.metrics == whole.metrics
     assert apart.alarms.equals(whole.alarms)
     assert apart.crashes.equals(whole.crashes)
@@ -286,24 +350,26 @@ def test_servers_may_be_categories_and_taken_some_at_a_time(rows, crashes, thres
 @for_all
 @given(some_rows, thresholds, durations)
 def test_alarms_of_a_server_keep_their_distance(rows, threshold, durations):
-    duration = sum(durations)
-    raised = alarms.open_alarms(rows_of(*rows), threshold, duration * HOUR)
+    window = window_of(*durations)
+    raised = alarms.open_alarms(rows_of(*rows), threshold, window)
     gaps = raised.sort("server_id", "timestamp").select(pl.col("timestamp").diff().over("server_id")).to_series()
-    assert all(gap >= duration * HOUR for gap in gaps.drop_nulls())
+    assert all(gap >= window.horizon for gap in gaps.drop_nulls())
 
 
 @for_all
 @given(some_rows, durations)
 def test_a_lower_threshold_never_opens_fewer_alarms(rows, durations):
-    counts = [alarms.open_alarms(rows_of(*rows), threshold, sum(durations) * HOUR).height for threshold in SCORES]
+    window = window_of(*durations)
+    counts = [alarms.open_alarms(rows_of(*rows), threshold, window).height for threshold in SCORES]
     assert counts == sorted(counts, reverse=True)
 
 
 @for_all
 @given(st.integers(1, 60), durations)
-def test_always_on_pays_one_alarm_per_lead_and_horizon(n_hours, durations):
-    raised = alarms.open_alarms(rows_of(*always_high("a", n_hours)), 0.5, sum(durations) * HOUR)
-    assert raised.height == math.ceil(n_hours / sum(durations))
+def test_always_on_pays_one_alarm_per_horizon_and_one_page(n_hours, durations):
+    raised = alarms.open_alarms(rows_of(*always_high("a", n_hours)), 0.5, window_of(*durations))
+    assert raised.height == math.ceil(n_hours / durations[1])
+    assert raised["is_page"].sum() == 1
 
 
 @for_all
@@ -318,18 +384,29 @@ def test_without_its_rows_a_crash_counts_as_missed(rows, crashes, threshold, dur
     itself = after.crashes.join(crashes_of((server, started)), on=["server_id", "started_at"])
     assert itself.height == (started > lead)  # else it belongs to the period before
     assert not itself["caught"].any()
-    assert not itself["had_known_row"].any()
+    assert not itself["had_observed_row"].any()
 
 
-def test_an_alarm_opened_too_early_hides_the_rows_inside_it():
-    # the price of the rule: rows at 1 to 6 would have caught the crash at 7.5, but the alarm of 0 is still open
+def test_an_alarm_opened_too_early_hides_the_rows_within_its_horizon():
+    # the price of the rule: rows at 1 to 5 would have caught the crash at 7.5, but the alarm of 0 came first
     crash = crashes_of(("a", 7.5))
-    assert judge(rows_of(*always_high("a", 7)), crash).metrics.event_recall == 0
-    assert judge(rows_of(*always_high("a", 6, start=1)), crash).metrics.event_recall == 1
+    assert judge(rows_of(*always_high("a", 6)), crash).metrics.event_recall == 0
+    assert judge(rows_of(*always_high("a", 5, start=1)), crash).metrics.event_recall == 1
+
+
+def window_of(lead, horizon):
+    return alarms.AlarmWindow(lead * HOUR, horizon * HOUR, HOUR)
 
 
 def choose_of(rows, crashes, budget, lead=1, horizon=6):
-    return alarms.choose_threshold(rows, crashes, budget, alarms.AlarmWindow(lead * HOUR, horizon * HOUR, HOUR))
+    return alarms.choose_threshold(rows, crashes, budget, window_of(lead, horizon))
+
+
+def choose_or_refuse(rows, crashes):
+    try:
+        return choose_of(rows, crashes, budget=2)
+    except ValueError as error:
+        return str(error)
 
 
 def choose(rows, crashes, *arguments, **named):
@@ -342,7 +419,14 @@ def test_the_lowest_threshold_within_the_budget_by_hand():
     crashes = [("a", 12)]  # the alarm at 10 is true
     assert choose(rows, crashes, 1) == (pytest.approx((0.8 + 0.6) / 2), 1)
     assert choose(rows, crashes, 2.9) == (pytest.approx((0.6 + 0.2) / 2), 2)
-    assert choose(rows, crashes, 10) == (0, 6)  # within the budget at every threshold: b pays 0, 7 and 14
+    assert choose(rows, crashes, 10) == (0, 7)  # within the budget at every threshold: b pays 0, 6, 12 and 18
+
+
+def test_the_budget_is_that_of_rows_of_known_label_and_observed_rows_spend_it():
+    quiet = [("b", hour, 0.0) for hour in range(20)]
+    rows = [("a", 0, 0.9, FILLED), ("a", 10, 0.8, UNKNOWN), ("a", 20, 0.6), ("a", 30, 0.2), ("c", 0, 0.1), *quiet]
+    # 24 rows of known label; those of 0.9 and 0.8 raise no false alarm
+    assert choose(rows, [], 1) == (pytest.approx((0.6 + 0.2) / 2), 1)
 
 
 def test_nothing_is_alarmed_where_the_top_score_exceeds_the_budget():
@@ -350,7 +434,7 @@ def test_nothing_is_alarmed_where_the_top_score_exceeds_the_budget():
     threshold, rate = choose(rows, [], 1)
     assert threshold == np.nextafter(0.9, 1)
     assert rate == 0
-    assert alarms.open_alarms(rows_of(*rows), threshold, HOUR).is_empty()
+    assert alarms.open_alarms(rows_of(*rows), threshold, WINDOW).is_empty()
 
 
 def test_neighbouring_scores_are_told_apart():
@@ -360,17 +444,18 @@ def test_neighbouring_scores_are_told_apart():
 
 
 def test_a_threshold_that_fits_again_further_down_is_not_taken():
-    # at 0.7 alarms open at 10 and 20, false; at 0.6 one opens at 4, true, and hides the one at 10
-    rows = [("a", 20, 0.9), ("a", 10, 0.7), ("a", 4, 0.6), *[("b", hour, 0.1) for hour in range(21)]]
+    # at 0.7 alarms open at 10 and 20, false; at 0.6 one opens at 5, true, and hides the one at 10
+    rows = [("a", 20, 0.9), ("a", 10, 0.7), ("a", 5, 0.6), *[("b", hour, 0.1) for hour in range(21)]]
     crashes = [("a", 9)]
     counts = [reference_false_alarms(rows, crashes, threshold, 1, 6) for threshold in (0.9, 0.7, 0.6)]
     assert counts == [1, 2, 1]
     assert choose(rows, crashes, 1) == (pytest.approx(0.8), 1)
 
 
-def test_no_rows_choose_no_threshold():
-    with pytest.raises(ValueError, match="no known rows"):
-        choose([], [], budget=1)
+@pytest.mark.parametrize("rows", [[], [("a", 0, 0.5, UNKNOWN)], [("a", 0, 0.5, FILLED)]])
+def test_no_rows_choose_no_threshold(rows):
+    with pytest.raises(ValueError, match="no rows to choose"):
+        choose(rows, [], budget=1)
 
 
 @pytest.mark.parametrize("first_rows", [1, 3, 10_000])
@@ -380,9 +465,10 @@ def test_the_threshold_agrees_with_trying_every_score(monkeypatch, first_rows):
     @for_all
     @given(some_rows, some_crashes, durations, st.sampled_from([0.5, 1, 2, 3, 5]))
     def agrees(rows, crashes, durations, allowed):
-        server_days = len(rows) / 24
+        server_days = sum(kind != UNKNOWN for *_, kind in rows) / 24
+        scores = sorted({score for *_, score, kind in rows if kind != FILLED}, reverse=True)
+        assume(server_days and scores)
         budget = allowed / server_days
-        scores = sorted({score for *_, score in rows}, reverse=True)
         fitting, beyond, rate = None, None, 0
         for score in scores:
             attempt = reference_false_alarms(rows, crashes, score, *durations) / server_days

@@ -14,6 +14,7 @@ def test_a_rule_that_knows_nothing_raises_no_alarm() -> None:
             "timestamp": [datetime(2025, 1, 1, hour, tzinfo=UTC) for hour in range(3)],
             "server_id": ["a", "a", "b"],
             "label": [0, 1, 0],
+            "observed": True,
             "hours_since_crash": [None, 2.0, 5.0],
         }
     )

@@ -32,7 +32,7 @@ def crash(server: str, day: int, lead_h: float | None = None, *, known: bool = T
         "started_at": started_at,
         "caught": lead_h is not None,
         "lead_time": lead_time,
-        "had_known_row": known,
+        "had_observed_row": known,
     }
 
 

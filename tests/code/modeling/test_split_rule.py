@@ -20,12 +20,13 @@ from crashcast.modeling.split_rule import (
     crashes_of_part,
     labelled,
     period,
+    read_labels,
     read_part,
     read_rule,
     read_uncovered,
     row_hash,
 )
-from crashcast.tables import partition_at
+from crashcast.tables import partition_at, partitions
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 START = datetime(2024, 1, 29)
@@ -101,9 +102,10 @@ def test_by_server_a_server_is_where_the_rule_says_and_a_new_one_nowhere():
     assert parts(BY_SERVER, *rows) == ["train"] * 4 + ["validation"] * 2 + ["test"] * 2 + [None] * 2
 
 
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_a_row_whose_label_is_unknown_is_in_no_part(rule):
-    assert parts(rule, ("a", 0, None), ("c", 60, None), ("d", 90, None)) == [None] * 3
+def test_a_row_whose_label_is_unknown_has_a_part_unless_its_label_decides():
+    unknown = ("a", 0, None), ("c", 60, None), ("d", 90, None)
+    assert parts(BY_TIME, *unknown) == parts(BY_SERVER, *unknown) == list(PARTS)
+    assert parts(AT_RANDOM, *unknown) == [None] * 3
 
 
 def test_at_random_each_label_has_cuts_of_its_own():
@@ -228,10 +230,16 @@ def test_draws_of_another_seed_or_purpose_are_unrelated(other):
 
 @pytest.fixture
 def project(tmp_path):
-    """Write labels and features of three servers over 110 hours, a file per day."""
-    rows = rows_of(*((server, hour, None if hour == 5 else hour == 60) for hour in range(110) for server in "acd"))
+    """Write labels and features of three servers over 110 hours, a file per day.
+
+    Of hours 5, 85 and 86 labels are unknown, and hour 86 only fills a gap.
+    """
+    label_at = {5: None, 60: 1, 85: None, 86: None}
+    rows = rows_of(*((server, hour, label_at.get(hour, 0)) for hour in range(110) for server in "acd"))
     features = rows.select("timestamp", "server_id", x=pl.int_range(pl.len()).cast(pl.Float32), y=pl.lit(0.5))
-    for folder, frame in {"labels": rows.with_columns(reason=pl.lit("none")), "features": features}.items():
+    is_observed = pl.col("timestamp").dt.replace_time_zone(None) != START + 86 * HOUR
+    labels = rows.with_columns(observed=is_observed, reason=pl.lit("none"))
+    for folder, frame in {"labels": labels, "features": features}.items():
         for (day,), of_day in frame.group_by(pl.col("timestamp").dt.truncate("1d"), maintain_order=True):
             tables.write(partition_at(day, "day").path(tmp_path / folder), of_day)
     return tmp_path
@@ -244,7 +252,7 @@ def read(project, rule, part, columns=None):
 def test_labelled_rows_leave_out_the_unknown(project):
     found = pl.concat(rows for _, rows in labelled(project / "labels"))
     assert found.columns == ["timestamp", "server_id", "label"]
-    assert found.height == 3 * 109
+    assert found.height == 3 * 107
     assert found["label"].null_count() == 0
 
 
@@ -252,7 +260,7 @@ def test_a_part_is_read_a_partition_at_a_time_with_its_features(project):
     found = read(project, BY_TIME, "train")
     assert [partition.name for partition, _ in found] == ["day=2024-01-29", "day=2024-01-30"]
     rows = pl.concat(rows for _, rows in found)
-    assert rows.columns == ["timestamp", "server_id", "label", "x", "y"]
+    assert rows.columns == ["timestamp", "server_id", "label", "observed", "x", "y"]
     known = [hour for hour in range(40) if hour != 5]
     assert rows["x"].to_list() == [3 * hour + server for hour in known for server in range(3)]
     assert rows["server_id"].to_list() == ["a", "c", "d"] * 39
@@ -277,15 +285,32 @@ def test_the_parts_share_out_the_known_rows(project, rule):
         for part in PARTS
         for _, rows in read(project, rule, part)
     ]
-    known = pl.concat(rows for _, rows in labelled(project / "labels"))
-    assigned = known.filter(assign(known, rule).is_not_null())
+    listed = pl.concat(read_labels(part.path(project / "labels")) for part in partitions(project / "labels"))
+    is_judged = pl.col("label").is_not_null() | (pl.col("observed") & (pl.col("part") != "train"))
+    assigned = listed.with_columns(part=assign(listed, rule)).filter(pl.col("part").is_not_null() & is_judged)
     assert sum(map(len, keys)) == len(set().union(*keys)) == assigned.height
     assert set().union(*keys) == set(assigned.select("timestamp", "server_id").iter_rows())
 
 
+def test_what_is_judged_holds_the_observed_rows_of_unknown_label(project):
+    rows = pl.concat(rows for _, rows in read(project, BY_TIME, "test"))
+    unknown = rows.filter(pl.col("label").is_null())
+    assert unknown["timestamp"].dt.replace_time_zone(None).unique().to_list() == [START + 85 * HOUR]
+    assert rows.height == 3 * 19
+
+
+def test_labels_of_older_commits_count_as_observed_if_they_are_known(project):
+    path = partition_at(START, "day").path(project / "labels")
+    tables.write(path, tables.read(path).drop("observed"))
+    rows = read_labels(path)
+    assert rows["observed"].equals(rows["label"].is_not_null(), check_names=False)
+    assert rows["label"].null_count() == 3
+
+
 def test_features_may_be_chosen(project):
-    assert read(project, BY_TIME, "test", ["y"])[0][1].columns == ["timestamp", "server_id", "label", "y"]
-    assert read(project, BY_TIME, "test", [])[0][1].columns == ["timestamp", "server_id", "label"]
+    kept = ["timestamp", "server_id", "label", "observed"]
+    assert read(project, BY_TIME, "test", ["y"])[0][1].columns == [*kept, "y"]
+    assert read(project, BY_TIME, "test", [])[0][1].columns == kept
     with pytest.raises(UserError, match="column z is missing"):
         read(project, BY_TIME, "test", ["y", "z"])
 
@@ -293,7 +318,7 @@ def test_features_may_be_chosen(project):
 def test_partitions_outside_a_part_are_not_opened(project):
     for folder in ("features", "labels"):
         partition_at(START, "day").path(project / folder).write_text("damaged")
-    assert sum(rows.height for _, rows in read(project, BY_TIME, "test")) == 3 * 20
+    assert sum(rows.height for _, rows in read(project, BY_TIME, "test")) == 3 * 19
     with pytest.raises(UserError, match="not a readable Parquet file"):
         read(project, BY_TIME, "train")
 

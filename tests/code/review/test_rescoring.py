@@ -657,7 +657,7 @@ class TestRescore:
 
     def test_both_models_score_every_known_row_of_the_test_part(self, project: Path) -> None:
         found = rescore(self.commit(0.1), self.commit(0.3))
-        assert found.forward.rows.columns == ["timestamp", "server_id", "label", "champion", "challenger"]
+        assert found.forward.rows.columns == ["timestamp", "server_id", "label", "observed", "champion", "challenger"]
         assert found.forward.rows["timestamp"].unique().sort().to_list() == [at(day) for day in range(15, 21)]
         assert found.forward.rows["champion"].unique().to_list() == pytest.approx([0.1])
         assert found.forward.rows["challenger"].unique().to_list() == pytest.approx([0.3])
@@ -873,6 +873,7 @@ def test_pictures_of_rows_by_hand() -> None:
     rows = pl.DataFrame({"timestamp": moments, "server_id": "a"}).with_columns(
         pl.col("server_id").cast(pl.Categorical),
         label=pl.col("timestamp").is_between(at(18, 8), at(18, 13)).cast(pl.Int8),
+        observed=True,
         champion=pl.when(pl.col("timestamp") == at(18, 9)).then(0.9).otherwise(0.1),
         challenger=pl.when(pl.col("timestamp") == at(18, 20)).then(0.9).otherwise(0.1),
     )

@@ -65,9 +65,9 @@ def cleaned(samples, settings, rules, partition=DAY):
 
 
 def rows_of(frame):
-    """Return the rows as {(minute, server): value}, or a tuple of values where there are several metrics."""
+    """Return the rows as {(minute, server): value}, or a tuple of values if there are several metrics."""
     found = {}
-    for moment, server, *values in frame.iter_rows():
+    for moment, server, _, *values in frame.iter_rows():
         found[(moment.replace(tzinfo=None) - START) / MINUTE, server] = values[0] if len(values) == 1 else tuple(values)
     return found
 
@@ -127,7 +127,7 @@ def test_servers_keep_apart_and_rows_are_sorted():
         samples_of(settings, (4, "b", 1.0), (4, "a", 2.0), (9, "a", 3.0), (1, "b", 5.0)), settings, rules_of()
     )
     assert list(rows_of(frame).items()) == [((5, "a"), 2.0), ((5, "b"), 3.0), ((10, "a"), 3.0)]
-    assert frame.schema == {"timestamp": TIMESTAMP, "server_id": pl.String, "cpu_pct": pl.Float32}
+    assert frame.schema == {**tables.KEYS, "observed": pl.Boolean, "cpu_pct": pl.Float32}
 
 
 def test_a_sample_after_the_last_row_is_the_next_partitions():
@@ -342,7 +342,7 @@ def test_without_values_there_are_no_rows(rows):
     settings = telemetry_of()
     frame, counts = cleaned(samples_of(settings, *rows), settings, rules_of("10m", "1h"))
     assert frame.height == counts["rows"] == counts["kept"] == counts["filled"] == 0
-    assert frame.schema == {"timestamp": TIMESTAMP, "server_id": pl.String, "cpu_pct": pl.Float32}
+    assert frame.schema == {**tables.KEYS, "observed": pl.Boolean, "cpu_pct": pl.Float32}
     assert counts["dropped_no_valid_value"] == counts["samples"]
 
 
@@ -416,7 +416,7 @@ def account(samples, partition, settings, rules):
             and 2 * evidence > stuck_rows
         )
 
-    rows = {}
+    rows, own_rows = {}, set()
     for server in {server for _, server in cells}:
         for row in range(int(begin), int(end)):
             values = []
@@ -430,12 +430,13 @@ def account(samples, partition, settings, rules):
             own = any((row, server, n) in observed and not is_stuck(row, server, n) for n in names)
             counts["kept"] += own
             if own:
+                own_rows.add((row * interval, server))
                 counts["merged"] += sum(bool(part) for part in cells[row, server]) - 1
     counts["rows"] = len(rows)
     counts["filled"] = counts["rows"] - counts["kept"]
     lost = counts["dropped_duplicate"] + counts["kept"] + counts["merged"]
     counts["dropped_no_valid_value"] = counts["samples"] - lost
-    return rows, +counts
+    return rows, own_rows, +counts
 
 
 values = st.sampled_from([None, 1.0, 1.0, 1.0, 2.0, 64.0, -5.0])  # binary, so that sums are exact in any order
@@ -453,8 +454,9 @@ limits = st.builds(rules_of, st.sampled_from(["0m", "15m", "20m", "45m"]), st.sa
 @given(samples, stretches, limits)
 def test_cleaning_agrees_with_the_slow_account(scattered, stretch, rules):
     frame, counts = cleaned(samples_of(SETTINGS, *scattered, *stretch), SETTINGS, rules)
-    rows, expected = account([*scattered, *stretch], DAY, SETTINGS, rules)
+    rows, observed, expected = account([*scattered, *stretch], DAY, SETTINGS, rules)
     assert rows_of(frame) == rows
+    assert {key for key, is_own in zip(rows_of(frame), frame["observed"], strict=True) if is_own} == observed
     assert +Counter(counts) == expected
 
 

@@ -369,7 +369,7 @@ def project(tmp_path, monkeypatch):
                 pl.col("timestamp").is_between(*tables.utc(partition.start, partition.end), closed="left")
             )
             if own.height:
-                tables.write(partition.path(tmp_path / "clean"), own)
+                tables.write(partition.path(tmp_path / "clean"), own.with_columns(observed=pl.lit(True)))
         tables.write(tmp_path / "incidents.parquet", incidents)
         tables.write(tmp_path / "coverage.parquet", coverage)
         tables.write(tmp_path / "ticket_sources.parquet", pl.DataFrame(schema=tables.TICKET_SOURCES))

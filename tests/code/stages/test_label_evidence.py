@@ -64,7 +64,7 @@ def project(tmp_path, monkeypatch):
             )
             for name in ("clean", "telemetry"):
                 if not partition.path(tmp_path / name).exists():
-                    tables.write(partition.path(tmp_path / name), own)
+                    tables.write(partition.path(tmp_path / name), own.with_columns(observed=pl.lit(True)))
         records = ("incidents", "coverage", "ticket_sources", "annotations")
         inputs = ("clean", "telemetry", *(f"{name}.parquet" for name in records))
         outputs = ("labels", "confirmed.parquet", "votes.parquet", "out.json")

@@ -11,6 +11,7 @@ import polars as pl
 from crashcast import tables
 from crashcast.modeling import alarms, row_metrics
 from crashcast.modeling.alarms import HOUR
+from crashcast.modeling.split_rule import HAS_LABEL
 from crashcast.review.rescoring import CHALLENGER, CHAMPION, ScoredRows
 
 MODELS = (CHAMPION, CHALLENGER)
@@ -38,8 +39,9 @@ def draw(scored: ScoredRows, thresholds: Mapping[str, float] | None = None) -> d
         for at most 20 that one model caught and the other missed, the scores around it.
     """
     thresholds = dict(thresholds or scored.thresholds)
-    target = scored.rows["label"].to_numpy()
-    scores = {name: scored.rows[name].to_numpy() for name in MODELS}
+    known = scored.rows.filter(HAS_LABEL)
+    target = known["label"].to_numpy()
+    scores = {name: known[name].to_numpy() for name in MODELS}
     curves = {name: row_metrics.pr_curve(target, score, POINTS) for name, score in scores.items()}
     bins = {name: row_metrics.reliability(target, score) for name, score in scores.items()}
     return {
@@ -61,8 +63,8 @@ def crashes(scored: ScoredRows, thresholds: Mapping[str, float]) -> list[dict[st
     found = alarms.crashes_of(scored.crashes, scored.period, scored.window.lead).sort("started_at", "server_id")
     for name in MODELS:
         judged = alarms.judge(
-            scored.rows.select("timestamp", "server_id", score=name), scored.crashes, thresholds[name],
-            scored.window, scored.period,
+            scored.rows.select("timestamp", "server_id", "label", "observed", score=name), scored.crashes,
+            thresholds[name], scored.window, scored.period,
         ).crashes  # fmt: skip
         lead_h = (pl.col("lead_time") / HOUR).round(2).alias(name)
         found = found.join(judged.select(*keys, lead_h), on=keys, how="left", maintain_order="left")
