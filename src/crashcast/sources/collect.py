@@ -31,8 +31,7 @@ from crashcast.sources.importing.transaction import recover
 from crashcast.sources.importing.writing import fleet_end
 from crashcast.sources.prometheus.chunks import Chunk, choose, chunks
 from crashcast.sources.prometheus.client import Server
-from crashcast.sources.prometheus.fetching import assembled, fetch_chunks
-from crashcast.sources.prometheus.queries import promql
+from crashcast.sources.prometheus.fetching import asked_of, assembled, fetch_chunks
 from crashcast.tables import Partition
 from crashcast.versioning import commit_limits
 
@@ -118,7 +117,7 @@ def _from_server(
     telemetry, queries, unasked = known or Telemetry.read(), section.queries, list[str]()
     present, reach = list[Partition](), None
     if known:
-        queries, unasked = _known_queries(section, known)
+        queries, unasked = known_queries(section, known)
         present = tables.partitions(TELEMETRY_PATH)
         reach = fleet_end().replace(tzinfo=None) - section.late_window
     elif since is None:
@@ -129,8 +128,7 @@ def _from_server(
     if not chosen:
         return []
     server = Server(section.url, headers=section.headers)
-    is_left_open = server.is_left_open(until)
-    asked = {metric: promql(metric, query, telemetry.interval, is_left_open) for metric, query in queries.items()}
+    asked = asked_of(server, queries, telemetry.interval, until)
     plans = {
         partition: list(chunks(partition, start, until, asked, telemetry.interval, section.chunk))
         for partition, start in chosen.items()
@@ -152,8 +150,14 @@ def _from_server(
     return [*said, *import_files(paths, incidents, coverage, replace, interval, telemetry.partition)]
 
 
-def _known_queries(section: Collect, telemetry: Telemetry) -> tuple[dict[str, Query], list[str]]:
-    # new rows must have the metrics of earlier ones
+def known_queries(section: Collect, telemetry: Telemetry) -> tuple[dict[str, Query], list[str]]:
+    """Return the query of each metric that earlier rows have, and what to say of the others.
+
+    Raises
+    ------
+    UserError
+        If a metric has no query: new rows must have the metrics of earlier ones.
+    """
     if missing := [metric for metric in telemetry.metrics if metric not in section.queries]:
         message = f"{PATH}: collect.queries has none for {missing[0]}, which telemetry.metrics names"
         raise UserError(f"{message}; write one, or start over with --replace")

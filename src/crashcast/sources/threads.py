@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from crashcast.progress import progress
@@ -15,7 +16,7 @@ def side_by_side(
     work: Callable[[Item], None],
     items: Sequence[Item],
     parallel: int,
-    title: str,
+    title: str | None,
     noun: str,
     stop: Callable[[], object] = lambda: None,
 ) -> None:
@@ -28,12 +29,14 @@ def side_by_side(
     items : sequence
     parallel : int
         Number of threads.
-    title, noun : str
-        For the progress: the command, and an item in the singular.
+    title : str or None
+        The command, for the progress; None shows none.
+    noun : str
+        An item, in the singular.
     stop : callable
         Called after a failure, to end the work on other items.
     """
-    with ThreadPoolExecutor(parallel) as pool, progress(title, len(items), noun) as advance:
+    with ThreadPoolExecutor(parallel) as pool, _progress(title, len(items), noun) as advance:
         try:
             for future in as_completed([pool.submit(work, item) for item in items]):
                 future.result()
@@ -42,3 +45,10 @@ def side_by_side(
             stop()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _progress(title: str | None, total: int, noun: str) -> AbstractContextManager[Callable[..., None]]:
+    def advance() -> None:
+        pass
+
+    return nullcontext(advance) if title is None else progress(title, total, noun)

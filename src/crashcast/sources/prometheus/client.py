@@ -63,11 +63,17 @@ class Server:
         certificate; PROMETHEUS_CA for an authority that the system does not know. All are optional.
     headers : mapping
         Sent with each query.
+    patience_s : float, optional
+        How long to ask again at most; by default `PATIENCE_S` if the server has answered before.
+    advice : str
+        What to do if it gives no answer.
     """
 
     url: str
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     headers: Mapping[str, str] = field(default_factory=dict)
+    patience_s: float | None = None
+    advice: str = "run the same command again: what was collected is kept"
     _sessions: threading.local = field(default_factory=threading.local)
     _answered: threading.Event = field(default_factory=threading.Event)
     _ended: threading.Event = field(default_factory=threading.Event)
@@ -137,7 +143,7 @@ class Server:
         TooMuchError
             If a smaller question may be answered.
         UserError
-            If asking again cannot help, or did not for `PATIENCE_S`.
+            If asking again cannot help, or did not for `patience_s`.
         """
         begun, wait_s = time.monotonic(), FIRST_WAIT_S
         while True:
@@ -153,9 +159,10 @@ class Server:
                     if error.is_final:
                         raise UserError(f"{self.url} refuses {what}: {error}") from None
                 patience_s = PATIENCE_S if self._answered.is_set() else FIRST_PATIENCE_S
+                if self.patience_s is not None:
+                    patience_s = min(patience_s, self.patience_s)
                 if time.monotonic() - begun > patience_s or self._ended.is_set():
-                    message = f"{self.url} gives no answer: {error}"
-                    raise UserError(f"{message}; run the same command again: what was collected is kept") from None
+                    raise UserError(f"{self.url} gives no answer: {error}; {self.advice}") from None
                 pause_s = max(wait_s * random.uniform(0.5, 1), min(error.wait_s or 0, LONGEST_WAIT_S))
                 if wait_s == FIRST_WAIT_S:
                     print(f"collect: {self.url}: {error}; asking again", file=sys.stderr)

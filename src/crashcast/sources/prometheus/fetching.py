@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from functools import reduce
 from io import BytesIO
 from pathlib import Path
@@ -14,9 +15,10 @@ import polars as pl
 
 from crashcast import tables
 from crashcast.files import replacing, sha256
-from crashcast.params.collect import Collect
+from crashcast.params.collect import Collect, Query
 from crashcast.sources.prometheus.chunks import Chunk
 from crashcast.sources.prometheus.client import Server
+from crashcast.sources.prometheus.queries import promql
 from crashcast.sources.prometheus.series import COLUMNS, rows
 from crashcast.sources.threads import side_by_side
 from crashcast.tables import KEYS
@@ -24,7 +26,15 @@ from crashcast.tables import KEYS
 DIGITS = 32  # of a hash in a chunk's name
 
 
-def fetch_chunks(server: Server, chunks: list[Chunk], end: datetime, collect: Collect, folder: Path) -> None:
+def asked_of(server: Server, queries: Mapping[str, Query], interval: timedelta, moment: datetime) -> dict[str, str]:
+    """Return the PromQL of each metric, with ranges as this server reads them; it is asked at a moment, naive UTC."""
+    is_left_open = server.is_left_open(moment)
+    return {metric: promql(metric, query, interval, is_left_open) for metric, query in queries.items()}
+
+
+def fetch_chunks(
+    server: Server, chunks: list[Chunk], end: datetime, collect: Collect, folder: Path, title: str | None = "collect"
+) -> None:
     """Fetch the chunks that are not in the folder.
 
     Parameters
@@ -37,6 +47,8 @@ def fetch_chunks(server: Server, chunks: list[Chunk], end: datetime, collect: Co
         The section of params.yaml.
     folder : Path
         Keeps the chunks, named after what was asked and the hash of their bytes.
+    title : str or None
+        The command, for the progress; None shows none.
 
     Raises
     ------
@@ -62,7 +74,7 @@ def fetch_chunks(server: Server, chunks: list[Chunk], end: datetime, collect: Co
             missing.append(chunk)
     if len(missing) < len(chunks):
         print(f"collect: {len(chunks) - len(missing)} of {len(chunks)} chunks are there already", file=sys.stderr)
-    side_by_side(fetch, missing, collect.parallel, "collect", "chunk", server.end)
+    side_by_side(fetch, missing, collect.parallel, title, "chunk", server.end)
 
 
 def _kept(folder: Path) -> dict[str, Path]:
