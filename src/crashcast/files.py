@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from crashcast.errors import UserError
 
+CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)  # what a file system without hard links says
+
 
 class Signature(NamedTuple):
     """What changes when a file is changed."""
@@ -41,6 +43,38 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         aside.unlink(missing_ok=True)
+
+
+def create(path: Path, content: bytes) -> bool:
+    """Write a new file, whole or not at all even if the power fails; return False if there is one, which stays."""
+    refuse_committed_links(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = _beside(path)
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return _link_new(aside, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _link_new(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)  # fails if there is one, which a rename does not
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in CANNOT_LINK:
+            raise
+        if target.exists():
+            return False
+        os.replace(source, target)
+    return True
 
 
 @contextmanager
@@ -92,7 +126,7 @@ def link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+        if error.errno not in CANNOT_LINK:
             raise
         shutil.copyfile(source, target)
 
