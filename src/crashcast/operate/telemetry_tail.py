@@ -1,0 +1,265 @@
+"""The newest days of telemetry, kept on disk, so that a tick asks the server only for what is new or may be late.
+
+The tail has the form of data/raw/telemetry, with a partition for each day, and its rows are those that `crashcast
+collect` would bring: `operate.score` reads either. Beside the partitions lies a file of notes: which rows were asked
+for, and a digest of each moment's rows. It is written last. So if an update is killed, the next one asks for the same
+rows again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from crashcast import tables
+from crashcast.errors import UserError
+from crashcast.files import replacing
+from crashcast.grid import floats
+from crashcast.params.collect import Collect
+from crashcast.params.telemetry import Telemetry
+from crashcast.run_record import FOLDER
+from crashcast.sources.collect import known_queries
+from crashcast.sources.prometheus.chunks import chunks
+from crashcast.sources.prometheus.client import Server
+from crashcast.sources.prometheus.fetching import asked_of, assembled, fetch_chunks
+from crashcast.tables import KEYS, Partition
+
+TAIL = FOLDER / "serve" / "telemetry"
+NOTES, CHUNKS = ".notes.json", ".chunks"  # in the tail's folder; names with a dot are no partitions
+UNIT = "day"
+DIGITS = 32  # of a digest
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What the tail holds. Moments are naive, meaning UTC.
+
+    Attributes
+    ----------
+    folder : Path
+    asked_from, asked_to : datetime or None
+        The server was asked for all rows between them; None if it never was.
+    first : datetime or None
+        The oldest row that the server ever gave; it may have been removed since.
+    digests : mapping of datetime to str
+        Of the rows of each moment.
+    """
+
+    folder: Path
+    asked_from: datetime | None = None
+    asked_to: datetime | None = None
+    first: datetime | None = None
+    digests: Mapping[datetime, str] = field(default_factory=dict)
+
+    @property
+    def newest(self) -> datetime | None:
+        """The time of the newest row."""
+        return max(self.digests, default=None)
+
+    def is_whole(self, since: datetime, interval: timedelta) -> bool:
+        """Tell whether it reaches back so far: it was asked for, and the server had samples then."""
+        if self.asked_from is None or self.first is None:
+            return False
+        return self.asked_from <= since and self.first <= since + interval
+
+    def digest(self, start: datetime, end: datetime) -> str:
+        """Return a digest of the rows with start <= time < end."""
+        inside = sorted((moment, one) for moment, one in self.digests.items() if start <= moment < end)
+        return _digest(json.dumps([(moment.isoformat(), one) for moment, one in inside]).encode())
+
+
+def read(folder: Path, collect: Collect, telemetry: Telemetry) -> Tail:
+    """Return the tail on disk; an empty one if there is none, or if other rows would be asked for now."""
+    try:
+        notes = json.loads((folder / NOTES).read_text(encoding="utf-8"))
+        if notes["key"] != _key(collect, telemetry):
+            return Tail(folder)
+        first, asked_from, asked_to = map(datetime.fromisoformat, notes["spans"])
+        digests = {datetime.fromisoformat(moment): digest for moment, digest in notes["digests"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # it is fetched again
+        return Tail(folder)
+    return Tail(folder, asked_from, asked_to, first, digests)
+
+
+def update(
+    tail: Tail,
+    server: Server,
+    collect: Collect,
+    telemetry: Telemetry,
+    since: datetime,
+    until: datetime,
+    late_window: timedelta,
+) -> tuple[Tail, pl.DataFrame]:
+    """Bring the tail up to a moment.
+
+    Parameters
+    ----------
+    tail : Tail
+    server : Server
+        Prometheus, or a server with its API.
+    collect, telemetry : Collect, Telemetry
+        What to ask for.
+    since, until : datetime
+        The oldest and the newest row that are needed, both whole intervals.
+    late_window : timedelta
+        Rows of this time before the newest known one are asked for again.
+
+    Returns
+    -------
+    Tail
+    DataFrame
+        The rows that the server gave now: `timestamp`, `server_id`, `group` if telemetry has groups, and the metrics.
+
+    Raises
+    ------
+    UserError
+        If the server gives no answer or a wrong one: the tail is then as it was.
+    OSError
+        If the disk is full: the next update then starts where this one did.
+    """
+    start, asked_from = since, since
+    if tail.asked_from is not None and tail.asked_to is not None and tail.asked_from <= since <= tail.asked_to:
+        late = -(-late_window // telemetry.interval) * telemetry.interval
+        start, asked_from = max(tail.asked_from, min(tail.asked_to, until) - late), tail.asked_from
+    found = _fetch(server, collect, telemetry, start, until, tail.folder / CHUNKS)
+    if tail.asked_from is None:
+        _empty(tail.folder)
+    _remove_unfinished(tail.folder)
+    try:
+        digests = dict(_store(tail.folder, found, telemetry))
+    except UserError:  # a partition is damaged: all of it is fetched again
+        if tail.asked_from is None:
+            raise
+        return update(Tail(tail.folder), server, collect, telemetry, since, until, late_window)
+    updated = Tail(
+        tail.folder,
+        asked_from=asked_from,
+        asked_to=until,
+        first=min([*digests, tail.first or datetime.max]),
+        digests={**tail.digests, **digests},
+    )
+    _write_notes(updated, collect, telemetry)
+    return updated, found
+
+
+def prune(tail: Tail, before: datetime, collect: Collect, telemetry: Telemetry) -> Tail:
+    """Remove the partitions that end before a moment."""
+    if not tail.digests:
+        return tail
+    gone = [partition for partition in tables.partitions(tail.folder) if partition.end <= before]
+    if not gone or tail.asked_from is None:
+        return tail
+    end = gone[-1].end
+    pruned = replace(
+        tail,
+        asked_from=max(tail.asked_from, end),
+        digests={moment: digest for moment, digest in tail.digests.items() if moment >= end},
+    )
+    _write_notes(pruned, collect, telemetry)  # first: what is not noted is asked for again
+    for partition in gone:
+        _remove(partition.path(tail.folder).parent)
+    return pruned
+
+
+def is_damaged(tail: Tail) -> bool:
+    """Tell whether a partition cannot be read; all of the tail is then fetched again by the next update."""
+    try:
+        for partition in tables.partitions(tail.folder):
+            tables.read(partition.path(tail.folder))
+    except UserError:
+        (tail.folder / NOTES).unlink(missing_ok=True)
+        return True
+    return False
+
+
+def _fetch(
+    server: Server, collect: Collect, telemetry: Telemetry, start: datetime, until: datetime, folder: Path
+) -> pl.DataFrame:
+    queries, _ = known_queries(collect, telemetry)
+    asked = asked_of(server, queries, telemetry.interval, until)
+    period = Partition(start, until + telemetry.interval, UNIT)
+    plan = list(chunks(period, start, until, asked, telemetry.interval, collect.chunk))
+    fetch_chunks(server, plan, datetime.max, collect, folder, title=None)
+    found = assembled(plan, collect, folder)
+    shutil.rmtree(folder)
+    return found.with_columns(pl.col(metric).cast(pl.Float32) for metric in telemetry.metrics)
+
+
+def _store(folder: Path, found: pl.DataFrame, telemetry: Telemetry) -> Iterator[tuple[datetime, str]]:
+    """Merge rows into their partitions, and yield the digest of each of their moments as it is then."""
+    for day in found["timestamp"].dt.date().unique().sort():
+        partition = tables.partition_at(datetime(day.year, day.month, day.day), UNIT)
+        inside = pl.col("timestamp").is_between(*tables.utc(partition.start, partition.end), closed="left")
+        new, path = found.filter(inside), partition.path(folder)
+        if path.exists():
+            old = tables.read(path)
+            merged = pl.concat([old.join(new, on=list(KEYS), how="anti"), new]).sort(*KEYS)
+            if not merged.equals(old):
+                tables.write(path, merged)
+        else:
+            merged = new
+            tables.write(path, new)
+        touched = merged.join(new.select("timestamp").unique(), on="timestamp", how="semi", maintain_order="left")
+        for (moment,), some in touched.partition_by("timestamp", as_dict=True, maintain_order=True).items():
+            assert isinstance(moment, datetime)
+            yield moment.replace(tzinfo=None), digest_of(some, telemetry)
+
+
+def digest_of(rows: pl.DataFrame, telemetry: Telemetry) -> str:
+    """Return a digest of the rows of one moment, sorted by server: of the servers' names and every bit of a metric."""
+    hashed = hashlib.sha256(json.dumps(rows["server_id"].to_list()).encode())
+    for metric in telemetry.metrics:
+        hashed.update(floats(rows[metric]).tobytes())
+    return hashed.hexdigest()[:DIGITS]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:DIGITS]
+
+
+def _key(collect: Collect, telemetry: Telemetry) -> str:
+    """Return a digest of what decides which rows the server gives."""
+    queries, _ = known_queries(collect, telemetry)
+    labels = [collect.server_label, collect.server_pattern, collect.group_label]
+    asked: list[Any] = [collect.url, collect.headers, list(queries.items()), labels, str(telemetry.interval)]
+    return _digest(json.dumps(asked).encode())
+
+
+def _write_notes(tail: Tail, collect: Collect, telemetry: Telemetry) -> None:
+    spans = [tail.first, tail.asked_from, tail.asked_to]
+    notes = {
+        "key": _key(collect, telemetry),
+        "spans": [(moment or datetime.max).isoformat() for moment in spans],
+        "digests": {moment.isoformat(): digest for moment, digest in sorted(tail.digests.items())},
+    }
+    with replacing(tail.folder / NOTES) as aside:
+        aside.write_text(json.dumps(notes), encoding="utf-8")
+
+
+def _empty(folder: Path) -> None:
+    (folder / NOTES).unlink(missing_ok=True)  # first: they speak of the partitions
+    for path in folder.glob("*=*"):
+        _remove(path)
+
+
+def _remove(partition: Path) -> None:
+    """Remove a partition so that a killed process leaves no half of one."""
+    aside = partition.with_name(f".{partition.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    partition.rename(aside)
+    shutil.rmtree(aside)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove the folders of partitions that a killed process had not written yet, or not removed."""
+    for path in [*folder.glob("*=*"), *folder.glob(".*=*")]:
+        if path.name.startswith(".") or not (path / tables.FILE_NAME).exists():
+            shutil.rmtree(path)
