@@ -93,10 +93,8 @@ def score(
     """
     telemetry, features, interval = deployment.telemetry, deployment.features, deployment.telemetry.interval
     newest = _newest_sample(telemetry_path)
-    moment = _floor(newest if at is None else at, interval)
-    horizon = deployment.label.reach  # an older row speaks of the past alone
-    oldest = moment - (max(1, -(-horizon // interval)) - 1) * interval
-    reach = lookback(telemetry, features)
+    moment = last_row(newest if at is None else at, interval)
+    oldest, reach = oldest_row(deployment, moment), lookback(telemetry, features)
 
     unit = tables.partitions(telemetry_path)[0].unit
     period = Partition(oldest - reach, moment + interval, unit)
@@ -137,6 +135,19 @@ def score(
     return Scores(deployment, moment, rows, silent, warnings, all_features)
 
 
+def oldest_row(deployment: Deployment, moment: datetime) -> datetime:
+    """Return the time of the oldest row that is scored at a moment: what an older one says is over by then."""
+    interval = deployment.telemetry.interval
+    return moment - (max(1, -(-deployment.label.reach // interval)) - 1) * interval
+
+
+def samples_needed(deployment: Deployment, moment: datetime) -> tuple[datetime, datetime]:
+    """Return the period [from, to) of all samples that the scores of a moment depend on."""
+    begin = oldest_row(deployment, moment) - lookback(deployment.telemetry, deployment.features)
+    period = Partition(begin, moment + deployment.telemetry.interval, deployment.telemetry.partition)
+    return samples_period(period, deployment.telemetry, deployment.clean)
+
+
 def _newest_sample(table: Path) -> datetime:
     for partition in reversed(tables.partitions(table)):
         found = tables.read(partition.path(table), ["timestamp"])["timestamp"].max()
@@ -171,7 +182,7 @@ def _unrecorded(latest: pl.DataFrame, covered: pl.DataFrame) -> list[str]:
     return []
 
 
-def _floor(moment: datetime, interval: timedelta) -> datetime:
+def last_row(moment: datetime, interval: timedelta) -> datetime:
     """Return the time of the last row that is complete at a moment."""
     midnight = datetime(moment.year, moment.month, moment.day)
     return midnight + (moment - midnight) // interval * interval
