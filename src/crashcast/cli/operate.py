@@ -76,3 +76,18 @@ def metrics(
         print_result(runs, as_json, list, costs.show)
     else:
         print(f"Written: {write(costs.samples(runs), textfile, 'crashcast_runs')}")
+
+
+@commands.command()
+def serve(
+    once: Annotated[
+        bool, typer.Option("--once", help="Tick once, as for cron; exit status 1 says that the state is degraded.")
+    ] = False,
+) -> None:
+    """Score the fleet at each interval, and warn of crashes, with the registered version in stage prod."""
+    from crashcast.operate.serving import ModelInUse, run
+    from crashcast.operate.tick import Service
+    from crashcast.params.collect import Collect
+    from crashcast.params.serve import Serve
+
+    raise typer.Exit(run(Service.of(Serve.read(), Collect.read()), ModelInUse(), once=once))
