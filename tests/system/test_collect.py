@@ -7,14 +7,12 @@ import math
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
@@ -34,6 +32,7 @@ from cryptography.hazmat.primitives import hashes as hashes_of
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from prometheus_server import Prometheus, Series, needs_prometheus, servers
 
 from crashcast import cli, tables
 from crashcast.sources.prometheus import client
@@ -43,83 +42,15 @@ ROOT = Path(__file__).parents[2]
 RAW = Path("data/raw")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-MISSING = [name for name in ("prometheus", "promtool") if shutil.which(name) is None]
-needs_prometheus = pytest.mark.skipif(bool(MISSING), reason=f"{' and '.join(MISSING)} not installed")
 
 Run = Callable[..., tuple[int, str]]
-Series = dict[str, list[tuple[float, float]]]  # `metric{labels}`: (seconds, value)
-
-
-@dataclass
-class Prometheus:
-    """A real server over a folder of blocks."""
-
-    folder: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def fill(self, series: Series, kinds: Mapping[str, str] = {}) -> None:
-        """Write samples as blocks, as promtool does; a running server sees them when it starts again."""
-        text = self.folder / "samples.om"
-        with text.open("w") as file:
-            for metric in sorted({name.partition("{")[0] for name in series}):
-                family = metric.removesuffix("_total").removesuffix("_bucket")
-                file.write(f"# TYPE {family} {kinds.get(family, 'gauge')}\n")
-                for name, samples in series.items():
-                    if name.partition("{")[0] == metric:
-                        file.writelines(f"{name} {value!r} {moment:.3f}\n" for moment, value in samples)
-            file.write("# EOF\n")
-        command = ["promtool", "tsdb", "create-blocks-from", "--max-block-duration=744h", "openmetrics"]
-        done = subprocess.run([*command, text, self.folder / "data"], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        text.unlink()
-
-    def start(self, *flags: str) -> None:
-        (self.folder / "prometheus.yml").write_text("global: {}\n")
-        command = [
-            "prometheus",
-            f"--config.file={self.folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={self.folder / 'data'}",
-            "--storage.tsdb.retention.time=100y",
-            f"--web.listen-address=127.0.0.1:{self.port}",
-            *flags,
-        ]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 60
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    break
-            assert self.process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-    def stop(self, how: int = signal.SIGKILL) -> None:
-        if self.process is not None:
-            self.process.send_signal(how)
-            self.process.wait()
-            self.process = None
 
 
 @pytest.fixture(scope="module")
 def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Prometheus]]:
     """Make servers that end with the tests."""
-    made: list[Prometheus] = []
-
-    def make() -> Prometheus:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            made.append(Prometheus(tmp_path_factory.mktemp("prometheus"), probe.getsockname()[1]))
-        return made[-1]
-
-    yield make
-    for server in made:
-        server.stop()
+    with servers(tmp_path_factory.mktemp) as make:
+        yield make
 
 
 def fleet(days: int, hosts: Sequence[str] = "abc", scrape_s: int = 300) -> Series:
