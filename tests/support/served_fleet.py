@@ -1,93 +1,113 @@
-"""A fleet whose telemetry a real Prometheus has, and `crashcast serve` over it at simulated times."""
+"""A fleet as `crashcast serve` knows it after a tick: a fitted model, scores with reasons, and open alarms."""
 
 from __future__ import annotations
 
-import json
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
-import yaml
-from prometheus_server import Series
 
-from crashcast import tables
+from crashcast.modeling import model
+from crashcast.modeling.algorithms import Candidate
+from crashcast.modeling.algorithms.logistic_regression import solver
 from crashcast.operate.deployment import Deployment
-from crashcast.operate.score import samples_needed
-from crashcast.operate.state import State
-from crashcast.operate.tick import Service, tick
-from crashcast.params.collect import Collect
-from crashcast.params.serve import Serve
+from crashcast.operate.reasons import reasons
+from crashcast.operate.score import Scores
+from crashcast.operate.state import Alarm, State
+from crashcast.params.clean import Clean
+from crashcast.params.features import Features
+from crashcast.params.incidents import Incidents
+from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
-from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TELEMETRY_PATH
-from crashcast.sources.prometheus.chunks import chunks
-from crashcast.sources.prometheus.client import Server
-from crashcast.sources.prometheus.fetching import asked_of, assembled, fetch_chunks
-from crashcast.tables import Partition
-from stages import clean, featurize
 
-HOUR, QUARTER = timedelta(hours=1), timedelta(minutes=15)
-KEYS = ["timestamp", "server_id"]
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+HOUR = timedelta(hours=1)
+NOW = datetime(2026, 1, 5, 12, 10)
+ROW = datetime(2026, 1, 5, 12)
+METRICS = ("cpu_pct", "latency_ms")
 
 
-def table(folder: Path) -> pl.DataFrame:
-    return pl.concat(tables.read(partition.path(folder)) for partition in tables.partitions(folder))
+@cache
+def deployment() -> Deployment:
+    """Return a model that has learnt that slow servers crash, under the repository's own parameters."""
+    rng = np.random.default_rng(1)
+    values = np.column_stack([rng.uniform(0, 100, 400), rng.uniform(0, 400, 400)]).astype(np.float32)
+    candidate = Candidate("logistic_regression", {"C": 1.0}, _pipeline())
+    fitted = replace(model.fit(candidate, [*METRICS], values, values[:, 1] > 200), threshold=0.5)
+    telemetry, clean, features, incidents, label = (
+        section.read(PARAMS) for section in (Telemetry, Clean, Features, Incidents, Label)
+    )
+    return Deployment("v1.0.0", fitted, telemetry, clean, features, incidents, label)  # type: ignore[arg-type]
 
 
-def samples(start: datetime, end: datetime) -> pl.DataFrame:
-    """Return the raw samples of a period, of several at one moment the first, which is the one that `clean` takes."""
-    found = tables.read_period(TELEMETRY_PATH, start, end)
-    return found.unique(KEYS, keep="first", maintain_order=True)
+def _pipeline() -> Any:
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), solver(1.0))
 
 
-def as_series(found: pl.DataFrame) -> Series:
-    """Return samples as Prometheus has them: one series for each metric and server."""
-    made: Series = {}
-    for (server,), rows in found.partition_by("server_id", as_dict=True).items():
-        labels = f'{{instance="{server}:9100",job="{server.partition("-")[0]}"}}'
-        seconds = (rows["timestamp"].dt.epoch("us") / 1e6).to_list()
-        for metric in rows.columns[2:]:
-            values = rows[metric].to_list()
-            series = [(moment, value) for moment, value in zip(seconds, values, strict=True) if value is not None]
-            if series:
-                made[f"{metric}{labels}"] = series
-    return made
+def scores(
+    slow: Sequence[str] = (), well: Sequence[str] = (), silent: Sequence[str] = (), at: datetime = ROW
+) -> Scores:
+    """Return the scores of servers at 12:00, of which some have a latency of 390 ms and the others of about 20 ms."""
+    when, used = at.replace(tzinfo=UTC), deployment()
+    found = pl.DataFrame(
+        {
+            "timestamp": [when] * (len(slow) + len(well)),
+            "server_id": [*slow, *well],
+            "cpu_pct": [50.0] * (len(slow) + len(well)),
+            "latency_ms": [390.0] * len(slow) + [20.0 + k % 7 for k in range(len(well))],
+        },
+        schema_overrides=dict.fromkeys(METRICS, pl.Float32),
+    )
+    risk = used.model.predict(found)
+    rows = found.select(
+        "server_id", "timestamp", age=pl.duration(hours=0), risk=pl.Series(risk),
+        is_at_risk=pl.Series(risk >= used.model.threshold),
+    ).sort("risk", "server_id", descending=[True, False])  # fmt: skip
+    return Scores(used, at, rows, [*silent], [], found)
 
 
-def configure(url: str, **serve: Any) -> None:
-    """Let params.yaml say where to ask for which metrics."""
-    content = yaml.safe_load(Path("params.yaml").read_text())
-    metrics = content["telemetry"]["metrics"]
-    content["collect"] |= {"url": url, "queries": {name: {one["aggregate"]: name} for name, one in metrics.items()}}
-    content["serve"] |= serve
-    Path("params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+def alarm(scored: Scores, server: str, opened_before: timedelta = timedelta(0), group: str | None = "db") -> Alarm:
+    """Return the alarm of a scored server, renewed at its row if it was opened before."""
+    row = scored.rows.row(by_predicate=pl.col("server_id") == server, named=True)
+    at = row["timestamp"].replace(tzinfo=None)
+    ends_at = at + scored.deployment.label.reach
+    return Alarm(server, group, at - opened_before, at, ends_at, row["risk"], reasons(scored, server))
 
 
-def ticks(used: Deployment, start: datetime, number: int, service: Service | None = None) -> list[State]:
-    """Tick so many times, a quarter of an hour after each hour, and return the states."""
-    service = service or Service.of(Serve.read(), Collect.read())
-    states: list[State] = []
-    for hour in range(number):
-        states.append(tick(used, service, start + hour * HOUR + QUARTER, states[-1] if states else None))
-    return states
+def telemetry_of(servers: Sequence[str], until: datetime = ROW) -> pl.DataFrame:
+    """Return a day of clean rows of every metric, in which latency rises to 390 ms; disk metrics have a gap."""
+    hours = range(24)
+    names = [*deployment().telemetry.metrics]
+    return pl.DataFrame(
+        [
+            {
+                "timestamp": (until - (23 - hour) * HOUR).replace(tzinfo=UTC),
+                "server_id": server,
+                **{name: None if name.startswith("disk") and 8 < hour < 12 else 40.0 + hour for name in names},
+                "latency_ms": 20.0 if hour < 18 else 20.0 + 74.0 * (hour - 18),
+            }
+            for server in sorted(servers)
+            for hour in hours
+        ],
+        schema_overrides=dict.fromkeys(names, pl.Float32),
+    )
 
 
-def pipelines_scores(used: Deployment, start: datetime, until: datetime, place: Path) -> pl.DataFrame:
-    """Return the score of each row by the stages, from all samples that the server has: collected at once, later."""
-    collect, telemetry = Collect.read(), Telemetry.read()
-    begin, _ = samples_needed(used, start)
-    first = datetime(begin.year, begin.month, begin.day)
-    asked = asked_of(Server(collect.url), collect.queries, telemetry.interval, until)
-    plan = list(chunks(Partition(first, until + HOUR, "day"), first, until, asked, telemetry.interval, collect.chunk))
-    fetch_chunks(Server(collect.url), plan, datetime.max, collect, place / "chunks")
-    rows = assembled(plan, collect, place / "chunks")
-    rows = rows.with_columns(pl.col(name).cast(pl.Float32) for name in telemetry.metrics).drop("group")
-    for day in rows["timestamp"].dt.date().unique():
-        one = tables.partition_at(datetime(day.year, day.month, day.day), "day")
-        inside = pl.col("timestamp").is_between(*tables.utc(one.start, one.end), closed="left")
-        tables.write(one.path(place / "telemetry"), rows.filter(inside))
-    (place / "validated.json").write_text(json.dumps({"success": True}))
-    clean.main(place / "telemetry", place / "validated.json", place / "clean", place / "clean.json")
-    featurize.main(place / "clean", INCIDENTS_PATH, COVERAGE_PATH, place / "features")
-    features = table(place / "features").filter(pl.col("timestamp") >= pl.lit(start, tables.TIMESTAMP))
-    return features.select(*KEYS, later=pl.Series(used.model.predict(features)))
+def state(slow: Sequence[str] = ("db-1",), well: Sequence[str] = ("db-2", "web-1", "web-2"), **changes: Any) -> State:
+    """Return the state after a tick at 12:10, in which every slow server has an alarm."""
+    scored = scores(slow, well)
+    alarms = [alarm(scored, server) for server in slow]
+    found = State(
+        NOW, timedelta(seconds=1.5), scored, alarms, newest_sample=ROW, newest_ticket=ROW - HOUR,
+        groups=dict.fromkeys([*slow, *well], "db"), recent=telemetry_of(slow) if slow else None,
+    )  # fmt: skip
+    return replace(found, **changes)

@@ -12,10 +12,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 from prometheus_server import Prometheus, needs_prometheus, servers
-from served_fleet import HOUR, KEYS, as_series, configure, pipelines_scores, samples, table, ticks
+from replayed_fleet import HOUR, KEYS, as_series, configure, pipelines_scores, samples, table, ticks
 
 from crashcast import tables
-from crashcast.modeling.alarms import open_alarms
+from crashcast.modeling.alarms import AlarmWindow, open_alarms
 from crashcast.operate.deployment import Deployment
 from crashcast.operate.served_log import ServedLog
 from crashcast.operate.serving import ModelInUse
@@ -89,17 +89,18 @@ def test_scores_and_alarms_are_the_pipelines(
     both = found.join(expected, on=KEYS)
     assert both.height == found.height > 1500
     assert both["score"].equals(both["later"].alias("score"))
-    sent = tables.read_period(tmp_path / "telemetry", START, START + 31 * HOUR, KEYS)
     since = pl.col("timestamp") >= pl.lit(START, tables.TIMESTAMP)  # the first tick may score older rows
-    assert found.filter(since).select(KEYS).sort(KEYS).equals(sent.join(expected, on=KEYS, how="semi").sort(KEYS))
+    rows = expected.filter(since)
+    assert found.filter(since).select(KEYS).sort(KEYS).equals(rows.filter("observed").select(KEYS))
     raw = found.join(table(PREDICTIONS), on=KEYS, suffix=" of the pipeline")
     assert raw["score"].equals(raw["score of the pipeline"].alias("score"))  # not aggregated by Prometheus
     assert raw.height > 1400
     assert issued("revisions").is_empty()
 
-    opened = open_alarms(expected.filter(since).rename({"later": "score"}), used.model.threshold, used.label.horizon)
+    window = AlarmWindow.of(used.label, HOUR)
+    opened = open_alarms(rows.with_columns(score="later", label=None), used.model.threshold, window)
     alarms = issued("alarms")
-    assert alarms.select(KEYS).sort(KEYS).equals(opened)
+    assert alarms.select(KEYS).sort(KEYS).equals(opened.select(KEYS))
     assert alarms["reasons"].list.len().min() > 0
     assert alarms.height == opened.height == 6
     # 18:00 of the first day, renewed a horizon later; 04:00 of the second day

@@ -233,12 +233,12 @@ class ServedLog:
                     earliest[server] = min(timestamp, earliest.get(server, timestamp))
         self._high = read  # what is older is not needed again
         high = pl.concat(found).filter(pl.col("server_id").is_in(list(earliest)))
-        opened = open_alarms(high, float("-inf"), window.horizon)  # which were high was decided as they were issued
-        since = pl.col("timestamp") - pl.col("timestamp").shift().over("server_id")
-        is_page = (since > gap).fill_null(True)
+        # which were high was decided as they were issued
+        rows = high.with_columns(label=pl.lit(None, pl.Int8), observed=pl.lit(True))
+        opened_at = pl.when("is_page").then("timestamp").forward_fill().over("server_id")
         return (
-            opened.sort("timestamp", "server_id")
-            .with_columns(opened_at=pl.when(is_page).then("timestamp").forward_fill().over("server_id"))
+            open_alarms(rows, float("-inf"), window)
+            .with_columns(opened_at=opened_at)
             .join(high, on=["timestamp", "server_id"], maintain_order="left")
             .select("moment", "timestamp", "server_id", "score", "threshold", "model", "opened_at")
         )
