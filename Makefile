@@ -141,8 +141,9 @@ UV_COMPILE = $(BIN)uv pip compile --universal --python-version 3.11 --fork-strat
 	--no-emit-index-url --no-header --no-annotate --quiet
 lock: dev  ## update requirements*.txt from pyproject.toml; UPGRADE=--upgrade takes the newest releases
 	$(UV_COMPILE) $(UPGRADE) pyproject.toml -o requirements.txt
+	$(UV_COMPILE) $(UPGRADE) --extra operate -c requirements.txt pyproject.toml -o requirements-operate.txt
 	$(UV_COMPILE) $(UPGRADE) --group build -c requirements.txt -o requirements-build.txt
-	$(UV_COMPILE) $(UPGRADE) --group dev -c requirements.txt -c requirements-build.txt -o requirements-dev.txt
+	$(UV_COMPILE) $(UPGRADE) --group dev -c requirements-operate.txt -c requirements-build.txt -o requirements-dev.txt
 
 clean:  ## remove the environment; data, models and DVC's cache stay
 	rm -rf .venv

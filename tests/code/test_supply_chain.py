@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("requirements-build.txt", "requirements.txt", "requirements-dev.txt")
+LOCKS = ("requirements-build.txt", "requirements.txt", "requirements-operate.txt", "requirements-dev.txt")
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 # As packages call them: licences under which anybody may use, change and pass on the code, and, in the last row, those
@@ -71,9 +71,11 @@ def test_no_lock_says_where_packages_come_from(lock: str) -> None:
 
 def test_the_locks_hold_what_the_project_declares_and_agree_with_each_other() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    groups = project["dependency-groups"]
+    groups, own = project["dependency-groups"], project["project"]
+    to_operate = [*own["dependencies"], *own["optional-dependencies"]["operate"]]
+    declarations = (groups["build"], own["dependencies"], to_operate, groups["dev"])
     agreed: dict[str, set[str]] = {}
-    for lock, declared in zip(LOCKS, (groups["build"], project["project"]["dependencies"], groups["dev"]), strict=True):
+    for lock, declared in zip(LOCKS, declarations, strict=True):
         versions: dict[str, set[str]] = {}  # more than one where they differ between Pythons
         for requirement, _ in locked(lock):
             versions.setdefault(canonicalize_name(requirement.name), set()).add(str(requirement.specifier))

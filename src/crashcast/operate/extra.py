@@ -20,4 +20,5 @@ def needed_by(what: str) -> Iterator[None]:
     try:
         yield
     except ImportError:
-        raise UserError(f"{what} needs the extra `operate`: .venv/bin/pip install -e '.[operate]'") from None
+        advice = ".venv/bin/pip install --require-hashes -r requirements-operate.txt"
+        raise UserError(f"{what} needs the extra `operate`: {advice}") from None
