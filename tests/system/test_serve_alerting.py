@@ -21,7 +21,7 @@ import pytest
 import requests
 import yaml
 from alerting import free_port, pager, start_alertmanager, start_prometheus, wait_for
-from served_state import HOUR, alarm, scores, state
+from served_fleet import HOUR, alarm, scores, state
 
 from crashcast.operate import alertmanager
 from crashcast.operate.alertmanager import Alertmanager

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from served_state import HOUR, alarm, scores, state, telemetry_of
+from served_fleet import HOUR, alarm, scores, state, telemetry_of
 
 from crashcast.operate import page
 from crashcast.operate.http_app import HttpServer

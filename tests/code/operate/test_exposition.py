@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from served_state import HOUR, NOW, alarm, scores, state
+from served_fleet import HOUR, NOW, alarm, scores, state
 
 from crashcast.operate.exposition import Exposition
 from crashcast.operate.state import State

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import requests
-from served_state import HOUR, alarm, scores, state
+from served_fleet import HOUR, alarm, scores, state
 
 from crashcast.errors import UserError
 from crashcast.operate.actions import Action
