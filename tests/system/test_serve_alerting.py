@@ -26,6 +26,7 @@ from served_fleet import HOUR, alarm, scores, state
 from crashcast.operate import alertmanager
 from crashcast.operate.alertmanager import Alertmanager
 from crashcast.operate.http_app import HttpServer
+from crashcast.operate.served_log import ServedLog
 from crashcast.operate.state import State
 from crashcast.params.serve import Serve
 
@@ -56,7 +57,7 @@ def opened(servers: Sequence[str], since: datetime, until: datetime, **changes: 
 
 
 def push(state: State, to: Serve) -> State:
-    return Alertmanager(to, lambda _: None).push(state)
+    return Alertmanager(to).push(state)
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_without_alarms_it_is_still_seen_whether_alertmanager_is_there(manager: 
 
 
 def test_what_is_no_alertmanager_is_told() -> None:
-    with HttpServer(serve(), HOUR, lambda _: None) as server:
+    with HttpServer(serve(), HOUR, ServedLog("served")) as server:
         found = push(state(), serve(alertmanager=server.url))
         assert found.problems["alertmanager"] == f"{server.url} refuses alerts: 404 Not Found"
 
@@ -203,7 +204,7 @@ def test_scraped_alarms_page_once_whatever_is_restarted(
 
     address, fired = serve(listen=f"127.0.0.1:{port}"), [("firing", ["db-1"])]
     open_alarm = opened(["db-1"], now(), now() + HOUR)
-    with HttpServer(address, HOUR, lambda _: None) as server:
+    with HttpServer(address, HOUR, ServedLog("served")) as server:
         server.show(open_alarm)
         assert wait_for(lambda: bool(received.notifications))
         assert told(received) == fired
@@ -215,7 +216,7 @@ def test_scraped_alarms_page_once_whatever_is_restarted(
     time.sleep(QUIET_S)
     assert told(received) == fired
 
-    with HttpServer(address, HOUR, lambda _: None) as server:
+    with HttpServer(address, HOUR, ServedLog("served")) as server:
         server.show(open_alarm)
         assert wait_for(lambda: ask("crashcast_alarm == 1") == ["1"])
         prometheus.send_signal(signal.SIGKILL)
@@ -234,7 +235,7 @@ def test_scraped_alarms_page_once_whatever_is_restarted(
 
 def test_prometheus_scrapes_a_large_fleet_in_half_a_second(tmp_path: Path, stack: ExitStack) -> None:
     prometheus_port = free_port()
-    with HttpServer(serve(), HOUR, lambda _: None) as server:
+    with HttpServer(serve(), HOUR, ServedLog("served")) as server:
         server.show(replace(state(well=[f"web-{number:05}" for number in range(10_000)]), ticked_at=now()))
         targets = [{"targets": [server.url.removeprefix("http://")]}]
         settings = {

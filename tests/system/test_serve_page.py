@@ -13,6 +13,7 @@ from served_fleet import HOUR, alarm, scores, state, telemetry_of
 
 from crashcast.operate import page
 from crashcast.operate.http_app import HttpServer
+from crashcast.operate.served_log import ServedLog
 from crashcast.operate.state import State
 from crashcast.params.serve import Serve
 
@@ -86,7 +87,7 @@ def browser() -> Iterator[Any]:
 def show(browser: Any) -> Iterator[Open]:
     """Open the page of a running server, and fail the test for whatever the browser complains of or asks for."""
     contexts, noticed = [], []
-    with HttpServer(SERVE, HOUR, lambda _: None) as server:
+    with HttpServer(SERVE, HOUR, ServedLog("served")) as server:
 
         def show(case: str, width: int = DESK, scheme: str = "light") -> Any:
             if (found := CASES[case]()) is not None:

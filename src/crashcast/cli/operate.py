@@ -85,9 +85,20 @@ def serve(
     ] = False,
 ) -> None:
     """Score the fleet at each interval, and warn of crashes, with the registered version in stage prod."""
+    from crashcast.operate.alertmanager import Alertmanager
+    from crashcast.operate.http_app import HttpServer
     from crashcast.operate.serving import ModelInUse, run
     from crashcast.operate.tick import Service
     from crashcast.params.collect import Collect
     from crashcast.params.serve import Serve
 
-    raise typer.Exit(run(Service.of(Serve.read(), Collect.read()), ModelInUse(), once=once))
+    section, models = Serve.read(), ModelInUse()
+    service = Service.of(section, Collect.read())
+    if once:
+        raise typer.Exit(run(service, models, [Alertmanager(section).push], once))
+    with (
+        HttpServer(section, models.find().telemetry.interval, service.log) as server,
+        Alertmanager(section, server.show) as alertmanager,
+    ):
+        print(f"serve: {server.url} shows the fleet and its metrics")
+        raise typer.Exit(run(service, models, [server.show, alertmanager.push]))

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
+import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from crashcast.errors import UserError
+from crashcast.errors import UserError, refusal
+from crashcast.operate.served_log import ACTIONS, ServedLog, aware
 from crashcast.sources.value_formats import EARLIEST
 
 AHEAD = timedelta(minutes=5)  # another machine's clock may be
+MICROSECOND = timedelta(microseconds=1)
 
 Line = StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")
 
@@ -70,3 +73,30 @@ def parse(content: bytes, now: datetime) -> Action:
     if not EARLIEST <= at <= now.replace(tzinfo=UTC) + AHEAD:
         raise UserError("at: must be a moment in the past")
     return Action(report.server, report.what, at.astimezone(UTC).replace(tzinfo=None), report.who)
+
+
+def record(action: Action, log: ServedLog, now: datetime) -> None:
+    """Append an action to the log, whole or not at all.
+
+    Parameters
+    ----------
+    action : Action
+    log : ServedLog
+    now : datetime
+        When it was reported; naive, meaning UTC.
+
+    Raises
+    ------
+    UserError
+        If it cannot be written.
+    """
+    try:
+        while not log.write("actions", now, _row(action, now)):  # another one was reported at this moment
+            now += MICROSECOND
+    except OSError as error:
+        raise refusal(error) or UserError(str(error)) from None
+
+
+def _row(action: Action, now: datetime) -> pl.DataFrame:
+    values = [aware(now), action.server_id, action.what, aware(action.at), action.who]
+    return pl.DataFrame([values], schema=ACTIONS, orient="row")

@@ -37,11 +37,11 @@ class Alertmanager:
     ----------
     serve : Serve
         The section of params.yaml. Nothing is pushed if its `alertmanager` is null.
-    show : callable
+    show : callable, optional
         Takes the state with what became of each push.
     """
 
-    def __init__(self, serve: Serve, show: Callable[[State], object]) -> None:
+    def __init__(self, serve: Serve, show: Callable[[State], object] = lambda _: None) -> None:
         self._serve, self._show = serve, show
         self._state: State | None = None
         self._errors = 0

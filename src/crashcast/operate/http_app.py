@@ -11,7 +11,7 @@ import hmac
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -22,6 +22,7 @@ from crashcast.operate.actions import Action
 from crashcast.operate.exposition import Exposition
 from crashcast.operate.extra import needed_by
 from crashcast.operate.output import reasons_as_json, rfc3339
+from crashcast.operate.served_log import ServedLog
 from crashcast.operate.state import State, doubts
 from crashcast.params.base import PATH
 from crashcast.params.serve import Serve
@@ -53,9 +54,8 @@ class HttpServer:
         The section of params.yaml.
     interval : timedelta
         Between two ticks.
-    record : callable
-        Takes an Action that somebody reports and keeps it; a UserError of it is told to whoever reports. Called from
-        other threads, one action at a time.
+    log : ServedLog
+        Keeps the actions that are reported.
     environment : mapping
         CRASHCAST_TOKEN: who sends it may report actions. Without it nobody may.
 
@@ -69,15 +69,15 @@ class HttpServer:
         self,
         serve: Serve,
         interval: timedelta,
-        record: Callable[[Action], None],
+        log: ServedLog,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         with needed_by("crashcast serve"):
             import starlette  # noqa: F401
             import uvicorn
-        self._serve, self._interval, self._record = serve, interval, record
+        self._serve, self._interval, self._log = serve, interval, log
+        self._recording = threading.Lock()  # two actions of one moment have one name
         self._token = environment.get(TOKEN, "").strip()
-        self._recording = threading.Lock()
         self._exposition = Exposition(interval)
         self._state: State | None = None
         config = uvicorn.Config(
@@ -188,14 +188,14 @@ class HttpServer:
         except UserError as error:
             return _plain(f"This is no action: {error}", 400)
         try:
-            await run_in_threadpool(self._keep, action)
+            await run_in_threadpool(self._record, action)
         except UserError as error:
             return _plain(f"The action was not recorded: {error}", 503)
         return _plain("The action is recorded.", 201)
 
-    def _keep(self, action: Action) -> None:
+    def _record(self, action: Action) -> None:
         with self._recording:
-            self._record(action)
+            actions.record(action, self._log, _now())
 
     def _is_known(self, server: str) -> bool:
         """Tell whether a server can be in this fleet; before the first scores any can."""

@@ -64,8 +64,15 @@ REVISIONS: dict[str, Any] = {
     "model": pl.String,
     "samples": pl.String,  # a digest of what it was scored from
 }
-TABLES = {"scores": SCORES, "alarms": ALARMS, "revisions": REVISIONS}
-NAME = re.compile(r"(\d{4}-\d\d-\d\dT\d{6})Z\.parquet")
+ACTIONS: dict[str, Any] = {
+    "moment": TIMESTAMP,  # of the report
+    "server_id": pl.String,
+    "what": pl.String,  # such as restart
+    "at": TIMESTAMP,  # when it was done
+    "who": pl.String,
+}
+TABLES = {"scores": SCORES, "alarms": ALARMS, "revisions": REVISIONS, "actions": ACTIONS}
+NAME = re.compile(r"(\d{4}-\d\d-\d\dT\d{6})(\.\d{6})?Z\.parquet")
 DAY_NAME = re.compile(r"day=(\d{4}-\d\d-\d\d)")
 
 
@@ -170,7 +177,7 @@ class ServedLog:
             if DAY_NAME.fullmatch(day) and (since is None or day >= f"day={since:%Y-%m-%d}"):
                 for name in reversed(self.place.names(f"{table}/{day}")):
                     if match := NAME.fullmatch(name):
-                        moment = datetime.strptime(match[1], "%Y-%m-%dT%H%M%S")
+                        moment = datetime.strptime(match[1] + (match[2] or ".0"), "%Y-%m-%dT%H%M%S.%f")
                         if since is None or moment >= since:
                             yield moment
 
@@ -250,7 +257,8 @@ class ServedLog:
 
 
 def _name(table: str, moment: datetime) -> str:
-    return f"{table}/day={moment:%Y-%m-%d}/{moment:%Y-%m-%dT%H%M%S}Z.parquet"
+    fraction = f".{moment:%f}" if moment.microsecond else ""  # of what no tick issued
+    return f"{table}/day={moment:%Y-%m-%d}/{moment:%Y-%m-%dT%H%M%S}{fraction}Z.parquet"
 
 
 def aware(moment: datetime) -> datetime:

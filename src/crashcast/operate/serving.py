@@ -21,7 +21,7 @@ from crashcast.errors import UserError
 from crashcast.files import refuse_committed_links
 from crashcast.operate.deployment import PROD, Deployment
 from crashcast.operate.score import last_row
-from crashcast.operate.state import State
+from crashcast.operate.state import OF_DELIVERY, State
 from crashcast.operate.telemetry_tail import TAIL
 from crashcast.operate.tick import Service, tick
 from crashcast.run_record import recorded
@@ -155,7 +155,7 @@ def _tick(service: Service, models: ModelInUse, now: datetime, before: State | N
 
 def _tell(state: State, before: State | None) -> None:
     """Print the problems that are new, and those that have passed."""
-    old = before.problems if before else {}
+    old = {name: words for name, words in (before.problems if before else {}).items() if name not in OF_DELIVERY}
     for name, words in state.problems.items():
         if old.get(name) != words:
             print(f"serve: {name}: {words}", file=sys.stderr, flush=True)
