@@ -1,4 +1,4 @@
-"""A real Prometheus, filled with back-dated samples by promtool."""
+"""A real Prometheus, filled with back-dated samples by promtool, and a proxy in front of it that fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -91,3 +94,45 @@ def servers(new_folder: Callable[[str], Path]) -> Iterator[Callable[[], Promethe
     finally:
         for server in made:
             server.stop()
+
+
+class Disturbing(BaseHTTPRequestHandler):
+    """Pass requests on to a server, after `disturb` of their number, which answers for itself where it says so."""
+
+    upstream: str
+    disturb: Callable[[BaseHTTPRequestHandler, int], bool]
+    requests = 0
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).requests += 1
+        if type(self).disturb(self, type(self).requests):
+            return
+        try:
+            request = Request(self.upstream + self.path, body, {"Content-Type": self.headers["Content-Type"]})
+            with urlopen(request) as answer:
+                status, content = answer.status, answer.read()
+        except OSError:
+            self.close_connection = True
+            return
+        self.answer(status, content)
+
+    def answer(self, status: int, content: bytes, length: int | None = None, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(length or len(content)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: object) -> None: ...
+
+
+@contextmanager
+def disturbed(upstream: str, disturb: Callable[[Disturbing, int], bool]) -> Iterator[tuple[str, type[Disturbing]]]:
+    """Serve in front of a server; yields the address and the handler."""
+    handler = type("Handler", (Disturbing,), {"upstream": upstream, "disturb": staticmethod(disturb)})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as proxy:
+        Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{proxy.server_port}", handler
+        proxy.shutdown()

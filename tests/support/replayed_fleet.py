@@ -63,12 +63,20 @@ def configure(url: str, **serve: Any) -> None:
     Path("params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def ticks(used: Deployment, start: datetime, number: int, service: Service | None = None) -> list[State]:
+def new_service() -> Service:
+    """Return the service of params.yaml."""
+    return Service.of(Serve.read(), Collect.read())
+
+
+def ticks(
+    used: Deployment, start: datetime, number: int, service: Service | None = None, before: State | None = None
+) -> list[State]:
     """Tick so many times, a quarter of an hour after each hour, and return the states."""
-    service = service or Service.of(Serve.read(), Collect.read())
+    service = service or new_service()
     states: list[State] = []
     for hour in range(number):
-        states.append(tick(used, service, start + hour * HOUR + QUARTER, states[-1] if states else None))
+        before = tick(used, service, start + hour * HOUR + QUARTER, before)
+        states.append(before)
     return states
 
 

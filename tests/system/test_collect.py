@@ -12,15 +12,13 @@ import sys
 import time
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from ipaddress import IPv4Address
 from itertools import cycle, pairwise
 from pathlib import Path
 from random import Random
 from threading import Thread
-from urllib.request import Request, urlopen
 
 import fsspec
 import numpy as np
@@ -32,7 +30,7 @@ from cryptography.hazmat.primitives import hashes as hashes_of
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from prometheus_server import Prometheus, Series, needs_prometheus, servers
+from prometheus_server import Disturbing, Prometheus, Series, disturbed, needs_prometheus, servers
 
 from crashcast import cli, tables
 from crashcast.sources.prometheus import client
@@ -304,48 +302,6 @@ def test_late_samples_are_collected_within_their_window(
     assert {name: hash_ for name, hash_ in hashes().items() if name in once and "day=" in name}.items() <= once.items()
     collected(crashcast, "--until", "2026-01-04", *SINCE, "--again")
     assert_same(stored(), expected(series, START, START + timedelta(days=3)))
-
-
-class Disturbing(BaseHTTPRequestHandler):
-    """Pass requests on to a server, after `disturb` of their number, which answers for itself where it says so."""
-
-    upstream: str
-    disturb: Callable[[BaseHTTPRequestHandler, int], bool]
-    requests = 0
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        type(self).requests += 1
-        if type(self).disturb(self, type(self).requests):
-            return
-        try:
-            request = Request(self.upstream + self.path, body, {"Content-Type": self.headers["Content-Type"]})
-            with urlopen(request) as answer:
-                status, content = answer.status, answer.read()
-        except OSError:
-            self.close_connection = True
-            return
-        self.answer(status, content)
-
-    def answer(self, status: int, content: bytes, length: int | None = None, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(length or len(content)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *arguments: object) -> None: ...
-
-
-@contextmanager
-def disturbed(upstream: str, disturb: Callable[[Disturbing, int], bool]) -> Iterator[tuple[str, type[Disturbing]]]:
-    """Serve in front of a server; yields the address and the handler."""
-    handler = type("Handler", (Disturbing,), {"upstream": upstream, "disturb": staticmethod(disturb)})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as proxy:
-        Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{proxy.server_port}", handler
-        proxy.shutdown()
 
 
 def fail_sometimes(handler: Disturbing, number: int) -> bool:
