@@ -14,6 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import requests
+
 PATIENCE_S = 60
 
 
@@ -67,6 +69,15 @@ def start_prometheus(stack: ExitStack, folder: Path, port: int) -> subprocess.Po
         stack, folder, "prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=series",
         f"--web.listen-address=127.0.0.1:{port}",
     )  # fmt: skip
+
+
+def ask(port: int, query: str) -> list[float]:
+    """Return the values that a Prometheus has now; none while it is away or starts."""
+    try:
+        answer = requests.get(f"http://127.0.0.1:{port}/api/v1/query", {"query": query}, timeout=10).json()
+        return [float(one["value"][1]) for one in answer["data"]["result"]]
+    except requests.RequestException:
+        return []
 
 
 def wait_for(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from alerting import free_port, pager, start_alertmanager, start_prometheus, wait_for
+from alerting import ask, free_port, pager, start_alertmanager, start_prometheus, wait_for
 from served_fleet import HOUR, alarm, scores, state
 
 from crashcast.operate import alertmanager
@@ -194,14 +194,6 @@ def test_scraped_alarms_page_once_whatever_is_restarted(
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(settings))
     prometheus = start_prometheus(stack, tmp_path, prometheus_port)
 
-    def ask(query: str) -> list[Any]:
-        try:
-            form = {"query": query}
-            answer = requests.get(f"http://127.0.0.1:{prometheus_port}/api/v1/query", form, timeout=10).json()
-            return [one["value"][1] for one in answer["data"]["result"]]
-        except requests.ConnectionError:
-            return []
-
     address, fired = serve(listen=f"127.0.0.1:{port}"), [("firing", ["db-1"])]
     open_alarm = opened(["db-1"], now(), now() + HOUR)
     with HttpServer(address, HOUR, ServedLog("served")) as server:
@@ -211,20 +203,20 @@ def test_scraped_alarms_page_once_whatever_is_restarted(
         page = received.alerts[0]
         assert page["labels"] == {"alertname": "CrashPredicted", "server": "db-1", "group": "db", "severity": "warning"}
         assert page["annotations"]["summary"] == "db-1 will crash within hours"
-    assert wait_for(lambda: ask("up") == ["0"])
-    assert ask("crashcast_alarm") == []
+    assert wait_for(lambda: ask(prometheus_port, "up") == [0])
+    assert ask(prometheus_port, "crashcast_alarm") == []
     time.sleep(QUIET_S)
     assert told(received) == fired
 
     with HttpServer(address, HOUR, ServedLog("served")) as server:
         server.show(open_alarm)
-        assert wait_for(lambda: ask("crashcast_alarm == 1") == ["1"])
+        assert wait_for(lambda: ask(prometheus_port, "crashcast_alarm == 1") == [1])
         prometheus.send_signal(signal.SIGKILL)
         prometheus.wait()
         prometheus = start_prometheus(stack, tmp_path, prometheus_port)
         manager.stop()
         manager.restart()
-        assert wait_for(lambda: ask('ALERTS{alertname="CrashPredicted", alertstate="firing"}') == ["1"])
+        assert wait_for(lambda: ask(prometheus_port, 'ALERTS{alertname="CrashPredicted", alertstate="firing"}') == [1])
         time.sleep(QUIET_S)
         assert told(received) == fired
 
@@ -245,14 +237,6 @@ def test_prometheus_scrapes_a_large_fleet_in_half_a_second(tmp_path: Path, stack
         (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(settings))
         start_prometheus(stack, tmp_path, prometheus_port)
 
-        def values(query: str) -> list[float]:
-            try:
-                form = {"query": query}
-                answer = requests.get(f"http://127.0.0.1:{prometheus_port}/api/v1/query", form, timeout=10).json()
-                return [float(one["value"][1]) for one in answer["data"]["result"]]
-            except requests.ConnectionError:
-                return []
-
-        assert wait_for(lambda: values("count_over_time(scrape_duration_seconds[1m]) >= 3") != [])
-        assert values("count(crashcast_risk)") == [10_001]
-        assert values("min_over_time(scrape_duration_seconds[1m])")[0] < 0.5
+        assert wait_for(lambda: ask(prometheus_port, "count_over_time(scrape_duration_seconds[1m]) >= 3") != [])
+        assert ask(prometheus_port, "count(crashcast_risk)") == [10_001]
+        assert ask(prometheus_port, "min_over_time(scrape_duration_seconds[1m])")[0] < 0.5
