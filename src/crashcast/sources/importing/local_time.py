@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from functools import cache
 from typing import Literal
 from zoneinfo import available_timezones
@@ -173,11 +173,10 @@ def signs_of_hours(times: pl.Series) -> Iterator[str]:
         Distinct sample times of the fleet, sorted.
     """
     local = times.dt.replace_time_zone(None)
-    first, last = local[0].date(), local[-1].date()
-    days: set[date] = set()
+    dates, days = local.dt.date().unique(), set[date]()
     fitting: dict[str, list[datetime]] = {}
     for zone in _zones():
-        hours = list(_missing_hours(zone, first, last))
+        hours = list(_missing_hours(zone, dates))
         around = [hour for hour in hours if _has(local, hour - HOUR) and _has(local, hour + HOUR)]
         days |= {hour.date() for hour in around}
         if around and not any(_has(local, hour) for hour in around):
@@ -195,13 +194,15 @@ def _has(local: pl.Series, hour: datetime) -> bool:
     return index < local.len() and local[index] < hour + HOUR
 
 
-def _missing_hours(zone: str, first: date, last: date) -> Iterator[datetime]:
-    noons = pl.datetime_range(
-        datetime.combine(first, time(12)) - timedelta(days=1), datetime.combine(last, time(12)), "1d", eager=True
-    )
-    zoned = noons.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
-    offsets = zoned.dt.base_utc_offset() + zoned.dt.dst_offset()
-    for noon in noons.filter((offsets.diff() > timedelta(0)).fill_null(False)):
+def _missing_hours(zone: str, dates: pl.Series) -> Iterator[datetime]:
+    # near samples alone: one wrong year makes a fleet's period centuries long
+    noons = pl.concat([dates, dates.dt.offset_by("1d")]).unique().sort().cast(pl.Datetime("us")).dt.offset_by("12h")
+
+    def offsets(moments: pl.Series) -> pl.Series:
+        zoned = moments.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+        return zoned.dt.base_utc_offset() + zoned.dt.dst_offset()
+
+    for noon in noons.filter((offsets(noons) > offsets(noons.dt.offset_by("-1d"))).fill_null(False)):
         hours = pl.datetime_range(noon - timedelta(days=1), noon, "30m", eager=True)
         missing = hours.filter(hours.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null").is_null())
         if missing.len() == 2:  # a whole hour

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -119,6 +120,14 @@ def test_a_missing_hour_speaks_for_local_time() -> None:
     (sign,) = signs_of_hours(local(moments, "UTC"))
     assert sign == "for it: no hour is missing at changes to daylight saving time (2026-03-28, 2026-03-29)"
     assert not list(signs_of_hours(local([moment + timedelta(days=100) for moment in moments], "UTC")))
+
+
+def test_a_wrong_year_costs_no_centuries() -> None:
+    moments = [datetime(2026, 3, 28, tzinfo=UTC) + number * HALF for number in range(96)]
+    began = time.process_time()
+    (sign,) = signs_of_hours(local([datetime(3, 1, 1, tzinfo=UTC), *moments, datetime(9998, 1, 1, tzinfo=UTC)], "UTC"))
+    assert sign == "for it: no hour is missing at changes to daylight saving time (2026-03-28, 2026-03-29)"
+    assert time.process_time() - began < 5  # 260 with each day between them
 
 
 @pytest.mark.parametrize(
