@@ -100,6 +100,7 @@ def clean(telemetry: Path) -> str:
         ),
         carried AS (
             SELECT timestamp, server_id,
+                {" OR ".join(f"({name} IS NOT NULL AND NOT isnan({name}))" for name in metrics)} AS observed,
                 {lines(f"nullif(last_value({n} IGNORE NULLS) OVER fill, 'nan')::FLOAT AS {n}" for n in metrics)}
             FROM usable
             WINDOW fill AS (PARTITION BY server_id ORDER BY timestamp RANGE BETWEEN {fill} PRECEDING AND CURRENT ROW)
@@ -143,7 +144,7 @@ def label() -> str:
         crashes AS (SELECT server_id, started_at AS next_crash FROM incidents WHERE kind = 'crash'),
         planned AS (SELECT server_id, started_at AS next_planned FROM incidents WHERE kind = 'maintenance'),
         ahead AS (
-            SELECT clean.timestamp, clean.server_id,
+            SELECT clean.timestamp, clean.server_id, observed,
                 coalesce(next_crash <= timestamp + {reach}, false) AS crash,
                 CASE
                     WHEN (timestamp < covered_to) IS NOT TRUE THEN 'uncovered'
@@ -158,7 +159,8 @@ def label() -> str:
             ASOF LEFT JOIN outages ON clean.server_id = outages.server_id AND clean.timestamp >= outages.started_at
             ASOF LEFT JOIN covered ON clean.server_id = covered.server_id AND clean.timestamp >= covered_from
         )
-        SELECT timestamp, server_id, CASE WHEN reason IS NULL THEN crash END::TINYINT AS label, reason FROM ahead
+        SELECT timestamp, server_id, observed, CASE WHEN reason IS NULL THEN crash END::TINYINT AS label, reason
+        FROM ahead
     """
 
 

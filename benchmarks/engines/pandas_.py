@@ -29,8 +29,8 @@ def main(raw: Path, out: Path) -> None:
     rows = clean(raw / "telemetry")
     write(rows, out / "clean.parquet")
     incidents, coverage = records(raw, rows["server_id"].dtype)
-    write(label(rows[KEYS], incidents, coverage), out / "labels.parquet")
-    write(featurize(rows, incidents, coverage), out / "features.parquet")
+    write(label(rows[[*KEYS, "observed"]], incidents, coverage), out / "labels.parquet")
+    write(featurize(rows.drop(columns="observed"), incidents, coverage), out / "features.parquet")
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
@@ -66,15 +66,18 @@ def clean(telemetry: Path) -> pd.DataFrame:
     del samples
     moments = rows.index.levels[0]
     every_moment = pd.date_range(moments[0], moments[-1] + rules.fill_limit, freq=settings.interval, name="timestamp")
-    columns = {}
+    columns, own = {}, pd.DataFrame(False, every_moment, rows.index.levels[1])
     for name, metric in settings.metrics.items():
         values = rows.pop(name).unstack().reindex(every_moment)
-        filled = values.ffill(limit=fill)
+        filled, observed = values.ffill(limit=fill), values.notna()
         if metric.can_stick:
-            broken = stuck(filled.astype("float32"), values.notna(), steps)
+            broken = stuck(filled.astype("float32"), observed, steps)
+            observed &= ~broken
             filled = filled.mask(broken.astype("float64").where(values.notna()).ffill(limit=fill) == 1)
         columns[name] = filled.astype("float32").stack(future_stack=True)
-    table = pd.DataFrame(columns).dropna(how="all").reset_index()
+        own |= observed
+    table = pd.DataFrame(columns).assign(observed=own.stack(future_stack=True))
+    table = table.dropna(how="all", subset=[*settings.metrics]).reset_index()
     month_of = table["timestamp"].dt.year * 12 + table["timestamp"].dt.month
     return table[month_of.isin((moments.year * 12 + moments.month).unique())]  # filling carries records no further
 

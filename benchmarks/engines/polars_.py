@@ -30,7 +30,7 @@ def main(raw: Path, out: Path) -> None:
     rows = clean(raw / "telemetry").collect()
     rows.write_parquet(out / "clean.parquet")
     label(rows.lazy(), incidents, coverage).collect().write_parquet(out / "labels.parquet")
-    featurize(rows.lazy(), incidents, coverage).collect().write_parquet(out / "features.parquet")
+    featurize(rows.lazy().drop("observed"), incidents, coverage).collect().write_parquet(out / "features.parquet")
 
 
 def records(raw: Path) -> tuple[pl.LazyFrame, pl.LazyFrame]:
@@ -69,6 +69,7 @@ def clean(telemetry: Path) -> pl.LazyFrame:
         pl.concat([rows, gaps.explode("timestamp").drop_nulls()], how="diagonal")
         .sort("server_id", "timestamp")
         .with_columns(usable(name, fill, steps) for name, metric in metrics.items() if metric.can_stick)
+        .with_columns(observed=pl.any_horizontal(pl.col(*metrics).is_not_null() & pl.col(*metrics).is_not_nan()))
         .with_columns(pl.col(*metrics).forward_fill(fill).over("server_id").cast(pl.Float32))
         .with_columns(pl.col(*metrics).fill_nan(None))
         .filter(pl.any_horizontal(pl.col(*metrics).is_not_null()))
@@ -120,7 +121,7 @@ def label(rows: pl.LazyFrame, incidents: pl.LazyFrame, coverage: pl.LazyFrame) -
         .then(pl.lit("maintenance_ahead"))
     )
     return (
-        rows.select(KEYS)
+        rows.select(*KEYS, "observed")
         .join_asof(crashes, right_on="next_crash", check_sortedness=False, **ahead)
         .join_asof(planned, right_on="next_planned", check_sortedness=False, **ahead)
         .join_asof(outages, right_on="started_at", **known)
@@ -130,6 +131,7 @@ def label(rows: pl.LazyFrame, incidents: pl.LazyFrame, coverage: pl.LazyFrame) -
         .select(
             moment,
             pl.col("server_id").cast(pl.String),
+            "observed",
             label=pl.when(pl.col("reason").is_null()).then(pl.col("crash")).cast(pl.Int8),
             reason="reason",
         )
