@@ -29,6 +29,12 @@ def test_prometheus_takes_the_example_with_its_rules() -> None:
     assert "1 rule files found" in done.stdout
 
 
+def test_the_docs_say_what_to_do_about_each_alert() -> None:
+    rules = (DEPLOY / "prometheus/crashcast.rules.yml").read_text()
+    told = "".join((ROOT / "docs" / name).read_text() for name in ("operate.md", "scoring.md"))
+    assert {name for name in re.findall(r"- alert: (\w+)", rules) if f"`{name}`" not in told} == set()
+
+
 def test_alertmanager_takes_the_example() -> None:
     done = checked("amtool", "check-config", DEPLOY / "alertmanager/alertmanager.yml")
     assert done.returncode == 0, done.stdout + done.stderr
