@@ -15,7 +15,7 @@ def main() -> None:
     stage, *arguments = sys.argv[1:] or [""]
     if not Path(__file__).with_name("stages").joinpath(f"{stage}.py").is_file():
         sys.exit(f"run.py: there is no stage '{stage}': dvc.yaml calls this; type `dvc repro`")
-    from crashcast.errors import UserError, refusal
+    from crashcast.errors import refusal
     from crashcast.execution.input_guard import unedited
     from crashcast.run_record import recorded
     from crashcast.text import clean_output
@@ -30,7 +30,7 @@ def main() -> None:
                 take_over(stage)
                 importlib.import_module(f"stages.{stage}").main(*map(Path, arguments))
         except Exception as error:
-            told = error if isinstance(error, UserError) else refusal(error)
+            told = refusal(error)
             print(f"{stage}: {told}" if told else traceback.format_exc(), file=sys.stderr)
             sys.exit(2 if told else 1)
 

@@ -27,7 +27,9 @@ class UserError(Exception):
 
 
 def refusal(error: BaseException) -> UserError | None:
-    """Return what the user can do about a full disk, a quota or missing rights; None if an error has another cause."""
+    """Return what the user can do: a UserError itself, or one for a full disk, a quota or missing rights; else None."""
+    if isinstance(error, UserError):
+        return error
     number: int | None = getattr(error, "errno", None) or SQLITE.get(str(error))
     if number is None and (found := NUMBER.search(str(error))):
         number = int(found[1])

@@ -25,7 +25,7 @@ from crashcast.review import commit_changes, rescoring
 from crashcast.review.data_changes import History
 from crashcast.review.report import plot_data
 from crashcast.review.review import EXIT_STATUS, _find_anchor
-from crashcast.versioning import cache, dvc_files, environment, lock_checks, worktree_runs
+from crashcast.versioning import cache, committed_model, dvc_files, environment, lock_checks, worktree_runs
 from crashcast.versioning.revision import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision, default_base
 
 ROOT = Path(__file__).parents[2]
@@ -139,7 +139,7 @@ def test_a_models_own_code_gives_the_same_scores_in_a_process_of_its_own(
 ) -> None:
     base, head = Revision.find("main"), branch("training", {"max_iter: 10": "max_iter: 30"})
     together = rescoring.rescore(base, head).forward.rows
-    monkeypatch.setattr(rescoring, "_is_our_code", lambda commit: False)
+    monkeypatch.setattr(committed_model, "differing_code", lambda *_: ["model.py"])
     assert rescoring.rescore(base, head).forward.rows.equals(together)
 
 

@@ -45,7 +45,7 @@ def main() -> None:
             _check_folder()
             app()
         except Exception as error:
-            told = error if isinstance(error, UserError) else refusal(error)
+            told = refusal(error)
             print(f"crashcast: {told}" if told else traceback.format_exc(), file=sys.stderr)
             sys.exit(2)  # Python's own exit status, 1, means REJECT
 

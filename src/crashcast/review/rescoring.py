@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from crashcast import tables
 from crashcast.errors import UserError
-from crashcast.execution import code_hash
 from crashcast.history.byte_comparison import TOLERANCE
 from crashcast.modeling import model, row_metrics, split_rule
 from crashcast.modeling.alarms import AlarmWindow, choose_threshold, known_rows
@@ -334,7 +333,7 @@ def _score(scored: ScoredModel, rows: Path, place: Path) -> tuple[NDArray[np.flo
     (place / "scores").mkdir()
     arguments = (model_folder, features, rows, place / "scores")
     python = environment.interpreter(revision, cache.review_folder())
-    if python == Path(sys.executable) and _is_our_code(revision):
+    if python == Path(sys.executable) and not committed_model.differing_code(revision, [Path(model.__file__)]):
         latency_ms = scoring.score(*arguments)["latency_ms"]
     else:
         latency_ms = _score_elsewhere(revision, python, arguments)
@@ -356,14 +355,6 @@ def _repartitioned(rows: Path, unit: str, out: Path) -> Path:
             before = [tables.read(path)] if path.exists() else []
             tables.write(path, pl.concat([*before, table.filter(inside)]))
     return out
-
-
-def _is_our_code(revision: Revision) -> bool:
-    """Tell whether the code that runs a model is the same here and in a commit."""
-    return all(
-        revision.find_file(f"src/{file.relative_to(code_hash.SRC).as_posix()}") == file.read_bytes()
-        for file in code_hash.closure([Path(model.__file__)])
-    )
 
 
 def _score_elsewhere(revision: Revision, python: Path, arguments: tuple[Path, ...]) -> float:

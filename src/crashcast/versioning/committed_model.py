@@ -17,13 +17,13 @@ from crashcast.execution import code_hash
 from crashcast.execution.code_hash import SRC
 from crashcast.versioning import dvc_files
 from crashcast.versioning.cache import locate, members
+from crashcast.versioning.environment import RUN
 from crashcast.versioning.revision import MODELS, Revision
 
 if TYPE_CHECKING:
     from crashcast.modeling.model import Model
 
 CARD = "card.md"
-LOCKED = "requirements.txt"
 
 
 def files_of(revision: Revision) -> dict[str, str]:
@@ -56,8 +56,8 @@ def differing_code(revision: Revision, files: Iterable[Path]) -> list[str]:
         if (there := revision.find_file(name)) != (content := path.read_bytes())
         and (there is None or code_hash.code(there) != code_hash.code(content))
     ]
-    is_locked = revision.find_file(LOCKED) == (SRC.parent / LOCKED).read_bytes()
-    return sorted(found) + ([] if is_locked else [LOCKED])
+    is_locked = revision.find_file(RUN) == (SRC.parent / RUN).read_bytes()
+    return sorted(found) + ([] if is_locked else [RUN])
 
 
 def load(folder: Path = Path(MODELS), lock: Path = Path(dvc_files.LOCK)) -> Model:
