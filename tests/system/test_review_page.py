@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,21 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import (
+    DESK,
+    HOSTILE,
+    PHONE,
+    check_accessible,
+    check_readable,
+    chromium,
+    needs_chromium,
+    new_tab,
+    reached_by_keyboard,
+    unfold,
+)
 
 from crashcast.review.report import html
 from crashcast.review.report.schema import checked
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
 EXAMPLE = Path(__file__).parents[1] / "review_example"
-CHROMIUM = shutil.which("chromium")
-PHONE, DESK = 390, 1440
-HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>" + "w" * 150
-SMALLEST_PX = 14
-PATIENCE_MS = 180_000  # a busy machine is no failure
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (on Debian: apt-get install chromium)")
+pytestmark = needs_chromium
 
 
 def accepted() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -64,40 +70,29 @@ Open = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, timeout=PATIENCE_MS)
-        yield browser
-        browser.close()
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture
 def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
     """Open a page, and fail the test for whatever the browser complains of or asks for."""
-    contexts, noticed = [], []
+    tabs, noticed = [], []
 
     def show(case: str, width: int = DESK, scheme: str = "light", notice: list[str] = noticed) -> Any:
         record, pictures = CASES[case]()
         path = tmp_path / f"{case}.html"
         html.write(path, checked(record, case), pictures)
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        context.set_default_timeout(PATIENCE_MS)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda message: notice.append(message.text))
-        tab.on("pageerror", lambda error: notice.append(str(error)))
-        tab.on("dialog", lambda dialog: (notice.append(dialog.message), dialog.dismiss()))
+        tab = new_tab(browser, notice, width, scheme)
+        tabs.append(tab)
         tab.on("request", lambda request: request.url == path.as_uri() or notice.append(request.url))
         tab.goto(path.as_uri())
         return tab
 
     yield show
-    for context in contexts:
-        context.close()
+    for tab in tabs:
+        tab.context.close()
     assert noticed == []
-
-
-def unfold(tab: Any) -> None:
-    tab.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -105,17 +100,7 @@ def unfold(tab: Any) -> None:
 def test_it_can_be_read_at_any_width(show: Open, case: str, width: int) -> None:
     tab = show(case, width)
     unfold(tab)
-    assert tab.evaluate("document.documentElement.scrollWidth") == width
-    outside = """wide => [...document.querySelectorAll('body *')].filter(element => {
-        const box = element.getBoundingClientRect()
-        return box.width > 1 && box.right > wide + 1  // narrower ones are for screen readers
-    }).map(element => element.outerHTML.slice(0, 100))"""
-    assert tab.evaluate(outside, width) == []
-    small = """least => [...document.querySelectorAll('body *')].filter(element =>
-        [...element.childNodes].some(node => node.nodeType == 3 && node.textContent.trim())
-        && parseFloat(getComputedStyle(element).fontSize) < least
-    ).map(element => element.outerHTML.slice(0, 100))"""
-    assert tab.evaluate(small, SMALLEST_PX) == []
+    check_readable(tab, width)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -135,8 +120,7 @@ def test_the_answer_stands_on_the_first_screen(show: Open, case: str) -> None:
 def test_axe_finds_nothing(show: Open, case: str, width: int, scheme: str) -> None:
     tab = show(case, width, scheme)
     unfold(tab)
-    found = axe.Axe().run(tab, options={"resultTypes": ["violations"]}).response["violations"]
-    assert [(rule["id"], rule["impact"], rule["nodes"][0]["html"][:200]) for rule in found] == []
+    check_accessible(tab)
 
 
 def test_the_schemes_differ(show: Open) -> None:
@@ -149,18 +133,11 @@ def test_the_schemes_differ(show: Open) -> None:
 
 def test_it_can_be_used_by_keyboard(show: Open) -> None:
     tab = show("accepted", PHONE)
-    reached = []
-    described = """() => { const at = document.activeElement; return at == document.body ? null :
-        [at.tagName, at.textContent.trim(), getComputedStyle(at).outlineStyle, at.getBoundingClientRect().top >= 0] }"""
-    tab.keyboard.press("Tab")
-    while (at := tab.evaluate(described)) is not None and len(reached) < 200:
-        reached.append(at)
-        tab.keyboard.press("Tab")
-    assert reached[0][:2] == ["A", "Skip to the review"]
-    assert [text for tag, text, *_ in reached if tag == "A"][1:3] == ["Differences", "Reasons"]
+    reached = reached_by_keyboard(tab)
+    assert reached[0] == ("A", "Skip to the review")
+    assert [text for tag, text in reached if tag == "A"][1:3] == ["Differences", "Reasons"]
     folded = tab.locator("details").count()
-    assert len([tag for tag, *_ in reached if tag == "SUMMARY"]) == folded > 10
-    assert all(outline == "solid" and visible for *_, outline, visible in reached)
+    assert len([tag for tag, _ in reached if tag == "SUMMARY"]) == folded > 10
 
     figures = tab.get_by_text("Precision at each recall")
     figures.focus()

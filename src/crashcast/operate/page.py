@@ -159,7 +159,11 @@ def chart(name: str, when: Sequence[datetime], values: Sequence[float | None], o
     known = [value for value in values if value is not None]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
     latest = number(values[-1])
-    told = f"{latest} now, {number(low)} to {number(high)} in the last day" if known else "missing for the whole day"
+    told = (
+        f"{latest} at the end, {number(low)} to {number(high)} in the last day"
+        if known
+        else "missing for the whole day"
+    )
 
     figure = Element("figure")
     caption = SubElement(figure, "figcaption")

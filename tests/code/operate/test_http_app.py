@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -264,3 +265,10 @@ def test_the_page_may_be_read_without_being_loaded_again(server: HttpServer) -> 
     server.show(fresh())
     assert get(server, "/").headers["Refresh"] == "60"
     assert "Refresh" not in get(server, "/?refresh=off").headers
+
+
+@pytest.mark.parametrize("package", ["starlette", "uvicorn", "prometheus_client"])
+def test_a_missing_extra_is_named(log: ServedLog, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with pytest.raises(UserError, match=r"^crashcast serve needs the extra `operate`: .*-r requirements-operate\.txt$"):
+        HttpServer(SERVE, HOUR, log)
