@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import chdir, suppress
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,15 +17,17 @@ from random import Random
 
 import polars as pl
 import pytest
-from prometheus_server import Prometheus, needs_prometheus, servers
+from prometheus_server import Disturbing, Prometheus, disturbed, needs_prometheus, servers
 from replayed_fleet import HOUR, KEYS, as_series, configure, new_service, pipelines_scores, samples, table, ticks
 
 from crashcast import tables
 from crashcast.modeling.alarms import AlarmWindow, open_alarms
 from crashcast.operate.deployment import Deployment
+from crashcast.operate.score import samples_needed
 from crashcast.operate.served_log import ServedLog
 from crashcast.operate.serving import ModelInUse
 from crashcast.params.base import DAY
+from crashcast.paths import COVERAGE_PATH
 
 pytestmark = needs_prometheus
 START = datetime(2025, 3, 19)  # in the small fleet's test period, before a day with several alarms
@@ -230,3 +234,254 @@ def test_a_killed_process_goes_on_with_the_same_alarms(here: Path, prometheus: P
 def json_ends(line: str) -> bool:
     """Tell whether a line was printed whole."""
     return line.endswith("]]")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for no server that fails."""
+    monkeypatch.setattr("crashcast.operate.tick.PATIENCE_S", 0.0)
+
+
+def test_a_prometheus_that_was_away_is_asked_for_all_it_missed(
+    here: Path, used: Deployment, new_server: Callable[[], Prometheus], impatient: None
+) -> None:
+    server = new_server()
+    server.fill(as_series(samples(START - BEFORE, START + DAY)))
+    server.start()
+    configure(server.url)
+    ticks(used, START, 9)
+    undisturbed = contents()
+    reset()
+    service = new_service()
+    before = ticks(used, START, 7, service)
+    server.stop()
+    away = ticks(used, START + 7 * HOUR, 1, service, before[-1])[0]
+    assert away.problems.keys() == {"prometheus"}
+    assert "gives no answer" in away.problems["prometheus"]
+    assert away.scores is before[-1].scores
+    assert away.alarms == before[-1].alarms != []
+    restarted = ticks(used, START + 7 * HOUR, 1)[0]
+    assert (restarted.problems.keys(), restarted.scores) == ({"prometheus"}, None)
+    assert [replace(one, group=None) for one in restarted.alarms] == [replace(one, group=None) for one in away.alarms]
+    over = ticks(used, START + 13 * HOUR, 1, service, away)[0]
+    assert over.alarms == []  # an alarm ends, whether anybody scores or not
+    server.start()
+    assert ticks(used, START + 8 * HOUR, 1, service, away)[0].problems == {}
+    assert contents() == undisturbed
+
+
+def test_after_a_long_gap_what_still_speaks_of_the_future_is_scored(
+    here: Path, used: Deployment, prometheus: Prometheus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(prometheus.url)
+    service = new_service()
+    before = ticks(used, START, 1, service)[-1]
+    capsys.readouterr()
+    after = ticks(used, START + 20 * HOUR, 1, service, before)[-1]
+    assert log().moments("scores") == [START, *(START + hour * HOUR for hour in range(14, 21))]
+    assert "13 moments from 2025-03-19 01:00 to 2025-03-19 13:00 UTC passed without scores" in capsys.readouterr().err
+    assert [(one.opened_at, one.renewed_at) for one in after.alarms] == [(START + 18 * HOUR, START + 18 * HOUR)]
+
+
+BAD_ANSWERS = {
+    "an error": (503, b"Service Unavailable", "503"),
+    "a part": (
+        200, b'{"status":"success","warnings":["a store is away"],"data":{"resultType":"matrix","result":[]}}',
+        "incomplete answer: a store is away",
+    ),
+    "half of an answer": (200, b'{"status":"success","data":{"resultType":"matrix","resu', "no answer of Prometheus's"),
+    "a page": (200, b"<html>please log in</html>", "no answer of Prometheus's"),
+    "a refusal": (401, b"who are you?", "refuses us"),
+    "words for numbers": (
+        200, b'{"status":"success","data":{"resultType":"matrix","result":[{"metric":{"instance":"a:1"},"values":'
+        b'[[1,"many"]]}]}}', "not as Prometheus's API has them",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_ANSWERS)
+def test_a_bad_answer_leads_to_no_score(
+    here: Path, used: Deployment, prometheus: Prometheus, impatient: None, case: str
+) -> None:
+    status, content, words = BAD_ANSWERS[case]
+    is_bad = False
+
+    def answer(handler: Disturbing, number: int) -> bool:
+        if is_bad and handler.path.endswith("query_range") and number % 3 == 0:
+            handler.answer(status, content)
+            return True
+        return False
+
+    with disturbed(prometheus.url, answer) as (url, _):
+        configure(url)
+        service = new_service()
+        before = ticks(used, START, 1, service)[-1]
+        files, is_bad = contents(), True
+        state = ticks(used, START + HOUR, 1, service, before)[-1]
+        assert state.problems.keys() == {"prometheus"}
+        assert words in state.problems["prometheus"]
+        assert contents() == files
+        assert state.scores is before.scores
+        is_bad = False
+        assert ticks(used, START + HOUR, 1, service, state)[-1].problems == {}
+        assert log().last() == START + HOUR
+
+
+def test_a_clock_that_is_set_back_scores_nothing(here: Path, used: Deployment, prometheus: Prometheus) -> None:
+    configure(prometheus.url)
+    before = ticks(used, START + 6 * HOUR, 2)
+    files = contents()
+    for known in (before[-1], None):  # the process goes on, or starts again
+        state = ticks(used, START + HOUR, 1, before=known)[-1]
+        assert state.problems.keys() == {"clock"}
+        assert "the clock says 2025-03-19 01:15 UTC, but 2025-03-19 07:00 was scored already" in state.problems["clock"]
+        assert [one.opened_at for one in state.alarms] == [START + 6 * HOUR]
+    assert contents() == files
+    assert ticks(used, START + 8 * HOUR, 1, before=before[-1])[-1].problems == {}
+
+
+def test_records_of_incidents_that_end_count_as_missing(
+    here: Path, used: Deployment, prometheus: Prometheus, tmp_path: Path
+) -> None:
+    configure(prometheus.url)
+    history = [name for name in used.model.features if name == "hours_since_crash" or name.startswith("crashes_")]
+    fresh = ticks(used, START, 1)[-1]
+    assert fresh.newest_ticket is not None
+    assert fresh.newest_ticket > START
+    assert fresh.scores is not None
+    assert all(fresh.scores.features[name].null_count() == 0 for name in history)
+    service = replace(new_service(), coverage=tmp_path / "coverage.parquet")
+    ended = pl.lit(START - 2 * DAY, tables.TIMESTAMP)
+    tables.write(service.coverage, tables.read(COVERAGE_PATH).with_columns(covered_to=ended))
+    stale = ticks(used, START + HOUR, 1, service, fresh)[-1]
+    assert stale.problems.keys() == {"tickets"}
+    assert "end on 2025-03-17 00:00 UTC, longer ago than serve.max_ticket_age (1d)" in stale.problems["tickets"]
+    assert stale.newest_ticket == START - 2 * DAY
+    assert stale.scores is not None
+    assert all(stale.scores.features[name].null_count() == stale.scores.features.height for name in history)
+    assert issued()["incidents"].n_unique() == 2
+    service.coverage.write_bytes(b"no Parquet")
+    unread = ticks(used, START + 2 * HOUR, 1, service, stale)[-1]
+    assert "coverage.parquet is not a readable Parquet file" in unread.problems["tickets"]
+    assert unread.scores is not None
+    assert unread.scores.moment == START + 2 * HOUR
+
+
+def without(found: pl.DataFrame, hour: int, metrics: list[str], servers: list[str]) -> pl.DataFrame:
+    """Take metrics of some servers out of samples, from an hour on."""
+    gone = (pl.col("timestamp") > pl.lit(START + (hour - 1) * HOUR, tables.TIMESTAMP)) & pl.col("server_id").is_in(
+        servers
+    )
+    return found.with_columns(pl.when(~gone).then(name).alias(name) for name in metrics)
+
+
+def test_what_the_fleet_does_not_send_is_told(
+    here: Path, used: Deployment, new_server: Callable[[], Prometheus]
+) -> None:
+    server, found = new_server(), samples(START - BEFORE, START + DAY)
+    fleet = found["server_id"].unique().sort().to_list()
+    found = without(found, 2, ["latency_ms"], fleet)
+    found = without(found, 4, found.columns[2:], fleet[::2])
+    found = without(found, 6, found.columns[2:], fleet)
+    server.fill(as_series(found))
+    server.start()
+    configure(server.url)
+    states = ticks(used, START, 14)
+    told = [set(state.problems) for state in states]
+    assert told[:7] == [
+        set(),
+        set(),
+        {"metrics"},
+        {"metrics"},
+        {"metrics", "silent"},
+        {"metrics", "silent"},
+        {"silent"},
+    ]
+    assert states[2].problems["metrics"].startswith("no server has latency_ms")
+    assert states[4].problems["silent"].startswith("30 of 60 servers have no sample in the newest interval")
+    assert told[7:] == [{"silent"}] * 7
+    assert "no server has a row from" in states[12].problems["silent"]
+    assert log().last() == START + 11 * HOUR  # the last at which the rows of 05:00 spoke of the future
+
+
+def test_nothing_is_scored_before_the_windows_are_whole(
+    here: Path, used: Deployment, new_server: Callable[[], Prometheus]
+) -> None:
+    server = new_server()
+    needed = START - samples_needed(used, START)[0]
+    server.fill(as_series(samples(START - needed + 3 * HOUR, START + DAY)))
+    server.start()
+    configure(server.url)
+    states = ticks(used, START, 4)
+    assert [set(state.problems) for state in states] == [{"history"}, {"history"}, set(), set()]
+    assert "the first sample of http" in states[0].problems["history"]
+    assert log().moments("scores") == [START + 2 * HOUR, START + 3 * HOUR]
+
+
+def test_a_full_disk_issues_nothing(here: Path, used: Deployment, prometheus: Prometheus) -> None:
+    configure(prometheus.url)
+    ticks(used, START, 4)
+    undisturbed = contents()
+    reset()
+    service = new_service()
+    state = ticks(used, START, 1, service)[-1]
+    with limited(100):
+        for hour in (1, 2):
+            state = ticks(used, START + hour * HOUR, 1, service, state)[-1]
+            assert state.problems.keys() == {"disk"}
+            assert "make room" in state.problems["disk"]
+    assert log().last() == START
+    assert ticks(used, START + 3 * HOUR, 1, service, state)[-1].problems == {}
+    assert contents() == undisturbed
+
+
+@contextmanager
+def limited(size_bytes: int) -> Iterator[None]:
+    """Let no file of this process become larger."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_of_the_log_issues_nothing(here: Path, used: Deployment, prometheus: Prometheus) -> None:
+    Path("data/served").mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "data/served"]).returncode:
+        pytest.skip("only root can mount a file system")
+    try:
+        configure(prometheus.url)
+        service = new_service()
+        states = ticks(used, START, 1, service)
+        free = os.statvfs("data/served").f_bavail * os.statvfs("data/served").f_frsize
+        Path("data/served/filler").write_bytes(bytes(free))
+        states += ticks(used, START + HOUR, 2, service, states[-1])
+        assert [set(state.problems) for state in states] == [set(), {"disk"}, {"disk"}]
+        assert all(state.scores is states[0].scores for state in states)  # what is not in the log was not issued
+        assert log().moments("scores") == [START]
+        Path("data/served/filler").unlink()
+        assert ticks(used, START + 2 * HOUR, 1, service, states[-1])[-1].problems == {}
+        assert log().moments("scores") == [START + hour * HOUR for hour in range(3)]
+    finally:
+        subprocess.run(["umount", "--lazy", "data/served"], check=True)
+
+
+def test_a_damaged_tail_is_fetched_again(here: Path, used: Deployment, prometheus: Prometheus) -> None:
+    configure(prometheus.url)
+    ticks(used, START, 6)
+    undisturbed = contents()
+    reset()
+    service = new_service()
+    ticks(used, START, 2, service)
+    partitions = tables.partitions(service.tail)
+    partitions[-1].path(service.tail).write_bytes(b"no Parquet")
+    assert ticks(used, START + 2 * HOUR, 1, service)[-1].problems == {}  # one that is being written
+    partitions = tables.partitions(service.tail)
+    partitions[0].path(service.tail).write_bytes(b"no Parquet")
+    assert ticks(used, START + 3 * HOUR, 1, service)[-1].problems.keys() == {"disk"}  # one that is only read
+    assert ticks(used, START + 4 * HOUR, 1, service)[-1].problems == {}
+    (service.tail / ".notes.json").write_text("{}")
+    shutil.rmtree(partitions[1].path(service.tail).parent)
+    assert ticks(used, START + 5 * HOUR, 1, service)[-1].problems == {}
+    assert contents() == undisturbed

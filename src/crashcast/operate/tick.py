@@ -205,7 +205,7 @@ class _Tick:
         try:
             tail = telemetry_tail.read(service.tail, service.collect, telemetry)
             self.refreshed = min(filter(None, [issued, tail.asked_to]), default=self.moment) - late_window
-            oldest = min([*due, self.moment - late_window])
+            oldest = min(due, default=self.moment) - self.interval - late_window  # for what was issued and may change
             start = last_row(samples_needed(self.deployment, oldest)[0], self.interval)
             tail, found = telemetry_tail.update(
                 tail, service.prometheus, service.collect, telemetry, start, self.moment, late_window
@@ -225,19 +225,20 @@ class _Tick:
     def _read_tickets(self) -> None:
         """Choose the records of incidents to score with: empty ones if they are stale, which makes features null."""
         self.incidents, self.coverage = self.service.incidents, self.service.coverage
-        age = format_duration(self.service.serve.max_ticket_age)
+        oldest = self.moment - self.service.serve.max_ticket_age
         try:
             read_incidents(self.incidents, self.deployment.incidents)
             newest = tables.read(self.coverage, ["server_id", "covered_from", "covered_to"])["covered_to"].max()
-            self.newest_ticket = newest.replace(tzinfo=None) if isinstance(newest, datetime) else None
-            words = f"{self.coverage} ends on {self.newest_ticket:%Y-%m-%d %H:%M} UTC" if newest else "covers no server"
+            self.newest_ticket = newest.replace(tzinfo=None) if isinstance(newest, datetime) else datetime.min
+            words = (
+                f"the records of {self.coverage} end on {self.newest_ticket:%Y-%m-%d %H:%M} UTC, longer ago than "
+                f"serve.max_ticket_age ({format_duration(self.service.serve.max_ticket_age)}): `crashcast incidents` "
+                "brings newer ones"
+            )
         except UserError as error:
             words = str(error)
-        if self.newest_ticket is None or self.newest_ticket < self.moment - self.service.serve.max_ticket_age:
-            self.problems["tickets"] = (
-                f"{words}, which is longer ago than serve.max_ticket_age ({age}): the model is not told of crashes; "
-                "`crashcast incidents` brings the records"
-            )
+        if self.newest_ticket is None or self.newest_ticket < oldest:
+            self.problems["tickets"] = f"{words}; until then the history of crashes counts as missing"
             place = self.service.tail.parent
             self.incidents, self.coverage = place / INCIDENTS_PATH.name, place / COVERAGE_PATH.name
             tables.write(self.incidents, pl.DataFrame(schema=tables.INCIDENTS))  # type: ignore[arg-type]
@@ -314,8 +315,9 @@ class _Tick:
     def _write_revisions(self, issued: datetime, tail: Tail) -> None:
         """Score again what was issued from samples that have changed since, and append the scores that differ."""
         log, checked = self.service.log, self.service.checked
-        moments = [one for one in log.moments("scores", self.refreshed) if one <= issued]
-        digests = {one: tail.digest(*samples_needed(self.deployment, one)) for one in moments}
+        needed = {one: samples_needed(self.deployment, one) for one in log.moments("scores", self.refreshed)}
+        moments = [one for one in needed if one <= issued and tail.is_whole(needed[one][0], self.interval)]
+        digests = {one: tail.digest(*needed[one]) for one in moments}
         found = {}
         for moment in moments:
             if checked.get(moment) != digests[moment]:
