@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import polars as pl
 import pytest
 from prometheus_server import Disturbing, Prometheus, disturbed, needs_prometheus, servers
-from replayed_fleet import HOUR, KEYS, as_series, configure, new_service, pipelines_scores, samples, table, ticks
+from replayed_fleet import (
+    HOUR,
+    KEYS,
+    QUARTER,
+    as_series,
+    configure,
+    new_service,
+    pipelines_scores,
+    samples,
+    table,
+    ticks,
+)
 
 from crashcast import tables
 from crashcast.modeling.alarms import AlarmWindow, open_alarms
+from crashcast.operate import served_log
 from crashcast.operate.deployment import Deployment
-from crashcast.operate.score import samples_needed
+from crashcast.operate.score import last_row, samples_needed
 from crashcast.operate.served_log import ServedLog
-from crashcast.operate.serving import ModelInUse
+from crashcast.operate.serving import ModelInUse, run
+from crashcast.operate.state import State
 from crashcast.params.base import DAY
-from crashcast.paths import COVERAGE_PATH
+from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH
 
+Shell = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = needs_prometheus
 START = datetime(2025, 3, 19)  # in the small fleet's test period, before a day with several alarms
 BEFORE = timedelta(days=5)  # more than the features look back
@@ -485,3 +506,150 @@ def test_a_damaged_tail_is_fetched_again(here: Path, used: Deployment, prometheu
     shutil.rmtree(partitions[1].path(service.tail).parent)
     assert ticks(used, START + 5 * HOUR, 1, service)[-1].problems == {}
     assert contents() == undisturbed
+
+
+def register(version: str, number: int, message: str = "an accepted one") -> None:
+    """Register HEAD's model and put it into stage prod, with the tags that `crashcast accept` and `stage` make."""
+    date = {"GIT_COMMITTER_DATE": f"{time.time() + 60 * number:.0f} +0000"}  # the latest one counts, to the second
+    for tag in (f"crash-model@{version}", f"crash-model#prod#{number}"):
+        subprocess.run(["git", "tag", "-a", tag, "-m", message], check=True, env=os.environ | date)
+
+
+@pytest.fixture
+def restored(here: Path) -> Iterator[None]:
+    """Take back commits and versions."""
+    yield
+    subprocess.run("git checkout -q -f main && git reset -q --hard $(git rev-list -n1 crash-model@v1.0.0)", shell=True)
+    others = subprocess.run(["git", "tag"], capture_output=True, text=True, check=True).stdout.split()
+    for tag in {*others} - {"crash-model@v1.0.0", "crash-model#prod#1"}:
+        subprocess.run(["git", "tag", "-d", tag], check=True, capture_output=True)
+
+
+def test_a_version_in_stage_prod_is_taken_up_without_a_restart_and_a_wrong_one_is_not(
+    here: Path, prometheus: Prometheus, restored: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(prometheus.url)
+    states: list[State] = []
+
+    def look(state: State) -> None:
+        states.append(state)
+        if len(states) == 1:
+            subprocess.run(["git", "commit", "-q", "--allow-empty", "-m", "renewed"], check=True)
+            register("v1.1.0", 2)
+        elif len(states) == 2:
+            code = Path("src/stages/clean.py")
+            code.write_text(code.read_text() + "MORE = 1\n")
+            subprocess.run(["git", "commit", "-q", "-m", "other code", code], check=True)
+            register("v1.2.0", 3)
+        elif len(states) == 3:
+            subprocess.run(
+                "git reset -q --hard HEAD~1 && git commit -q --allow-empty -m forged", shell=True, check=True
+            )
+            record = {
+                "verdict": "ACCEPT",
+                "form": "renewal",
+                "headline": "",
+                "challenger": {"model": f"{'0' * 32}.dir"},
+            }
+            register("v1.3.0", 4, f"v1.3.0\n\naccepted\n\n{json.dumps({'record': record, 'forced': None})}")
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    found = run(new_service(), ModelInUse(), [look], clock=lambda: START + len(states) * HOUR + QUARTER)
+    assert found == 0
+    assert issued()["model"].unique(maintain_order=True).to_list() == ["v1.0.0", "v1.1.0"]
+    assert [set(state.problems) for state in states] == [set(), set(), {"model"}, {"model"}]
+    assert "v1.2.0 was trained by other code than runs here (src/stages/clean.py)" in states[2].problems["model"]
+    assert "crash-model@v1.3.0 is about another model than its dvc.lock names" in states[3].problems["model"]
+    assert log().last() == START + 3 * HOUR  # the version before scores meanwhile
+    told = capsys.readouterr().err
+    assert told.count("serve: model: ") == 2
+
+
+@pytest.fixture
+def today(here: Path, new_server: Callable[[], Prometheus]) -> Iterator[datetime]:
+    """Let the fleet's days end now, in Prometheus and in the records of incidents; return the time of the last row."""
+    now = datetime.now(UTC).replace(tzinfo=None)
+    last = last_row(now - timedelta(minutes=10), HOUR)
+    shift = last - (START + 8 * HOUR)  # at which two alarms stand
+    server = new_server()
+    found = samples(START - BEFORE, START + DAY)
+    server.fill(as_series(found.with_columns(pl.col("timestamp") + shift)))
+    server.start()
+    configure(server.url, listen="127.0.0.1:0")
+    kept = {path: path.read_bytes() for path in (COVERAGE_PATH, INCIDENTS_PATH)}
+    for path in kept:
+        frame = tables.read(path)
+        path.unlink()
+        tables.write(path, frame.with_columns(pl.col(pl.Datetime("us", "UTC")) + shift))
+    yield last
+    for path, content in kept.items():
+        path.unlink()
+        path.write_bytes(content)
+
+
+def test_the_command_ticks_once(here: Path, used: Deployment, today: datetime, shell: Shell) -> None:
+    done = shell("crashcast serve --once", cwd=here)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert log().moments("scores") == [today]
+    assert {one.server_id for one in standing(today, used)} == {"app-00004", "db-00028"}
+    before = contents()
+    shell("crashcast serve --once", cwd=here)
+    assert contents() == before
+    configure("http://127.0.0.1:9")
+    degraded = shell("crashcast serve --once", cwd=here, check=False)
+    assert degraded.returncode == 1
+    assert "serve: prometheus: http://127.0.0.1:9 gives no answer" in degraded.stderr
+
+
+def standing(moment: datetime, used: Deployment) -> list[Any]:
+    window = AlarmWindow.of(used.label, HOUR)
+    found = served_log.standing(log().alarms(moment, window), moment, window.duration)
+    return [SimpleNamespace(**row) for row in found.iter_rows(named=True)]
+
+
+def test_no_model_that_is_not_registered_is_served(here: Path, today: datetime, shell: Shell) -> None:
+    shell("git tag -d crash-model@v1.0.0 'crash-model#prod#1'", cwd=here)
+    try:
+        refused = shell("crashcast serve --once", cwd=here, check=False)
+    finally:
+        register("v1.0.0", 1)
+    assert refused.returncode == 2
+    assert "no registered version is in stage prod" in refused.stderr
+    assert contents() == {}
+
+
+def test_the_loop_answers_until_it_is_told_to_end(here: Path, today: datetime, shell: Shell) -> None:
+    command = ["crashcast", "serve"]
+    with subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert url is not None
+        deadline = time.monotonic() + 60
+        while status(f"{url[0]}/-/ready") != 200:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.1)
+        with urlopen(f"{url[0]}/metrics") as answer:
+            metrics = answer.read().decode()
+        second = shell("crashcast serve --once", cwd=here, check=False)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+        took_s = time.monotonic() - begun
+    assert 'crashcast_alarm{group="app",server="app-00004"} 1.0' in metrics
+    assert (second.returncode, "another `crashcast serve` runs in this clone" in second.stderr) == (2, True)
+    assert (process.returncode, errors) == (0, "")
+    assert took_s < 10
+    assert log().moments("scores") == [today]
+
+
+def status(url: str) -> int:
+    """Return the status of an answer; 0 if there is none."""
+    try:
+        with urlopen(url) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
+    except OSError:
+        return 0

@@ -54,8 +54,8 @@ class ModelInUse:
         Raises
         ------
         UserError
-            If none is in stage `prod`, its decision record is of another model, its bytes have another hash than git
-            has, or this code is not what trained it.
+            If none is in stage `prod`, a decision record is of another model than its commit, the model's bytes have
+            another hash, or this code is not what trained it.
         """
         tags = git.run("for-each-ref", "--format=%(objectname) %(refname)", f"refs/tags/{REGISTERED}*").text
         if self._deployment is None or tags != self._tags:
@@ -76,9 +76,6 @@ def _load(loaded: Deployment | None) -> Deployment:
             f"registers HEAD's model, `crashcast stage VERSION {PROD}` puts it there, `git fetch --tags` brings tags"
         )
     version = in_use[-1]
-    judged = ((version.record or {}).get("challenger") or {}).get("model", version.model)
-    if judged != version.model:
-        raise UserError(f"{version.tag} stands on model {version.model}, but its decision record is of {judged}")
     if loaded is not None and loaded.name == version.version:
         return loaded
     return Deployment.of(version.version, Revision.find(version.revision))
