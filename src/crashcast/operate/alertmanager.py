@@ -101,8 +101,7 @@ def alert(alarm: Alarm, version: str, serve: Serve) -> dict[str, Any]:
         For the links.
     """
     annotations = {
-        "summary": f"{alarm.server_id} will crash until {moment(alarm.ends_at)} with a probability of "
-        f"{percent(alarm.risk)}",
+        "summary": f"{alarm.server_id} is likely to crash before {moment(alarm.ends_at)}: risk {percent(alarm.risk)}",
         "reasons": "\n".join(map(str, alarm.reasons[:MOST_REASONS])),
         "model": version,
         "runbook": serve.runbook or "",
