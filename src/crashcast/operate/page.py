@@ -156,7 +156,8 @@ def chart(name: str, when: Sequence[datetime], values: Sequence[float | None], o
     """
     last = when[-1]
     first = last - DAY
-    known = [value for value in values if value is not None]
+    inside = [(at, value) for at, value in zip(when, values, strict=True) if at >= first]
+    known = [value for _, value in inside if value is not None]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
     latest = number(values[-1])
     told = (
@@ -186,7 +187,7 @@ def chart(name: str, when: Sequence[datetime], values: Sequence[float | None], o
     if is_inside:
         across = f"{x(opened_at):.0f}"
         SubElement(picture, "line", {"class": "opening", "x1": across, "x2": across, "y1": "0", "y2": str(SIDE)})
-    for run in _runs([(x(at), value) for at, value in zip(when, values, strict=True) if at >= first], y):
+    for run in _runs([(x(at), value) for at, value in inside], y):
         path = "M" + "L".join(f"{right:.0f} {down:.0f}" for right, down in run)
         kind = "line" if len(run) > 1 else "point"
         SubElement(picture, "path", {"class": kind, "d": path + "h.01" * (kind == "point")})
