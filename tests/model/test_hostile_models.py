@@ -161,7 +161,7 @@ def test_a_type_that_no_model_has_is_refused_before_it_is_loaded(
         schema = json.loads(source.read("schema.json"))
     schema["__module__"], _, schema["__class__"] = kind.rpartition(".")
     rewrite({"schema.json": json.dumps(schema).encode()})
-    monkeypatch.setattr(skops.io, "load", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr(skops.io, "loads", lambda *_, **__: pytest.fail("it was loaded"))
 
     refused(f"is refused: it holds {kind}")
 

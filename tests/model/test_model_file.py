@@ -23,7 +23,8 @@ from sklearn.preprocessing import FunctionTransformer
 
 from crashcast.errors import UserError
 from crashcast.modeling.algorithms import ALGORITHMS, candidates
-from crashcast.modeling.model import Model, calibration, canonical_archive, fit, load, matrix, save
+from crashcast.modeling.archive import canonical
+from crashcast.modeling.model import Model, calibration, fit, load, matrix, save
 from crashcast.params.train import Candidates
 
 FEATURES = ["cpu_pct", "latency_ms", "cpu_latency_combo"]
@@ -128,12 +129,12 @@ def test_an_archive_has_neither_times_nor_addresses_nor_compression(models):
 
 def test_an_archive_made_canonical_again_is_itself(models):
     archive = (models / "logistic_regression" / "model.skops").read_bytes()
-    assert canonical_archive(archive) == archive
+    assert canonical(archive) == archive
 
 
 def test_objects_that_were_shared_stay_shared():
     shared = np.arange(3.0)
-    one, two, other = skops.io.loads(canonical_archive(skops.io.dumps([shared, shared, np.arange(3.0)])))
+    one, two, other = skops.io.loads(canonical(skops.io.dumps([shared, shared, np.arange(3.0)])))
     assert one is two
     assert other is not one
 
@@ -142,18 +143,18 @@ def test_equal_text_need_not_be_one_object():
     one, two = (DummyClassifier(strategy=text).fit([[0.0]], [True]) for text in ("prior", "".join(["pri", "or"])))
     assert one.strategy is not two.strategy
     two._strategy = "".join(["pr", "ior"])
-    assert canonical_archive(skops.io.dumps(one)) == canonical_archive(skops.io.dumps(two))
+    assert canonical(skops.io.dumps(one)) == canonical(skops.io.dumps(two))
 
 
 def dump(folder, estimator):
-    (folder / "model.skops").write_bytes(skops.io.dumps(estimator))
+    (folder / "model.skops").write_bytes(canonical(skops.io.dumps(estimator)))
 
 
 def test_a_file_with_another_type_is_refused_before_it_is_loaded(boosted, monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(skops.io, "load", fail)
+    monkeypatch.setattr(skops.io, "loads", fail)
     dump(boosted, make_pipeline(FunctionTransformer(os.system)))
     with pytest.raises(UserError, match=r"model.skops is refused: it holds \w+\.system, which no model of crashcast"):
         load(boosted)
@@ -224,17 +225,97 @@ def test_a_tree_that_says_it_is_larger_than_it_is_crashes_nothing(models, tmp_pa
     assert (load(tmp_path).predict(rows) == load(models / "extra_trees").predict(rows)).all()
 
 
+def forge(models, tmp_path, algorithm, change):
+    """Change the schema of a model's archive in place, and keep its arrays."""
+    (tmp_path / "model.json").write_bytes((models / algorithm / "model.json").read_bytes())
+    with zipfile.ZipFile(models / algorithm / "model.skops") as source:
+        members = {name: source.read(name) for name in source.namelist()}
+    schema = json.loads(members["schema.json"])
+    change(schema["content"]["content"])
+    with zipfile.ZipFile(tmp_path / "model.skops", "w", zipfile.ZIP_STORED) as target:
+        for name, content in (members | {"schema.json": json.dumps(schema).encode()}).items():
+            target.writestr(name, content)
+
+
+def plain(value):
+    return {"__class__": "str", "__module__": "builtins", "__loader__": "JsonNode", "content": json.dumps(value),
+            "is_json": True}  # fmt: skip
+
+
+def swap_steps(attributes):
+    steps = attributes["steps"]["content"]
+    steps[1]["content"][1] = steps[0]["content"][1]["content"]["content"]["statistics_"]
+
+
+def encoder_in_place_of_scaler(attributes):
+    encoder = {"__class__": "LabelEncoder", "__module__": "sklearn.preprocessing._label", "__loader__": "ObjectNode",
+               "content": plain(None), "__id__": 999}  # fmt: skip
+    attributes["steps"]["content"][1]["content"][1] = encoder
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "change", "told"),
+    [
+        # its content is trusted, but scikit-learn asks it to transform the features
+        (
+            "hist_gradient_boosting",
+            lambda own: own.update(_preprocessor=own["_label_encoder"]),
+            "_preprocessor: no model of this algorithm holds sklearn.preprocessing._label.LabelEncoder there",
+        ),
+        # it says how many columns of scores to allocate
+        (
+            "hist_gradient_boosting",
+            lambda own: own.update(n_trees_per_iteration_=plain(10**9)),
+            "n_trees_per_iteration_: no model of this algorithm has 1000000000 there",
+        ),
+        (
+            "hist_gradient_boosting",
+            lambda own: own["_bin_mapper"]["content"]["content"].update(n_threads=plain(10**6)),
+            "n_threads: no model of this algorithm has 1000000 there",
+        ),
+        # a list that holds itself
+        (
+            "hist_gradient_boosting",
+            lambda own: own["_predictors"]["content"][0].update(__id__=own["_predictors"]["__id__"]),
+            "two objects share a mark and differ",
+        ),
+        # skops would put the one into the other's place
+        (
+            "hist_gradient_boosting",
+            lambda own: own["_bin_mapper"].update(__id__=own["_label_encoder"]["__id__"]),
+            "two objects share a mark and differ",
+        ),
+        ("hist_gradient_boosting", lambda own: own.update(more=plain(1)), "more: no model of this algorithm holds"),
+        ("hist_gradient_boosting", lambda own: own.update(max_iter=plain("15")), "max_iter: .* has '15' there"),
+        ("extra_trees", lambda own: own.update(n_jobs=plain(10**6)), "n_jobs: no model of this algorithm has 1000000"),
+        ("extra_trees", lambda own: own.update(n_outputs_=plain(10**9)), "n_outputs_: .* has 1000000000 there"),
+        ("logistic_regression", encoder_in_place_of_scaler, "steps.* holds sklearn.*LabelEncoder there"),
+        ("logistic_regression", swap_steps, "steps.* holds numpy.ndarray there"),
+        ("dummy", lambda own: own.update(constant=own["classes_"]), "constant: .* holds numpy.ndarray there"),
+    ],
+)
+def test_what_no_model_of_the_algorithm_holds_is_refused_before_it_is_loaded(
+    models, tmp_path, monkeypatch, algorithm, change, told
+):
+    forge(models, tmp_path, algorithm, lambda own: None)
+    load(tmp_path)
+    forge(models, tmp_path, algorithm, change)
+    monkeypatch.setattr(skops.io, "loads", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(UserError, match=told):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("content", [{"a": 1}, [1.5], "text", LogisticRegression()])
 def test_harmless_content_that_is_no_model_is_refused(boosted, content):
     dump(boosted, content)
-    with pytest.raises(UserError, match=rf"holds no readable model \(model.skops holds a {type(content).__name__}\)"):
+    with pytest.raises(UserError, match=rf"no model of this algorithm holds \S+\.{type(content).__name__} there"):
         load(boosted)
 
 
 def test_a_description_of_another_model_is_refused(models, boosted):
     described = json.loads((boosted / "model.json").read_text())
     (boosted / "model.json").write_text(json.dumps(described | {"features": FEATURES[:2]}))
-    with pytest.raises(UserError, match=r"was fitted on 3 features, model.json names 2"):
+    with pytest.raises(UserError, match="n_features_in_: no model of this algorithm has 3 there"):
         load(boosted)
 
 

@@ -164,7 +164,7 @@ def _figures(path: Path, name: str) -> dict[str, Any]:
 
 def _members(path: Path) -> dict[str, Any]:
     """Return the numbers in a model's file, by its members; nothing of it is loaded as an object."""
-    from crashcast.modeling.model import check_size
+    from crashcast.modeling.archive import check_size
 
     check_size(path)
     found: dict[str, Any] = {}

@@ -7,10 +7,8 @@ bytes.
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,11 +26,11 @@ from typing_extensions import TypedDict  # pydantic cannot read typing's before 
 from crashcast.canonical import write_json
 from crashcast.errors import UserError
 from crashcast.files import replacing
+from crashcast.modeling import archive
 from crashcast.modeling.algorithms import ALGORITHMS, Candidate
 from crashcast.modeling.algorithms.base import PIECE_ROWS, Floats, Matrix, significant
 from crashcast.modeling.algorithms.logistic_regression import solver
 
-ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 SCORE_DIGITS = 9
 
 
@@ -184,7 +182,7 @@ def save(model: Model, folder: Path) -> None:
     described = {field.name: getattr(model, field.name) for field in fields(model) if field.name != "estimator"}
     write_json(folder / "model.json", described, digits=17)
     with replacing(folder / "model.skops") as aside:
-        aside.write_bytes(canonical_archive(skops.io.dumps(model.estimator)))
+        aside.write_bytes(archive.canonical(skops.io.dumps(model.estimator)))
 
 
 def load(folder: Path) -> Model:
@@ -193,18 +191,22 @@ def load(folder: Path) -> Model:
     Raises
     ------
     UserError
-        If a file is missing or damaged, or holds a type that no model of this project has.
+        If a file is missing or damaged, or holds what no model of its algorithm has.
     """
-    archive = folder / "model.skops"
+    file = folder / "model.skops"
     try:
         described = _DESCRIPTION.validate_json((folder / "model.json").read_text(encoding="utf-8"))
-        check_size(archive)
-        algorithm = ALGORITHMS[described["algorithm"]]
-        unknown = sorted(set(skops.io.get_untrusted_types(file=archive)) - set(algorithm.TRUSTED))
+        archive.check_size(file)
+        algorithm, width = ALGORITHMS[described["algorithm"]], len(described["features"])
+        content = file.read_bytes()
+        unknown = sorted(set(skops.io.get_untrusted_types(data=content)) - set(algorithm.TRUSTED))
         if unknown:
-            raise UserError(f"{archive} is refused: it holds {', '.join(unknown)}, which no model of crashcast does")
-        estimator = skops.io.load(archive, trusted=list(algorithm.TRUSTED))
-        algorithm.check(estimator, len(described["features"]))
+            raise UserError(f"{file} is refused: it holds {', '.join(unknown)}, which no model of crashcast does")
+        hyperparameters = algorithm.Grid.model_fields if algorithm.Grid else ()
+        varying = {*hyperparameters, *algorithm.VARYING, "random_state", "_sklearn_version"}
+        archive.check_structure(content, _smallest(described["algorithm"], width), varying)
+        estimator = skops.io.loads(content, trusted=list(algorithm.TRUSTED))
+        algorithm.check(estimator, width)
         model = Model(estimator, **described)
         model.try_out()
         return model
@@ -216,65 +218,11 @@ def load(folder: Path) -> Model:
         raise UserError(f"{folder} holds no readable model ({reason}): `dvc pull` or `dvc repro train`") from None
 
 
-def check_size(archive: Path) -> None:
-    """Refuse an archive that would unpack to more than its size and fill the memory; `save` compresses nothing.
-
-    Raises
-    ------
-    ValueError
-        If it would, or is no archive.
-    """
-    with zipfile.ZipFile(archive) as packed:
-        members = packed.infolist()
-    unpacked_bytes = sum(member.file_size for member in members)
-    is_stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
-    if not is_stored or unpacked_bytes > archive.stat().st_size:
-        raise ValueError(f"model.skops would unpack to {unpacked_bytes:,} bytes, and is not packed as `train` packs it")
-
-
-def canonical_archive(archive: bytes) -> bytes:
-    """Return a skops archive whose bytes depend on the model alone.
-
-    skops names members and marks shared objects by memory addresses, and zip stores the time: number both in order of
-    appearance, fix the time, store without compression (whose bytes differ between zlib versions). Numbers and text
-    get no mark: whether two equal ones are one object is for the interpreter to choose.
-    """
-    with zipfile.ZipFile(io.BytesIO(archive)) as source:
-        schema = json.loads(source.read("schema.json"))
-        members = {name: source.read(name) for name in source.namelist() if name != "schema.json"}
-    number: dict[int, int] = {}
-    renamed: dict[str, str] = {}
-
-    def renumber(key: str, node: Any) -> Any:
-        if isinstance(node, dict):
-            is_plain = node.get("__loader__") == "JsonNode"
-            return {name: renumber(name, item) for name, item in node.items() if not (is_plain and name == "__id__")}
-        if isinstance(node, list):
-            return [renumber("", item) for item in node]
-        if key == "__id__":
-            return number.setdefault(node, len(number) + 1)  # skops takes 0 for no mark
-        if key == "file" and node in members:
-            stem, _, suffix = node.partition(".")
-            return renamed.setdefault(node, f"{number.setdefault(int(stem), len(number) + 1)}.{suffix}")
-        return node
-
-    schema = renumber("", schema)
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
-        target.writestr(zipfile.ZipInfo("schema.json", ZIP_EPOCH), json.dumps(schema))
-        for old, new in renamed.items():
-            target.writestr(zipfile.ZipInfo(new, ZIP_EPOCH), _without_padding(members[old]))
-    return out.getvalue()
-
-
-def _without_padding(member: bytes) -> bytes:
-    """Zero the bytes between the fields of a structured array, which hold whatever was in memory."""
-    array = np.load(io.BytesIO(member), allow_pickle=False)
-    names = array.dtype.names or ()
-    if not names or sum(array.dtype[name].itemsize for name in names) == array.dtype.itemsize:
-        return member
-    clean, out = np.zeros(array.shape, array.dtype), io.BytesIO()
-    for name in names:
-        clean[name] = array[name]
-    np.save(out, clean, allow_pickle=False)
-    return out.getvalue()
+@cache
+def _smallest(name: str, width: int) -> bytes:
+    """Return the archive of an algorithm's smallest model of so many features."""
+    rows = np.arange(8 * width, dtype=np.float32).reshape(8, width)
+    rows[0] = np.nan
+    _, estimator = next(ALGORITHMS[name].build(ALGORITHMS[name].SMALLEST, 1))
+    fitted = fit(Candidate(name, {}, estimator), [], rows, np.arange(8) % 2 == 0)
+    return archive.canonical(skops.io.dumps(fitted.estimator))

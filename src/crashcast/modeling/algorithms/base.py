@@ -32,6 +32,14 @@ class Algorithm(Protocol):
         """Types in a saved estimator that skops does not know, and that are harmless once `check` has passed."""
 
     @property
+    def SMALLEST(self) -> Group | None:  # noqa: N802 - a constant
+        """A grid of one small model: a loaded one holds the same objects in the same places (modeling/archive.py)."""
+
+    @property
+    def VARYING(self) -> tuple[str, ...]:  # noqa: N802 - a constant
+        """Whole numbers in an estimator that differ from model to model, beside its hyperparameters."""
+
+    @property
     def WEIGHS_SAMPLING(self) -> bool:  # noqa: N802 - a constant
         """Whether weights undo the sampling of negatives within the fit; if not, the log-odds are shifted after it."""
 

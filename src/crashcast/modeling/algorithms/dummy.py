@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from crashcast.modeling.algorithms.base import Floats, Matrix, check_type
 
 Grid = None
-TRUSTED = ()
+TRUSTED, VARYING = (), ()
+SMALLEST = None
 WEIGHS_SAMPLING = False
 
 

@@ -17,6 +17,7 @@ from crashcast.modeling.algorithms.base import Floats, Matrix, check_type, signi
 from crashcast.params.base import Group
 
 TRUSTED = ("sklearn.tree._tree.Tree",)
+VARYING = ("_n_samples", "max_features_", "max_depth", "node_count")
 WEIGHS_SAMPLING = False
 LEAST = 1e-6  # a share of 0 or 1 in all leaves has no finite log-odds
 LEAF, UNDEFINED = -1, -2  # scikit-learn's marks
@@ -29,6 +30,9 @@ class Grid(Group):
     min_samples_leaf: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
     # the share of features that a cut is chosen from
     max_features: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]
+
+
+SMALLEST = Grid(n_estimators=1, min_samples_leaf=[1], max_features=[1.0])
 
 
 def build(grid: Grid, seed: int) -> Iterator[tuple[dict[str, Any], Any]]:

@@ -14,6 +14,7 @@ from crashcast.modeling.algorithms.base import Floats, Matrix, check_type, signi
 from crashcast.params.base import Group
 
 TRUSTED = ("numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor")
+VARYING = ("state", "inc")  # of the random numbers
 WEIGHS_SAMPLING = False
 
 
@@ -25,6 +26,9 @@ class Grid(Group):
     max_leaf_nodes: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
     min_samples_leaf: Annotated[int, Field(ge=1)]
     l2_regularization: Annotated[float, Field(ge=0)]
+
+
+SMALLEST = Grid(learning_rate=[1.0], max_iter=1, max_leaf_nodes=[2], min_samples_leaf=1, l2_regularization=0)
 
 
 def build(grid: Grid, seed: int) -> Iterator[tuple[dict[str, Any], Any]]:

@@ -16,7 +16,7 @@ from pydantic import Field
 from crashcast.modeling.algorithms.base import PIECE_ROWS, Floats, Matrix, check_type, significant
 from crashcast.params.base import Group
 
-TRUSTED = ("numpy.dtype",)
+TRUSTED, VARYING = ("numpy.dtype",), ()
 WEIGHS_SAMPLING = True
 
 
@@ -24,6 +24,9 @@ class Grid(Group):
     """A grid of logistic regressions."""
 
     C: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+
+
+SMALLEST = Grid(C=[1.0])
 
 
 def build(grid: Grid, seed: int) -> Iterator[tuple[dict[str, Any], Any]]:
