@@ -22,6 +22,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import fsspec
 import polars as pl
 import pytest
 from prometheus_server import Disturbing, Prometheus, disturbed, needs_prometheus, servers
@@ -653,3 +654,32 @@ def status(url: str) -> int:
         return error.code
     except OSError:
         return 0
+
+
+def test_the_log_may_lie_in_a_bucket(
+    here: Path, used: Deployment, prometheus: Prometheus, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    configure(prometheus.url)
+    ticks(used, START + 5 * HOUR, 3)
+    expected = {name: issued(name) for name in ("scores", "alarms", "revisions")}
+    configure(prometheus.url, log="s3://crashcast/served")
+    shutil.rmtree(".dvc/tmp/crashcast")
+    states = ticks(used, START + 5 * HOUR, 3)
+    assert [set(state.problems) for state in states] == [set()] * 3
+    bucket = ServedLog("s3://crashcast/served")
+    for name, frame in expected.items():
+        assert bucket.read(name, bucket.moments(name)).equals(frame)
+    assert [one.opened_at for one in states[-1].alarms] == [START + 6 * HOUR]
+    assert not bucket.write("scores", START + 5 * HOUR, expected["scores"].clear())  # what was issued stays
+    assert bucket.read("scores", [START + 5 * HOUR]).height > 0
+    # another process, with the bucket alone
+    shutil.rmtree(".dvc/tmp/crashcast")
+    assert [one.opened_at for one in ticks(used, START + 7 * HOUR, 1)[0].alarms] == [START + 6 * HOUR]
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    fsspec.filesystem("s3").clear_instance_cache()
+    refused = ticks(used, START + 8 * HOUR, 1)[0]
+    assert refused.problems.keys() == {"log"}
+    assert "serve.log: s3://crashcast/served: " in refused.problems["log"]
+    assert "wrong" not in refused.problems["log"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -181,19 +181,20 @@ class ServedLog:
                         if since is None or moment >= since:
                             yield moment
 
-    def read(self, table: str, moments: list[datetime]) -> pl.DataFrame:
-        """Return what some ticks wrote to a table.
+    def read(self, table: str, moments: Iterable[datetime], columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return what some ticks wrote to a table, or some columns of it.
 
         Raises
         ------
         UserError
             If a file is damaged.
         """
-        frames = [pl.DataFrame(schema=TABLES[table])]
+        wanted = list(columns or TABLES[table])
+        frames = [pl.DataFrame(schema={name: TABLES[table][name] for name in wanted})]
         for moment in moments:
             name = _name(table, moment)
             try:
-                frames.append(pl.read_parquet(io.BytesIO(self.place.read(name)), columns=list(TABLES[table])))
+                frames.append(pl.read_parquet(io.BytesIO(self.place.read(name)), columns=wanted))
             except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
                 reason = str(error).splitlines()[0]
                 message = f"{self.address}/{name} is not a table of the log ({reason})"

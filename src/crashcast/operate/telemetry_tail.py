@@ -260,6 +260,6 @@ def _remove(partition: Path) -> None:
 
 def _remove_unfinished(folder: Path) -> None:
     """Remove the folders of partitions that a killed process had not written yet, or not removed."""
-    for path in [*folder.glob("*=*"), *folder.glob(".*=*")]:
+    for path in list(folder.glob("*=*")):
         if path.name.startswith(".") or not (path / tables.FILE_NAME).exists():
             shutil.rmtree(path)

@@ -274,12 +274,12 @@ class _Tick:
     def _write_scores(self, moment: datetime, found: Scores, tail: Tail) -> None:
         """Append the rows that were not issued before."""
         log, model = self.service.log, self.deployment.model
-        earlier = log.read("scores", log.moments("scores", moment - self.window.duration))
+        earlier = log.read("scores", log.moments("scores", moment - self.window.duration), list(tables.KEYS))
         samples, incidents = tail.digest(*samples_needed(self.deployment, moment)), self._digest_of_tickets()
         log.write(
             "scores",
             moment,
-            found.rows.join(earlier, on=["timestamp", "server_id"], how="anti")
+            found.rows.join(earlier, on=list(tables.KEYS), how="anti")
             .sort("server_id")
             .with_columns(
                 moment=pl.lit(aware(moment)),
@@ -336,9 +336,11 @@ class _Tick:
 
     def _differences(self, found: Mapping[datetime, Scores], digests: Mapping[datetime, str]) -> pl.DataFrame:
         """Return the rows whose score differs from the one that was issued, or from the last revision of it."""
-        log, keys = self.service.log, ["timestamp", "server_id"]
+        log, keys = self.service.log, list(tables.KEYS)
         since = min(found) - self.window.duration
-        issued = log.read("scores", log.moments("scores", since)).select(*keys, "moment", issued="score")
+        issued = log.read("scores", log.moments("scores", since), [*keys, "moment", "score"]).rename(
+            {"score": "issued"}
+        )
         revised = log.read("revisions", log.moments("revisions", since)).sort("moment").unique(keys, keep="last")
         listed = []
         for moment, scores in found.items():

@@ -1,0 +1,167 @@
+"""What a tick of `crashcast serve` costs as the fleet grows: the demo fleet's last days, many times side by side.
+
+    python benchmarks/serving.py [--servers 300 3000 10000]
+
+Run it in a project whose demo data and model are there (`make`). A first process fills the tail: that is the first
+start. A second one ticks once to load all libraries, then once more, which is measured: from the series that a
+Prometheus would answer with, in memory, to alarms in the log. Peak memory is that of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import polars as pl
+from measure import measure
+from project import ROOT
+from scoring import MAX_CPU_S, MAX_MIB, enlarge
+
+from crashcast import tables
+from crashcast.canonical import write_json
+from crashcast.operate import deployment, score, telemetry_tail, tick
+from crashcast.operate.served_log import ServedLog
+from crashcast.operate.tick import Service
+from crashcast.params.collect import Collect
+from crashcast.params.serve import Serve
+from crashcast.sources.prometheus.chunks import Chunk
+
+
+@dataclass(frozen=True)
+class Memory:
+    """In place of a Prometheus: it answers from a table, in the API's form."""
+
+    samples: pl.DataFrame
+
+    def is_left_open(self, _: datetime) -> bool:
+        """Tell whether ranges leave out their left end."""
+        return True
+
+    def end(self) -> None:
+        """Give up waiting."""
+
+    def read(self, chunk: Chunk) -> list[dict[str, Any]]:
+        """Return the series of a chunk."""
+        inside = pl.col("timestamp").is_between(chunk.first, chunk.last)
+        rows = self.samples.filter(inside & pl.col(chunk.metric).is_not_null())
+        seconds, value = pl.col("timestamp").dt.epoch("s"), pl.col(chunk.metric).cast(pl.String)
+        grouped = rows.group_by("server_id").agg(seconds, value.alias("value"))
+        return [
+            {"metric": {"instance": server}, "values": list(zip(moments, values, strict=True))}
+            for server, moments, values in grouped.iter_rows()
+        ]
+
+
+STEPS: dict[str, tuple[Any, str]] = {
+    "answer": (Memory, "read"),
+    "fetch": (telemetry_tail, "update"),  # apart from the answer
+    "clean": (score, "clean_partition"),
+    "featurize": (score, "featurize_partition"),
+    "score": (tick, "score"),  # apart from the steps within
+    "reasons": (tick, "reasons"),
+    "deliver": (ServedLog, "write"),
+}
+
+
+def main() -> None:
+    """Measure each size in processes of their own, and write what came out."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--servers", type=int, nargs="+", default=[300, 3000, 10_000])
+    parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        run(arguments.part[0], Path(arguments.part[1]))
+        return
+    found = []
+    for servers in arguments.servers:
+        with tempfile.TemporaryDirectory() as folder:
+            enlarge(servers, Path(folder))
+            for part in ("fill", "tick"):
+                usage, printed = measure([sys.executable, __file__, "--part", part, folder])
+                found.append(
+                    {"servers": servers, "part": part, **json.loads(printed.splitlines()[-1]), "process": asdict(usage)}
+                )
+        *_, filled, ticked = found
+        shares = ", ".join(f"{name} {cpu_s:.2f}" for name, cpu_s in ticked["steps"].items())
+        print(f"{servers:,} servers: {ticked['cpu_s']:.2f} CPU-s ({shares}), {ticked['peak_mib']:.0f} MiB")
+        print(f"  the first start: {filled['cpu_s']:.2f} CPU-s, {filled['peak_mib']:.0f} MiB", flush=True)
+    print(f"(at most {MAX_CPU_S:g} CPU-s and {MAX_MIB} MiB for a tick of 10,000)")
+    write_json(ROOT / "benchmarks" / "results" / "serving.json", found)
+
+
+def run(part: str, folder: Path) -> None:
+    """Tick, and print what the last tick cost."""
+    used, _ = deployment.find("HEAD")
+    telemetry = used.telemetry
+    serve, path = Serve.read(), tables.partitions(folder / "telemetry")[-1].path(folder / "telemetry")
+    last = tables.read(path, ["timestamp"])["timestamp"].max().replace(tzinfo=None)  # type: ignore[union-attr]
+    where = pl.col("timestamp") == pl.col("timestamp").dt.truncate(f"{telemetry.interval.total_seconds():.0f}s")
+    if part == "tick":  # only what is asked for again, and what is new
+        since = last - serve.late_window - 3 * telemetry.interval
+        where &= pl.col("timestamp") > pl.lit(since, tables.TIMESTAMP)
+    samples = tables.read(path, where=where).unique([*tables.KEYS], keep="first")
+    collect = Collect.read().model_copy(
+        # one query at a time, to tell the CPU time of the answer from that of what reads it
+        update={"queries": {name: {"last": name} for name in telemetry.metrics}, "group_label": None, "parallel": 1}
+    )
+    service = Service(
+        serve, collect, Memory(samples), ServedLog(str(folder / "served")), folder / "tail",  # type: ignore[arg-type]
+        folder / "incidents.parquet", folder / "coverage.parquet",
+    )  # fmt: skip
+    back = {"fill": [2], "tick": [1, 0]}[part]
+    state = None
+    for intervals in back:
+        with counted() as cpu_s:
+            began = time.process_time()
+            now = last - intervals * telemetry.interval + serve.delay + timedelta(minutes=1)
+            state = tick.tick(used, service, now, state)
+            total_s = time.process_time() - began
+    assert state is not None
+    assert not state.problems, state.problems
+    assert state.scores is not None
+    total_s -= cpu_s["answer"]  # of the server
+    cpu_s["fetch"] -= cpu_s.pop("answer")
+    cpu_s["score"] -= cpu_s["clean"] + cpu_s["featurize"]
+    cpu_s["other"] = total_s - sum(cpu_s.values())
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(json.dumps({
+        "cpu_s": total_s, "steps": cpu_s, "peak_mib": peak_mib, "scored": state.scores.rows.height,
+        "alarms": len(state.alarms),
+    }))  # fmt: skip
+
+
+@contextmanager
+def counted() -> Iterator[dict[str, float]]:
+    """Count the CPU time of each step."""
+    cpu_s: defaultdict[str, float] = defaultdict(float)
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            began = time.process_time()
+            try:
+                return function(*arguments, **options)
+            finally:
+                cpu_s[name] += time.process_time() - began
+
+        return call
+
+    with ExitStack() as stack:
+        for name, (place, function) in STEPS.items():
+            stack.enter_context(patch.object(place, function, timed(name, getattr(place, function))))
+        yield cpu_s
+
+
+if __name__ == "__main__":
+    main()

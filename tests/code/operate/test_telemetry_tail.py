@@ -1,0 +1,192 @@
+"""The newest days of telemetry on disk: what is asked for, merged, digested and removed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from crashcast import tables
+from crashcast.errors import UserError
+from crashcast.operate import telemetry_tail
+from crashcast.operate.telemetry_tail import Tail, prune, read, update
+from crashcast.params.collect import Collect
+from crashcast.params.telemetry import Telemetry
+from crashcast.sources.prometheus.chunks import Chunk
+
+HOUR = timedelta(hours=1)
+START = datetime(2026, 1, 5)
+TELEMETRY = Telemetry.model_validate(
+    {"interval": "1h", "partition": "month", "metrics": {name: {"min": 0, "max": 100} for name in ("cpu", "load")}}
+)
+COLLECT = Collect.model_validate(
+    {
+        "url": "http://localhost:9090", "server_label": "instance", "server_pattern": "(.+)", "late_window": "1d",
+        "chunk": "1d", "parallel": 1, "queries": {"cpu": {"last": "cpu"}, "load": {"last": "load"}},
+    }
+)  # fmt: skip
+
+
+@dataclass
+class Source:
+    """Answers as the client of a Prometheus does, with 10 x server + hour, unless something else is said."""
+
+    changed: dict[tuple[str, str, datetime], float | None] = field(default_factory=dict)
+    asked: list[tuple[datetime, datetime]] = field(default_factory=list)
+
+    def is_left_open(self, _: datetime) -> bool:
+        return True
+
+    def end(self) -> None: ...
+
+    def read(self, chunk: Chunk) -> list[dict[str, Any]]:
+        self.asked.append((chunk.first.replace(tzinfo=None), chunk.last.replace(tzinfo=None)))
+        found = []
+        for server in "ab":
+            values, moment = [], chunk.first
+            while moment <= chunk.last:
+                plain = 10.0 * (server == "b") + moment.hour
+                value = self.changed.get((chunk.metric, server, moment.replace(tzinfo=None)), plain)
+                if value is not None:
+                    values.append((moment.timestamp(), str(value)))
+                moment += chunk.step
+            found.append({"metric": {"instance": server}, "values": values})
+        return found
+
+
+Ask = Callable[..., Tail]
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+@pytest.fixture
+def ask(source: Source, tmp_path: Path) -> Ask:
+    """Return what brings the tail up to an hour, as the tick of that hour does, which needs so many hours before."""
+
+    def ask(hour: int, needed: int = 30) -> Tail:
+        source.asked.clear()
+        tail = read(tmp_path / "tail", COLLECT, TELEMETRY)
+        until = START + hour * HOUR
+        server: Any = source
+        return update(tail, server, COLLECT, TELEMETRY, until - needed * HOUR, until, 2 * HOUR)[0]
+
+    return ask
+
+
+def content(tail: Tail) -> pl.DataFrame:
+    return pl.concat(tables.read(partition.path(tail.folder)) for partition in tables.partitions(tail.folder))
+
+
+def test_it_asks_for_all_once_and_then_for_what_is_new_or_may_be_late(source: Source, ask: Ask) -> None:
+    first = ask(0)
+    assert (min(source.asked)[0], max(source.asked)[1]) == (START - 30 * HOUR, START)
+    assert set(content(first)["timestamp"]) == {(START - hour * HOUR).replace(tzinfo=UTC) for hour in range(31)}
+    assert content(first).schema == {**tables.KEYS, "cpu": pl.Float32, "load": pl.Float32}
+    ask(1)
+    assert source.asked == [(START - 2 * HOUR, START + HOUR)] * 2  # one for each metric
+    ask(20)  # after a gap
+    assert source.asked == [(START - HOUR, START + 20 * HOUR)] * 2
+    later = ask(80)  # after one that is longer than what is needed
+    assert min(source.asked)[0] == START + 50 * HOUR
+    assert later.asked_from == START + 50 * HOUR
+    assert later.newest == START + 80 * HOUR
+
+
+def test_other_queries_start_over(source: Source, ask: Ask, tmp_path: Path) -> None:
+    ask(0)
+    other = COLLECT.model_copy(update={"queries": {"cpu": {"max": "cpu"}, "load": {"last": "load"}}})
+    assert read(tmp_path / "tail", other, TELEMETRY) == Tail(tmp_path / "tail")
+    for damage in ("{}", "no JSON", '{"key": 1}'):
+        (tmp_path / "tail" / telemetry_tail.NOTES).write_text(damage)
+        assert read(tmp_path / "tail", COLLECT, TELEMETRY) == Tail(tmp_path / "tail")
+
+
+def test_a_digest_changes_with_every_bit_and_with_nothing_else(source: Source, ask: Ask, tmp_path: Path) -> None:
+    first = ask(0)
+    again = ask(1)
+    period = START - 20 * HOUR, START + HOUR
+    assert first.digest(*period) == again.digest(*period)
+    source.changed["load", "b", START] = 10.000001  # the next float32
+    changed = ask(1)
+    assert changed.digest(*period) != first.digest(*period)
+    assert changed.digest(START - 20 * HOUR, START) == first.digest(START - 20 * HOUR, START)
+    source.changed["load", "b", START] = None  # a sample that a server no longer has stays, as it does for collect
+    source.changed["cpu", "b", START] = None
+    assert ask(1).digests == changed.digests
+    shutil.rmtree(tmp_path / "tail")
+    source.changed = {("load", "b", START): 10.000001}
+    assert ask(1).digest(*period) == changed.digest(*period)
+
+
+def test_a_row_is_replaced_and_its_partition_stays_sorted(source: Source, ask: Ask) -> None:
+    source.changed["cpu", "a", START] = None
+    source.changed["load", "a", START] = None
+    assert content(ask(0)).filter(server_id="a")["timestamp"].max() == (START - HOUR).replace(tzinfo=UTC)
+    source.changed.clear()
+    rows = content(ask(1))
+    assert rows.equals(rows.sort(*tables.KEYS))
+    assert rows.filter(server_id="a", timestamp=START.replace(tzinfo=UTC))["cpu"].to_list() == [0]
+
+
+def test_it_is_whole_if_the_server_had_samples_that_long_ago(source: Source, ask: Ask) -> None:
+    for metric in ("cpu", "load"):
+        for server in "ab":
+            source.changed |= {(metric, server, START - hour * HOUR): None for hour in range(25, 31)}
+    tail = ask(0)
+    assert tail.first == START - 24 * HOUR
+    assert [tail.is_whole(START - hour * HOUR, HOUR) for hour in (24, 25, 26)] == [True, True, False]
+    assert not Tail(tail.folder).is_whole(START, HOUR)
+
+
+def test_old_partitions_are_removed_and_what_is_left_of_killed_ones(source: Source, ask: Ask) -> None:
+    tail = prune(ask(0), START - 20 * HOUR, COLLECT, TELEMETRY)
+    assert [partition.name for partition in tables.partitions(tail.folder)] == ["day=2026-01-04", "day=2026-01-05"]
+    assert (tail.asked_from, min(tail.digests), tail.first) == (START - 24 * HOUR, START - 24 * HOUR, START - 30 * HOUR)
+    assert read(tail.folder, COLLECT, TELEMETRY) == tail
+    (tail.folder / "day=2026-01-06").mkdir()  # not written yet
+    (tail.folder / ".day=2026-01-03").mkdir()  # not removed yet
+    ask(1, 20)
+    assert min(source.asked)[0] == START - 2 * HOUR
+    assert sorted(path.name for path in tail.folder.iterdir()) == [
+        telemetry_tail.NOTES, "day=2026-01-04", "day=2026-01-05"
+    ]  # fmt: skip
+
+
+def test_an_update_that_was_killed_is_done_again(
+    source: Source, ask: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ask(0)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(telemetry_tail, "_write_notes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ask(3)
+    tail = ask(3)
+    assert source.asked == [(START - 2 * HOUR, START + 3 * HOUR)] * 2
+    source.changed.clear()
+    shutil.copytree(tmp_path / "tail", tmp_path / "killed")
+    shutil.rmtree(tmp_path / "tail")
+    ask(0)
+    assert ask(3).digests == tail.digests
+    assert content(tail).equals(content(Tail(tmp_path / "killed")))
+
+
+def test_a_wrong_answer_leaves_the_tail_as_it_was(source: Source, ask: Ask, tmp_path: Path) -> None:
+    ask(0)
+    before = {path: path.read_bytes() for path in (tmp_path / "tail").rglob("*") if path.is_file()}
+    source.changed["load", "a", START] = "many"  # type: ignore[assignment]
+    with pytest.raises(UserError, match="not as Prometheus's API has them"):
+        ask(1)
+    assert {path: path.read_bytes() for path in before} == before
