@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from random import Random
 
 import pytest
+from botocore.loaders import JSONFileLoader
 from hypothesis import settings
 
 from crashcast.versioning import local_s3
@@ -65,6 +67,15 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.setenv(f"GIT_{role}_EMAIL", "tester@example.com")
         patch.setenv("DVC_NO_ANALYTICS", "true")
         patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _describe_aws_once() -> Iterator[None]:
+    """Parse botocore's description of AWS, a megabyte of JSON, once in a process and not for each client of S3."""
+    read = cache(JSONFileLoader().load_file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: read(path))
         yield
 
 
