@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import fcntl
 import importlib
+import io
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import chdir
+from collections.abc import Callable, Iterator
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from dvc.cli import main as dvc_main
 from dvc.repo import Repo
 from dvc.stage import Stage
+from dvc.utils.serialize import parse_yaml
+
+from crashcast.versioning import dvc_command
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = """
@@ -51,6 +56,7 @@ def repro(dvc: Callable[..., None]) -> Callable[..., None]:
     """Return what runs `dvc repro`, of all or some stages, in a copy of this project with the stages in this process.
 
     Importing their libraries takes most of a stage's time with a small fleet. For tests that need the results alone.
+    So does writing dvc.lock: DVC reads it with a parser that keeps comments, which is slow, before it changes it.
     """
 
     def run_here(stage: Stage, **_: object) -> None:
@@ -60,9 +66,28 @@ def repro(dvc: Callable[..., None]) -> Callable[..., None]:
     def repro(folder: Path, *stages: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("dvc.stage.run.cmd_run", run_here)
+            patch.setattr("dvc.utils.serialize._yaml.parse_yaml_for_update", parse_yaml)
             dvc(folder, "repro", *stages)
 
     return repro
+
+
+@pytest.fixture(scope="module")
+def _ask_dvc_here() -> Iterator[None]:
+    """Let questions to DVC be answered in this process; if it refuses, by a process of its own, as for users."""
+
+    def run_here(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        said = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+            patch.setenv("DVC_TEST", "1")  # else it takes the process's own standard output for JSON
+            status = dvc_main(command[command.index("dvc") + 1 :])
+        if status:
+            return subprocess.run(command, **options)
+        return subprocess.CompletedProcess(command, 0, said.getvalue())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dvc_command, "subprocess", SimpleNamespace(run=run_here))
+        yield
 
 
 @pytest.fixture(scope="session")

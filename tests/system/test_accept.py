@@ -20,6 +20,8 @@ from crashcast import registry
 from crashcast.cli import main as crashcast
 from crashcast.registry import Model
 
+pytestmark = pytest.mark.usefixtures("_ask_dvc_here")
+
 POLICY = {
     "  train: 0.70": "  train: 0.50",
     "  validation: 0.15": "  validation: 0.20",

@@ -28,6 +28,8 @@ from crashcast.review.review import EXIT_STATUS, _find_anchor
 from crashcast.versioning import cache, committed_model, dvc_files, environment, lock_checks, worktree_runs
 from crashcast.versioning.revision import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision, default_base
 
+pytestmark = pytest.mark.usefixtures("_ask_dvc_here")
+
 ROOT = Path(__file__).parents[2]
 Dvc = Callable[..., None]
 EVALUATION = "metrics/evaluate.json"
@@ -337,7 +339,7 @@ def test_the_command_judges_writes_it_down_and_counts_the_look(here: Path, branc
     page = (here / "reports" / "review" / "review.html").read_text()
     assert record["headline"].split(":")[0] in page
     assert (here / "reports" / "review" / "comment.md").read_text().startswith("<!-- crashcast review -->")
-    assert review("training", apart=True)[2] == record  # recalled, and no other look
+    assert review("training")[2] == record  # recalled, and no other look
     looks = json.loads(run("git show refs/crashcast/looks:looks.json", here.parent / "remote.git").stdout)
     assert record["look"]["number"] in range(1, 1 + len(looks[record["look"]["rows"]]))
 
@@ -357,9 +359,11 @@ def test_the_same_model_does_not_pass_other_rules(here: Path, branch: Branch, re
     assert (here / "reports/review/comment.md").read_text().startswith("<!-- crashcast review -->\nBoth commits")
 
 
-def test_a_first_model_is_judged_against_baselines(here: Path) -> None:
-    done = run("crashcast review --first", here, check=False)
-    assert done.returncode == 3, done.stderr
+def test_a_first_model_is_judged_against_baselines(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["crashcast", "review", "--first"])
+    with pytest.raises(SystemExit) as ended:
+        crashcast()
+    assert ended.value.code == 3
     record = json.loads((here / "reports" / "review" / "record.json").read_text())
     assert record["base"] is None
     assert len(record["definitions"]) == 2  # and the one shown
