@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from crashcast import files
 from crashcast.canonical import json_text, write_json, write_text
 from crashcast.errors import UserError, refusal
-from crashcast.files import link, md5, replacing, replacing_folder
+from crashcast.files import create, link, md5, replacing, replacing_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -321,11 +321,44 @@ def test_any_other_refusal_of_a_link_is_an_error_and_copies_nothing(tmp_path, mo
     assert (tmp_path / "target").read_bytes() == b"two"
 
 
+@pytest.mark.parametrize("number", [None, errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP])
+def test_a_file_is_created_once_also_if_the_file_system_cannot_link(tmp_path, monkeypatch, number):
+    if number:
+        monkeypatch.setattr(os, "link", refusing(number))
+    assert create(tmp_path / "new" / "file", b"one")
+    assert not create(tmp_path / "new" / "file", b"two")
+    assert (tmp_path / "new" / "file").read_bytes() == b"one"
+    assert names(tmp_path) == ["new", "new/file"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EIO])
+def test_a_file_that_cannot_be_created_is_an_error_that_names_it(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(os, "link", refusing(number))
+    with pytest.raises(OSError, match=os.strerror(number)) as error:
+        create(tmp_path / "file", b"one")
+    assert str(tmp_path / "file") in str(refusal(error.value))
+    assert names(tmp_path) == []
+
+
+def test_of_processes_that_create_the_same_files_each_file_is_of_one(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from crashcast.files import create\n"
+        "print(sum(create(Path(sys.argv[1], str(n)), sys.argv[2].encode() * 1000) for n in range(300)))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "made")]
+    processes = [subprocess.Popen([*command, word], stdout=subprocess.PIPE, text=True) for word in "ab"]
+    counts = dict(zip("ab", [int(process.communicate()[0]) for process in processes], strict=True))
+    assert sum(counts.values()) == 300
+    contents = [path.read_bytes() for path in (tmp_path / "made").iterdir()]
+    assert {word: contents.count(word.encode() * 1000) for word in "ab"} == counts
+
+
 WRITERS: dict[str, Callable[[Path], object]] = {
     "a file": lambda folder: write_text(folder / "made", "x"),
     "a file deep below": lambda folder: write_text(folder / "a/b/made", "x"),
     "a link": lambda folder: files.link(Path(__file__), folder / "made"),
     "a folder": lambda folder: fill(folder / "made", one="x"),
+    "a new file": lambda folder: create(folder / "made", b"x"),
 }
 
 
