@@ -40,6 +40,7 @@ from replayed_fleet import (
 )
 
 from crashcast import tables
+from crashcast.errors import UserError
 from crashcast.modeling.alarms import AlarmWindow, open_alarms
 from crashcast.operate import served_log
 from crashcast.operate.deployment import Deployment
@@ -382,6 +383,10 @@ def test_records_of_incidents_that_end_count_as_missing(
     assert stale.scores is not None
     assert all(stale.scores.features[name].null_count() == stale.scores.features.height for name in history)
     assert issued()["incidents"].n_unique() == 2
+    incidents = tables.read(INCIDENTS_PATH).with_columns(pl.col("started_at").cast(pl.String))
+    other = replace(service, coverage=COVERAGE_PATH, incidents=tmp_path / "incidents.parquet")
+    tables.write(other.incidents, incidents)
+    assert "the records of incidents cannot be read" in ticks(used, START + HOUR, 1, other)[-1].problems["tickets"]
     service.coverage.write_bytes(b"no Parquet")
     unread = ticks(used, START + 2 * HOUR, 1, service, stale)[-1]
     assert "coverage.parquet is not a readable Parquet file" in unread.problems["tickets"]
@@ -620,6 +625,17 @@ def test_no_model_that_is_not_registered_is_served(here: Path, today: datetime, 
     assert contents() == {}
 
 
+def test_a_log_that_a_commit_brings_is_refused(here: Path, used: Deployment, prometheus: Prometheus) -> None:
+    configure(prometheus.url)
+    ticks(used, START, 1)
+    subprocess.run(["git", "add", "--force", "data/served"], check=True)
+    try:
+        with pytest.raises(UserError, match=r"data/served/scores/.* in git's index"):
+            run(new_service(), ModelInUse(), once=True)
+    finally:
+        subprocess.run(["git", "rm", "-r", "-q", "--cached", "data/served"], check=True)
+
+
 def test_the_loop_answers_until_it_is_told_to_end(here: Path, today: datetime, shell: Shell) -> None:
     command = ["crashcast", "serve"]
     with subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -683,3 +699,52 @@ def test_the_log_may_lie_in_a_bucket(
     assert refused.problems.keys() == {"log"}
     assert "serve.log: s3://crashcast/served: " in refused.problems["log"]
     assert "wrong" not in refused.problems["log"]
+
+
+@pytest.mark.slow
+def test_thirty_days_of_the_demo_are_the_pipelines_but_for_late_samples(
+    copy_project: Callable[[Path], Path], new_server: Callable[[], Prometheus], tmp_path: Path, shell: Shell
+) -> None:
+    project = copy_project(tmp_path / "demo")
+    shell("git init -q -b main && crashcast demo && dvc repro -q && git add -A && git commit -q -m run", cwd=project)
+    subprocess.run(REGISTER, shell=True, cwd=project, check=True)
+    with chdir(project):
+        used, server = ModelInUse().find(), new_server()
+        predicted = table(PREDICTIONS)
+        end: datetime = predicted["timestamp"].max().replace(tzinfo=None)  # type: ignore[union-attr]
+        start = end - 30 * DAY
+        found = samples(start - BEFORE, end + HOUR)
+        # every sixth day, one of ten samples of two hours comes after its tick
+        row = (pl.col("timestamp") - INSTANT).dt.truncate("1h") + HOUR
+        hour = (row - pl.lit(start, tables.TIMESTAMP)).dt.total_hours() % (6 * 24)
+        is_late = hour.is_between(3 * 24, 3 * 24 + 1) & (pl.col("server_id").hash(1) % 10 == 0)
+        late_ones = found.filter(is_late & (pl.col("timestamp") > pl.lit(start, tables.TIMESTAMP)))
+        server.fill(as_series(found.join(late_ones, on=KEYS, how="anti")))
+        server.start()
+        configure(server.url)
+        service, states = new_service(), list[State]()
+        for begin in range(0, 30 * 24, 6 * 24):
+            last = states[-1] if states else None
+            states += ticks(used, start + begin * HOUR, 3 * 24 + 2, service, last)
+            server.stop()
+            now = pl.lit(states[-1].ticked_at, tables.TIMESTAMP)
+            server.fill(as_series(late_ones.filter(pl.col("timestamp").is_between(now - DAY, now))))
+            server.start()
+            states += ticks(used, start + (begin + 3 * 24 + 2) * HOUR, 3 * 24 - 2, service, states[-1])
+        assert not any(state.problems for state in states)
+        expected = pipelines_scores(used, start, end - HOUR, tmp_path).filter("observed")
+        since = pl.col("timestamp") >= pl.lit(start, tables.TIMESTAMP)
+        both = issued().filter(since).join(expected, on=KEYS, how="full", coalesce=True).sort(KEYS)
+        differing = both.filter(pl.col("score").ne_missing(pl.col("later")))
+        listed = issued("revisions").sort("moment").unique(KEYS, keep="last").sort(KEYS)
+        assert differing.select(*KEYS, "score", "later").rows() == listed.select(*KEYS, "issued", "later").rows()
+        assert listed.height > 100
+        assert listed.height < both.height / 50
+        raw = both.join(listed, on=KEYS, how="anti").join(predicted.select(*KEYS, raw="score"), on=KEYS)
+        assert raw.height > 200_000
+        same = raw.filter(pl.col("score") == pl.col("raw")).height
+        assert same > 0.999 * raw.height  # two samples in an hour are averaged by Prometheus, in another order
+        window = AlarmWindow.of(used.label, HOUR)
+        opened = open_alarms(issued().with_columns(label=None, observed=True), used.model.threshold, window)
+        assert issued("alarms").select(KEYS).sort(KEYS).equals(opened.select(KEYS))
+        assert opened.height > 40

@@ -1,6 +1,8 @@
 """The loop of `crashcast serve`: a tick at each interval, with the version in stage `prod`, until a signal ends it.
 
-Each new state is handed to listeners: what answers over HTTP, and what pushes alerts.
+Each new state is handed to listeners: what answers over HTTP, and what pushes alerts. To the problems of a tick two are
+added here: `model`, if the version in stage `prod` cannot be loaded, and the one before scores; and `internal`, if a
+tick failed because of a bug.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from crashcast.operate.state import OF_DELIVERY, State
 from crashcast.operate.telemetry_tail import TAIL
 from crashcast.operate.tick import Service, tick
 from crashcast.run_record import recorded
-from crashcast.versioning import git
+from crashcast.versioning import commit_limits, git
 from crashcast.versioning.revision import REGISTERED, Revision
 
 LOCK = TAIL.with_name("lock")
@@ -109,8 +111,10 @@ def run(
     Raises
     ------
     UserError
-        If there is no model to start with, or another `crashcast serve` runs in this clone.
+        If there is no model to start with, git tracks files where this machine keeps its own, or another
+        `crashcast serve` runs in this clone.
     """
+    commit_limits.check_places()  # a log or a tail that a commit brought would be taken for this machine's own
     models.find()
     state: State | None = None
     with _alone(), _until_signal(service) as ended:
@@ -144,7 +148,9 @@ def _tick(service: Service, models: ModelInUse, now: datetime, before: State | N
             problems["internal"] = (
                 f"the tick failed ({type(error).__name__}: {error}): the log of the process says where"
             )
-            state = replace(before or State(now, timedelta(0), None), ticked_at=now, problems={})
+            state = before or State(now, timedelta(0), None)
+            alarms = [alarm for alarm in state.alarms if alarm.ends_at > now - service.serve.delay]
+            state = replace(state, ticked_at=now, alarms=alarms, problems={})
         state = replace(state, problems={**state.problems, **problems})
     _tell(state, before)
     return state

@@ -14,9 +14,9 @@ from crashcast.versioning import git
 from crashcast.versioning.revision import Revision
 
 CONFIG = ".dvc/config"
-# of this machine alone; an entry .dvc is a link, since git lists no folders
+# of this machine alone; an entry .dvc is a link, since git lists no folders. The last: issued scores, begun imports
 OWN = re.compile(
-    r"\.dvc|(\.venv|\.dvc/(cache|tmp|config\.local)|data/\.(collect|import\.[^/]*))(/.*)?",  # the last: begun imports
+    r"\.dvc|(\.venv|\.dvc/(cache|tmp|config\.local)|data/(served|\.collect|\.import\.[^/]*))(/.*)?",
     re.IGNORECASE,
 )
 SECTION = re.compile(r'(\w+)(?: "(.*)")?')  # of DVC's configuration

@@ -59,6 +59,7 @@ def commit(tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Cal
         ".Venv/bin/python",
         ".DVC/CONFIG.LOCAL",
         "data/.collect/chunks/0.parquet",
+        "data/served/scores/day=2026-01-05/2026-01-05T120000Z.parquet",
         "data/.import.99999/before/telemetry/part-0.parquet",
     ],
 )
