@@ -135,7 +135,7 @@ def update(
     _remove_unfinished(tail.folder)
     try:
         digests = dict(_store(tail.folder, found, telemetry))
-    except UserError:  # a partition is damaged: all of it is fetched again
+    except (UserError, pl.exceptions.PolarsError):  # a partition is damaged: all of it is fetched again
         if tail.asked_from is None:
             raise
         return update(Tail(tail.folder), server, collect, telemetry, since, until, late_window)
@@ -199,14 +199,12 @@ def _store(folder: Path, found: pl.DataFrame, telemetry: Telemetry) -> Iterator[
         partition = tables.partition_at(datetime(day.year, day.month, day.day), UNIT)
         inside = pl.col("timestamp").is_between(*tables.utc(partition.start, partition.end), closed="left")
         new, path = found.filter(inside), partition.path(folder)
-        if path.exists():
-            old = tables.read(path)
-            merged = pl.concat([old.join(new, on=list(KEYS), how="anti"), new]).sort(*KEYS)
-            if not merged.equals(old):
-                tables.write(path, merged)
-        else:
-            merged = new
-            tables.write(path, new)
+        old = tables.read(path) if path.exists() else new.clear()
+        is_before = old["timestamp"] < new["timestamp"][0]  # most rows: they need no merging
+        before, again = old.filter(is_before), old.filter(~is_before)
+        merged = pl.concat([again.join(new, on=list(KEYS), how="anti"), new]).sort(*KEYS)
+        if not merged.equals(again):
+            tables.write(path, pl.concat([before, merged]))
         touched = merged.join(new.select("timestamp").unique(), on="timestamp", how="semi", maintain_order="left")
         for (moment,), some in touched.partition_by("timestamp", as_dict=True, maintain_order=True).items():
             assert isinstance(moment, datetime)

@@ -235,8 +235,8 @@ class _Tick:
                 f"serve.max_ticket_age ({format_duration(self.service.serve.max_ticket_age)}): `crashcast incidents` "
                 "brings newer ones"
             )
-        except UserError as error:
-            words = str(error)
+        except (UserError, pl.exceptions.PolarsError) as error:  # the latter of columns with other types
+            words = f"the records of incidents cannot be read ({error})"
         if self.newest_ticket is None or self.newest_ticket < oldest:
             self.problems["tickets"] = f"{words}; until then the history of crashes counts as missing"
             place = self.service.tail.parent
