@@ -76,6 +76,10 @@ class Tail:
         return _digest(json.dumps([(moment.isoformat(), one) for moment, one in inside]).encode())
 
 
+class DamagedError(Exception):
+    """A partition of the tail cannot be read, or not be merged."""
+
+
 def read(folder: Path, collect: Collect, telemetry: Telemetry) -> Tail:
     """Return the tail on disk; an empty one if there is none, or if other rows would be asked for now."""
     try:
@@ -116,28 +120,29 @@ def update(
     -------
     Tail
     DataFrame
-        The rows that the server gave now: `timestamp`, `server_id`, `group` if telemetry has groups, and the metrics.
+        The rows of the last day that the server gave now: `timestamp`, `server_id`, `group` if telemetry has groups,
+        and the metrics.
 
     Raises
     ------
     UserError
-        If the server gives no answer or a wrong one: the tail is then as it was.
+        If the server gives no answer or a wrong one: the next update then starts where this one did.
     OSError
-        If the disk is full: the next update then starts where this one did.
+        If the disk is full: so it does then.
     """
     start, asked_from = since, since
     if tail.asked_from is not None and tail.asked_to is not None and tail.asked_from <= since <= tail.asked_to:
         late = -(-late_window // telemetry.interval) * telemetry.interval
         start, asked_from = max(tail.asked_from, min(tail.asked_to, until) - late), tail.asked_from
-    found = _fetch(server, collect, telemetry, start, until, tail.folder / CHUNKS)
-    if tail.asked_from is None:
-        _empty(tail.folder)
-    _remove_unfinished(tail.folder)
+    queries, _ = known_queries(collect, telemetry)
+    asked, digests, found = asked_of(server, queries, telemetry.interval, until), dict[datetime, str](), pl.DataFrame()
     try:
-        digests = dict(_store(tail.folder, found, telemetry))
-    except (UserError, pl.exceptions.PolarsError):  # a partition is damaged: all of it is fetched again
-        if tail.asked_from is None:
-            raise
+        for first, last in _days(start, until, telemetry.interval):  # one at a time, to save memory
+            found = _fetch(server, collect, telemetry, asked, first, last, tail.folder / CHUNKS)
+            if first == start:
+                _prepare(tail)
+            digests |= _store(tail.folder, found, telemetry)
+    except DamagedError:  # all of it is fetched again
         return update(Tail(tail.folder), server, collect, telemetry, since, until, late_window)
     updated = Tail(
         tail.folder,
@@ -180,35 +185,52 @@ def is_damaged(tail: Tail) -> bool:
     return False
 
 
+def _days(start: datetime, until: datetime, interval: timedelta) -> Iterator[tuple[datetime, datetime]]:
+    """Yield the first and the last row of each day from `start` to `until`."""
+    while start <= until:
+        end = tables.partition_at(start, UNIT).end
+        yield start, min(until, end - interval)
+        start = end
+
+
 def _fetch(
-    server: Server, collect: Collect, telemetry: Telemetry, start: datetime, until: datetime, folder: Path
+    server: Server,
+    collect: Collect,
+    telemetry: Telemetry,
+    asked: dict[str, str],
+    first: datetime,
+    last: datetime,
+    folder: Path,
 ) -> pl.DataFrame:
-    queries, _ = known_queries(collect, telemetry)
-    asked = asked_of(server, queries, telemetry.interval, until)
-    period = Partition(start, until + telemetry.interval, UNIT)
-    plan = list(chunks(period, start, until, asked, telemetry.interval, collect.chunk))
+    plan = list(
+        chunks(Partition(first, last + telemetry.interval, UNIT), first, last, asked, telemetry.interval, collect.chunk)
+    )
     fetch_chunks(server, plan, datetime.max, collect, folder, title=None)
     found = assembled(plan, collect, folder)
     shutil.rmtree(folder)
     return found.with_columns(pl.col(metric).cast(pl.Float32) for metric in telemetry.metrics)
 
 
-def _store(folder: Path, found: pl.DataFrame, telemetry: Telemetry) -> Iterator[tuple[datetime, str]]:
-    """Merge rows into their partitions, and yield the digest of each of their moments as it is then."""
-    for day in found["timestamp"].dt.date().unique().sort():
-        partition = tables.partition_at(datetime(day.year, day.month, day.day), UNIT)
-        inside = pl.col("timestamp").is_between(*tables.utc(partition.start, partition.end), closed="left")
-        new, path = found.filter(inside), partition.path(folder)
-        old = tables.read(path) if path.exists() else new.clear()
-        is_before = old["timestamp"] < new["timestamp"][0]  # most rows: they need no merging
+def _store(folder: Path, found: pl.DataFrame, telemetry: Telemetry) -> dict[datetime, str]:
+    """Merge the rows of a day into its partition, and return the digest of each of their moments as it is then."""
+    if found.is_empty():
+        return {}
+    first: datetime = found["timestamp"][0]
+    path = tables.partition_at(first, UNIT).path(folder)
+    try:
+        old = tables.read(path) if path.exists() else found.clear()
+        is_before = old["timestamp"] < first  # most rows: they need no merging
         before, again = old.filter(is_before), old.filter(~is_before)
-        merged = pl.concat([again.join(new, on=list(KEYS), how="anti"), new]).sort(*KEYS)
-        if not merged.equals(again):
-            tables.write(path, pl.concat([before, merged]))
-        touched = merged.join(new.select("timestamp").unique(), on="timestamp", how="semi", maintain_order="left")
-        for (moment,), some in touched.partition_by("timestamp", as_dict=True, maintain_order=True).items():
-            assert isinstance(moment, datetime)
-            yield moment.replace(tzinfo=None), digest_of(some, telemetry)
+        merged = pl.concat([again.join(found, on=list(KEYS), how="anti"), found]).sort(*KEYS)
+    except (UserError, pl.exceptions.PolarsError):
+        raise DamagedError from None
+    if not merged.equals(again):
+        tables.write(path, pl.concat([before, merged]))
+    touched = merged.join(found.select("timestamp").unique(), on="timestamp", how="semi", maintain_order="left")
+    return {
+        some["timestamp"][0].replace(tzinfo=None): digest_of(some, telemetry)
+        for some in touched.partition_by("timestamp", maintain_order=True)
+    }
 
 
 def digest_of(rows: pl.DataFrame, telemetry: Telemetry) -> str:
@@ -242,10 +264,16 @@ def _write_notes(tail: Tail, collect: Collect, telemetry: Telemetry) -> None:
         aside.write_text(json.dumps(notes), encoding="utf-8")
 
 
-def _empty(folder: Path) -> None:
-    (folder / NOTES).unlink(missing_ok=True)  # first: they speak of the partitions
-    for path in folder.glob("*=*"):
-        _remove(path)
+def _prepare(tail: Tail) -> None:
+    """Empty the folder of a tail of which nothing is known; of another one remove what killed processes have left."""
+    if tail.asked_from is None:
+        (tail.folder / NOTES).unlink(missing_ok=True)  # first: they speak of the partitions
+    for path in list(tail.folder.glob("*=*")):
+        # with a dot: not removed yet; without its file: not written yet
+        if path.name.startswith(".") or not (path / tables.FILE_NAME).exists():
+            shutil.rmtree(path)
+        elif tail.asked_from is None:
+            _remove(path)
 
 
 def _remove(partition: Path) -> None:
@@ -254,10 +282,3 @@ def _remove(partition: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     partition.rename(aside)
     shutil.rmtree(aside)
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """Remove the folders of partitions that a killed process had not written yet, or not removed."""
-    for path in list(folder.glob("*=*")):
-        if path.name.startswith(".") or not (path / tables.FILE_NAME).exists():
-            shutil.rmtree(path)

@@ -40,6 +40,11 @@ class Source:
     changed: dict[tuple[str, str, datetime], float | None] = field(default_factory=dict)
     asked: list[tuple[datetime, datetime]] = field(default_factory=list)
 
+    @property
+    def span(self) -> tuple[datetime, datetime]:
+        """The first and the last row that was asked for."""
+        return min(self.asked)[0], max(last for _, last in self.asked)
+
     def is_left_open(self, _: datetime) -> bool:
         return True
 
@@ -88,15 +93,16 @@ def content(tail: Tail) -> pl.DataFrame:
 
 def test_it_asks_for_all_once_and_then_for_what_is_new_or_may_be_late(source: Source, ask: Ask) -> None:
     first = ask(0)
-    assert (min(source.asked)[0], max(source.asked)[1]) == (START - 30 * HOUR, START)
+    assert source.span == (START - 30 * HOUR, START)
     assert set(content(first)["timestamp"]) == {(START - hour * HOUR).replace(tzinfo=UTC) for hour in range(31)}
     assert content(first).schema == {**tables.KEYS, "cpu": pl.Float32, "load": pl.Float32}
     ask(1)
-    assert source.asked == [(START - 2 * HOUR, START + HOUR)] * 2  # one for each metric
+    assert source.span == (START - 2 * HOUR, START + HOUR)
+    assert len(source.asked) == 2 * 2  # for each metric and day
     ask(20)  # after a gap
-    assert source.asked == [(START - HOUR, START + 20 * HOUR)] * 2
+    assert source.span == (START - HOUR, START + 20 * HOUR)
     later = ask(80)  # after one that is longer than what is needed
-    assert min(source.asked)[0] == START + 50 * HOUR
+    assert source.span == (START + 50 * HOUR, START + 80 * HOUR)
     assert later.asked_from == START + 50 * HOUR
     assert later.newest == START + 80 * HOUR
 
@@ -155,7 +161,7 @@ def test_old_partitions_are_removed_and_what_is_left_of_killed_ones(source: Sour
     (tail.folder / "day=2026-01-06").mkdir()  # not written yet
     (tail.folder / ".day=2026-01-03").mkdir()  # not removed yet
     ask(1, 20)
-    assert min(source.asked)[0] == START - 2 * HOUR
+    assert source.span == (START - 2 * HOUR, START + HOUR)
     assert sorted(path.name for path in tail.folder.iterdir()) == [
         telemetry_tail.NOTES, "day=2026-01-04", "day=2026-01-05"
     ]  # fmt: skip
@@ -174,7 +180,7 @@ def test_an_update_that_was_killed_is_done_again(
         with pytest.raises(KeyboardInterrupt):
             ask(3)
     tail = ask(3)
-    assert source.asked == [(START - 2 * HOUR, START + 3 * HOUR)] * 2
+    assert source.span == (START - 2 * HOUR, START + 3 * HOUR)
     source.changed.clear()
     shutil.copytree(tmp_path / "tail", tmp_path / "killed")
     shutil.rmtree(tmp_path / "tail")
