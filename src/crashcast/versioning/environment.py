@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def interpreter(revision: Revision, folder: Path) -> Path:
         If it cannot be built.
     """
     locked = revision.file(RUN).decode()
-    lacking = list(differences(locked))
+    lacking = _lacking(locked)
     if not lacking:
         return Path(sys.executable)
     build = (revision.find_file(BUILD) or b"").decode()
@@ -60,6 +61,11 @@ def interpreter(revision: Revision, folder: Path) -> Path:
             )  # fmt: skip
         whole.touch()
     return python
+
+
+@cache  # a tenth of a second for each question, and what this process has installed stays
+def _lacking(locked: str) -> tuple[str, ...]:
+    return tuple(differences(locked))
 
 
 def differences(locked: str) -> Iterator[str]:

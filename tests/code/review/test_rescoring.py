@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,10 +15,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.dummy import DummyClassifier
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from crashcast import tables
 from crashcast.errors import UserError
@@ -25,6 +22,7 @@ from crashcast.execution import code_hash
 from crashcast.files import md5
 from crashcast.modeling import model, split_rule
 from crashcast.modeling.alarms import AlarmWindow
+from crashcast.modeling.algorithms import logistic_regression
 from crashcast.modeling.model import Model, save
 from crashcast.review import rescoring, scoring, test_set
 from crashcast.review.data_changes import (
@@ -214,10 +212,11 @@ class TestScoring:
     @pytest.fixture
     def trained(self, tmp_path: Path) -> Path:
         x = np.array([[0.0], [1.0], [2.0], [3.0]], dtype=np.float32)
-        estimator = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression()).fit(x, [0, 0, 1, 1])
+        ((settings, estimator),) = logistic_regression.build(logistic_regression.SMALLEST, seed=1)
+        estimator.fit(x, [0, 0, 1, 1])
         folder = tmp_path / "model"
         folder.mkdir()
-        save(Model(estimator, "logistic_regression", {}, ["x"], 0.0, threshold=0.5), folder)
+        save(Model(estimator, "logistic_regression", settings, ["x"], 0.0, threshold=0.5), folder)
         return folder
 
     @pytest.mark.parametrize("piece_rows", [1_000_000, 2])
@@ -405,8 +404,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git("init", "--quiet", "--initial-branch=main")
     Path(".dvc").mkdir()
     Path(".gitignore").write_text("/.dvc/cache\n/made*\n")
-    Path("requirements.txt").touch()
-    for file in code_hash.closure([Path(model.__file__)]):  # a commit whose models this process may run
+    # a commit whose models this process may run
+    shutil.copy(code_hash.SRC.parent / "requirements.txt", ".")
+    for file in code_hash.closure([Path(model.__file__)]):
         copy = Path("src", file.relative_to(code_hash.SRC))
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(file.read_bytes())
