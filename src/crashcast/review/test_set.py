@@ -204,8 +204,6 @@ def longest_open(period: Period, closed: Iterable[Period]) -> Period:
 def kind_of(rows: pl.DataFrame, rule: Rule) -> str:
     """Tell whether rows are the test rows of a split, or later than them."""
     end, _ = tables.utc(split_rule.period(rule, "test")[1], datetime.max)
-    if rule["method"] == "server":
-        rows = rows.with_columns(pl.col("server_id").cast(pl.String))
     own = (split_rule.assign(rows, rule) == "test").fill_null(False)
     later = rows.select(pl.col("timestamp") >= end).to_series()
     if not (own | later).all():
