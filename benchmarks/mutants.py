@@ -256,6 +256,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.src = shutil.copytree(SRC, folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "requirements.txt", folder)  # code that a commit shares is run with its lock
         self.log, self.modules, self.folder = folder / "log", folder / "modules", folder
         self.clock = int(time.time())
         self.known: dict[str, float] = {}
