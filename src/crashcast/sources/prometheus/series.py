@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from crashcast.errors import UserError
@@ -41,32 +42,33 @@ def rows(series: list[dict[str, Any]], metric: str, collect: Collect) -> pl.Data
     UserError
         If a series has no server, or a server two values at a moment.
     """
-    servers, groups, seconds, values, owners = [], [], [], [], []
+    servers, groups, counts = list[str](), list[str | None](), list[int]()
     try:
-        for index, one in enumerate(series):
+        for one in series:
             if "values" not in one:
                 message = "gives native histograms: write histogram_quantile(0.99, ...) around it"
                 raise UserError(f"{key_of(metric)} {message}")
-            server, count = _server(one["metric"], metric, collect), len(one["values"])
-            servers += [server] * count
-            groups += [one["metric"].get(collect.group_label) if collect.group_label else None] * count
-            seconds += [float(moment) for moment, _ in one["values"]]
-            values += [float(value) for _, value in one["values"]]
-            owners += [index] * count
-        if not all(0 <= moment < END_S for moment in seconds):
+            servers.append(_server(one["metric"], metric, collect))
+            groups.append(one["metric"].get(collect.group_label) if collect.group_label else None)
+            counts.append(len(one["values"]))
+        pairs = [pair for one in series for pair in one["values"]]
+        seconds = _numbers([moment for moment, _ in pairs])
+        values = _numbers([value for _, value in pairs])
+        if not seconds.is_between(0, END_S, closed="left").all():
             raise ValueError("a time out of range")
         group = pl.Series(groups, dtype=pl.String)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         message = f"gives series that are not as Prometheus's API has them ({in_short(error)})"
         raise UserError(f"{key_of(metric)} {message}: what answers at {collect.url}?") from None
-    moments = (pl.Series(seconds, dtype=pl.Float64) * 1e6).round().cast(pl.Int64)
+    owner = pl.Series(np.repeat(np.arange(len(series), dtype=np.uint32), counts))
+    moments = (seconds * 1e6).round().cast(pl.Int64)
     frame = pl.DataFrame(
         {
             "timestamp": moments.cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
-            "server_id": pl.Series(servers, dtype=pl.String),
-            "group": group,
-            "value": pl.Series(values, dtype=pl.Float64),
-            "owner": pl.Series(owners, dtype=pl.UInt32),
+            "server_id": pl.Series(servers, dtype=pl.String).gather(owner),
+            "group": group.gather(owner),
+            "value": values,
+            "owner": owner,
         }
     )
     frame = frame.filter(pl.col("value").is_finite()).sort("timestamp", "server_id", "owner")
@@ -77,6 +79,16 @@ def rows(series: list[dict[str, Any]], metric: str, collect: Collect) -> pl.Data
         message = f"{key_of(metric)} gives two values for {repeated['server_id'][0]} at {moment}: {first} and {second}"
         raise UserError(f"{message}; give one, such as with sum by ({collect.server_label}) (...)")
     return frame.select(list(COLUMNS))
+
+
+def _numbers(given: list[Any]) -> pl.Series:
+    """Return numbers, or texts of numbers, as float64; as Python reads them, but several times faster."""
+    if given and all(type(one) is str for one in given):
+        texts = pl.Series(given, dtype=pl.String)
+        found = texts.cast(pl.Float64, strict=False)
+        unread = found.is_null().arg_true()  # such as +Inf, or no number at all
+        return found.scatter(unread, [float(text) for text in texts.gather(unread)]) if len(unread) else found
+    return pl.Series([float(one) for one in given], dtype=pl.Float64)
 
 
 def _server(labels: Mapping[str, str], metric: str, collect: Collect) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crashcast.errors import UserError
 from crashcast.params.collect import Collect
@@ -84,3 +87,24 @@ def test_one_server_may_change_its_labels_over_time() -> None:
 def test_what_is_no_series_is_refused(given: list[Any]) -> None:
     with pytest.raises(UserError, match=r"collect\.queries\.m gives series that are not as Prometheus's API has them"):
         rows(given, "m", SETTINGS)
+
+
+NUMBERS = st.one_of(
+    st.floats().map(repr),
+    st.floats(-1e9, 1e9).map(lambda number: f"{number:.20g}"),
+    st.integers().map(str),
+    st.sampled_from(["NaN", "+Inf", "-Inf", "1e400", " 1", "1_0", "1e-400", "5e-324", ".5", "5.", "+3"]),
+)
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=30))
+def test_numbers_are_read_as_python_reads_them(texts: list[str]) -> None:
+    frame = rows([series(list(enumerate(texts)), instance="a")], "m", SETTINGS)
+    expected = {START + hour * HOUR: float(text) for hour, text in enumerate(texts) if math.isfinite(float(text))}
+    assert dict(frame.select("timestamp", "value").iter_rows()) == expected
+
+
+@pytest.mark.parametrize("text", ["", "many", "0x10", "1,5", "--1", "1e", "None"])
+def test_what_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=f"could not convert string to float: '{text}'"):
+        rows([series([(0, "1"), (1, text)], instance="a")], "m", SETTINGS)
