@@ -65,6 +65,16 @@ def test_every_known_row_of_the_part_is_scored_once_by_every_model(fleet):
         assert validation.scores(number) == pytest.approx((number + 1) * expected)
 
 
+def test_an_observed_row_of_unknown_label_is_scored_and_has_no_label(fleet):
+    for partition in tables.partitions(fleet / "labels"):
+        path = partition.path(fleet / "labels")
+        tables.write(path, tables.read(path).with_columns(observed=pl.lit(True)))
+    validation = scored(fleet, 1, [])
+    assert validation.rows.height == 2 * 48
+    assert np.flatnonzero(~validation.known).tolist() == [42]  # two servers an hour: a at 21
+    assert validation.labels.tolist() == [int(row == 8) for row in range(95)]  # a's at 4
+
+
 def test_the_threshold_is_set_by_the_crashes_of_the_parts_own_servers(fleet):
     # 95 hours of telemetry allow one false alarm; a's alarm at 4 is true of the crash at 9
     crashes = [("a", 9), ("x", 9), ("x", 30), ("t", 20)]
