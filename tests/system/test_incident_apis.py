@@ -1,13 +1,15 @@
-"""`crashcast incidents` in real processes against recorded answers, served with pages, rate limits and failures."""
+"""`crashcast incidents` against recorded answers, served with pages, rate limits and failures."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +24,7 @@ from dvc.repo import Repo
 from polars.testing import assert_frame_equal
 
 from crashcast import tables
+from crashcast.cli import main
 from crashcast.errors import UserError
 from crashcast.files import md5
 from crashcast.params.tickets import TicketSource
@@ -227,10 +230,17 @@ def configure(project: Path, systems: Systems) -> Callable[..., None]:
     return write
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
-    command = [sys.executable, "-c", "from crashcast.cli import main; main()", "incidents", *(arguments or PERIOD)]
-    return subprocess.run(command, text=True, capture_output=True)
+def run(apart: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run the command, in this process or in one of its own."""
+    command = ["crashcast", "incidents", *PERIOD]
+    if apart:
+        return subprocess.run(command, text=True, capture_output=True)
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return subprocess.CompletedProcess(command, ended.value.code, out.getvalue(), err.getvalue())
 
 
 def rows(path: str, *columns: str) -> list[tuple[Any, ...]]:
@@ -246,7 +256,7 @@ def hashes() -> list[str]:
 
 def test_one_outage_told_by_five_systems_is_one_incident(configure: Callable[..., None]) -> None:
     configure(*SOURCES)
-    first = run()
+    first = run(apart=True)
     assert first.returncode == 0, first.stderr
     columns = ("server_id", "kind", "started_at", "resolved_at", "reported_at", "source")
     assert rows("data/raw/incidents.parquet", *columns) == [
