@@ -139,6 +139,11 @@ def test_a_crash_in_time_counts_before_one_too_soon():
     assert hours(judged["started_at"]) == [14]
 
 
+def test_the_first_crash_in_time_counts_whatever_their_order():
+    judged = alarms.judge_alarms(opened_at(10), crashes_of(("a", 16), ("a", 30), ("a", 14)), WINDOW)
+    assert hours(judged["started_at"]) == [14]
+
+
 def test_a_crash_belongs_to_the_period_of_its_last_moment_to_warn():
     crashes = crashes_of(("a", 1), ("a", 1.5), ("a", 11), ("a", 11.5))
     first, second = (START, START + 10 * HOUR), (START + 10 * HOUR, START + 20 * HOUR)
