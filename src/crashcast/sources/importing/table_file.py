@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from crashcast.text import some_of
 SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz")
 DELIMITERS = ",;\t|"
 BLOCK_BYTES = 1 << 26  # a row must fit into a block
+HEADER_CHARACTERS = 1 << 20  # the first row must fit into these
 SHOWN = 12  # names in an error message
 
 
@@ -122,7 +125,7 @@ def _known(kind: pa.DataType) -> pa.DataType:
 
 def _read_csv(path: Path) -> pl.DataFrame:
     delimiter, header = _header(path)
-    if repeated := [name for name in header if header.count(name) > 1]:
+    if repeated := [name for name, count in Counter(header).items() if count > 1]:
         raise UserError(f"{path}: column '{repeated[0]}' is there twice; rename or remove one")
     values = [
         name for name in header if re.fullmatch(r"[-+]?\d[\d.,]*([eE][-+]?\d+)?|\d{4}-\d\d?-\d\d?.*", name.strip())
@@ -141,21 +144,27 @@ def _read_csv(path: Path) -> pl.DataFrame:
             raise _not_utf8(path) from None
         message = re.sub(r"^CSV parse error: Row #(\d+): ", r"row \1: ", str(error).splitlines()[0])
         raise UserError(f"{path}, {message}; export it again") from None
-    return pl.DataFrame({name: pl.Series(name, table.column(name)) for name in table.column_names})
+    if table.column_names != header:
+        raise UserError(f"{path}, row 1: the header cannot be read; see its quotes, and export it again")
+    return pl.DataFrame({name: pl.Series(name, table.column(name)) for name in header})
 
 
 def _header(path: Path) -> tuple[str, list[str]]:
     try:
-        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as file:
-            line = file.readline(BLOCK_BYTES)
+        opened = gzip.open if path.name.lower().endswith(".gz") else open
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:  # a name may hold a line break
+            block = file.read(HEADER_CHARACTERS)
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
     except (OSError, EOFError) as error:
         raise UserError(f"{path} is not a readable gzip file ({error}); export it again") from None
-    if line.startswith("PAR1"):
+    if block.startswith("PAR1"):
         raise UserError(f"{path} is a Parquet file; name it .parquet")
-    delimiter = max(DELIMITERS, key=line.count)
-    header = next(csv.reader([line], delimiter=delimiter), [])
+    delimiter = max(DELIMITERS, key=block.partition("\n")[0].count)
+    try:
+        header = next(csv.reader(io.StringIO(block, newline=""), delimiter=delimiter), [])
+    except csv.Error as error:
+        raise UserError(f"{path}, row 1: {error}; export it again") from None
     if not any(name.strip() for name in header):
         raise UserError(f"{path}, row 1: no header; add a row that names the columns")
     return delimiter, header

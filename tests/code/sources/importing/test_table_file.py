@@ -28,6 +28,31 @@ def test_csv_is_read_as_text_whatever_separates_it(delimiter: str, tmp_path: Pat
     assert frame.to_dicts() == [{"time": "2026-01-01", "host": "007", "note": "two\nlines"}]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_name_may_hold_a_line_break_as_spreadsheets_write_it(end: str, tmp_path: Path) -> None:
+    text = end.join(['time,host,"CPU', '(%)",note', "2026-01-01,a,1.5,x", ""])
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    frame = read_sheet(tmp_path / "t.csv").frame
+    assert frame.columns == ["time", "host", f"CPU{end}(%)", "note"]
+    assert frame.row(0) == ("2026-01-01", "a", "1.5", "x")
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ('errors,"a\r\nb",host,errors', "column 'errors' is there twice"),
+        ('time,host,"cpu"x"', "t.csv, .*; export it again"),
+        ('time,host,"cpu', "t.csv, .*; export it again"),
+        (f"{'time,' * 300_000}host", "row 1: the header cannot be read|is there twice"),
+        (f'time,"{"x" * 200_000}"', "row 1: field larger than field limit"),
+    ],
+)
+def test_a_header_that_cannot_be_read_is_refused(header: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(f"{header}\n1,2,3,4\n".encode())
+    with pytest.raises(UserError, match=told):
+        read_sheet(tmp_path / "t.csv")
+
+
 MOMENT = datetime(2026, 1, 31, 8, 15, tzinfo=UTC)
 OFFSETS = ["+05:30", "+05:45", "-03:30", "+14:00", "-12:00", "+01:00", "+00:00", "-00:44"]
 
