@@ -188,7 +188,7 @@ def read_table(path: Path) -> None:
 
 
 def parses_parquet(path: Path) -> None:
-    pq.ParquetFile(path).metadata.to_dict()
+    pq.read_schema(path)  # not all metadata: pyarrow ends the process if statistics do not fit their column
 
 
 SERVERS = {"field": "title", "pattern": r"\b(web|db)-\d+\b"}

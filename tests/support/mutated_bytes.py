@@ -143,7 +143,7 @@ def as_json(content: bytes, dice: Random) -> bytes:
         return b'[{"a":' * 50_000
     try:
         return json.dumps(tree(json.loads(content), dice)).encode()
-    except ValueError:  # it is a mutant already
+    except (ValueError, RecursionError):  # it is a mutant already, or too deep to be written
         return bytes_of(content, dice)
 
 
