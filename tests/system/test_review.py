@@ -21,6 +21,7 @@ from crashcast import registry, tables
 from crashcast.cli import main as crashcast
 from crashcast.errors import UserError
 from crashcast.modeling import row_metrics
+from crashcast.modeling.split_rule import HAS_LABEL
 from crashcast.review import commit_changes, rescoring
 from crashcast.review.data_changes import History
 from crashcast.review.report import plot_data
@@ -110,7 +111,8 @@ def month(project: Path, branch: Branch) -> str:
 
 
 def pr_auc(rescored: rescoring.ScoredRows, model: str) -> float:
-    return row_metrics.pr_auc(rescored.rows["label"].to_numpy(), rescored.rows[model].to_numpy())
+    known = rescored.rows.filter(HAS_LABEL)
+    return row_metrics.pr_auc(known["label"].to_numpy(), known[model].to_numpy())
 
 
 def told(commit: Revision, figure: str) -> float:
@@ -249,13 +251,18 @@ def test_a_fresh_clone_fetches_what_the_review_needs_and_no_more(
     monkeypatch.chdir(tmp_path / "clone")
     base = default_base()
     assert base == Revision.find("origin/main")
-    assert rescoring.rescore(base, head).forward.rows.height == told(head, "rows")
+    assert rescoring.rescore(base, head).forward.rows.filter(HAS_LABEL).height == told(head, "rows")
     stored = Path(".dvc/cache/files/md5")
     held = {f"{file.parent.name}{file.name}" for file in stored.rglob("*") if file.is_file()}
     features = cache.members(head.outs["data/features"], "features")
     assert {path.split("/")[0] for path, digest in features.items() if digest in held} == {"month=2025-03"}
     assert head.outs["data/clean"] not in held
-    assert head.raw[TELEMETRY] not in held
+    # of raw data what the features of the test rows look back to, and a month more
+    telemetry = cache.members(head.raw[TELEMETRY], "telemetry")
+    assert {path.split("/")[0] for path, digest in telemetry.items() if digest in held} == {
+        "month=2025-02",
+        "month=2025-03",
+    }
 
 
 def test_what_was_not_pushed_is_refused(

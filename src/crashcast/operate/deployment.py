@@ -12,6 +12,7 @@ from typing import Self
 
 from crashcast import registry
 from crashcast.errors import UserError
+from crashcast.execution.code_hash import SRC
 from crashcast.modeling import model
 from crashcast.modeling.model import Model
 from crashcast.params.clean import Clean
@@ -21,6 +22,7 @@ from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.text import some_of
 from crashcast.versioning import cache, committed_model
+from crashcast.versioning.environment import RUN
 from crashcast.versioning.revision import MODELS, Revision
 from stages import clean, featurize
 
@@ -60,7 +62,10 @@ class Deployment:
         if MODELS not in revision.outs:
             raise UserError(f"no stage of commit {revision.name} writes {MODELS}: there is no model to score with")
         code = [Path(str(module.__file__)) for module in (clean, featurize, model)]
-        if differing := committed_model.differing_code(revision, code):
+        differing = committed_model.differing_code(revision, code)
+        if revision.find_file(RUN) != (SRC.parent / RUN).read_bytes():
+            differing.append(RUN)
+        if differing:
             raise UserError(
                 f"the model {name} was trained by other code than runs here ({some_of(differing)}): score in a work "
                 f"tree of its commit: git worktree add ../{name} {revision.name}"

@@ -32,7 +32,7 @@ from crashcast.modeling.slices import names
 from crashcast.params.alarms import Alarms
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.telemetry import Telemetry
-from crashcast.review import scoring
+from crashcast.review import look_ahead, scoring
 from crashcast.review.data_changes import History, partition_of
 from crashcast.review.test_set import (
     CONSENSUS,
@@ -163,9 +163,12 @@ def rescore(base: Revision | None, head: Revision, anchor: Revision | None = Non
     known, history = worktree_runs.recorded(*revisions.values()), History.of(base, head)
     metrics_of_base = base.section(Telemetry).metrics.keys()
 
-    def made_from(revision: Revision, *paths: str) -> dict[str, str]:
+    def raw_of(revision: Revision) -> dict[str, str]:
         is_like_base = revision.section(Telemetry).metrics.keys() == metrics_of_base
-        return worktree_runs.compute(revision, history.base if is_like_base else history.head, paths, known)
+        return history.base if is_like_base else history.head
+
+    def made_from(revision: Revision, *paths: str) -> dict[str, str]:
+        return worktree_runs.compute(revision, raw_of(revision), paths, known)
 
     made = made_from(base, LABELS, SPLIT, FEATURES, *({CONSENSUS} & base.outs.keys()))
     truth = GroundTruth(base, made[LABELS], made.get(CONSENSUS, history.base[INCIDENTS]), history.base[COVERAGE])
@@ -176,6 +179,8 @@ def rescore(base: Revision | None, head: Revision, anchor: Revision | None = Non
     forward = _score_rows(truth, rules[CHALLENGER], models)
     if isinstance(forward, str):
         raise UserError(f"there is nothing to judge the challenger on: {forward}")
+    for name, revision in ((CHALLENGER, head), (CHAMPION, base)):
+        look_ahead.check(revision, models[name].features, raw_of(revision), forward.period, name == CHAMPION)
     reverse = _score_rows(truth, rules[CHAMPION], models, unlike=forward, unlike_rule=rules[CHALLENGER])
 
     own = GroundTruth.of(head)
@@ -237,6 +242,7 @@ def _beside_baselines(head: Revision) -> Rescoring:
     if isinstance(scored, str):
         raise UserError(f"there is nothing to judge the first model on: {scored}")
     _confirm(head, scored)
+    look_ahead.check(head, head.outs[FEATURES], head.raw, scored.period)
     rules, seed = one_rules(committed_model.describe(head)["features"]), head.section(Evaluate).seed
     rows: dict[str, pl.DataFrame] = {}
     with cache.temporary() as place:

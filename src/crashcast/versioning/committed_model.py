@@ -17,7 +17,6 @@ from crashcast.execution import code_hash
 from crashcast.execution.code_hash import SRC
 from crashcast.versioning import dvc_files
 from crashcast.versioning.cache import locate, members
-from crashcast.versioning.environment import RUN
 from crashcast.versioning.revision import MODELS, Revision
 
 if TYPE_CHECKING:
@@ -47,17 +46,15 @@ def describe(revision: Revision) -> dict[str, Any]:
 def differing_code(revision: Revision, files: Iterable[Path]) -> list[str]:
     """Name the files whose code is not the same here and in a commit, of these and all that they import.
 
-    Comments and docstrings do not count; the locked packages do.
+    Comments and docstrings do not count.
     """
     here = {path.relative_to(SRC.parent).as_posix(): path for path in code_hash.closure(files)}
-    found = [
+    return sorted(
         name
         for name, path in here.items()
         if (there := revision.find_file(name)) != (content := path.read_bytes())
         and (there is None or code_hash.code(there) != code_hash.code(content))
-    ]
-    is_locked = revision.find_file(RUN) == (SRC.parent / RUN).read_bytes()
-    return sorted(found) + ([] if is_locked else [RUN])
+    )
 
 
 def load(folder: Path = Path(MODELS), lock: Path = Path(dvc_files.LOCK)) -> Model:

@@ -24,7 +24,7 @@ from crashcast.modeling import model, split_rule
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.algorithms import logistic_regression
 from crashcast.modeling.model import Model, save
-from crashcast.review import rescoring, scoring, test_set
+from crashcast.review import look_ahead, rescoring, scoring, test_set
 from crashcast.review.data_changes import (
     ADDED,
     CHANGED,
@@ -655,6 +655,22 @@ class TestRescore:
             {JANUARY: telemetry(1, range(1, 21))}, incidents=self.CRASH, made=made, **{"figures": figures} | more
         )
 
+    @pytest.fixture(autouse=True)
+    def looked_ahead(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+        """Note what is to be checked: commits by hand have no stages to run (tests/system/test_look_ahead.py)."""
+        asked: list[tuple] = []
+        monkeypatch.setattr(look_ahead, "check", lambda *asked_for: asked.append(asked_for))
+        return asked
+
+    def test_the_features_of_both_models_must_not_look_ahead(self, project: Path, looked_ahead: list[tuple]) -> None:
+        base, head = self.commit(0.1), self.commit(0.3)
+        rescore(base, head)
+        period = (naive(15), naive(21))
+        assert looked_ahead == [
+            (head, head.outs["data/features"], head.raw, period, False),
+            (base, base.outs["data/features"], base.raw, period, True),
+        ]
+
     def test_both_models_score_every_known_row_of_the_test_part(self, project: Path) -> None:
         found = rescore(self.commit(0.1), self.commit(0.3))
         assert found.forward.rows.columns == ["timestamp", "server_id", "label", "observed", "champion", "challenger"]
@@ -825,7 +841,9 @@ class TestRescore:
         assert found.excluded == {}
         assert found.rows["timestamp"].to_list() == [at(day) for day in range(15, 21) for _ in "ab"]
 
-    def test_a_first_model_is_beside_a_constant_and_the_rules_of_its_features(self, project: Path) -> None:
+    def test_a_first_model_is_beside_a_constant_and_the_rules_of_its_features(
+        self, project: Path, looked_ahead: list[tuple]
+    ) -> None:
         """On validation, days 10 to 14, the rule's first alarm is one too many, so the threshold is above its 14."""
         crashes = pl.col("timestamp").dt.day().cast(pl.Float32) * (pl.col("server_id") == "a")
         features = features_of(self.DATA).with_columns(crashes_7d=crashes)
@@ -836,6 +854,7 @@ class TestRescore:
             figures=figures_of(self.RULE, self.DATA, 0.3),
         )  # fmt: skip
         found = rescore(None, head)
+        assert looked_ahead == [(head, head.outs["data/features"], head.raw, (naive(15), naive(21)))]
         assert list(found.by_definition) == ["dummy", "crashes_7d"]
         dummy, rule = found.by_definition.values()
         assert found.forward is dummy

@@ -1,0 +1,92 @@
+"""The review names features that know the future, and passes those that do not."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import chdir
+from pathlib import Path
+
+import pytest
+
+from crashcast.errors import UserError
+from crashcast.modeling import split_rule
+from crashcast.review import look_ahead
+from crashcast.review.test_set import FEATURES, read_rule
+from crashcast.versioning.revision import Revision
+
+# the end of `featurize_partition`, and what somebody adds to it in good faith
+ROWS = "    return pl.DataFrame([*(rows[name].tail(height) for name in tables.KEYS), *columns]), "
+FRAME = "    frame = pl.DataFrame([*(rows[name].tail(height) for name in tables.KEYS), *columns])\n"
+LEAKS = {
+    "cpu_of_the_next_hour": 'pl.col("cpu_pct").shift(-1).over("server_id")',
+    "cpu_rank_in_the_day": 'pl.col("cpu_pct").rank().over(pl.col("timestamp").dt.date()).cast(pl.Float32)',
+    "cpu_of_the_server": 'pl.col("cpu_pct").mean().over("server_id")',
+}
+# crashes count from their start on, though nobody knew of them yet
+UNREPORTED = 'known.with_columns(reported_at="started_at")'
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, small_fleet: Callable[[Path], Path]) -> Iterator[Path]:
+    folder = small_fleet(tmp_path_factory.mktemp("look-ahead") / "project")
+    with chdir(folder):
+        yield folder
+
+
+def edit(old: str, new: str) -> None:
+    path = Path("src/stages/featurize.py")
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+def check(name: str = "HEAD") -> None:
+    revision = Revision.find(name)
+    period = split_rule.period(read_rule(revision), "test")
+    look_ahead.check(revision, revision.outs[FEATURES], revision.raw, period)
+
+
+def committed() -> str:
+    for command in ("dvc repro -q featurize", "git commit -q -a -m leak"):
+        subprocess.run(command, shell=True, check=True)
+    return subprocess.run("git rev-parse HEAD", shell=True, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def leaking(fleet: Path) -> str:
+    """Return a commit whose features know the future in four ways."""
+    added = ", ".join(f"{name}={value}" for name, value in LEAKS.items())
+    edit(ROWS, f"{FRAME}    frame = frame.with_columns({added})\n    return frame, ")
+    edit("crashes_that_show(partition, known, features),", f"crashes_that_show(partition, {UNREPORTED}, features),")
+    try:
+        return committed()
+    finally:
+        subprocess.run("git reset -q --hard HEAD~1", shell=True, check=True)
+
+
+def test_features_of_the_past_alone_pass_and_are_checked_once(fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check()
+    monkeypatch.setattr(look_ahead, "_run", lambda *_: pytest.fail("they were computed again"))
+    check()
+
+
+def test_each_feature_that_knows_the_future_is_named(leaking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(look_ahead, "some_of", ", ".join)
+    with pytest.raises(UserError, match=r"look ahead: .* if the data ends then") as caught:
+        check(leaking)
+    named = str(caught.value).partition("look ahead: ")[2].partition(". For example")[0].split(", ")
+    assert {*LEAKS, "hours_since_crash"} <= {*named}
+    assert not [name for name in named if name not in LEAKS and "crash" not in name]
+
+
+def test_a_commit_whose_stages_are_called_otherwise_is_refused_unless_it_was_accepted(
+    fleet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(look_ahead, "COMMAND", ["python", "src/other.py"])
+    with pytest.raises(UserError, match="whether its features look ahead is not known"):
+        check()
+    revision = Revision.find("HEAD")
+    period = split_rule.period(read_rule(revision), "test")
+    look_ahead.check(revision, revision.outs[FEATURES], revision.raw, period, was_accepted=True)
+    assert "was not checked" in capsys.readouterr().err
