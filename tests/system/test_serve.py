@@ -216,6 +216,28 @@ def test_an_instance_that_comes_later_issues_nothing_again(
     assert issued("revisions").is_empty()
 
 
+def test_an_instance_lists_what_another_one_issued_from_fewer_samples(
+    here: Path, used: Deployment, prometheus: Prometheus, new_server: Callable[[], Prometheus], tmp_path: Path
+) -> None:
+    server, found = new_server(), samples(START - BEFORE, START + DAY)
+    server.fill(as_series(found.join(late(found), on=KEYS, how="anti")))
+    server.start()
+    configure(server.url)
+    one = new_service()
+    configure(prometheus.url)
+    other = replace(new_service(), tail=tmp_path / "tail")
+    states = ticks(used, START + 17 * HOUR, 1, other)
+    ticks(used, START + 18 * HOUR, 1, one)
+    with pytest.MonkeyPatch.context() as patch:  # both tick at once, and one is faster
+        patch.setattr(ServedLog, "last", lambda *_: START + 17 * HOUR)
+        states += ticks(used, START + 18 * HOUR, 1, other, states[-1])
+    assert states[-1].late_revisions == 0
+    states += ticks(used, START + 19 * HOUR, 1, other, states[-1])
+    listed = log().read("revisions", [START + 19 * HOUR])
+    assert listed.filter(server_id="app-00010")["timestamp"].to_list() == [(START + 18 * HOUR).replace(tzinfo=UTC)]
+    assert states[-1].late_revisions == listed.height
+
+
 def contents() -> dict[str, bytes]:
     """Return every file of the log."""
     return {str(path): path.read_bytes() for path in Path("data/served").rglob("*") if path.is_file()}
@@ -387,6 +409,10 @@ def test_records_of_incidents_that_end_count_as_missing(
     other = replace(service, coverage=COVERAGE_PATH, incidents=tmp_path / "incidents.parquet")
     tables.write(other.incidents, incidents)
     assert "the records of incidents cannot be read" in ticks(used, START + HOUR, 1, other)[-1].problems["tickets"]
+    tables.write(service.coverage, tables.read(COVERAGE_PATH).clear())
+    nobody = ticks(used, START + HOUR, 1, service)[-1]
+    assert "coverage.parquet covers no server" in nobody.problems["tickets"]
+    assert nobody.newest_ticket is None
     service.coverage.write_bytes(b"no Parquet")
     unread = ticks(used, START + 2 * HOUR, 1, service, stale)[-1]
     assert "coverage.parquet is not a readable Parquet file" in unread.problems["tickets"]

@@ -173,6 +173,7 @@ class _Tick:
             return None
         self._read_tickets()
         if issued is not None:
+            self._tell_of_gap(issued, due)
             self._write_alarms(issued, None, tail)  # of a process that was killed before it did
         for moment in due:
             if found := self._score(moment, tail):
@@ -191,14 +192,17 @@ class _Tick:
         if issued is None:
             return [self.moment]
         missed = [issued + (n + 1) * self.interval for n in range((self.moment - issued) // self.interval)]
-        due = [moment for moment in missed if moment + self.window.duration > self.moment]
-        if over := missed[: len(missed) - len(due)]:
+        return [moment for moment in missed if moment + self.window.duration > self.moment]
+
+    def _tell_of_gap(self, issued: datetime, due: Sequence[datetime]) -> None:
+        first, end = issued + self.interval, min(due, default=self.moment)
+        if first < end:
+            number, last = counted((end - first) // self.interval, "moment"), end - self.interval
             print(
-                f"serve: {counted(len(over), 'moment')} from {over[0]:%Y-%m-%d %H:%M} to {over[-1]:%Y-%m-%d %H:%M} UTC "
-                "passed without scores, and what they would have spoken of is over",
+                f"serve: {number} from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC passed without scores, and "
+                "what they would have spoken of is over",
                 file=sys.stderr,
             )
-        return due
 
     def _update(self, due: Sequence[datetime], issued: datetime | None) -> Tail | None:
         service, telemetry, late_window = self.service, self.deployment.telemetry, self.service.serve.late_window
@@ -229,11 +233,13 @@ class _Tick:
         try:
             read_incidents(self.incidents, self.deployment.incidents)
             newest = tables.read(self.coverage, ["server_id", "covered_from", "covered_to"])["covered_to"].max()
-            self.newest_ticket = newest.replace(tzinfo=None) if isinstance(newest, datetime) else datetime.min
+            self.newest_ticket = newest.replace(tzinfo=None) if isinstance(newest, datetime) else None
+            age = format_duration(self.service.serve.max_ticket_age)
             words = (
-                f"the records of {self.coverage} end on {self.newest_ticket:%Y-%m-%d %H:%M} UTC, longer ago than "
-                f"serve.max_ticket_age ({format_duration(self.service.serve.max_ticket_age)}): `crashcast incidents` "
-                "brings newer ones"
+                f"{self.coverage} covers no server"
+                if self.newest_ticket is None
+                else f"the records of {self.coverage} end on {self.newest_ticket:%Y-%m-%d %H:%M} UTC, longer ago than "
+                f"serve.max_ticket_age ({age}): `crashcast incidents` brings newer ones"
             )
         except (UserError, pl.exceptions.PolarsError) as error:  # the latter of columns with other types
             words = f"the records of incidents cannot be read ({error})"
@@ -276,7 +282,7 @@ class _Tick:
         log, model = self.service.log, self.deployment.model
         earlier = log.read("scores", log.moments("scores", moment - self.window.duration), list(tables.KEYS))
         samples, incidents = tail.digest(*samples_needed(self.deployment, moment)), self._digest_of_tickets()
-        log.write(
+        is_own = log.write(
             "scores",
             moment,
             found.rows.join(earlier, on=list(tables.KEYS), how="anti")
@@ -290,7 +296,8 @@ class _Tick:
                 incidents=pl.lit(incidents),
             ),
         )
-        self.service.checked[moment] = samples
+        if is_own:  # what another instance issued may have come from other samples
+            self.service.checked[moment] = samples
 
     def _digest_of_tickets(self) -> str:
         digests = "".join(files.sha256(path) for path in (self.incidents, self.coverage))
