@@ -93,9 +93,10 @@ def read_sheet(path: Path) -> Sheet:
 
 def check_years(sheet: Sheet, column: str, values: pl.Series) -> None:
     """Raise an error if a column of times has one outside of the years 1 to 9999, which Python cannot name."""
-    if isinstance(values.dtype, pl.Datetime) and values.dtype.time_unit != "ns":  # which reach to the year 2262
-        per_second = PER_SECOND[values.dtype.time_unit]
-        first, last = -62_135_596_800 * per_second, 253_402_300_799 * per_second
+    if values.dtype == pl.Date or (isinstance(values.dtype, pl.Datetime) and values.dtype.time_unit != "ns"):
+        # nanoseconds reach to the year 2262
+        per_day = 1 if values.dtype == pl.Date else 86_400 * PER_SECOND[values.dtype.time_unit]
+        first, last = -719_162 * per_day, 2_932_897 * per_day - 1
         if (index := sheet.first(~values.to_physical().is_between(first, last))) is not None:
             raise sheet.error("its year is not one of 1 to 9999: a wrong unit, or a clock not set", column, index)
 
@@ -103,9 +104,10 @@ def check_years(sheet: Sheet, column: str, values: pl.Series) -> None:
 def _read_parquet(path: Path) -> pl.DataFrame:
     try:
         table = pq.read_table(path, partitioning=None)
+        table.validate(full=True)  # text that is no UTF-8 would end polars
         known = pa.schema([field.with_type(_known(field.type)) for field in table.schema])
         return pl.DataFrame(pl.from_arrow(table.cast(known)))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not a readable Parquet file ({reason}); export it again") from None
 

@@ -88,4 +88,7 @@ def _csv(path: Path) -> Iterator[Record]:
 
 
 def _sheet(path: Path) -> Iterator[Record]:
-    yield from read_sheet(path).frame.iter_rows(named=True)
+    try:
+        yield from read_sheet(path).frame.iter_rows(named=True)
+    except (ValueError, OverflowError) as error:  # of moments within lists and groups of columns
+        raise UserError(f"{path} holds a value that cannot be read ({error}); export it again") from None

@@ -78,6 +78,34 @@ def test_offsets_that_pandas_keeps_are_read(tmp_path: Path, offset: str) -> None
     assert read_sheet(tmp_path / "t.parquet").frame.to_dicts() == [{"time": MOMENT, "host": "a"}]
 
 
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        (pa.array([b"ok", b"\xff"]).view(pa.string()), "not a readable Parquet file .*UTF8"),
+        (pa.array([0, 2_932_897], pa.int32()).cast(pa.date32()), "column 'x', row 2: its year is not one of 1 to 9999"),
+        (pa.array([0, -719_163], pa.int32()).cast(pa.date32()), "column 'x', row 2: its year is not one of 1 to 9999"),
+    ],
+)
+def test_text_and_days_that_python_cannot_hold_are_refused(tmp_path: Path, column: pa.Array, told: str) -> None:
+    pq.write_table(pa.table({"x": column}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=told):
+        read_sheet(tmp_path / "t.parquet")
+
+
+def test_the_first_and_the_last_day_are_read(tmp_path: Path) -> None:
+    days = pa.array([-719_162, 2_932_896], pa.int32()).cast(pa.date32())
+    pq.write_table(pa.table({"x": days}), tmp_path / "t.parquet")
+    assert [f"{day:%m-%d}" for day in read_sheet(tmp_path / "t.parquet").frame["x"]] == ["01-01", "12-31"]
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"name_of_it": ["a"]}), tmp_path / "t.parquet")
+    content = (tmp_path / "t.parquet").read_bytes()
+    (tmp_path / "t.parquet").write_bytes(content.replace(b"name_of_it", b"name\xe4of_it"))
+    with pytest.raises(UserError, match="not a readable Parquet file"):
+        read_sheet(tmp_path / "t.parquet")
+
+
 def test_numbers_that_polars_does_not_know_are_read(tmp_path: Path) -> None:
     pq.write_table(pa.table({"cpu": pa.array([Decimal("1.5")], pa.decimal256(50, 2))}), tmp_path / "t.parquet")
     assert read_sheet(tmp_path / "t.parquet").frame.to_dicts() == [{"cpu": 1.5}]

@@ -34,6 +34,14 @@ def test_a_table_has_whatever_columns_it_has(tmp_path: Path) -> None:
     assert found["started_at"] == datetime(2026, 3, 1, 10, tzinfo=UTC)
 
 
+def test_moments_within_a_list_that_python_cannot_hold_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "outages.parquet"
+    days = pl.Series("down", [[3_000_000]], dtype=pl.List(pl.Int32)).cast(pl.List(pl.Date))
+    pl.DataFrame({"no": [7], "down": days}).write_parquet(path)
+    with pytest.raises(UserError, match=r"outages.parquet holds a value that cannot be read \(year"):
+        list(saved.records("ours", source(files=[str(path)], fields={"ticket_id": "no"})))
+
+
 def test_saved_answers_are_read_as_the_api_gives_them() -> None:
     rule = source("pagerduty", files=[str(RECORDED / "pagerduty_incidents.json")], crash={"priority": "P1"})
     found = parse("pagerduty", rule, saved.records("pagerduty", rule), LATEST)
