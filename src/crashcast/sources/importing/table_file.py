@@ -93,9 +93,12 @@ def read_sheet(path: Path) -> Sheet:
 
 def check_years(sheet: Sheet, column: str, values: pl.Series) -> None:
     """Raise an error if a column of times has one outside of the years 1 to 9999, which Python cannot name."""
-    if values.dtype == pl.Date or (isinstance(values.dtype, pl.Datetime) and values.dtype.time_unit != "ns"):
-        # nanoseconds reach to the year 2262
-        per_day = 1 if values.dtype == pl.Date else 86_400 * PER_SECOND[values.dtype.time_unit]
+    kind, per_day = values.dtype, 0
+    if isinstance(kind, pl.Datetime) and kind.time_unit != "ns":  # which reach to the year 2262
+        per_day = 86_400 * PER_SECOND[kind.time_unit]
+    elif kind == pl.Date:
+        per_day = 1
+    if per_day:
         first, last = -719_162 * per_day, 2_932_897 * per_day - 1
         if (index := sheet.first(~values.to_physical().is_between(first, last))) is not None:
             raise sheet.error("its year is not one of 1 to 9999: a wrong unit, or a clock not set", column, index)
