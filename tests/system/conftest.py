@@ -111,21 +111,21 @@ def copy_project() -> Callable[[Path], Path]:
 
 @pytest.fixture(scope="session")
 def small_fleet(
-    tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[[Path], Path]
+    tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[[Path], Path], repro: Callable[..., None]
 ) -> Callable[[Path], Path]:
     """Return what copies a repository of this project with a small fleet: code, data and run are a commit each.
 
-    It is run once, whichever worker of xdist asks first, and with one thread.
+    It is run once, in the worker of xdist that asks first, and with one thread. A run by `dvc repro` itself gives the
+    same (test_another_machine_computes_the_same_bytes).
     """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
     original = shared / "small-fleet"
-    commands = (
-        "git init -q -b main && git add -A && git commit -q -m code",
-        "crashcast demo && git add -A && git commit -q -m data",
-        "dvc repro -q && git add -A && git commit -q -m run",
-    )
+
+    def run(command: str) -> None:
+        subprocess.run(command, shell=True, cwd=unfinished, check=True)
+
     with (shared / "small-fleet.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not original.exists():
@@ -135,8 +135,10 @@ def small_fleet(
                 assert params.count(old) == 1, old
                 params = params.replace(old, new)
             (unfinished / "params.yaml").write_text(params)
-            for command in commands:
-                subprocess.run(command, shell=True, cwd=unfinished, check=True)
+            run("git init -q -b main && git add -A && git commit -q -m code")
+            run("crashcast demo && git add -A && git commit -q -m data")
+            repro(unfinished)
+            run("git add -A && git commit -q -m run")
             unfinished.rename(original)
 
     def copy_to(folder: Path) -> Path:
