@@ -105,13 +105,17 @@ def run(part: str, folder: Path) -> None:
     """Tick, and print what the last tick cost."""
     used, _ = deployment.find("HEAD")
     telemetry = used.telemetry
-    serve, path = Serve.read(), tables.partitions(folder / "telemetry")[-1].path(folder / "telemetry")
-    last = tables.read(path, ["timestamp"])["timestamp"].max().replace(tzinfo=None)  # type: ignore[union-attr]
-    where = pl.col("timestamp") == pl.col("timestamp").dt.truncate(f"{telemetry.interval.total_seconds():.0f}s")
-    if part == "tick":  # only what is asked for again, and what is new
-        since = last - serve.late_window - 3 * telemetry.interval
-        where &= pl.col("timestamp") > pl.lit(since, tables.TIMESTAMP)
-    samples = tables.read(path, where=where).unique([*tables.KEYS], keep="first")
+    serve, newest = Serve.read(), folder / "newest.parquet"
+    if part == "fill":
+        path = tables.partitions(folder / "telemetry")[-1].path(folder / "telemetry")
+        on_grid = pl.col("timestamp") == pl.col("timestamp").dt.truncate(f"{telemetry.interval.total_seconds():.0f}s")
+        samples = tables.read(path, where=on_grid).unique([*tables.KEYS], keep="first")
+        # what the ticks after it ask for again, and what is new then: they need not have the others in memory
+        since = pl.col("timestamp").max() - serve.late_window - 3 * telemetry.interval
+        tables.write(newest, samples.filter(pl.col("timestamp") > since))
+    else:
+        samples = tables.read(newest)
+    last = samples["timestamp"].max().replace(tzinfo=None)  # type: ignore[union-attr]
     collect = Collect.read().model_copy(
         # one query at a time, to tell the CPU time of the answer from that of what reads it
         update={"queries": {name: {"last": name} for name in telemetry.metrics}, "group_label": None, "parallel": 1}
