@@ -795,6 +795,28 @@ class TestRescore:
             assert scored.rows["champion"].unique().to_list() == pytest.approx([0.1])
             assert scored.rows["challenger"].unique().to_list() == pytest.approx([0.3])
 
+    def test_by_its_own_labels_too_each_model_scores_its_own_features(self, project: Path) -> None:
+        """The challenger has other labels and rules, and no features on the 17th."""
+        base, months = self.commit(0.1), {JANUARY: telemetry(1, range(1, 21))}
+        other = labels(range(1, 21), positive={4, 12, 16})
+        fewer = features_of(self.DATA).filter(pl.col("timestamp") != at(17))
+        found = rescore(base, self.run(0.3, other, fewer, months=months, label=PARAMS["label"] | {"recovery": "3h"}))
+        assert list(found.by_definition) == ["the base's rules", "the challenger's labels"]
+        for scored in found.by_definition.values():
+            assert scored.excluded == {"without features of the challenger": 2}
+
+    def test_a_commits_other_code_runs_with_the_users_variables(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("THEIR_OWN", "kept")
+        base = self.commit(0.1)
+        Path("src/crashcast/modeling/model.py").write_text(
+            'import os, sys\nsys.exit(f\'OMP {os.environ["OMP_WAIT_POLICY"]}, own {os.environ.get("THEIR_OWN")}\')\n'
+        )
+        head = self.commit(0.3)
+        with pytest.raises(UserError, match="cannot be run with that commit's code: OMP PASSIVE, own kept"):
+            rescore(base, head)
+
     def test_without_a_row_of_its_own_labels_there_is_nothing_to_judge(self, project: Path) -> None:
         base, months = self.commit(0.1), {JANUARY: telemetry(1, range(1, 21))}
         unknown = labels(range(1, 21), unknown={*range(15, 21)})
