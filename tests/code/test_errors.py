@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -52,13 +53,15 @@ def test_another_fault_is_none(error: Exception) -> None:
     assert refusal(error) is None
 
 
-@pytest.fixture
+@contextmanager
 def no_room() -> Iterator[None]:
-    """Let no file of this process become larger than 100 bytes."""
+    """Let no file of this process become larger than 100 bytes, such as the one that pytest writes to."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def write(path: Path) -> None:
@@ -66,17 +69,17 @@ def write(path: Path) -> None:
         aside.write_text("after " * 100)
 
 
-def test_a_file_that_cannot_be_replaced_is_named_and_stays_as_it_was(tmp_path: Path, no_room: None) -> None:
+def test_a_file_that_cannot_be_replaced_is_named_and_stays_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "kept"
     path.write_text("before")
-    with pytest.raises(OSError, match="too large") as found:
+    with pytest.raises(OSError, match="too large") as found, no_room():
         write(path)
     assert str(refusal(found.value)).startswith(f"{path}: File too large; make room")
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("kept", "before")]
 
 
-def test_a_copy_that_finds_no_room_names_its_target(tmp_path: Path, no_room: None) -> None:
-    with pytest.raises(OSError, match="too large") as found:
+def test_a_copy_that_finds_no_room_names_its_target(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="too large") as found, no_room():
         shutil.copyfile(__file__, tmp_path / "copy")
     assert str(refusal(found.value)).startswith(f"{tmp_path / 'copy'}: File too large; make room")
 
