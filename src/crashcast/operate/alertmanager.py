@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -98,7 +99,7 @@ def alert(alarm: Alarm, version: str, serve: Serve) -> dict[str, Any]:
     version : str
         Of the model.
     serve : Serve
-        For the links.
+        For the links, and how much later than its row a score is known.
     """
     annotations = {
         "summary": f"{alarm.server_id} is likely to crash before {moment(alarm.ends_at)}: risk {percent(alarm.risk)}",
@@ -117,7 +118,8 @@ def alert(alarm: Alarm, version: str, serve: Serve) -> dict[str, Any]:
         "labels": {name: value for name, value in labels.items() if value},
         "annotations": {name: value for name, value in annotations.items() if value},
         "startsAt": rfc3339(alarm.opened_at),
-        "endsAt": rfc3339(alarm.ends_at),
+        # a renewal at its end is known only then, and is the same page
+        "endsAt": rfc3339(alarm.ends_at + serve.delay + timedelta(seconds=REPEAT_S)),
     }
     return found | ({"generatorURL": serve.page} if serve.page else {})
 
