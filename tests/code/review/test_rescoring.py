@@ -197,6 +197,11 @@ class TestTestSet:
         crashes = pl.DataFrame({"server_id": ["a", "c", "d"], "started_at": at(3)})
         assert found.crashes(crashes)["server_id"].to_list() == ["c"]
 
+    def test_a_period_without_length_is_empty(self) -> None:
+        rule = periods(1, 10, 15, 20)
+        assert test_set.TestSet(rule, (naive(15), naive(15)), [], {}).is_empty
+        assert not test_set.TestSet(rule, (naive(15), naive(15, 1)), [], {}).is_empty
+
     def test_a_test_part_inside_the_others_training_leaves_nothing(self) -> None:
         challenger = periods(1, 3, 5, 8)
         models = {"champion": model_with(periods(1, 10, 15, 20)), "challenger": model_with(challenger)}
@@ -816,6 +821,22 @@ class TestRescore:
         head = self.commit(0.3)
         with pytest.raises(UserError, match="cannot be run with that commit's code: OMP PASSIVE, own kept"):
             rescore(base, head)
+        Path("src/crashcast/modeling/model.py").write_text("import os\nos._exit(3)\n")
+        with pytest.raises(UserError, match="cannot be run with that commit's code: no reason given"):
+            rescore(base, self.commit(0.3))
+
+    def test_a_commit_without_a_split_cannot_be_compared(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        base = self.commit(0.1)
+        monkeypatch.delitem(STAGES, "split")
+        with pytest.raises(UserError, match=r"no stage of commit \w+ writes data/split\.json: it cannot be compared"):
+            rescore(base, self.commit(0.3))
+
+    def test_partitions_that_a_period_does_not_touch_are_left_out(self, project: Path) -> None:
+        names = [f"month=2026-0{month}" for month in (1, 2, 3)]
+        table = hold({name: rows_at([5]) for name in names})
+        period = naive(1, month=2), naive(1, month=3)
+        laid = test_set.lay_out(table, period, Path("made-table"), "a table")
+        assert [folder.name for folder in laid.iterdir()] == names[1:2]
 
     def test_without_a_row_of_its_own_labels_there_is_nothing_to_judge(self, project: Path) -> None:
         base, months = self.commit(0.1), {JANUARY: telemetry(1, range(1, 21))}
