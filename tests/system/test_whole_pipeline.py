@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -266,6 +267,7 @@ def test_a_killed_run_is_made_good_by_the_next(project: Path, kills: int, seed: 
         repair_after_kill(project)
         assert lock(project) == expected
         assert run("git status --porcelain", project).stdout == ""
+        wait_for_the_end_of(killed.pid)
         assert "Nothing wrong was found" in run("crashcast doctor --only project --only cache", project).stdout
     (project / ".dvc" / "tmp" / "rwlock").write_text("")  # as a kill leaves it if it comes while DVC writes it
     assert run("dvc repro", project, check=False).returncode == 255
@@ -275,6 +277,20 @@ def test_a_killed_run_is_made_good_by_the_next(project: Path, kills: int, seed: 
     assert lock(project) == expected
     assert run("git status --porcelain", project).stdout == ""
     assert not left_over(project)
+
+
+def wait_for_the_end_of(group: int) -> None:
+    """Wait until the stage that a killed DVC left has noticed it; on a busy machine this takes more than a moment."""
+
+    def belongs(process: psutil.Process) -> bool:
+        with suppress(psutil.Error, ProcessLookupError):
+            return process.status() != psutil.STATUS_ZOMBIE and os.getpgid(process.pid) == group
+        return False
+
+    until = time.monotonic() + 30
+    while left := [process for process in psutil.process_iter() if belongs(process)]:
+        assert time.monotonic() < until, left
+        time.sleep(0.1)
 
 
 def repair_after_kill(folder: Path) -> None:
