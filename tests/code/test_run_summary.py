@@ -27,7 +27,7 @@ def evaluation() -> dict:
     scores = [0.1, 0.1, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.7, 0.1]
     labels = pl.Series([0, 1, 1, 0, 0, 0, 0, 0, 0, 0])
     moments = pl.Series([START + hour * HOUR for hour in range(10)]).dt.replace_time_zone("UTC")
-    rows = pl.DataFrame({"timestamp": moments, "server_id": "a", "score": scores})
+    rows = pl.DataFrame({"timestamp": moments, "server_id": "a", "label": labels, "observed": True, "score": scores})
     crashes = pl.DataFrame({"server_id": ["a"], "started_at": [(START + 4 * HOUR).replace(tzinfo=UTC)]})
     window, period = alarms.AlarmWindow(HOUR, 2 * HOUR, HOUR), (START, START + 10 * HOUR)
     judged = alarms.judge(rows, crashes, 0.5, window, period).metrics
@@ -103,8 +103,8 @@ def test_every_figure_stands_beside_what_it_is_compared_with(project):
         Row("event recall (1 of 1)", "100%", "25% to 100%", "random alarms 12%"),
         Row("median lead", "2.0 h", "", "0 crashes missed"),
         Row("false alarms per server-day", "2.4", "", "budget 4.8"),
-        Row("alarm precision (1 of 2)", "50%", "", "1 false, 0 late"),
-        Row("pages a day, whole fleet", "4.8", "", ""),
+        Row("alarm precision (1 of 2)", "50%", "", "1 false, 0 late, 0 unknown"),
+        Row("pages a day, whole fleet", "4.8", "", "2 alarms in all"),
         Row("accuracy", "80.00%", "", "majority class 80.00%"),
         Row("mean score / base rate", "1.2", "", "calibrated 1"),
     ]
@@ -122,7 +122,7 @@ def test_data_test_part_and_choice_are_told_in_sentences(project):
 
 
 def test_crashes_that_nobody_could_warn_of_are_told(project):
-    change(project / "metrics" / "evaluate.json", crashes_without_known_row=1)
+    change(project / "metrics" / "evaluate.json", crashes_without_observed_row=1)
     assert summary(project).about[1] == (
         "Test: 10 rows of 1 servers, 2026-01-01 to 2026-01-01; 1 crashes, 1 of them without a row with a known label "
         "before it."
