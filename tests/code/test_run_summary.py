@@ -124,8 +124,7 @@ def test_data_test_part_and_choice_are_told_in_sentences(project):
 def test_crashes_that_nobody_could_warn_of_are_told(project):
     change(project / "metrics" / "evaluate.json", crashes_without_observed_row=1)
     assert summary(project).about[1] == (
-        "Test: 10 rows of 1 servers, 2026-01-01 to 2026-01-01; 1 crashes, 1 of them without a row with a known label "
-        "before it."
+        "Test: 10 rows of 1 servers, 2026-01-01 to 2026-01-01; 1 crashes, 1 of them without an observed row before it."
     )
 
 

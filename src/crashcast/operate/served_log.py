@@ -116,7 +116,8 @@ class Bucket:
         import fsspec
 
         self.prefix = prefix.rstrip("/")
-        self.fs = fsspec.filesystem("s3", use_listings_cache=False)
+        # a client of its own: a shared one may have another's keys
+        self.fs = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
 
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder; none if it is missing."""
