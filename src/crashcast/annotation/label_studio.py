@@ -221,7 +221,8 @@ def _parse(path: Path) -> list[_Task]:
 def _answer(annotation: _Annotation, window: _Window, interval: timedelta) -> tuple[str, datetime | None]:
     """Return the verdict and the moment of the crash; a ValueError says what is wrong with the answer."""
     results = annotation.result
-    verdicts = [choice for one in results if one.from_name == VERDICT for choice in one.value.get("choices", [])]
+    chosen = [one.value.get("choices", []) for one in results if one.from_name == VERDICT]
+    verdicts = [choice for some in chosen for choice in (some if isinstance(some, list) else [some])]
     if len(verdicts) != 1 or verdicts[0] not in VERDICTS:
         raise ValueError(
             f"its verdict is {' and '.join(map(str, verdicts)) or 'missing'}, not one of {', '.join(VERDICTS)}: "

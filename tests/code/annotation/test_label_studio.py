@@ -152,6 +152,10 @@ WRONG: dict[str, tuple[Change, str]] = {
     "no verdict": (lambda tasks: tasks[0]["annotations"][0].update(result=[]), "verdict is missing"),
     "two verdicts": (choose("crash", "unsure"), "verdict is crash and unsure"),
     "another project's verdict": (choose("Airplane"), "verdict is Airplane.*labelling configuration"),
+    "a verdict that is a number": (
+        lambda tasks: [one["value"].update(choices=7) for one in tasks[0]["annotations"][0]["result"]],
+        "verdict is 7, not one of",
+    ),
     "no crash, yet one marked": (choose("no crash"), "says no crash, but marks one at 2025-03-02 10:00"),
     "a mark outside the window": (mark("2025-03-01T22:00:00Z"), "asked about 2025-03-02 00:00 to 2025-03-03 00:00"),
     "a mark that is a number": (mark(12.5), "12.5, which is no time"),

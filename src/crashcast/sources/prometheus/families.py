@@ -71,8 +71,9 @@ def may_pass(words: str) -> bool:
 def what_is_missing(content: Mapping[str, Any], headers: Mapping[str, str]) -> str | None:
     """Return how an answer says that it is incomplete; None if it does not."""
     # Prometheus 3 warns of odd queries too; any other warning says that something is missing
-    warnings = [*(content.get("warnings") or ()), *(content["data"].get("warnings") or ())]
-    said = [str(text) for text in warnings if not str(text).startswith("PromQL ")]
+    given = [place.get("warnings") or [] for place in (content, content["data"])]
+    warnings = [str(text) for some in given for text in (some if isinstance(some, list) else [some])]
+    said = [text for text in warnings if not text.startswith("PromQL ")]
     for family in FAMILIES.values():
         said += [f'"{flag}": true' for flag in family.flags if content.get(flag)]
         said += [f"{name}: {headers[name]}" for name in family.headers if headers.get(name)]

@@ -38,7 +38,8 @@ def first_values(record: Record, paths: Iterable[str], of_object: tuple[str, ...
         for value in values_at(record, path):
             if isinstance(value, dict):
                 value = next((value[key] for key in of_object if value.get(key)), None)
-            text = str(value).strip() if value is not None else ""
+            # JSON can write half of a character, which no table can hold
+            text = str(value).encode(errors="replace").decode().strip() if value is not None else ""
             if text.lower() not in NULLS:
                 found.append(text if isinstance(value, str) else value)
         if found:

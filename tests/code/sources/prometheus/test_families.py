@@ -73,6 +73,8 @@ def test_a_wrong_query_is_neither(words: str) -> None:
         ({"warnings": ["PromQL warning: a quantile", "a store is away"]}, {}, "a store is away"),
         ({"warnings": [{}]}, {}, "{}"),  # Go writes some errors so
         ({"data": {"warnings": ["a store is away"]}}, {}, "a store is away"),
+        ({"warnings": "a store is away"}, {}, "a store is away"),
+        ({"warnings": 1.5, "data": {"warnings": True}}, {}, "1.5"),
         ({}, {"M3-Results-Limited": "max_fetch_series_limit_applied"}, "M3-Results-Limited: max_fetch_series_limit"),
     ],
 )

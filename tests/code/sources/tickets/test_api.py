@@ -77,6 +77,16 @@ def test_a_page_without_records_is_passed_over(monkeypatch: pytest.MonkeyPatch) 
     assert (found, len(asked)) == ([ISSUE], 2)
 
 
+@pytest.mark.parametrize("paging", [7, "next", None, ["next"]])
+def test_paging_of_another_form_announces_no_page(monkeypatch: pytest.MonkeyPatch, paging: object) -> None:
+    alert = {"id": "a1"}
+    answers = iter(
+        [{"data": [alert], "paging": paging}, {"data": {"entity": "db-1"}}]
+    )  # a page, and an alert's details
+    found, asked = ask(monkeypatch, "opsgenie", lambda: next(answers))
+    assert (found, len(asked)) == ([alert | {"entity": "db-1"}], 2)
+
+
 def test_an_id_is_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([{"data": [{"id": "../../v1/users?x=/"}]}, {"data": {}}])
     _, asked = ask(monkeypatch, "opsgenie", lambda: next(answers))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crashcast.sources.tickets.fields import values_at
+from crashcast.sources.tickets.fields import text_at, values_at
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,8 @@ from crashcast.sources.tickets.fields import values_at
 def test_a_path_leads_through_objects_and_lists(path: str, expected: list[str]) -> None:
     record = {"service": {"summary": "mail"}, "labels": ["x", "y"], "hosts": [{"name": "a"}, {"name": "b"}]}
     assert list(values_at({**record, "cmdb_ci.name": "db-1"}, path)) == expected
+
+
+def test_half_of_a_character_is_no_text_of_a_table() -> None:
+    assert text_at({"summary": " out of\ud800 memory "}, "summary") == "out of? memory"
+    assert text_at({"labels": ["\ud83d\ude00 up"]}, "labels") == "?? up"

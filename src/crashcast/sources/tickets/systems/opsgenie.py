@@ -30,7 +30,8 @@ def ask(api: Api, source: TicketSource, since: datetime, until: datetime) -> Ite
         order = {"sort": "createdAt", "order": "asc"}
         answer = api.get("/v2/alerts", "data", {"query": query, **order, "limit": PAGE, "offset": offset})
         # the address of the next page is not followed: a token is sent to the url of params.yaml only
-        return answer["data"], "next" in (answer.get("paging") or {})
+        paging = answer.get("paging")
+        return answer["data"], isinstance(paging, dict) and "next" in paging
 
     for alert in api.in_windows(page, since, until, PAGE, REACH):
         details = api.get(f"/v2/alerts/{api.quoted(alert, 'id')}", "data", kind=dict)["data"] if detailed else {}
