@@ -319,6 +319,23 @@ def test_a_description_of_another_model_is_refused(models, boosted):
         load(boosted)
 
 
+def test_a_feature_that_is_named_twice_is_refused(boosted):
+    described = json.loads((boosted / "model.json").read_text())
+    (boosted / "model.json").write_text(json.dumps(described | {"features": [*FEATURES[:2], FEATURES[0]]}))
+    with pytest.raises(UserError, match=r"model\.json: features: one is there twice"):
+        load(boosted)
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_an_array_that_fits_one_number_of_rows_alone_is_refused(models, tmp_path, rows):
+    (tmp_path / "model.json").write_bytes((models / "logistic_regression" / "model.json").read_bytes())
+    estimator = load(models / "logistic_regression").estimator
+    estimator[1].mean_ = np.zeros((rows, 1))  # subtracted from as many rows, each its own
+    dump(tmp_path, estimator)
+    with pytest.raises(UserError, match="could not be broadcast"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99, -1])
 def test_a_truncated_file_is_refused(boosted, kept):
     whole = (boosted / "model.skops").read_bytes()

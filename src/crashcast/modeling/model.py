@@ -83,16 +83,18 @@ class Model:
         return np.concatenate([significant(expit(self.slope * x + self.intercept), SCORE_DIGITS) for x in pieces])
 
     def try_out(self) -> None:
-        """Predict for a row of zeros and for one without any value: what does not fit together fails here.
+        """Predict for rows of zeros and for one without any value: what does not fit together fails here.
 
         Raises
         ------
         Exception
             Of whatever kind, if it cannot, or a probability is no number.
         """
-        rows = np.array([[0.0], [np.nan]], dtype=np.float32).repeat(len(self.features), axis=1)
-        if not np.isfinite(self.probability(self.log_odds(rows))).all():
-            raise ValueError("a probability is no number")
+        for count in (2, 3):  # an array of a wrong shape may fit one number of rows
+            rows = np.zeros((count, len(self.features)), dtype=np.float32)
+            rows[-1] = np.nan
+            if not np.isfinite(self.probability(self.log_odds(rows))).all():
+                raise ValueError("a probability is no number")
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -196,6 +198,8 @@ def load(folder: Path) -> Model:
     file = folder / "model.skops"
     try:
         described = _DESCRIPTION.validate_json((folder / "model.json").read_text(encoding="utf-8"))
+        if len(set(described["features"])) < len(described["features"]):
+            raise ValueError("model.json: features: one is there twice")
         archive.check_size(file)
         algorithm, width = ALGORITHMS[described["algorithm"]], len(described["features"])
         content = file.read_bytes()
