@@ -252,13 +252,13 @@ def test_it_ends_while_a_client_holds_its_connection_open(log: ServedLog) -> Non
     with HttpServer(SERVE, HOUR, log) as server, requests.Session() as session:
         assert session.get(f"{server.url}/-/healthy", timeout=10).status_code == 200
         url, begun = server.url, time.monotonic()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 9  # it would wait ten seconds for the client
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=2)
     deadline = time.monotonic() + 10  # idle workers end a moment later
     while threading.active_count() > threads and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # those of earlier servers end, too
 
 
 def test_the_page_may_be_read_without_being_loaded_again(server: HttpServer) -> None:
