@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -23,6 +22,7 @@ import yaml
 from crashcast import tables
 from crashcast.canonical import write_json
 from crashcast.errors import UserError
+from crashcast.modeling.alarms import INSTANT
 from crashcast.params.base import DAY
 from crashcast.params.features import Features
 from crashcast.params.incidents import Incidents
@@ -81,11 +81,11 @@ def check(
     )
     with cache.temporary() as place, worktree_runs.worktree(revision) as project:
         found = _run(revision, project, place, stages, raw, moments)
+        span = moments[0], moments[-1] + INSTANT
+        table = lay_out(features, span, place / "features", f"{FEATURES} of commit {revision.name}")
         examples: dict[str, str] = {}
         for number, moment in enumerate(moments):
-            span = moment, moment + timedelta(microseconds=1)
-            table = lay_out(features, span, place / f"whole-{number}", f"{FEATURES} of commit {revision.name}")
-            whole, cut = tables.read_period(table, *span), tables.read(found / f"{number}.parquet")
+            whole, cut = tables.read_period(table, moment, moment + INSTANT), tables.read(found / f"{number}.parquet")
             examples = {**_differences(revision, moment, whole, cut), **examples}
     if examples:
         raise UserError(
@@ -153,17 +153,8 @@ def _run(
         },
     )
     python = environment.interpreter(revision, cache.review_folder())
-    variables = {"PYTHONPATH": str(project / "src"), "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(
-        # -P: the script's folder is part of another version of the project
-        [python, "-P", cut_runs.__file__, plan], cwd=project, text=True, capture_output=True, check=False,
-        env=environment.variables(python) | variables,
-    )  # fmt: skip
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(
-            f"the features of commit {revision.name} cannot be computed from data that ends at a moment: {reason}"
-        )
+    failure = f"the features of commit {revision.name} cannot be computed from data that ends at a moment"
+    worktree_runs.run_script(cut_runs.__file__, [plan], project, python, failure)
     return out
 
 

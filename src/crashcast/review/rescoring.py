@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -366,16 +365,9 @@ def _repartitioned(rows: Path, unit: str, out: Path) -> Path:
 def _score_elsewhere(revision: Revision, python: Path, arguments: tuple[Path, ...]) -> float:
     """Score with a commit's own code, in its own environment."""
     with worktree_runs.worktree(revision) as project:
-        variables = {"PYTHONPATH": str(project / "src"), "OMP_WAIT_POLICY": "PASSIVE"}
-        done = subprocess.run(
-            # -P: the script's folder is part of another version of the project
-            [python, "-P", scoring.__file__, *arguments], cwd=project, text=True, capture_output=True, check=False,
-            env=environment.variables(python) | variables,
-        )  # fmt: skip
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"the model of commit {revision.name} cannot be run with that commit's code: {reason}")
-    latency_ms: float = json.loads(done.stdout)["latency_ms"]
+        failure = f"the model of commit {revision.name} cannot be run with that commit's code"
+        printed = worktree_runs.run_script(scoring.__file__, arguments, project, python, failure)
+    latency_ms: float = json.loads(printed)["latency_ms"]
     return latency_ms
 
 

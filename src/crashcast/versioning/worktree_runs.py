@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,38 @@ def run_dvc(python: Path, project: Path, *arguments: str, why: str = SAME_DATA, 
         raise UserError(
             f"`{' '.join(['dvc', *arguments])}` failed with the code of another commit{why}:\n{''.join(said).rstrip()}"
         )
+
+
+def run_script(script: str, arguments: Sequence[Path], project: Path, python: Path, failure: str) -> str:
+    """Run a script of this project with the code and environment of another commit, and return what it prints.
+
+    Parameters
+    ----------
+    script : str
+        Its file.
+    arguments : sequence of Path
+    project : Path
+        That commit's worktree.
+    python : Path
+        The environment's.
+    failure : str
+        Begins the sentence that its failure is told in.
+
+    Raises
+    ------
+    UserError
+        If it fails, with the last line of what it said.
+    """
+    variables = {"PYTHONPATH": str(project / "src"), "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(
+        # -P: the script's folder is part of another version of the project
+        [python, "-P", script, *arguments], cwd=project, text=True, capture_output=True, check=False,
+        env=environment.variables(python) | variables,
+    )  # fmt: skip
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(f"{failure}: {reason}")
+    return done.stdout
 
 
 @contextmanager
