@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,7 +23,7 @@ from crashcast.operate.exposition import Exposition
 from crashcast.operate.extra import needed_by
 from crashcast.operate.output import reasons_as_json, rfc3339
 from crashcast.operate.served_log import ServedLog
-from crashcast.operate.state import State, doubts
+from crashcast.operate.state import State, doubts, utc_now
 from crashcast.params.base import PATH
 from crashcast.params.serve import Serve
 
@@ -143,7 +143,7 @@ class HttpServer:
         from starlette.responses import HTMLResponse
 
         is_refreshed = request.query_params.get("refresh") != "off"
-        text = page.render(self._state, _now(), self._interval, self._serve, is_refreshed)
+        text = page.render(self._state, utc_now(), self._interval, self._serve, is_refreshed)
         return HTMLResponse(text, headers={"Refresh": str(page.REFRESH_S)} if is_refreshed else None)
 
     def _metrics(self, _: Request) -> Response:
@@ -155,7 +155,7 @@ class HttpServer:
         return _plain("crashcast serve answers.", 200)
 
     def _ready(self, _: Request) -> Response:
-        found = doubts(self._state, _now(), self._interval)
+        found = doubts(self._state, utc_now(), self._interval)
         if found:
             return _plain("\n".join(f"{name}: {words}" for name, words in found.items()), 503)
         return _plain("The scores are up to date.", 200)
@@ -163,7 +163,7 @@ class HttpServer:
     def _alarms(self, _: Request) -> Response:
         from starlette.responses import JSONResponse
 
-        return JSONResponse(as_json(self._state, _now(), self._interval))
+        return JSONResponse(as_json(self._state, utc_now(), self._interval))
 
     async def _action(self, request: Request) -> Response:
         from starlette.concurrency import run_in_threadpool
@@ -182,7 +182,7 @@ class HttpServer:
         if body is None:
             return _plain(f"An action has at most {MOST_BYTES:,} bytes.", 413)
         try:
-            action = actions.parse(body, _now())
+            action = actions.parse(body, utc_now())
             if not self._is_known(action.server_id):
                 raise UserError(f"server: no server {action.server_id} was scored")
         except UserError as error:
@@ -195,7 +195,7 @@ class HttpServer:
 
     def _record(self, action: Action) -> None:
         with self._recording:
-            actions.record(action, self._log, _now())
+            actions.record(action, self._log, utc_now())
 
     def _is_known(self, server: str) -> bool:
         """Tell whether a server can be in this fleet; before the first scores any can."""
@@ -227,10 +227,6 @@ def as_json(state: State | None, now: datetime, interval: timedelta) -> dict[str
         for alarm in state.alarms
     ]
     return found | {"ticked_at": rfc3339(state.ticked_at), "problems": dict(state.problems), "alarms": alarms}
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def _plain(text: str, status: int) -> Response:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import FrameType
 
 from crashcast import registry
@@ -23,7 +23,7 @@ from crashcast.errors import UserError
 from crashcast.files import refuse_committed_links
 from crashcast.operate.deployment import PROD, Deployment
 from crashcast.operate.score import last_row
-from crashcast.operate.state import OF_DELIVERY, State
+from crashcast.operate.state import OF_DELIVERY, State, utc_now
 from crashcast.operate.telemetry_tail import TAIL
 from crashcast.operate.tick import Service, tick
 from crashcast.run_record import recorded
@@ -36,11 +36,6 @@ LONGEST_WAIT_S = 10.0  # so that a clock that is set shows
 RETRIED = {"prometheus", "disk", "log", "internal"}  # problems that may pass before the next interval
 Listener = Callable[[State], object]
 Clock = Callable[[], datetime]
-
-
-def utc_now() -> datetime:
-    """Return the time, naive, in UTC."""
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 class ModelInUse:

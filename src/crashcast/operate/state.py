@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
@@ -83,6 +83,11 @@ class State:
     groups: Mapping[str, str] = field(default_factory=dict)
     delivery_errors: int = 0
     recent: pl.DataFrame | None = None
+
+
+def utc_now() -> datetime:
+    """Return the time, naive, in UTC."""
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def doubts(state: State | None, now: datetime, interval: timedelta) -> dict[str, str]:
