@@ -16,9 +16,10 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 import polars as pl
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
+from crashcast import html_templates
 from crashcast.operate.state import Alarm, State, doubts
 from crashcast.params.base import DAY
 from crashcast.params.serve import Serve
@@ -86,15 +87,7 @@ def _quiet(doubtful: dict[str, str]) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        # Markup is a string, too, and has been escaped
-        finalize=lambda value: printable(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = html_templates.environment(FOLDER, printable)
     environment.filters |= {
         "ago": ago, "counted": counted, "moment": moment, "number": number, "percent": percent, "some_of": some_of,
     }  # fmt: skip

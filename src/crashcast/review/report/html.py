@@ -14,9 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
+from crashcast import html_templates
 from crashcast.canonical import write_text
 from crashcast.review.report import svg, wording
 from crashcast.review.report.schema import Record
@@ -77,21 +78,9 @@ def render(record: Record, pictures: dict[str, Any]) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_clean,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = html_templates.environment(FOLDER, lambda text: wording.plain(text, LONGEST_SENTENCE))
     environment.filters |= {"count": lambda number: f"{number:,}", "minus": _minus, "value": wording.value_text}
     return environment
-
-
-def _clean(value: Any) -> Any:
-    # Markup is a string, too, and has been escaped
-    return wording.plain(value, LONGEST_SENTENCE) if type(value) is str else value
 
 
 def _minus(text: str) -> str:
