@@ -46,6 +46,12 @@ def unfold(tab: Any) -> None:
     tab.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
 
 
+def background(tab: Any) -> str:
+    """Return the colour of the page's background."""
+    colour: str = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    return colour
+
+
 def check_readable(tab: Any, width: int) -> None:
     """Fail if anything stands outside the window, or in letters that are too small."""
     assert tab.evaluate("document.documentElement.scrollWidth") == width
