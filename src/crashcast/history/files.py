@@ -81,10 +81,7 @@ class Files:
         """
         if md5 not in self._held:
             with self._open(md5) as source:
-                try:
-                    self._held[md5] = _held(source)
-                except (pa.ArrowException, OSError):
-                    raise UnreadError(DAMAGED) from None
+                self._held[md5] = _held(source)
         return self._held[md5]
 
     @contextmanager
@@ -125,10 +122,13 @@ class Files:
 
 
 def _held(source: Any) -> Held:
-    metadata = pq.read_metadata(source)
     servers: set[str] = set()
-    if "server_id" in metadata.schema.names:
-        file = pq.ParquetFile(source, metadata=metadata, read_dictionary=["server_id"])
-        for group in range(file.num_row_groups):
-            servers.update(file.read_row_group(group, ["server_id"]).column(0).unique().to_pylist())
+    try:
+        metadata = pq.read_metadata(source)
+        if "server_id" in metadata.schema.names:
+            file = pq.ParquetFile(source, metadata=metadata, read_dictionary=["server_id"])
+            for group in range(file.num_row_groups):
+                servers.update(file.read_row_group(group, ["server_id"]).column(0).unique().to_pylist())
+    except (pa.ArrowException, OSError, ValueError):  # ValueError: text that is no UTF-8
+        raise UnreadError(DAMAGED) from None
     return Held(metadata.num_rows, frozenset(servers - {None}))

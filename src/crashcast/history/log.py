@@ -187,7 +187,7 @@ def _change(path: str, before: Output | None, after: Output | None, files: Files
         now[0],
         _less(now[0], was[0]),
         now[1],
-        _records(old, new, files),
+        _records(old, new, files, unread),
         {reason: len(md5s) for reason, md5s in unread.items()},
     )
 
@@ -228,14 +228,19 @@ def _totals(members: dict[str, str] | None, files: Files, unread: dict[str, set[
     return sum(one.rows for one in held), len(frozenset().union(*(one.servers for one in held))) or None
 
 
-def _records(old: dict[str, str] | None, new: dict[str, str] | None, files: Files) -> dict[str, int] | None:
-    """Count the records that changed in a table of one file."""
+def _records(
+    old: dict[str, str] | None, new: dict[str, str] | None, files: Files, unread: dict[str, set[str]]
+) -> dict[str, int] | None:
+    """Count the records that changed in a table of one file; None if they cannot be compared."""
     if not (old and new and old.keys() == new.keys() and len(new) == 1 and next(iter(new)).endswith(TABLE)):
         return None
     try:
         with ExitStack() as opened:
             found = compare(*(opened.enter_context(files.whole(md5)) for md5 in (*old.values(), *new.values())))
     except UnreadError:  # told already
+        return None
+    except UserError as error:
+        unread.setdefault(str(error), set()).update(new.values())
         return None
     return {"added": found.added, "removed": found.removed, "corrected": found.changed}
 

@@ -95,6 +95,8 @@ def compare(before: Path, after: Path) -> Difference:
         return _compare((before, after))
     except pl.exceptions.PolarsError as error:
         raise UserError(f"its columns have other types: {str(error).splitlines()[0]}") from None
+    except pl.exceptions.PanicException as error:  # such as of a time after the last year that it knows
+        raise UserError(f"its values cannot be compared: {str(error).splitlines()[0]}") from None
 
 
 def _compare(files: tuple[Path, Path]) -> Difference:

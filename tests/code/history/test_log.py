@@ -1,17 +1,20 @@
-"""What the history of data says of a clone that does not have all of it."""
+"""What the history of data says if not all of it is in the clone, or can be read."""
 
 from __future__ import annotations
 
 import io
 import subprocess
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
+import polars as pl
 import pytest
 from rich.console import Console
 
 from crashcast.errors import UserError
 from crashcast.history import diff, log
+from crashcast.history.files import Files
 from crashcast.versioning import git, outputs
 from crashcast.versioning.outputs import outputs_of
 from crashcast.versioning.revision import Revision
@@ -117,3 +120,20 @@ def test_a_clone_without_trees_asks_its_origin(origin: Path, clone: Callable[[st
         told()
     with pytest.raises(UserError, match="could not fetch"):
         outputs_of([Revision.find("HEAD~3")])
+
+
+def test_versions_whose_records_cannot_be_compared_do_not_end_the_log(
+    clone: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clone("")
+    rows = pl.DataFrame({"incident_id": ["a"], "seen": ["2026-01-01"]})
+    rows.write_parquet(tmp_path / "old")
+    rows.with_columns(seen=pl.lit(2**62).cast(pl.Datetime("ms"))).write_parquet(tmp_path / "new")  # in no known year
+    monkeypatch.setattr(Files, "whole", lambda self, md5: nullcontext(tmp_path / md5))
+    unread: dict[str, set[str]] = {}
+
+    records = log._records({"x.parquet": "old"}, {"x.parquet": "new"}, Files(), unread)
+
+    assert records is None
+    assert [*unread.values()] == [{"new"}]
+    assert next(iter(unread)).startswith("its values cannot be compared: ")

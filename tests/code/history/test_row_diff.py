@@ -186,3 +186,13 @@ def test_columns_that_cannot_be_compared_are_told(tmp_path: Path) -> None:
     pl.DataFrame(keys | {"timestamp": [timedelta(1)]}).write_parquet(after)
     with pytest.raises(UserError, match="its columns have other types: "):
         compare(after, before)
+
+
+def test_a_time_after_the_last_known_year_is_told(tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    rows = pl.DataFrame({"timestamp": [datetime(2026, 1, 1, tzinfo=UTC)], "server_id": ["a"]})
+    tables.write(before, rows.with_columns(seen=pl.lit("2026-01-01")))
+    rows.with_columns(seen=pl.lit(2**62).cast(pl.Datetime("ms"))).write_parquet(after)
+    for pair in ((before, after), (after, before)):
+        with pytest.raises(UserError, match="its values cannot be compared: "):
+            compare(*pair)
