@@ -42,13 +42,14 @@ from replayed_fleet import (
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.modeling.alarms import AlarmWindow, open_alarms
-from crashcast.operate import served_log
+from crashcast.operate import exposition, page, served_log
 from crashcast.operate.deployment import Deployment
 from crashcast.operate.score import last_row, samples_needed
 from crashcast.operate.served_log import ServedLog
 from crashcast.operate.serving import ModelInUse, run
 from crashcast.operate.state import State
 from crashcast.params.base import DAY
+from crashcast.params.serve import Serve
 from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
@@ -148,6 +149,35 @@ def test_scores_and_alarms_are_the_pipelines(
         (four, four, four + used.label.reach),
     }
     assert all(one.reasons for one in states[-1].alarms)
+
+
+def test_an_alarm_is_held_back_with_its_renewals_and_told_to_nobody(
+    here: Path, used: Deployment, prometheus: Prometheus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evening = START + 17 * HOUR
+    configure(prometheus.url)
+    delivered = ticks(used, evening, 12)
+    opened = issued("alarms")
+    assert opened["delivered"].all()
+    assert (opened["ends_at"] - opened["timestamp"]).unique().to_list() == [used.label.reach]
+    first, other = opened["server_id"][0], opened.filter(pl.col("timestamp") == pl.col("opened_at"))["server_id"][-1]
+    assert opened.filter(server_id=first).height == 2  # an opening and its renewal
+    reset()
+
+    configure(prometheus.url, holdback=0.999, never_hold_back=[other, "db-99999"])
+    before = ticks(used, evening, 3)
+    assert "never_hold_back names db-99999, and no such server was scored" in capsys.readouterr().err
+    assert [one.server_id for one in before[-1].alarms] == []
+    configure(prometheus.url, holdback=0, never_hold_back=[])  # the opening was drawn, and the renewal follows it
+    after = ticks(used, evening + 3 * HOUR, 9, before=before[-1])
+    found = issued("alarms")
+    assert found.drop("delivered").equals(opened.drop("delivered"))
+    assert set(found.filter(~pl.col("delivered"))["server_id"]) == {first}
+    assert found.filter(server_id=first)["delivered"].to_list() == [False, False]
+    assert {one.server_id for one in delivered[-1].alarms} - {one.server_id for one in after[-1].alarms} == {first}
+    told = {one.labels["server"]: one.value for one in exposition.samples(after[-1]) if one.name == "crashcast_alarm"}
+    assert (told[first], sum(told.values())) == (0, len(after[-1].alarms))
+    assert first not in page.render(after[-1], after[-1].ticked_at, HOUR, Serve.read())
 
 
 def late(found: pl.DataFrame) -> pl.DataFrame:

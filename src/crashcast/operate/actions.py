@@ -31,12 +31,15 @@ class Action:
     at : datetime
         When it was done; naive, meaning UTC.
     who : str or None
+    source : str
+        How it was reported: `api` or `cli`.
     """
 
     server_id: str
     what: str
     at: datetime
     who: str | None = None
+    source: str = "api"
 
 
 class _Report(BaseModel):
@@ -98,5 +101,5 @@ def record(action: Action, log: ServedLog, now: datetime) -> None:
 
 
 def _row(action: Action, now: datetime) -> pl.DataFrame:
-    values = [aware(now), action.server_id, action.what, aware(action.at), action.who]
+    values = [aware(now), action.server_id, action.what, aware(action.at), action.who, action.source]
     return pl.DataFrame([values], schema=ACTIONS, orient="row")

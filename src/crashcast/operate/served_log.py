@@ -49,6 +49,7 @@ ALARMS: dict[str, Any] = {
     "timestamp": TIMESTAMP,  # of the row
     "server_id": pl.String,
     "opened_at": TIMESTAMP,  # of the page; `timestamp` unless this renews it
+    "ends_at": TIMESTAMP,  # timestamp + lead + horizon
     "score": pl.Float64,
     "threshold": pl.Float64,
     "model": pl.String,
@@ -70,6 +71,7 @@ ACTIONS: dict[str, Any] = {
     "what": pl.String,  # such as restart
     "at": TIMESTAMP,  # when it was done
     "who": pl.String,
+    "source": pl.String,  # how it was reported: api or cli
 }
 TABLES = {"scores": SCORES, "alarms": ALARMS, "revisions": REVISIONS, "actions": ACTIONS}
 NAME = re.compile(r"(\d{4}-\d\d-\d\dT\d{6})(\.\d{6})?Z\.parquet")

@@ -34,6 +34,7 @@ from crashcast.incidents import read_incidents
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.operate import served_log, telemetry_tail
 from crashcast.operate.deployment import Deployment
+from crashcast.operate.holdback import is_held_back
 from crashcast.operate.reasons import Reason, reasons
 from crashcast.operate.score import Scores, last_row, samples_needed, score
 from crashcast.operate.served_log import ServedLog, aware
@@ -50,6 +51,7 @@ from stages.clean import clean_partition, samples_period
 
 PATIENCE_S = 60.0  # with a Prometheus that does not answer: the next tick asks again
 DIGITS = 16  # of a digest
+DECISION = ["server_id", "opened_at", "delivered"]
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ class _Tick:
         except OSError as error:
             self.problems["disk"] = _words(error)
         groups = self._groups()
+        self._tell_of_strangers(groups)
         alarms = self._alarms(openings, groups)
         before = self.before or State(self.now, timedelta(0), None)
         return replace(
@@ -201,6 +204,18 @@ class _Tick:
             print(
                 f"serve: {number} from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC passed without scores, and "
                 "what they would have spoken of is over",
+                file=sys.stderr,
+            )
+
+    def _tell_of_strangers(self, groups: Mapping[str, str]) -> None:
+        """Say once if `never_hold_back` names no server of the fleet: a mistyped one would be held back."""
+        if self.before is not None or self.scores is None or not self.service.serve.holdback:
+            return
+        known = {*self.scores.rows["server_id"], *self.scores.silent, *groups}
+        if strangers := [name for name in self.service.serve.never_hold_back if name not in known]:
+            print(
+                f"serve: serve.never_hold_back names {some_of(strangers)}, and no such server was scored: see whether "
+                "the names are right",
                 file=sys.stderr,
             )
 
@@ -317,7 +332,25 @@ class _Tick:
             for server in opened["server_id"]
         ]
         reasons_of = pl.Series("reasons", why, dtype=served_log.ALARMS["reasons"])
-        log.write("alarms", moment, opened.with_columns(reasons_of, delivered=pl.lit(True)))
+        delivered = pl.Series("delivered", self._are_delivered(moment, opened), dtype=pl.Boolean)
+        log.write(
+            "alarms",
+            moment,
+            opened.with_columns(reasons_of, delivered, ends_at=pl.col("timestamp") + self.window.duration),
+        )
+
+    def _are_delivered(self, moment: datetime, opened: pl.DataFrame) -> list[bool]:
+        """Return whether each alarm is delivered: the opening is drawn, a renewal follows what was issued before it."""
+        log = self.service.log
+        earlier = log.read("alarms", log.moments("alarms", moment - 2 * self.window.duration), DECISION)
+        issued = {(server, opened_at): is_delivered for server, opened_at, is_delivered in earlier.iter_rows()}
+        return [
+            issued.get((server, opened_at), self._is_to_be_delivered(server, opened_at))
+            for server, opened_at in opened.select("server_id", "opened_at").iter_rows()
+        ]
+
+    def _is_to_be_delivered(self, server: str, opened_at: datetime) -> bool:
+        return not is_held_back(self.service.serve, server, opened_at.replace(tzinfo=None))
 
     def _write_revisions(self, issued: datetime, tail: Tail) -> None:
         """Score again what was issued from samples that have changed since, and append the scores that differ."""
@@ -372,26 +405,35 @@ class _Tick:
         )
 
     def _alarms(self, openings: pl.DataFrame | None, groups: Mapping[str, str]) -> list[Alarm]:
-        """Return the alarms that stand; those of the last tick that have not ended, if the log cannot be read."""
+        """Return the delivered alarms that stand; if the log cannot be read, those of the last tick that still stand.
+
+        Alarms that are held back are left out here, so that no page, metric or alert can tell of them.
+        """
         if openings is None:
             return [alarm for alarm in (self.before.alarms if self.before else ()) if alarm.ends_at > self.moment]
         found = served_log.standing(openings, self.moment, self.window.duration)
-        why = self._reasons(found)
-        return [
-            Alarm(
-                server_id=row["server_id"],
-                group=groups.get(row["server_id"]),
-                opened_at=row["opened_at"].replace(tzinfo=None),
-                renewed_at=row["timestamp"].replace(tzinfo=None),
-                ends_at=row["timestamp"].replace(tzinfo=None) + self.window.duration,
-                risk=row["score"],
-                reasons=why.get((row["timestamp"], row["server_id"]), ()),
-            )
-            for row in found.iter_rows(named=True)
-        ]
+        issued = self._issued(found)
+        alarms = []
+        for row in found.iter_rows(named=True):
+            server, opened_at, renewed_at = row["server_id"], row["opened_at"], row["timestamp"]
+            why, is_delivered = issued.get((renewed_at, server), ((), self._is_to_be_delivered(server, opened_at)))
+            if is_delivered:
+                naive = renewed_at.replace(tzinfo=None)
+                alarms.append(
+                    Alarm(
+                        server_id=server,
+                        group=groups.get(server),
+                        opened_at=opened_at.replace(tzinfo=None),
+                        renewed_at=naive,
+                        ends_at=naive + self.window.duration,
+                        risk=row["score"],
+                        reasons=why,
+                    )
+                )
+        return alarms
 
-    def _reasons(self, alarms: pl.DataFrame) -> dict[tuple[datetime, str], list[Reason]]:
-        """Return the reasons of alarms as they were issued."""
+    def _issued(self, alarms: pl.DataFrame) -> dict[tuple[datetime, str], tuple[Sequence[Reason], bool]]:
+        """Return the reasons of alarms, and whether they were delivered, as they were issued."""
         log, wanted = self.service.log, {moment.replace(tzinfo=None) for moment in alarms["moment"]}
         try:
             moments = log.moments("alarms", min(wanted)) if wanted else []
@@ -400,8 +442,8 @@ class _Tick:
             self.problems["log"] = _words(error)
             return {}
         return {
-            (row["timestamp"], row["server_id"]): [Reason(**reason) for reason in row["reasons"]]
-            for row in issued.select("timestamp", "server_id", "reasons").iter_rows(named=True)
+            (at, server): ([Reason(**reason) for reason in why], is_delivered)
+            for at, server, why, is_delivered in issued.select(*tables.KEYS, "reasons", "delivered").iter_rows()
         }
 
     def _groups(self) -> dict[str, str]:

@@ -28,3 +28,6 @@ class Serve(Section):
     alertmanager: Address | None = None
     page: Address | None = None
     runbook: Address | None = None
+    holdback: Annotated[float, Field(ge=0, lt=1)] = 0
+    never_hold_back: list[str] = Field(default_factory=list)
+    seed: int = 1
