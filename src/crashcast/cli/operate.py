@@ -79,6 +79,41 @@ def metrics(
 
 
 @commands.command()
+def acted(
+    server: Annotated[
+        str | None, typer.Argument(help="The server that was acted on; without it, the open alarms are listed.")
+    ] = None,
+    what: Annotated[str | None, typer.Option(help="What was done, such as restart or drain.")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="When it was done, such as 2026-01-31T12:00 (UTC).", show_default="now")
+    ] = None,
+    who: Annotated[str | None, typer.Option(help="Who did it.")] = None,
+) -> None:
+    """Report what was done about an alarm, or list the open alarms and what was done about each."""
+    from crashcast.console import Console
+    from crashcast.errors import UserError
+    from crashcast.operate import acted as reporting
+    from crashcast.operate import output
+    from crashcast.operate.served_log import ServedLog
+    from crashcast.operate.state import utc_now
+    from crashcast.params.label import Label
+    from crashcast.params.serve import Serve
+    from crashcast.versioning import commit_limits
+
+    log, now = ServedLog(Serve.read().log), utc_now()
+    commit_limits.check_places()  # a log that a commit brought would be taken for this machine's own
+    if server is None:
+        if what or at or who:
+            raise UserError("name the server that was acted on: crashcast acted SERVER --what restart")
+        reporting.show(reporting.find_open(log, Label.read(), now), Console())
+        return
+    if what is None:
+        raise UserError(f"say what was done: crashcast acted {server} --what restart")
+    done = reporting.report(log, server, what, None if at is None else output.moment(at), who, now)
+    print(f"Recorded: {done.server_id}, {reporting.words(done)}")
+
+
+@commands.command()
 def serve(
     once: Annotated[
         bool, typer.Option("--once", help="Tick once, as for cron; exit status 1 says that the state is degraded.")

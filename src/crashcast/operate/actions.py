@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -67,15 +68,24 @@ def parse(content: bytes, now: datetime) -> Action:
     UserError
         Naming each key that is missing, unknown or wrong.
     """
+    return _checked(lambda: _Report.model_validate_json(content), now, "api")
+
+
+def of_cli(server: str, what: str, at: datetime, who: str | None, now: datetime) -> Action:
+    """Return the action that a command line tells of; `at` is naive, meaning UTC. Otherwise see `parse`."""
+    return _checked(lambda: _Report(server=server, what=what, at=at, who=who), now, "cli")
+
+
+def _checked(read: Callable[[], _Report], now: datetime, source: str) -> Action:
     try:
-        report = _Report.model_validate_json(content)
+        report = read()
     except ValidationError as error:
         mistakes = [(".".join(map(str, one["loc"])) or "the body", one["msg"]) for one in error.errors()]
         raise UserError("; ".join(f"{place}: {words}" for place, words in mistakes)) from None
     at = report.at if report.at.tzinfo else report.at.replace(tzinfo=UTC)
     if not EARLIEST <= at <= now.replace(tzinfo=UTC) + AHEAD:
         raise UserError("at: must be a moment in the past")
-    return Action(report.server, report.what, at.astimezone(UTC).replace(tzinfo=None), report.who)
+    return Action(report.server, report.what, at.astimezone(UTC).replace(tzinfo=None), report.who, source)
 
 
 def record(action: Action, log: ServedLog, now: datetime) -> None:

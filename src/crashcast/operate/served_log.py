@@ -165,6 +165,7 @@ class ServedLog:
         self.address = address
         self.place: Place = Bucket(address) if address.startswith(S3) else Folder(Path(address))
         self._high: dict[datetime, pl.DataFrame] = {}  # of files, which never change
+        self._read: dict[str, dict[datetime, pl.DataFrame]] = {}
 
     def moments(self, table: str, since: datetime | None = None) -> list[datetime]:
         """Return the moments of the ticks that wrote a table, in order, from `since` on."""
@@ -203,6 +204,15 @@ class ServedLog:
                 message = f"{self.address}/{name} is not a table of the log ({reason})"
                 raise UserError(f"{message}; restore it, or move it away") from None
         return pl.concat(frames, how="vertical_relaxed")
+
+    def since(self, table: str, since: datetime) -> pl.DataFrame:
+        """Return what was written to a table since a moment; what an earlier call read is not read again."""
+        before = self._read.get(table, {})
+        frames = {moment: before.get(moment) for moment in self._moments(table, since)}
+        self._read[table] = read = {
+            moment: self.read(table, [moment]) if frame is None else frame for moment, frame in frames.items()
+        }
+        return pl.concat([pl.DataFrame(schema=TABLES[table]), *reversed(read.values())])
 
     def write(self, table: str, moment: datetime, frame: pl.DataFrame) -> bool:
         """Write what a tick issues; return False if the moment has it already, as another instance issued it.
