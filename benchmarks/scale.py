@@ -66,6 +66,7 @@ from rich.table import Table
 from crashcast import tables
 from crashcast.canonical import write_json
 from crashcast.files import md5
+from crashcast.paths import TABLES, TELEMETRY_PATH
 
 RESULTS = ROOT / "benchmarks" / "results" / "scale.json"
 RAW = "data/raw"
@@ -153,7 +154,7 @@ def first_months(project: Path, source: Path, months: int) -> Iterator[None]:
     (first / "telemetry").mkdir(parents=True)
     for partition in tables.partitions(source / "telemetry")[:months]:
         (first / "telemetry" / partition.name).symlink_to(source / "telemetry" / partition.name)
-    for name in ("incidents.parquet", "coverage.parquet", "ticket_sources.parquet"):
+    for name in (path.name for path in TABLES if path != TELEMETRY_PATH):
         (first / name).symlink_to(source / name)
     (first / "annotations.parquet").symlink_to(project / ANNOTATIONS)
     yield
@@ -256,8 +257,7 @@ def replace_with(source: str, target: str) -> str:
 
 def accept_raw(project: Path, message: str) -> None:
     """Track raw data as it is now, and commit that."""
-    names = ("telemetry", "incidents.parquet", "coverage.parquet", "ticket_sources.parquet")
-    run(project, sys.executable, "-m", "dvc", "add", "--quiet", *(f"{RAW}/{name}" for name in names))
+    run(project, sys.executable, "-m", "dvc", "add", "--quiet", *map(str, TABLES))
     commit(project, message)
 
 

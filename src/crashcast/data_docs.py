@@ -28,13 +28,13 @@ LONGEST_NAME = 60
 MARKS, LOOK_ALIKES = '<>&"', "\u2039\u203a\uff06\u201d"  # in HTML
 
 
-def build(telemetry_path: Path, incidents: Path, coverage: Path, ticket_sources: Path, out: Path) -> Path:
+def build(telemetry_path: Path, *records: Path, out: Path) -> Path:
     """Validate raw data and write the pages, whether it is refused or not.
 
     Parameters
     ----------
-    telemetry_path, incidents, coverage, ticket_sources : Path
-        Raw data.
+    telemetry_path, *records : Path
+        Raw data: see `validate.check`.
     out : Path
         A folder, replaced.
 
@@ -65,7 +65,7 @@ def build(telemetry_path: Path, incidents: Path, coverage: Path, ticket_sources:
             check_partition(partition, read_or_none(partition.path(telemetry_path)), *sections, ask)
             for partition in tables.partitions(telemetry_path)
         ]
-        check(findings, incidents, coverage, ticket_sources, *sections, ask)
+        check(findings, records, *sections, ask)
         context.build_data_docs()
         with replacing_folder(out) as aside:
             shutil.copytree(Path(context.root_directory, "uncommitted/data_docs/local_site"), aside, dirs_exist_ok=True)

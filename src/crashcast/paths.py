@@ -6,5 +6,14 @@ RAW = Path("data/raw")
 TELEMETRY_PATH, INCIDENTS_PATH, COVERAGE_PATH = RAW / "telemetry", RAW / "incidents.parquet", RAW / "coverage.parquet"
 TICKETS_PATH = RAW / "tickets.parquet"  # each system's tickets, with the incident_id that each is part of
 TICKET_SOURCES_PATH = RAW / "ticket_sources.parquet"  # from when to when each system recorded tickets
-TABLES = (TELEMETRY_PATH, INCIDENTS_PATH, COVERAGE_PATH, TICKET_SOURCES_PATH)  # what the stages read
+ALARMS_PATH = RAW / "alarms.parquet"  # as `crashcast serve` issued them
+ACTIONS_PATH = RAW / "actions.parquet"  # done to servers, in time to prevent a crash
+TABLES = (  # what the stages read
+    TELEMETRY_PATH,
+    INCIDENTS_PATH,
+    COVERAGE_PATH,
+    TICKET_SOURCES_PATH,
+    ALARMS_PATH,
+    ACTIONS_PATH,
+)
 DEMO_TRUTH = Path("data/demo")  # for an oracle, never for a model

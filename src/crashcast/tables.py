@@ -46,6 +46,26 @@ TICKET_SOURCES: dict[str, Any] = {
     "covered_from": TIMESTAMP,  # it recorded tickets in [covered_from, covered_to)
     "covered_to": TIMESTAMP,
 }
+ALARMS: dict[str, Any] = {  # openings and renewals
+    "server_id": pl.String,
+    "timestamp": TIMESTAMP,  # of the row
+    "opened_at": TIMESTAMP,  # of the page; `timestamp` unless this renews it
+    "ends_at": TIMESTAMP,  # it stands in [timestamp, ends_at)
+    "score": pl.Float64,
+    "threshold": pl.Float64,
+    "model": pl.String,  # its version
+    "delivered": pl.Boolean,  # false: held back, as one of the control group
+}
+ALARM_KEY = ("timestamp", "server_id")  # and the order of rows
+ACTIONS: dict[str, Any] = {
+    "server_id": pl.String,
+    "what": pl.String,  # such as restart
+    "at": TIMESTAMP,  # when it was done
+    "who": pl.String,  # null: not known
+    "source": pl.String,  # cli, api, silence, csv, or that of a ticket
+    "reported_at": TIMESTAMP,
+}
+ACTION_KEY = ("at", "server_id", "what", "source")  # and the order of rows
 ROW_GROUP_ROWS = 1_000_000
 FILE_NAME = "part-0.parquet"
 

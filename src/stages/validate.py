@@ -1,6 +1,6 @@
 """Refuse raw data that breaks its contract: no later stage could make good of it.
 
-In: telemetry, incidents and coverage, byte for byte as git records them. Out: the outcome of every expectation in every
+In: the tables of raw data, byte for byte as git records them. Out: the outcome of every expectation in every
 partition, and counts. Both are written before data is refused, so that a refusal can be read; a warning is recorded and
 refuses nothing. `clean` depends on the result, so nothing runs on refused data.
 """
@@ -8,7 +8,7 @@ refuses nothing. `clean` depends on the result, so nothing runs on refused data.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from functools import partial
@@ -39,14 +39,27 @@ from crashcast.expectations import (
 from crashcast.params.base import DAY, format_duration
 from crashcast.params.telemetry import Metric, Telemetry
 from crashcast.params.validate import Validate
-from crashcast.tables import COVERAGE, CRASH, INCIDENTS, KEYS, MAINTENANCE, TICKET_SOURCES, TIMESTAMP, Partition
+from crashcast.tables import (
+    ACTION_KEY,
+    ACTIONS,
+    ALARM_KEY,
+    ALARMS,
+    COVERAGE,
+    CRASH,
+    INCIDENTS,
+    KEYS,
+    MAINTENANCE,
+    TICKET_SOURCES,
+    TIMESTAMP,
+    Partition,
+)
 from crashcast.text import counted
 from crashcast.versioning import tracked_data
 
 Judge = Callable[[Batch], list[Outcome]]
 
 FLOATS = ["float32", "float64"]
-PANDAS_TYPES = {pl.String: "str", TIMESTAMP: "datetime64[us, UTC]"}
+PANDAS_TYPES = {pl.String: "str", TIMESTAMP: "datetime64[us, UTC]", pl.Float64: "float64", pl.Boolean: "bool"}
 SPACING_INTERVALS = 1.5  # samples jitter; with a spacing of two intervals every other row would be missing
 NEIGHBOURS = 4
 # summed over partitions from the failing rows of the expectations that name them, tolerated ones included
@@ -56,6 +69,7 @@ COUNTED = (
     "out_of_range_values",
     "overlapping_incidents",
     "incidents_on_unknown_servers",
+    "actions_on_unknown_servers",
 )
 
 
@@ -80,13 +94,21 @@ class Findings:
 
 
 def main(
-    telemetry_path: Path, incidents: Path, coverage: Path, ticket_sources: Path, result: Path, metrics: Path
+    telemetry_path: Path,
+    incidents: Path,
+    coverage: Path,
+    ticket_sources: Path,
+    alarms: Path,
+    actions: Path,
+    result: Path,
+    metrics: Path,
 ) -> None:
     """Write what every expectation found, then refuse the data if a critical one failed."""
     telemetry, validate = Telemetry.read(), Validate.read()
-    tracked_data.check_tracked((telemetry_path, incidents, coverage, ticket_sources))
+    records = (incidents, coverage, ticket_sources, alarms, actions)
+    tracked_data.check_tracked((telemetry_path, *records))
     findings = check_partitions(telemetry_path, telemetry, validate)
-    outcomes, figures = check(findings, incidents, coverage, ticket_sources, telemetry, validate)
+    outcomes, figures = check(findings, records, telemetry, validate)
     critical, warnings = failures(outcomes, CRITICAL), failures(outcomes, WARNING)
     canonical.write_json(result, {"success": not critical, "figures": figures, "outcomes": outcomes})
     canonical.write_json(metrics, figures)
@@ -106,9 +128,7 @@ def main(
 
 def check(
     findings: list[Findings],
-    incidents: Path,
-    coverage: Path,
-    ticket_sources: Path,
+    records: Sequence[Path],
     telemetry: Telemetry,
     validate: Validate,
     ask: Judge = judge,
@@ -119,8 +139,8 @@ def check(
     ----------
     findings : list of Findings
         Of each partition, in order of time.
-    incidents, coverage, ticket_sources : Path
-        Files.
+    records : sequence of Path
+        The files of incidents, coverage, ticket_sources, alarms and actions.
     telemetry, validate : Telemetry, Validate
         What telemetry should hold, and the tolerances.
     ask : function
@@ -134,6 +154,7 @@ def check(
     figures : dict of str to int
         Counts for `dvc metrics diff`.
     """
+    incidents, coverage, ticket_sources, alarms, actions = records
     outcomes, covered = check_table(
         "coverage", "", read_or_none(coverage), pandas_types(COVERAGE), coverage_batches, ask
     )
@@ -150,12 +171,17 @@ def check(
     outcomes += check_table(
         "ticket_sources", "", read_or_none(ticket_sources), pandas_types(TICKET_SOURCES), ticket_source_batches, ask
     )[0]
+    of_alarms, of_actions = (partial(batches, servers=servers) for batches in (alarm_batches, action_batches))
+    outcomes += check_table("alarms", "", read_or_none(alarms), pandas_types(ALARMS), of_alarms, ask)[0]
+    found, acted = check_table("actions", "", read_or_none(actions), pandas_types(ACTIONS), of_actions, ask)
+    outcomes += found
     figures = {
         "partitions": len(findings),
         "rows": sum(finding.rows for finding in findings),
         "servers": pl.concat(finding.servers for finding in findings)["server_id"].n_unique(),
         "incidents": 0 if tickets is None else tickets.height,
         "crashes": 0 if tickets is None else tickets.filter(pl.col("kind") == CRASH).height,
+        "actions": 0 if acted is None else acted.height,
         "critical_failures": len(failures(outcomes, CRITICAL)),
         "warnings": len(failures(outcomes, WARNING)),
     }
@@ -482,6 +508,49 @@ def ticket_source_batches(rows: pl.DataFrame) -> Iterator[Batch]:
     """Expect ordered periods without overlap, if there are any."""
     keys = rows.select("source", "covered_from")
     yield Batch("ticket_sources", "", "rows", _with_gaps(rows, "source"), keys, [*_periods("source", "source")])
+
+
+def alarm_batches(rows: pl.DataFrame, servers: pl.Series | None) -> Iterator[Batch]:
+    """Expect alarms of known servers, one for each server and moment, that end after they begin, if there are any."""
+    expectations = [
+        *map(_present, ALARMS),
+        _unique(ALARM_KEY),
+        _ordered("opened_at", "timestamp", or_equal=True),
+        _ordered("timestamp", "ends_at", or_equal=False),
+    ]
+    yield _of_servers("alarms", rows, servers, expectations, list(ALARM_KEY))
+
+
+def action_batches(rows: pl.DataFrame, servers: pl.Series | None) -> Iterator[Batch]:
+    """Expect actions on known servers, each reported once, if there are any."""
+    expectations = [
+        *(_present(column) for column in ACTIONS if column != "who"),
+        _unique(ACTION_KEY),
+        _ordered("at", "reported_at", or_equal=True, severity=WARNING),
+    ]
+    meta = {"figure": "actions_on_unknown_servers"}
+    yield _of_servers("actions", rows, servers, expectations, ["at", "server_id"], meta=meta)
+
+
+def _of_servers(
+    table: str,
+    rows: pl.DataFrame,
+    servers: pl.Series | None,
+    expectations: list[Expectation],
+    keys: list[str],
+    **more: Any,
+) -> Batch:
+    """Return a batch of expectations, and a warning of servers that coverage does not know."""
+    if servers is None:
+        return Batch(table, "", "rows", rows, rows.select(keys), expectations)
+    expectations = [*expectations, _covered(severity=WARNING, **more)]
+    return Batch(table, "", "rows", rows.with_columns(_is_covered(servers)), rows.select(keys), expectations)
+
+
+def _unique(columns: tuple[str, ...]) -> Expectation:
+    return gxe.ExpectCompoundColumnsToBeUnique(
+        column_list=list(columns), description=f"{', '.join(columns[:-1])} and {columns[-1]} are unique"
+    )
 
 
 def _with_gaps(rows: pl.DataFrame, owner: str) -> pl.DataFrame:

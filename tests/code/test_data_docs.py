@@ -66,7 +66,7 @@ def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         schema_overrides={"timestamp": tables.TIMESTAMP, **dict.fromkeys(metrics, pl.Float32)},
     )
     odd = rows.with_columns(pl.lit(1.0).alias(f"another {EVIL}"))
-    telemetry, incidents, coverage, sources = TABLES
+    telemetry, incidents, coverage, sources, alarms, actions = TABLES
     tables.write(telemetry / "day=2026-01-05/part-0.parquet", rows)
     tables.write(telemetry / "day=2026-01-06/part-0.parquet", odd.with_columns(pl.col("timestamp") + timedelta(days=1)))
     nothing = {name: [None] * 4 for name in tables.INCIDENTS}
@@ -75,8 +75,10 @@ def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     period = {"covered_from": [START] * 2, "covered_to": [START] * 2}
     tables.write(coverage, pl.DataFrame({"server_id": [EVIL] * 2, **period, "group": [EVIL] * 2}, tables.COVERAGE))
     tables.write(sources, pl.DataFrame({"source": [EVIL] * 2, **period}, schema=tables.TICKET_SOURCES))
+    for path, schema in ((alarms, tables.ALARMS), (actions, tables.ACTIONS)):
+        tables.write(path, pl.DataFrame([{n: EVIL for n, k in schema.items() if k == pl.String}] * 2, schema=schema))
     before = {*tmp_path.parent.rglob("*")}
-    first = data_docs.build(*TABLES, Path("docs"))
+    first = data_docs.build(*TABLES, out=Path("docs"))
     assert [path for path in {*tmp_path.parent.rglob("*")} - before if tmp_path / "docs" not in path.parents] == [
         tmp_path / "docs"
     ]

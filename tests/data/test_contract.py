@@ -43,7 +43,7 @@ def set_demo(**changes):
 def check():
     telemetry_path, *files = TABLES
     sections = Telemetry.read(), Validate.read()
-    return validate.check(validate.check_partitions(telemetry_path, *sections), *files, *sections)
+    return validate.check(validate.check_partitions(telemetry_path, *sections), files, *sections)
 
 
 @pytest.mark.parametrize("seed", [7, 8])

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from crashcast import cli, tables
 from crashcast.errors import UserError
+from crashcast.paths import TABLES
 from crashcast.sources.importing import run_import, transaction
 
 ROOT = Path(__file__).parents[2]
@@ -425,7 +426,7 @@ def test_a_merge_must_fit_what_is_there(imported: Path, crashcast: Run, header: 
     assert state() == before
 
 
-@pytest.mark.parametrize("name", ["telemetry", "ticket_sources.parquet"])
+@pytest.mark.parametrize("name", ["telemetry", "ticket_sources.parquet", "actions.parquet"])
 def test_a_merge_into_data_that_was_not_pulled_is_refused(imported: Path, crashcast: Run, name: str) -> None:
     Path("data/raw", name).rename("gone")
     before = state()
@@ -463,7 +464,7 @@ def test_a_server_id_is_no_part_of_a_path(project: Path, crashcast: Run) -> None
         rows = [line.replace("A-1", f"../{number}") for number, line in enumerate(rows)]
         path.write_text("\n".join([text.splitlines()[0], *rows, ""]))
     assert crashcast("import", *FLAGS)[0] == 0
-    tables_ = {f"{name}.parquet" for name in ("incidents", "coverage", "ticket_sources")}
+    tables_ = {path.name for path in TABLES if path.suffix}
     parts = {f"telemetry/month=2026-0{month}/part-0.parquet" for month in (1, 2)}
     pointers = {f"{name}.dvc" for name in (*tables_, "telemetry")}
     raw = Path("data/raw")
@@ -531,7 +532,7 @@ def counted(function):
 os.replace, shutil.rmtree = counted(os.replace), counted(shutil.rmtree)
 run_import.import_files([Path("in/new.csv")], Path("in/incidents.csv"), replace=True, interval="30m")
 """
-WRITES, MOVES = 5, 2 * 5 + 1  # of coverage, incidents, ticket sources, telemetry and params.yaml: aside, and into place
+WRITES, MOVES = 7, 2 * 7 + 1  # of the tables and params.yaml: aside, and into place
 
 
 def killed_import(number: int) -> None:

@@ -15,11 +15,13 @@ import pytest
 import yaml
 
 from crashcast import tables
-from crashcast.tables import COVERAGE, INCIDENTS, TICKET_SOURCES, TIMESTAMP
+from crashcast.paths import TABLES
+from crashcast.sources.importing.writing import MAY_BE_EMPTY, write_empty
+from crashcast.tables import COVERAGE, INCIDENTS, TIMESTAMP
 
 ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, str(ROOT / "src" / "run.py"), "validate"]
-RAW = ["raw/telemetry", "raw/incidents.parquet", "raw/coverage.parquet", "raw/ticket_sources.parquet"]
+RAW = [f"raw/{path.name}" for path in TABLES]
 PATHS = [*RAW, "validated.json", "metrics.json"]
 RESULT = PATHS[-2]
 START, HOUR, DAY = datetime(2026, 1, 5, tzinfo=UTC), timedelta(hours=1), timedelta(days=1)
@@ -81,7 +83,7 @@ def track():
     tables.write(Path(RAW[1]), pl.DataFrame([crash], schema=INCIDENTS))
     period = {"server_id": "a", "covered_from": START, "covered_to": START + 2 * DAY, "group": "web"}
     tables.write(Path(RAW[2]), pl.DataFrame([period], schema=COVERAGE))
-    tables.write(Path(RAW[3]), pl.DataFrame(schema=TICKET_SOURCES))
+    write_empty(MAY_BE_EMPTY, Path("raw"))
     Path("params.yaml").write_text(yaml.safe_dump(PARAMETERS))
     git("init", "--quiet")
     dvc("init", "--quiet")

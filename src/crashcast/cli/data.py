@@ -171,5 +171,5 @@ def docs() -> None:
     from crashcast.data_docs import build
     from crashcast.paths import TABLES
 
-    html = build(*TABLES, Path("reports/data_docs"))
+    html = build(*TABLES, out=Path("reports/data_docs"))
     print(f"Data Docs: {html}")

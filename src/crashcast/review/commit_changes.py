@@ -19,6 +19,8 @@ from crashcast.review.test_set import CONSENSUS, LABELS, SPLIT
 from crashcast.versioning import cache, committed_model, git
 from crashcast.versioning.dvc_files import PIPELINE
 from crashcast.versioning.revision import (
+    ACTIONS,
+    ALARMS,
     COVERAGE,
     INCIDENTS,
     TELEMETRY,
@@ -145,8 +147,10 @@ def _described(revision: Revision, path: str) -> dict[str, Any] | None:
         return {"md5": digest, **counts, "first": names[0], "last": names[-1]}
     if path == INCIDENTS:
         return {"md5": digest, **{name: figures.get(name) for name in ("incidents", "crashes")}}
-    name, who = {COVERAGE: ("server_id", "server"), TICKET_SOURCES: ("source", "source")}[path]
     rows = tables.read(cache.locate(digest, what))
+    if path in (ALARMS, ACTIONS):
+        return {"md5": digest, "rows": rows.height, "servers": rows["server_id"].n_unique()}
+    name, who = {COVERAGE: ("server_id", "server"), TICKET_SOURCES: ("source", "source")}[path]
     return {
         "md5": digest,
         f"{who}s": rows[name].n_unique(),

@@ -23,7 +23,8 @@ from crashcast.versioning import dvc_files, git
 from crashcast.versioning.dvc_files import LOCK, PIPELINE, Locked, Stage, pointer, tracked_hash
 
 PARAMS = "params.yaml"
-TELEMETRY, INCIDENTS, COVERAGE, TICKET_SOURCES = RAW = tuple(path.as_posix() for path in TABLES)  # as DVC names them
+RAW = tuple(path.as_posix() for path in TABLES)  # as DVC names them
+TELEMETRY, INCIDENTS, COVERAGE, TICKET_SOURCES, ALARMS, ACTIONS = RAW
 MODELS = "models"  # the output of `train`
 REGISTERED = "crash-model"  # what the registry calls it: a version's git tag is crash-model@v1.0.0
 OPTIONAL_FIGURE = re.compile(r"slices\..+")  # of too few crashes to say anything

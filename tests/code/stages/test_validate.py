@@ -22,7 +22,7 @@ from crashcast.errors import UserError
 from crashcast.expectations import CRITICAL, WARNING, failures, judge, render
 from crashcast.params.telemetry import Telemetry
 from crashcast.params.validate import Validate
-from crashcast.tables import COVERAGE, INCIDENTS, TIMESTAMP
+from crashcast.tables import ACTIONS, ALARMS, COVERAGE, INCIDENTS, TIMESTAMP
 from stages import validate
 
 # Great Expectations' way with pandas
@@ -426,6 +426,67 @@ def test_the_periods_of_ticket_systems(rows, description):
     assert [outcome["description"] for outcome in failed(judge(batch))] == ([description] if description else [])
 
 
+def laid_out(schema, *rows):
+    """Lay rows out as a table; its times are hours from Monday's first."""
+    told = [
+        [START + value * HOUR if kind == TIMESTAMP and value is not None else value for value, kind in pairs]
+        for pairs in (zip(row, schema.values(), strict=True) for row in rows)
+    ]
+    return pl.DataFrame(told, schema=schema, orient="row")
+
+
+def alarms(*rows):
+    """Lay (server, timestamp, opened at, ends at) out as alarms."""
+    return laid_out(ALARMS, *((*row, 0.9, 0.5, "v1", True) for row in rows))
+
+
+def actions(*rows):
+    """Lay (server, what, at, source, reported at) out as actions."""
+    return laid_out(ACTIONS, *((server, what, at, None, *rest) for server, what, at, *rest in rows))
+
+
+@pytest.mark.parametrize(
+    ("rows", "description", "severity"),
+    [
+        ([], None, None),
+        ([("a", 1, 1, 8), ("b", 1, 1, 8), ("a", 7, 1, 14)], None, None),
+        ([("a", None, 1, 8)], "timestamp is there", CRITICAL),
+        ([("a", 1, 1, 8), ("a", 1, 1, 9)], "timestamp and server_id are unique", CRITICAL),
+        ([("a", 1, 2, 8)], "timestamp is not before opened_at", CRITICAL),
+        ([("a", 1, 1, 1)], "ends_at is after timestamp", CRITICAL),
+        ([("z", 1, 1, 8)], "server_id is one that coverage knows", WARNING),
+    ],
+)
+def test_alarms(rows, description, severity):
+    (batch,) = validate.alarm_batches(alarms(*rows), FLEET)
+    found = [(outcome["description"], outcome["severity"]) for outcome in failed(judge(batch))]
+    assert found == ([(description, severity)] if description else [])
+
+
+@pytest.mark.parametrize(
+    ("rows", "description", "severity"),
+    [
+        ([], None, None),
+        ([("a", "restart", 3, "cli", 4), ("a", "drain", 3, "cli", 4), ("a", "restart", 3, "api", 4)], None, None),
+        ([("a", "restart", None, "cli", 4)], "at is there", CRITICAL),
+        ([("a", None, 3, "cli", 4)], "what is there", CRITICAL),
+        ([("a", "restart", 3, "cli", 4), ("a", "restart", 3, "cli", 5)],
+         "at, server_id, what and source are unique", CRITICAL),
+        ([("a", "restart", 3, "cli", 2)], "reported_at is not before at", WARNING),
+        ([("z", "restart", 3, "cli", 4)], "server_id is one that coverage knows", WARNING),
+    ],
+)  # fmt: skip
+def test_actions(rows, description, severity):
+    (batch,) = validate.action_batches(actions(*rows), FLEET)
+    found = [(outcome["description"], outcome["severity"]) for outcome in failed(judge(batch))]
+    assert found == ([(description, severity)] if description else [])
+
+
+def test_without_coverage_nobody_knows_of_which_servers_actions_are():
+    (batch,) = validate.action_batches(actions(("z", "restart", 3, "cli", 4)), None)
+    assert not failed(judge(batch))
+
+
 def coverage_outcomes(rows):
     (batch,) = validate.coverage_batches(rows)
     return judge(batch)
@@ -607,6 +668,8 @@ class Project:
             "incidents": incidents(*TICKETS),
             "coverage": coverage(("a", 0, 3, "web"), ("b", 0, 3, None)),
             "ticket_sources": ticket_sources(("pager", 0, 2), ("pager", 2, 3), ("phone", 1, 3)),
+            "alarms": alarms(("a", 1, 1, 8)),
+            "actions": actions(("a", "restart", 2, "cli", 3)),
         }
         subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
         self.write()
@@ -633,7 +696,7 @@ class Project:
 
 RAW = Path("raw")
 TELEMETRY = RAW / "telemetry"
-FILES = [RAW / f"{name}.parquet" for name in ("incidents", "coverage", "ticket_sources")]
+FILES = [RAW / f"{name}.parquet" for name in ("incidents", "coverage", "ticket_sources", "alarms", "actions")]
 RESULT, METRICS = Path("validated.json"), Path("metrics.json")
 
 
@@ -652,6 +715,8 @@ def test_good_data_passes_with_the_same_bytes_on_every_run(project, capsys):
     assert "144 rows in 3 partitions, nothing critical" in capsys.readouterr().err
     assert json.loads(RESULT.read_text())["success"] is True
     assert json.loads(METRICS.read_text()) == {
+        "actions": 1,
+        "actions_on_unknown_servers": 0,
         "crashes": 3,
         "critical_failures": 0,
         "duplicate_rows": 0,
@@ -766,7 +831,7 @@ def test_data_docs_are_built_for_refused_data_too(project):
 
     project.days[1] = project.days[1].with_columns(server_id=pl.lit("c"))
     project.write()
-    first = data_docs.build(TELEMETRY, *FILES, project.root / "docs")
+    first = data_docs.build(TELEMETRY, *FILES, out=project.root / "docs")
     pages = {page.name: page.read_text() for page in first.parent.glob("validations/**/*.html")}
     assert len([name for name in pages if "keys" in name]) == 3
     failing = [name.split()[1] for name, page in sorted(pages.items()) if "Failed" in _status(page)]

@@ -21,7 +21,7 @@ from crashcast.params.data import Data
 from crashcast.params.demo import Demo
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
-from crashcast.paths import COVERAGE_PATH, DEMO_TRUTH, INCIDENTS_PATH, TABLES, TELEMETRY_PATH, TICKET_SOURCES_PATH
+from crashcast.paths import COVERAGE_PATH, DEMO_TRUTH, INCIDENTS_PATH, TABLES, TELEMETRY_PATH
 from crashcast.sources.demo.mechanisms import (
     REBOOT,
     Fleet,
@@ -33,6 +33,7 @@ from crashcast.sources.demo.mechanisms import (
 from crashcast.sources.demo.telemetry import DECIMALS, render
 from crashcast.sources.demo.truth import truth
 from crashcast.sources.importing.transaction import exchanged, recover, workspace
+from crashcast.sources.importing.writing import MAY_BE_EMPTY, write_empty
 from crashcast.versioning.dvc_files import pointer
 
 OUTPUTS = [*TABLES, DEMO_TRUTH]
@@ -98,14 +99,12 @@ def write() -> Summary:
         for name, frame in {
             INCIDENTS_PATH.name: incidents,
             COVERAGE_PATH.name: coverage(fleet),
-            TICKET_SOURCES_PATH.name: pl.DataFrame(
-                schema=tables.TICKET_SOURCES
-            ),  # each recorded wherever coverage says
             f"{DEMO_TRUTH.name}/truth.parquet": crashes,
             f"{DEMO_TRUTH.name}/episodes.parquet": episodes,
             f"{DEMO_TRUTH.name}/servers.parquet": servers,
         }.items():
             tables.write(folder / name, frame)
+        write_empty(MAY_BE_EMPTY, folder)  # each source recorded wherever coverage says; nobody was warned
         with exchanged(OUTPUTS, folder):
             pass
     rows = sum(count["rows"] for count in counts)

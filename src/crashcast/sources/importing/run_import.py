@@ -27,7 +27,6 @@ from crashcast.paths import (
     RAW,
     TABLES,
     TELEMETRY_PATH,
-    TICKET_SOURCES_PATH,
     TICKETS_PATH,
 )
 from crashcast.progress import progress
@@ -51,7 +50,13 @@ from crashcast.sources.importing.report import Report
 from crashcast.sources.importing.table_file import SUFFIXES
 from crashcast.sources.importing.telemetry_section import extend_section, infer_section, parse_interval
 from crashcast.sources.importing.transaction import exchanged, recover, workspace
-from crashcast.sources.importing.writing import write_coverage, write_incidents, write_telemetry
+from crashcast.sources.importing.writing import (
+    MAY_BE_EMPTY,
+    write_coverage,
+    write_empty,
+    write_incidents,
+    write_telemetry,
+)
 from crashcast.tables import KEYS
 from crashcast.versioning.dvc_files import pointer
 from crashcast.versioning.tracked_data import forget, track
@@ -139,9 +144,9 @@ def import_files(
         if new_incidents is not None or known is None:
             write_incidents(new_incidents, folder, known is not None, report)
             changed.append(INCIDENTS_PATH)
-        if known is None or not TICKET_SOURCES_PATH.exists():  # an import replaces them; earlier versions wrote none
-            tables.write(folder / TICKET_SOURCES_PATH.name, pl.DataFrame(schema=tables.TICKET_SOURCES))
-            changed.append(TICKET_SOURCES_PATH)
+        emptied = [path for path in MAY_BE_EMPTY if known is None or not path.exists()]
+        write_empty(emptied, folder)
+        changed += emptied
         write_coverage(new_coverage, old_coverage, files, spans, section.interval, folder, report)
         if new_incidents is not None:
             first, last = spans.select(pl.col("first").min(), pl.col("last").max()).row(0)
@@ -173,7 +178,7 @@ def known_telemetry(replace: bool, report: Report) -> Telemetry | None:
         if TELEMETRY_PATH.exists():
             report.written.append("what was imported before is replaced")
         return None
-    needed = [path for path in TABLES if path != TICKET_SOURCES_PATH or pointer(path).exists()]
+    needed = [path for path in TABLES if path not in MAY_BE_EMPTY or pointer(path).exists()]
     present = [path for path in needed if path.exists()]
     if not present and not list(RAW.glob("*.dvc")):
         return None

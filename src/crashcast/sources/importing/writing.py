@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -12,7 +14,14 @@ from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.files import link
 from crashcast.params.telemetry import Telemetry
-from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TELEMETRY_PATH
+from crashcast.paths import (
+    ACTIONS_PATH,
+    ALARMS_PATH,
+    COVERAGE_PATH,
+    INCIDENTS_PATH,
+    TELEMETRY_PATH,
+    TICKET_SOURCES_PATH,
+)
 from crashcast.sources.importing import merging
 from crashcast.sources.importing.parsing import Records, Samples
 from crashcast.sources.importing.report import Report
@@ -20,6 +29,11 @@ from crashcast.sources.value_formats import utc_text
 from crashcast.tables import CRASH, KEYS, Partition
 from crashcast.text import some_of
 
+MAY_BE_EMPTY: dict[Path, dict[str, Any]] = {  # and their schemas; data of earlier versions is without them
+    TICKET_SOURCES_PATH: tables.TICKET_SOURCES,
+    ALARMS_PATH: tables.ALARMS,
+    ACTIONS_PATH: tables.ACTIONS,
+}
 MAX_CONFLICTING_SHARE = 0.1  # above it, the rows of a file stand for something finer than servers
 
 
@@ -171,6 +185,12 @@ def _assumed_coverage(
         message = f"{some_of(sorted(uncovered))} has samples before its coverage, which an earlier import was given"
         report.assumed.append(f"{message}: those rows have no labels; --coverage says otherwise")
     return periods
+
+
+def write_empty(paths: Iterable[Path], folder: Path) -> None:
+    """Write tables of `MAY_BE_EMPTY` without rows."""
+    for path in paths:
+        tables.write(folder / path.name, pl.DataFrame(schema=MAY_BE_EMPTY[path]))
 
 
 def fleet_end() -> datetime:

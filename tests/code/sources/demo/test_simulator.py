@@ -16,6 +16,7 @@ from crashcast import tables
 from crashcast.cli import app
 from crashcast.errors import UserError
 from crashcast.params.demo import Demo
+from crashcast.paths import ACTIONS_PATH, ALARMS_PATH, TABLES
 from crashcast.sources.demo import simulator
 from crashcast.sources.demo.mechanisms import (
     JITTER_MINUTES,
@@ -451,8 +452,9 @@ def test_the_command_tracks_what_it_wrote_and_a_second_run_changes_nothing(repos
     assert result.exit_code == 0, result.output
     assert "20 servers" in result.stdout
     tracked = {str(path) for path in Path("data").rglob("*.dvc")}
-    raw = ("telemetry", "incidents.parquet", "coverage.parquet", "ticket_sources.parquet")
-    assert tracked == {"data/demo.dvc", *(f"data/raw/{name}.dvc" for name in raw)}
+    assert tracked == {"data/demo.dvc", *(f"{path}.dvc" for path in TABLES)}
+    for path in (ALARMS_PATH, ACTIONS_PATH):
+        assert tables.read(path).is_empty()
     repository("add", "-A")
     repository("commit", "-q", "-m", "demo")
     CliRunner().invoke(app, ["demo"])

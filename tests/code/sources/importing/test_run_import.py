@@ -18,7 +18,9 @@ from crashcast import tables
 from crashcast.files import md5
 from crashcast.params.clean import Clean
 from crashcast.params.telemetry import Telemetry
+from crashcast.paths import TABLES
 from crashcast.sources.importing import run_import
+from crashcast.sources.importing.writing import MAY_BE_EMPTY
 
 ROOT = Path(__file__).parents[4]
 DATA = ROOT.parent / "shared" / "data"
@@ -102,9 +104,11 @@ def test_the_demo_fleet_gives_way_to_the_first_import(project: Path) -> None:
 
 def test_a_merge_into_an_import_of_an_earlier_version_adds_what_that_did_not_write(project: Path) -> None:
     bring(fleet(range(48)))
-    (RAW / "ticket_sources.parquet").unlink()
+    for path in MAY_BE_EMPTY:
+        path.unlink()
     bring(fleet(range(48, 50)))
-    assert stored("ticket_sources.parquet").is_empty()
+    for path, schema in MAY_BE_EMPTY.items():
+        assert stored(path.name).equals(pl.DataFrame(schema=schema))
     day = (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
     kept = pl.DataFrame([("pager", *day)], schema=tables.TICKET_SOURCES, orient="row")
     tables.write(RAW / "ticket_sources.parquet", kept)
@@ -268,9 +272,9 @@ def test_it_ends_with_dvc_and_the_git_line(tmp_path: Path) -> None:
         done = subprocess.run([*command, *flags], cwd=tmp_path, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "git add params.yaml data/raw/*.dvc data/.gitignore data/raw/.gitignore && git commit" in done.stdout
-        for name in ("telemetry", "incidents.parquet", "coverage.parquet", "ticket_sources.parquet"):
-            tracked = yaml.safe_load((tmp_path / RAW / f"{name}.dvc").read_text())
-            assert tracked["outs"][0]["md5"] == md5(tmp_path / RAW / name)
+        for path in TABLES:
+            tracked = yaml.safe_load((tmp_path / f"{path}.dvc").read_text())
+            assert tracked["outs"][0]["md5"] == md5(tmp_path / path)
     assert "1 of 1 partitions written" in done.stdout
 
 
