@@ -45,14 +45,14 @@ from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.params.train import Train
-from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TICKET_SOURCES_PATH
+from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TABLES
 from crashcast.paths import TELEMETRY_PATH as RAW
 from crashcast.sources.demo import simulator
 from crashcast.sources.demo.truth import oracle_scores
 
 ROOT = Path(__file__).resolve().parents[1]
 UNSEEN_SEEDS = (101, 102, 103, 104, 105)
-KNOWN = (COVERAGE_PATH, TICKET_SOURCES_PATH, Path(ANNOTATIONS))  # what `label` reads of crashes beside incidents
+KNOWN = (*TABLES[TABLES.index(COVERAGE_PATH) :], Path(ANNOTATIONS))  # what `label` reads of crashes beside incidents
 BELIEVED, VOTES = Path("data/incidents.parquet"), Path("data/votes.parquet")
 FEATURES, LABELS, SPLIT, MODELS = Path("data/features"), Path("data/labels"), Path("data/split.json"), Path("models")
 TRUE_INCIDENTS, TRUE_LABELS = Path("data/true_incidents.parquet"), Path("data/true_labels")

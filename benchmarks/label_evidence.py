@@ -61,7 +61,7 @@ from crashcast.modeling.split_rule import HAS_LABEL, period, read_part, read_rul
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
-from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TICKET_SOURCES_PATH
+from crashcast.paths import ACTIONS_PATH, COVERAGE_PATH, INCIDENTS_PATH, TICKET_SOURCES_PATH
 from crashcast.sources.demo import simulator
 from stages import clean, featurize, label, split, train
 
@@ -224,6 +224,7 @@ def find_consensus() -> consensus.Consensus:
         tables.read(Path(ANNOTATIONS), ANNOTATED),
         tables.read(COVERAGE_PATH, ["server_id", "covered_from", "covered_to"]),
         tables.read(TICKET_SOURCES_PATH, tables.TICKET_SOURCES),
+        tables.read(ACTIONS_PATH, tables.ACTIONS),
         telemetry,
         label_rules,
         Incidents.read(),

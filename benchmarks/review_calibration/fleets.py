@@ -25,7 +25,7 @@ from crashcast.modeling.sampling import feature_names
 from crashcast.modeling.split_rule import HAS_LABEL, HASH_RANGE, assign, period, read_part, read_rule, row_hash
 from crashcast.params.incidents import Incidents
 from crashcast.params.train import Train
-from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TICKET_SOURCES_PATH
+from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TABLES
 from crashcast.paths import TELEMETRY_PATH as RAW
 from crashcast.sources.demo import mechanisms, simulator
 from stages import clean, featurize, label, split
@@ -83,8 +83,7 @@ def simulated(condition: str, seed: int, servers: int, months: int, shares: dict
             clean.main(RAW, Path("data/validated.json"), Path("data/clean"), Path("metrics/clean.json"))
             shutil.copy(ROOT / ANNOTATIONS, ANNOTATIONS)
             label.main(
-                Path("data/clean"), RAW, INCIDENTS_PATH, COVERAGE_PATH, TICKET_SOURCES_PATH, ANNOTATIONS, LABELS,
-                BELIEVED, VOTES, Path("metrics/label.json"),
+                Path("data/clean"), *TABLES, ANNOTATIONS, LABELS, BELIEVED, VOTES, Path("metrics/label.json")
             )  # fmt: skip
             featurize.main(Path("data/clean"), INCIDENTS_PATH, COVERAGE_PATH, FEATURES)
             split.main(LABELS, SPLIT, Path("metrics/split.json"))

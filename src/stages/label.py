@@ -1,9 +1,9 @@
 """Confirm the crashes, and label every row by whether its server is about to crash: 1, 0, or unknown.
 
-In: of the clean rows the keys and `observed`; and the evidence of crashes: incident records, their coverage and that of
-the systems they come from, raw telemetry, annotations. Out: the labels, that is those rows, `label` (null is unknown)
-and `reason` (why it is unknown); the confirmed incidents and the votes that confirm them (docs/labels.md);
-`metrics/label.json` with counts and the quality of each source.
+In: of the clean rows the keys and `observed`; the evidence of crashes: incident records, their coverage and that of the
+systems they come from, raw telemetry, annotations; alarms and actions, which may have prevented a crash. Out: the
+labels, that is those rows, `label` (null is unknown) and `reason` (why it is unknown); the confirmed incidents and the
+votes that confirm them (docs/labels.md); `metrics/label.json` with counts and the quality of each source.
 
 A row at t is 1 if a crash of its server starts in (t + lead, t + lead + horizon]. It is unknown, never 0, if the
 records cannot tell: see `Reason`. Unknown wins over 1: nobody can act on a warning during an outage.
@@ -12,7 +12,7 @@ records cannot tell: see `Reason`. Unknown wins over 1: nobody can act on a warn
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,6 +40,7 @@ class Reason(StrEnum):
     """Why a label is unknown; if several reasons hold, the last one is given."""
 
     MAINTENANCE_AHEAD = "maintenance_ahead"  # a planned reboot in the horizon may have prevented a crash
+    MITIGATED = "mitigated"  # somebody acted in the horizon, or because of an alarm that still stands
     RECORDS_END = "records_end"  # too close to the end: the crash may not have been recorded yet
     LEAD = "lead"  # a crash starts before a warning could be acted on
     OUTAGE = "outage"  # down, planned or not, or recovering
@@ -48,6 +49,7 @@ class Reason(StrEnum):
 
 REMEDIES = {  # of crashes without a row that is labelled 1
     Reason.MAINTENANCE_AHEAD: "is maintenance recorded that was a crash?",
+    Reason.MITIGATED: "is an action recorded on the wrong server, or at the wrong time?",
     Reason.RECORDS_END: "if incidents were recorded for longer, say so (`crashcast import --coverage`), or import more",
     Reason.LEAD: "shorten label.lead, or are crashes recorded again and again?",
     Reason.OUTAGE: "do outages last too long (resolved_at), or is label.recovery too long?",
@@ -61,6 +63,8 @@ def main(
     incidents_path: Path,
     coverage: Path,
     ticket_sources: Path,
+    alarms: Path,
+    actions_path: Path,
     annotations: Path,
     out: Path,
     confirmed: Path,
@@ -70,12 +74,14 @@ def main(
     """Confirm the incidents, and label every partition of `clean` by them."""
     telemetry, label, incidents = Telemetry.read(), Label.read(), Incidents.read()
     covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"])
+    actions = tables.read(actions_path, tables.ACTIONS)
     found = consensus.resolve(
         up_intervals(telemetry_path, telemetry, label),
         tables.read(incidents_path, tables.INCIDENTS),
         tables.read(annotations, candidate_events.ANNOTATIONS),
         covered,
         tables.read(ticket_sources, tables.TICKET_SOURCES),
+        actions,
         telemetry,
         label,
         incidents,
@@ -86,6 +92,7 @@ def main(
     records = read_incidents(confirmed, incidents)
     # a crash may lie that far ahead, and be recorded that much later
     blind = label.reach + incidents.reporting_delay
+    mitigated = mitigated_periods(tables.read(alarms, tables.ALARMS), actions, label)
     cleaned = tables.partitions(clean)
     tasks = [
         Task(
@@ -94,6 +101,7 @@ def main(
                 "rows": Period.among(cleaned, clean, partition.start, partition.end, (*tables.KEYS, tables.OBSERVED)),
                 "incidents": incidents_that_reach(partition, records, label),
                 "coverage": coverage_that_reaches(partition, covered, blind),
+                "mitigated": clipped(mitigated, "begun", "ended", partition.start, partition.end),
                 "blind": blind,
                 "telemetry": telemetry,
                 "label": label,
@@ -150,11 +158,44 @@ def incidents_that_reach(partition: Partition, incidents: pl.DataFrame, label: L
 
 def coverage_that_reaches(partition: Partition, coverage: pl.DataFrame, blind: timedelta) -> pl.DataFrame:
     """Return the coverage as far as it can touch a partition's labels: more of the future changes nothing."""
-    start, end = tables.utc(partition.start, partition.end + blind)
+    return clipped(coverage, "covered_from", "covered_to", partition.start, partition.end + blind)
+
+
+def mitigated_periods(alarms: pl.DataFrame, actions: pl.DataFrame, label: Label) -> pl.DataFrame:
+    """Return the periods in which an action may have prevented the crash that a label asks for.
+
+    Such a period reaches back from the action as far as a label looks ahead; and from it to the end of the alarm in
+    which it was taken, renewals included.
+
+    Parameters
+    ----------
+    alarms, actions : DataFrame
+        tables.ALARMS, tables.ACTIONS.
+    label : Label
+        The parameters.
+
+    Returns
+    -------
+    DataFrame
+        `server_id`, `begun`, `ended`: [begun, ended).
+    """
+    at = pl.col("at")
+    standing = alarms.group_by("server_id", "opened_at").agg(ended=pl.col("ends_at").max())
+    within_alarm = actions.join(standing, on="server_id").filter(pl.col("opened_at") <= at, at < pl.col("ended"))
+    found = [
+        actions.select("server_id", begun=at - label.reach, ended=at),
+        within_alarm.select("server_id", begun=at, ended="ended"),
+    ]
+    return pl.concat(found).unique()
+
+
+def clipped(periods: pl.DataFrame, first: str, last: str, start: datetime, end: datetime) -> pl.DataFrame:
+    """Return the pieces of periods [first, last), two columns, that lie in [start, end), in order."""
+    since, until = tables.utc(start, end)
     return (
-        coverage.with_columns(pl.max_horizontal("covered_from", start), pl.min_horizontal("covered_to", end))
-        .filter(pl.col("covered_from") < pl.col("covered_to"))
-        .sort("server_id", "covered_from")
+        periods.with_columns(pl.max_horizontal(first, since).alias(first), pl.min_horizontal(last, until).alias(last))
+        .filter(pl.col(first) < pl.col(last))
+        .sort("server_id", first, last)
     )
 
 
@@ -163,6 +204,7 @@ def label_partition(
     rows: pl.DataFrame,
     incidents: pl.DataFrame,
     coverage: pl.DataFrame,
+    mitigated: pl.DataFrame,
     blind: timedelta,
     telemetry: Telemetry,
     label: Label,
@@ -179,6 +221,8 @@ def label_partition(
         `server_id`, `kind`, `started_at`, `resolved_at`.
     coverage : DataFrame
         `server_id`, `covered_from`, `covered_to`.
+    mitigated : DataFrame
+        See `mitigated_periods`.
     blind : timedelta
         How long before the end of the records labels stay unknown.
     telemetry, label : Telemetry, Label
@@ -204,6 +248,7 @@ def label_partition(
     crash = within(grid, crashes, started - reach, started - ahead)
     unknown = {
         Reason.MAINTENANCE_AHEAD: within(grid, planned, started - reach, started) & ~crash,
+        Reason.MITIGATED: within(grid, mitigated, pl.col("begun"), pl.col("ended")) & ~crash,
         Reason.RECORDS_END: ~settled,
         Reason.LEAD: within(grid, crashes, started - ahead, started),
         Reason.OUTAGE: within(grid, incidents, started, resolved + label.recovery),

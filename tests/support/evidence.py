@@ -109,10 +109,17 @@ def sources_of(*rows):
     return frame_of(tables.TICKET_SOURCES, rows)
 
 
-def found_in(up, tickets=None, notes=None):
+def actions_of(*rows):
+    """Lay (server, hour) out as actions, reported when they were done."""
+    return frame_of(tables.ACTIONS, [(server, "restart", hour, None, "cli", hour) for server, hour in rows])
+
+
+def found_in(up, tickets=None, notes=None, actions=None):
     records = tickets_of() if tickets is None else tickets
     known = complete_incidents(records, RECORDING)
-    return candidate_events.candidates(up, known, notes_of() if notes is None else notes, HOUR, 3 * HOUR)
+    annotations = notes_of() if notes is None else notes
+    acted = actions_of() if actions is None else actions
+    return candidate_events.candidates(up, known, annotations, acted, HOUR, 3 * HOUR)
 
 
 def weekly(server, weeks, without=(), phase=2.0):

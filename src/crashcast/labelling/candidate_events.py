@@ -35,7 +35,7 @@ EVENTS: dict[str, Any] = {
     "silent": pl.Boolean,
     "storm": pl.Boolean,
     "planned": pl.Boolean,  # recorded work explains it
-    "due": pl.Boolean,  # work that is not on record was due
+    "due": pl.Boolean,  # it may be work: some was due that is not on record, or somebody acted
     "has_telemetry": pl.Boolean,  # there are samples before and after, so an interruption would show
     "has_uptime": pl.Boolean,
     "has_errors": pl.Boolean,
@@ -46,6 +46,7 @@ def candidates(
     up: pl.DataFrame,
     incidents: pl.DataFrame,
     annotations: pl.DataFrame,
+    actions: pl.DataFrame,
     interval: timedelta,
     same_event: timedelta,
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
@@ -59,11 +60,13 @@ def candidates(
         tables.INCIDENTS, `resolved_at` filled.
     annotations : DataFrame
         ANNOTATIONS.
+    actions : DataFrame
+        tables.ACTIONS.
     interval : timedelta
         The cadence of the telemetry.
     same_event : timedelta
-        How long after an interruption a ticket still matches it, and how far apart tickets that match none may begin
-        and be of one event.
+        How long after an interruption a ticket still matches it, how long after an action an interruption may be its
+        work, and how far apart tickets that match none may begin and be of one event.
 
     Returns
     -------
@@ -74,7 +77,7 @@ def candidates(
     verdicts : DataFrame
         The annotations with their `event`: one row for each event that an annotation is about.
     """
-    found = _interruptions(up, incidents.filter(kind=MAINTENANCE), interval)
+    found = _interruptions(up, incidents.filter(kind=MAINTENANCE), actions, interval, same_event)
     tickets = incidents.filter(kind=CRASH).with_row_index("ticket")
     notes = annotations.with_row_index("note")
     dated = notes.filter(pl.col("crash_at").is_not_null(), pl.col("verdict") == CRASH)
@@ -103,12 +106,15 @@ def candidates(
     )
 
 
-def _interruptions(up: pl.DataFrame, maintenance: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
+def _interruptions(
+    up: pl.DataFrame, maintenance: pl.DataFrame, actions: pl.DataFrame, interval: timedelta, same_event: timedelta
+) -> pl.DataFrame:
     """Return the interruptions as events."""
     found = interruptions.interruptions(up, interval)
     return found.with_columns(
         planned=planned_work.is_recorded(found, maintenance, interval),
-        due=planned_work.is_due(found, maintenance, interval),
+        due=planned_work.is_due(found, maintenance, interval)
+        | planned_work.follows_action(found, actions, interval, same_event),
         has_telemetry=pl.lit(True),
         has_errors=pl.col("storm").is_not_null(),
     )

@@ -56,6 +56,7 @@ def resolve(
     annotations: pl.DataFrame,
     coverage: pl.DataFrame,
     ticket_sources: pl.DataFrame,
+    actions: pl.DataFrame,
     telemetry: Telemetry,
     label: Label,
     incidents: Incidents,
@@ -74,15 +75,19 @@ def resolve(
         `server_id`, `covered_from`, `covered_to`.
     ticket_sources : DataFrame
         tables.TICKET_SOURCES.
+    actions : DataFrame
+        tables.ACTIONS.
     telemetry, label, incidents : Telemetry, Label, Incidents
         The parameters.
     """
     crashes = records.filter(kind=CRASH).height
     if label.aggregate == RECORDED:
         return as_recorded(records, crashes)
-    up, records, annotations, coverage = _coded(up, records, annotations, coverage)
+    up, records, annotations, coverage, actions = _coded(up, records, annotations, coverage, actions)
     known = complete_incidents(records, incidents)
-    found, tickets, verdicts = candidate_events.candidates(up, known, annotations, telemetry.interval, label.same_event)
+    found, tickets, verdicts = candidate_events.candidates(
+        up, known, annotations, actions, telemetry.interval, label.same_event
+    )
     votes = labelling_functions.votes_of_all(label.evidence, found, tickets, verdicts, coverage, ticket_sources)
     sources = votes["source"].unique().sort().to_list()
     table = label_model.matrix(votes, found.height, sources)

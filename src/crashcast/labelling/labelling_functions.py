@@ -19,7 +19,7 @@ BETWEEN = ", "  # an incident that several systems recorded names all of them
 
 
 def _says(sign: pl.Expr, watched: str) -> pl.Expr:
-    """Vote by a sign in the telemetry; abstain if planned work was due, which may have gone unrecorded."""
+    """Vote by a sign in the telemetry; abstain if it may be planned work that is not on record, or an action's."""
     return pl.when(~pl.col("due")).then(pl.when(sign & ~pl.col("planned")).then(1).when(watched).then(0))
 
 

@@ -1,4 +1,4 @@
-"""Which interruptions are planned work: recorded maintenance, or a reboot that was due by the server's usual period."""
+"""Which interruptions are planned work: recorded maintenance, a reboot that was due, or the result of an action."""
 
 from __future__ import annotations
 
@@ -85,3 +85,28 @@ def is_due(interruptions: pl.DataFrame, maintenance: pl.DataFrame, interval: tim
     free = pl.min_horizontal("backward", "forward") > period / 2
     due = rows.with_columns(distances).select("row", due=free & pl.col("restarted") & pl.any_horizontal(from_due))
     return due.sort("row")["due"].fill_null(False)
+
+
+def follows_action(
+    interruptions: pl.DataFrame, actions: pl.DataFrame, interval: timedelta, same_event: timedelta
+) -> pl.Series:
+    """Say which interruptions may be the work of somebody who acted, such as a restart to prevent a crash.
+
+    The server went down at most `same_event` after an action, or before it by an interval at most: people report what
+    they have just done.
+
+    Parameters
+    ----------
+    interruptions : DataFrame
+        See `interruptions.interruptions`.
+    actions : DataFrame
+        `server_id`, `at`.
+    interval : timedelta
+        The cadence of the telemetry.
+    same_event : timedelta
+        How long an action may take.
+    """
+    rows = interruptions.with_row_index("row").with_columns(latest=pl.col("began_by") + interval).sort("latest")
+    last = actions.select("server_id", "at").sort("at")
+    found = rows.join_asof(last, left_on="latest", right_on="at", by="server_id", check_sortedness=False).sort("row")
+    return found.select((pl.col("began_after") - pl.col("at") <= same_event).fill_null(False)).to_series()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from evidence import HOUR, found_in, frame_of, hours, notes_of, samples_of, tickets_of, up_intervals_of
+from evidence import HOUR, actions_of, found_in, frame_of, hours, notes_of, samples_of, tickets_of, up_intervals_of
 
 from crashcast.labelling import candidate_events, labelling_functions
 from crashcast.tables import CRASH, MAINTENANCE, TIMESTAMP
@@ -143,3 +143,10 @@ def test_an_annotation_is_about_events_that_began_in_its_window():
     for window, expected in (((11, 21), [0, 1]), ((11 + SECOND, 21), [1]), ((11, 21 - SECOND), [0])):
         _, _, verdicts = found_in(up, notes=notes_of(("a", *window, "no crash", None, "ann")))
         assert verdicts["event"].to_list() == expected
+
+
+def test_an_interruption_after_an_action_may_be_its_work():
+    found, _, _ = found_in(
+        up_intervals_of(samples_of(down=[(10.2, 12.5), (30.2, 31.5)])), actions=actions_of(("a", 10))
+    )
+    assert found.select("planned", "due").rows() == [(False, True), (False, False)]

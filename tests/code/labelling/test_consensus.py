@@ -8,6 +8,7 @@ from evidence import (
     RECORDING,
     RULES,
     SETTINGS,
+    actions_of,
     frame_of,
     hours,
     notes_of,
@@ -42,7 +43,7 @@ def resolved(rules=RULES, notes=None):
     up, tickets, coverage = fleet()
     covered = frame_of({"server_id": pl.String, "covered_from": TIMESTAMP, "covered_to": TIMESTAMP}, coverage)
     annotations = notes_of() if notes is None else notes
-    return consensus.resolve(up, tickets, annotations, covered, sources_of(), SETTINGS, rules, RECORDING)
+    return consensus.resolve(up, tickets, annotations, covered, sources_of(), actions_of(), SETTINGS, rules, RECORDING)
 
 
 def test_a_fleet_whose_tickets_are_wrong_here_and_there():
@@ -118,7 +119,8 @@ def of_two_systems(tickets_for):
     covered = [(f"s{number:02}", -999, 9999) for number in range(64)]
     coverage = frame_of({"server_id": pl.String, "covered_from": TIMESTAMP, "covered_to": TIMESTAMP}, covered)
     up, records = up_intervals_of(*servers), tickets_of(*tickets)
-    return consensus.resolve(up, records, notes_of(), coverage, sources_of(), SETTINGS, RULES, RECORDING).figures
+    nobody = notes_of(), coverage, sources_of(), actions_of()
+    return consensus.resolve(up, records, *nobody, SETTINGS, RULES, RECORDING).figures
 
 
 def test_systems_that_miss_the_same_crashes_make_the_estimates_unreliable():

@@ -7,7 +7,7 @@ from datetime import timedelta
 from itertools import accumulate
 
 import polars as pl
-from evidence import DAY, HOUR, WEEK, frame_of, interruptions_of, samples_of, weekly
+from evidence import DAY, HOUR, WEEK, actions_of, frame_of, interruptions_of, samples_of, weekly
 
 from crashcast.labelling import planned_work
 from crashcast.tables import TIMESTAMP
@@ -115,3 +115,26 @@ def test_a_restart_is_due_a_whole_number_of_periods_from_the_nearest_recorded_wo
     assert planned_work.is_due(found, work, HOUR).to_list() == [*due.values(), False]  # a gap is never due
     assert planned_work.is_due(found.reverse(), work.reverse(), HOUR).to_list() == [False, *reversed(due.values())]
     assert planned_work.is_due(found.with_columns(server_id=pl.lit("c")), work, HOUR).any() is False
+
+
+def test_a_server_that_goes_down_after_an_action_may_do_so_because_of_it():
+    # it went down within (10, 11]; an action takes three hours at most, and may be dated an interval too late
+    edges = {7 - SECOND: False, 7: True, 10: True, 12: True, 12 + SECOND: False}
+    for acted, expected in edges.items():
+        for restarted in (True, False):
+            found = planned_work.follows_action(
+                interruptions(("a", 10, 14, restarted)), actions_of(("a", acted), ("b", 10), ("a", 99)), HOUR, 3 * HOUR
+            )
+            assert found.to_list() == [expected], acted
+
+
+def test_the_last_action_before_an_interruption_counts():
+    found = interruptions(("a", 30, 31, True), ("b", 20, 21, True), ("a", 10, 11, True))
+    acted = actions_of(("a", 29), ("a", 2), ("b", 2))
+    assert planned_work.follows_action(found, acted, HOUR, 3 * HOUR).to_list() == [True, False, False]
+    assert planned_work.follows_action(found.reverse(), acted.reverse(), HOUR, 3 * HOUR).to_list() == [
+        False,
+        False,
+        True,
+    ]
+    assert planned_work.follows_action(found, actions_of(), HOUR, 3 * HOUR).to_list() == [False] * 3

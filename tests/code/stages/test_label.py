@@ -10,6 +10,7 @@ from itertools import pairwise
 import polars as pl
 import pytest
 import yaml
+from evidence import actions_of
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -60,10 +61,10 @@ def incidents_of(*incidents):
     return frame_of(schema, incidents)
 
 
-def labelled(hours, incidents, coverage=(("a", *ALWAYS),), rules=RULES, delay=0, partition=DAY):
+def labelled(hours, incidents, coverage=(("a", *ALWAYS),), rules=RULES, delay=0, partition=DAY, **operated):
     """Label the rows of server a at `hours`, with what the stage would hand it; return {hour: label or reason}."""
     rows = frame_of(tables.KEYS, [(hour, "a") for hour in hours])
-    frame, counts = label_rows(rows, incidents, frame_of(SPANS, coverage), rules, delay, partition)
+    frame, counts = label_rows(rows, incidents, frame_of(SPANS, coverage), rules, delay, partition, **operated)
     assert frame["timestamp"].equals(rows["timestamp"])
     assert (frame["label"].is_null() == frame["reason"].is_not_null()).all()
     assert counts["rows"] == frame.height == counts["crash"] + counts["no_crash"] + frame["label"].null_count()
@@ -73,11 +74,22 @@ def labelled(hours, incidents, coverage=(("a", *ALWAYS),), rules=RULES, delay=0,
     }
 
 
-def label_rows(rows, incidents, coverage, rules=RULES, delay=0, partition=DAY):
+def label_rows(rows, incidents, coverage, rules=RULES, delay=0, partition=DAY, alarms=(), actions=()):
     blind = rules.lead + rules.horizon + delay * HOUR
     touching = label.incidents_that_reach(partition, incidents, rules)
     seen = label.coverage_that_reaches(partition, coverage, blind)
-    return label.label_partition(partition, rows, touching, seen, blind, TELEMETRY, rules)
+    periods = label.mitigated_periods(alarms_of(*alarms), actions_of(*actions), rules)
+    mitigated = label.clipped(periods, "begun", "ended", partition.start, partition.end)
+    return label.label_partition(partition, rows, touching, seen, mitigated, blind, TELEMETRY, rules)
+
+
+def alarms_of(*alarms, model="v1", delivered=True):
+    """Lay (server, opened, end, ...) out as an alarm's opening and, for each further end, its renewal."""
+    rows = []
+    for server, opened, *ends in alarms:
+        for end in ends:
+            rows.append((server, max(opened, end - 4), opened, end, 0.9, 0.5, model, delivered))
+    return frame_of(tables.ALARMS, rows)
 
 
 def test_hours_around_a_crash():
@@ -209,16 +221,78 @@ def test_coverage_shorter_than_its_blind_end_settles_nothing():
 
 
 def test_of_several_reasons_the_last_is_given():
-    assert list(Reason) == ["maintenance_ahead", "records_end", "lead", "outage", "uncovered"]
+    assert list(Reason) == ["maintenance_ahead", "mitigated", "records_end", "lead", "outage", "uncovered"]
     reboot = ("a", MAINTENANCE, 8, 9)
     crash = ("a", CRASH, 6, 7)
     begun = ("a", MAINTENANCE, 4, 5.5)
     ends = [("a", -9, 8)]
     assert labelled([5], incidents_of(reboot)) == {5: "maintenance_ahead"}
-    assert labelled([5], incidents_of(reboot), ends) == {5: "records_end"}
+    assert labelled([5], incidents_of(reboot), actions=[("a", 8)]) == {5: "mitigated"}
+    assert labelled([5], incidents_of(reboot), ends, actions=[("a", 8)]) == {5: "records_end"}
     assert labelled([5], incidents_of(reboot, crash), ends) == {5: "lead"}
     assert labelled([5], incidents_of(reboot, crash, begun), ends) == {5: "outage"}
     assert labelled([5], incidents_of(reboot, crash, begun), [("a", -9, 5)]) == {5: "uncovered"}
+
+
+# somebody acted
+
+
+@pytest.mark.parametrize(
+    ("alarms", "actions", "crashes", "mitigated", "positive"),
+    [
+        # an alarm that opens at 6 stands until 10
+        pytest.param([("a", 6, 10)], [("a", 8)], [], [4, 5, 6, 7, 8, 9], [], id="alarm, action, no crash"),
+        pytest.param([("a", 6, 10)], [("a", 8)], [(10, 11)], [4, 5], [6, 7, 8], id="a crash seen after the action"),
+        pytest.param([("a", 6, 10)], [("a", 10.5)], [(10, 11)], [], [6, 7, 8], id="an action after the crash"),
+        pytest.param([], [("a", 8)], [], [4, 5, 6, 7], [], id="an action without an alarm"),
+        pytest.param([("a", 6, 10)], [], [], [], [], id="a mute, which is no action"),
+        pytest.param([("a", 6, 10)], [("a", 8), ("a", 15)], [], [*range(4, 10), *range(11, 15)], [], id="two actions"),
+        pytest.param([("a", 6, 10)], [("a", 8), ("a", 7)], [], list(range(3, 10)), [], id="two actions in one alarm"),
+        pytest.param([("a", 6, 10, 13)], [("a", 8)], [], list(range(4, 13)), [], id="the alarm was renewed"),
+        pytest.param([("a", 6, 10)], [("a", 5)], [], [1, 2, 3, 4], [], id="an action before the alarm"),
+        pytest.param([("a", 6, 10)], [("a", 10)], [], [6, 7, 8, 9], [], id="an action when the alarm had ended"),
+        pytest.param([("a", 6, 10)], [("a", 6)], [], list(range(2, 10)), [], id="an action at the opening"),
+        pytest.param([("b", 6, 10)], [("b", 8)], [], [], [], id="another server"),
+        pytest.param([("b", 6, 10)], [("a", 8)], [], [4, 5, 6, 7], [], id="the alarm is another server's"),
+        pytest.param([("was-a", 6, 10)], [("was-a", 8)], [], [], [], id="the server has another name by now"),
+    ],
+)
+def test_rows_of_which_an_action_may_have_prevented_the_crash_are_unknown(
+    alarms, actions, crashes, mitigated, positive
+):
+    found = labelled(
+        range(24), incidents_of(*(("a", CRASH, *span) for span in crashes)), alarms=alarms, actions=actions
+    )
+    assert [hour for hour, label in found.items() if label == "mitigated"] == mitigated
+    assert [hour for hour, label in found.items() if label == 1] == positive
+
+
+def test_a_server_is_mitigated_under_the_name_that_it_had():
+    rows = frame_of(tables.KEYS, [(5, "was-a"), (6, "a")])  # the action at 8 was reported with the old name
+    covered = frame_of(SPANS, [("a", *ALWAYS), ("was-a", *ALWAYS)])
+    frame, _ = label_rows(rows, incidents_of(), covered, actions=[("was-a", 8)])
+    assert frame["reason"].to_list() == ["mitigated", None]
+
+
+def test_neither_the_model_nor_the_delivery_of_an_alarm_matters():
+    """Of a model that was withdrawn since, or held back: who acted may have prevented a crash."""
+    expected = label.mitigated_periods(alarms_of(("a", 6, 10)), actions_of(("a", 8)), RULES)
+    for more in ({"model": "v0"}, {"delivered": False}):
+        found = label.mitigated_periods(alarms_of(("a", 6, 10), **more), actions_of(("a", 8)), RULES)
+        assert found.sort("begun").equals(expected.sort("begun"))
+
+
+def test_an_alarm_without_an_action_reaches_no_partition():
+    assert label.mitigated_periods(alarms_of(("a", 6, 10)), actions_of(), RULES).is_empty()
+
+
+def test_an_action_reaches_only_the_partitions_that_its_period_touches():
+    periods = label.mitigated_periods(alarms_of(("a", 22, 26)), actions_of(("a", 23), ("a", 60)), RULES)
+    days = [tables.partition_at(START + day * 24 * HOUR, "day") for day in range(-1, 4)]
+    pieces = [label.clipped(periods, "begun", "ended", day.start, day.end) for day in days]
+    assert [piece.height for piece in pieces] == [0, 2, 1, 1, 0]
+    renewed = label.mitigated_periods(alarms_of(("a", 22, 26, 29)), actions_of(("a", 23), ("a", 60)), RULES)
+    assert label.clipped(renewed, "begun", "ended", days[1].start, days[1].end).equals(pieces[1])
 
 
 def test_other_servers_incidents_and_coverage_do_not_count():
@@ -246,6 +320,7 @@ def test_several_servers_at_once():
         "crash": 2,
         "no_crash": 1,
         "unknown_maintenance_ahead": 0,
+        "unknown_mitigated": 0,
         "unknown_records_end": 0,
         "unknown_lead": 0,
         "unknown_outage": 0,
@@ -269,7 +344,7 @@ def test_the_base_rate_is_of_the_known():
 # for all data
 
 
-def by_definition(minute, server, incidents, coverage, rules, blind_minutes):
+def by_definition(minute, server, incidents, coverage, rules, blind_minutes, alarms, actions):
     """Say what DESIGN says of one row; all in minutes."""
     lead, reach, recovery = (duration / MINUTE for duration in (rules.lead, rules.lead + rules.horizon, rules.recovery))
     own = [(kind, started, resolved) for name, kind, started, resolved in incidents if name == server]
@@ -285,6 +360,12 @@ def by_definition(minute, server, incidents, coverage, rules, blind_minutes):
         return "records_end"
     if any(minute + lead < started <= minute + reach for started in crashes):
         return 1
+    acted = [moment for name, moment in actions if name == server]
+    if any(minute < moment <= minute + reach for moment in acted):
+        return "mitigated"
+    for name, opened, *ends in alarms:
+        if name == server and any(opened <= moment <= minute < max(ends) for moment in acted):
+            return "mitigated"
     if any(minute < started <= minute + reach for kind, started, _ in own if kind == MAINTENANCE):
         return "maintenance_ahead"
     return 0
@@ -301,6 +382,15 @@ outages = st.lists(
 spans = st.lists(st.tuples(servers, minutes, minutes).filter(lambda row: row[1] < row[2]), max_size=3).map(
     lambda rows: [*rows, ("a", -5000, 700)]
 )
+acts = st.lists(st.tuples(servers, minutes), max_size=3, unique=True)
+# of an alarm the opening, its end, and those of its renewals
+warnings = st.lists(
+    st.tuples(servers, minutes, st.lists(st.sampled_from([30, 60, 300, 600]), min_size=1, max_size=3)).map(
+        lambda row: (row[0], row[1], *(row[1] + length for length in row[2]))
+    ),
+    max_size=3,
+    unique_by=lambda row: row[:2],
+)
 durations = st.sampled_from(["0h", "30m", "1h", "2h", "5h"])
 rules_of = st.builds(Label, lead=durations, horizon=durations.filter(lambda d: d != "0h"), recovery=durations)
 
@@ -310,8 +400,8 @@ def in_hours(rows):
 
 
 @hypothesis_settings(deadline=None, max_examples=150)
-@given(outages, spans, rules_of, st.integers(0, 3))
-def test_labels_follow_the_definition(incidents, coverage, rules, delay):
+@given(outages, spans, rules_of, st.integers(0, 3), warnings, acts)
+def test_labels_follow_the_definition(incidents, coverage, rules, delay, alarms, actions):
     keys = [(hour, server) for hour in range(24) for server in "ab"]
     frame, counts = label_rows(
         frame_of(tables.KEYS, keys),
@@ -319,9 +409,12 @@ def test_labels_follow_the_definition(incidents, coverage, rules, delay):
         frame_of(SPANS, in_hours(coverage)),
         rules,
         delay,
+        alarms=in_hours(alarms),
+        actions=in_hours(actions),
     )
     blind_minutes = (rules.lead + rules.horizon) / MINUTE + 60 * delay
-    expected = [by_definition(60 * hour, server, incidents, coverage, rules, blind_minutes) for hour, server in keys]
+    known = incidents, coverage, rules, blind_minutes, alarms, actions
+    expected = [by_definition(60 * hour, server, *known) for hour, server in keys]
     found = [reason or known for known, reason in zip(frame["label"], frame["reason"], strict=True)]
     assert found == expected
     tally = Counter(expected)
@@ -334,15 +427,16 @@ def test_labels_follow_the_definition(incidents, coverage, rules, delay):
 
 
 @hypothesis_settings(deadline=None, max_examples=50)
-@given(outages, spans, rules_of, st.lists(st.integers(1, 23), unique=True, max_size=4))
-def test_any_division_into_partitions_gives_the_same_labels(incidents, coverage, rules, borders):
+@given(outages, spans, rules_of, st.lists(st.integers(1, 23), unique=True, max_size=4), warnings, acts)
+def test_any_division_into_partitions_gives_the_same_labels(incidents, coverage, rules, borders, alarms, actions):
     rows = frame_of(tables.KEYS, [(hour, server) for hour in range(24) for server in "ab"])
     records, covered = incidents_of(*in_hours(incidents)), frame_of(SPANS, in_hours(coverage))
+    operated = {"alarms": in_hours(alarms), "actions": in_hours(actions)}
     pieces = []
     for first, last in pairwise([0, *sorted(borders), 24]):
         own = rows.filter(pl.col("timestamp").is_between(*tables.utc(at(first), at(last)), closed="left"))
-        pieces.append(label_rows(own, records, covered, rules, 1, Partition(at(first), at(last), "day")))
-    whole, counts = label_rows(rows, records, covered, rules, 1)
+        pieces.append(label_rows(own, records, covered, rules, 1, Partition(at(first), at(last), "day"), **operated))
+    whole, counts = label_rows(rows, records, covered, rules, 1, **operated)
     assert pl.concat([frame for frame, _ in pieces]).equals(whole)
     assert {name: sum(part[name] for _, part in pieces) for name in counts} == counts
 
@@ -373,8 +467,10 @@ def project(tmp_path, monkeypatch):
         tables.write(tmp_path / "incidents.parquet", incidents)
         tables.write(tmp_path / "coverage.parquet", coverage)
         tables.write(tmp_path / "ticket_sources.parquet", pl.DataFrame(schema=tables.TICKET_SOURCES))
+        tables.write(tmp_path / "alarms.parquet", pl.DataFrame(schema=tables.ALARMS))
+        tables.write(tmp_path / "actions.parquet", actions_of())
         tables.write(tmp_path / "annotations.parquet", pl.DataFrame(schema=ANNOTATIONS))
-        records = ("incidents", "coverage", "ticket_sources", "annotations")
+        records = ("incidents", "coverage", "ticket_sources", "alarms", "actions", "annotations")
         inputs = ("clean", "telemetry", *(f"{name}.parquet" for name in records))
         outputs = ("labels", "believed.parquet", "votes.parquet", "out.json")
         label.main(*(tmp_path / name for name in (*inputs, *outputs)))

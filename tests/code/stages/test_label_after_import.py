@@ -16,7 +16,7 @@ from crashcast.errors import UserError
 from crashcast.incidents import read_covered_crashes
 from crashcast.labelling.candidate_events import ANNOTATIONS
 from crashcast.params.incidents import Incidents
-from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TELEMETRY_PATH, TICKET_SOURCES_PATH
+from crashcast.paths import COVERAGE_PATH, TABLES, TELEMETRY_PATH
 from crashcast.sources.importing import run_import
 from stages import clean, label
 
@@ -79,9 +79,8 @@ def labelled() -> pl.DataFrame:
     Path("validated.json").write_text('{"success": true}')
     tables.write(Path("annotations"), pl.DataFrame(schema=ANNOTATIONS))
     clean.main(TELEMETRY_PATH, Path("validated.json"), Path("clean"), Path("clean.json"))
-    records = (INCIDENTS_PATH, COVERAGE_PATH, TICKET_SOURCES_PATH, Path("annotations"))
     outputs = (Path("labels"), Path("confirmed"), Path("votes"), Path("label.json"))
-    label.main(Path("clean"), TELEMETRY_PATH, *records, *outputs)
+    label.main(Path("clean"), *TABLES, Path("annotations"), *outputs)
     return pl.concat(tables.read(part.path(Path("labels"))) for part in tables.partitions(Path("labels")))
 
 

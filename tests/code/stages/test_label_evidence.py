@@ -14,6 +14,7 @@ from evidence import (
     RULES,
     SETTINGS,
     START,
+    actions_of,
     frame_of,
     hours,
     samples_of,
@@ -54,6 +55,8 @@ def project(tmp_path, monkeypatch):
     tables.write(tmp_path / "incidents.parquet", tickets)
     tables.write(tmp_path / "coverage.parquet", coverage)
     tables.write(tmp_path / "ticket_sources.parquet", sources_of())
+    tables.write(tmp_path / "alarms.parquet", pl.DataFrame(schema=tables.ALARMS))
+    tables.write(tmp_path / "actions.parquet", actions_of())
     tables.write(tmp_path / "annotations.parquet", pl.DataFrame(schema=ANNOTATIONS))
 
     def run(days):
@@ -65,7 +68,7 @@ def project(tmp_path, monkeypatch):
             for name in ("clean", "telemetry"):
                 if not partition.path(tmp_path / name).exists():
                     tables.write(partition.path(tmp_path / name), own.with_columns(observed=pl.lit(True)))
-        records = ("incidents", "coverage", "ticket_sources", "annotations")
+        records = ("incidents", "coverage", "ticket_sources", "alarms", "actions", "annotations")
         inputs = ("clean", "telemetry", *(f"{name}.parquet" for name in records))
         outputs = ("labels", "confirmed.parquet", "votes.parquet", "out.json")
         label.main(*(tmp_path / name for name in (*inputs, *outputs)))
@@ -90,6 +93,30 @@ def test_the_stage_labels_by_the_confirmed_crashes_and_remembers_up_intervals(pr
     assert "evidence: 14 partitions, 4 computed" in told
     assert "label: 14 partitions, 4 computed" in told  # the earlier days' events are what they were
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_restart_is_no_crash_once_somebody_says_that_it_was_to_prevent_one(project, tmp_path, capsys):
+    def rows_of_the_first():
+        rows = tables.read_period(tmp_path / "labels", START, START + 14 * DAY).filter(server_id="s00")
+        return rows.filter(pl.col("label").is_null() | (pl.col("label") == 1))
+
+    project(14)
+    assert rows_of_the_first().filter(label=1).height == 6
+    before = {path: path.read_bytes() for path in (tmp_path / "labels").rglob("*.parquet")}
+    capsys.readouterr()
+
+    tables.write(tmp_path / "actions.parquet", actions_of(("s00", 50.5)))
+    figures = project(14)
+    assert figures["evidence"]["believed"] == 19
+    found = rows_of_the_first()
+    assert found["label"].null_count() == found.height
+    mitigated = found.filter(reason="mitigated")
+    assert hours(mitigated["timestamp"]) == [44, 45, 46, 47, 48, 49, 50]
+    assert figures["unknown_mitigated"] == 7
+    # the action was reported late: only the two days that it touches are computed again
+    assert "label: 14 partitions, 2 computed" in capsys.readouterr().err
+    changed = {path.parent.name for path, content in before.items() if path.read_bytes() != content}
+    assert changed == {tables.partition_at(START + day * DAY, "day").name for day in (1, 2)}
 
 
 def test_a_metric_that_telemetry_lacks_is_named(project, tmp_path, capsys):
