@@ -11,6 +11,8 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from crashcast.params.base import format_duration
 from crashcast.params.clean import Clean
+from crashcast.params.data import Data
+from crashcast.params.features import Features
 from crashcast.params.telemetry import Metric, Telemetry
 
 STUCK_INTERVALS = 12  # without a change, after which a sensor is taken as broken; used if params.yaml has less
@@ -35,23 +37,31 @@ def describe_import(path: Path, telemetry: Telemetry) -> tuple[str, list[str]]:
         The new text.
     list of str
         Changes of other sections, each with its reason.
+
+    Raises
+    ------
+    UserError
+        If a section that may have to change is missing or wrong.
     """
+    known, clean = Telemetry.read(path), Clean.read(path)
+    for section in (Data, Features):
+        section.read(path)  # so that the keys below are there
     yaml = YAML()
     yaml.width = 4096  # long lines stay lines
     yaml.preserve_quotes = True
     yaml.representer.add_representer(type(None), _write_null)
     content = yaml.load(path.read_text(encoding="utf-8"))
     content["data"]["source"] = "import"
-    section = content["telemetry"]
-    section["interval"] = format_duration(telemetry.interval)
-    section["partition"] = telemetry.partition
-    if list(Telemetry.read(path).metrics.items()) != list(telemetry.metrics.items()):
-        metrics = section["metrics"]
+    described = content["telemetry"]
+    described["interval"] = format_duration(telemetry.interval)
+    described["partition"] = telemetry.partition
+    if list(known.metrics.items()) != list(telemetry.metrics.items()):
+        metrics = described["metrics"]
         metrics.clear()
         metrics.fa.set_block_style()
         metrics.update({name: _entry(metric) for name, metric in telemetry.metrics.items()})
     changes = _drop_other_metrics(content["features"], set(telemetry.metrics))
-    if Clean.read(path).stuck_after <= telemetry.interval:
+    if clean.stuck_after <= telemetry.interval:
         content["clean"]["stuck_after"] = longer = format_duration(STUCK_INTERVALS * telemetry.interval)
         changes.append(f"clean.stuck_after is now {longer}: it has to be longer than the interval")
     text = io.StringIO()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from crashcast.errors import UserError
 from crashcast.params import every_section
 from crashcast.params.data import Data
 from crashcast.params.features import Features
@@ -66,3 +68,11 @@ def test_features_forget_metrics_that_are_no_more(project: Path, columns: str, k
     path.write_text(params_file.describe_import(path, section)[0])
     assert Features.read().columns == kept
     assert Features.read().interactions == {"cpu_latency_combo": ("cpu_pct", "latency_ms")}
+
+
+@pytest.mark.parametrize("name", ["data", "telemetry", "clean", "features"])
+def test_a_section_that_is_missing_is_named(project: Path, name: str) -> None:
+    path, section = Path("params.yaml"), Telemetry.read()
+    path.write_text(re.sub(rf"(?ms)^{name}:.*?(?=^\w)", "", path.read_text()))
+    with pytest.raises(UserError, match=f"section '{name}' is missing"):
+        params_file.describe_import(path, section)
