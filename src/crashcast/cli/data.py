@@ -39,13 +39,26 @@ def collect(
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Start over, instead of merging.")] = False,
 ) -> None:
-    """Collect telemetry from a Prometheus-compatible server, S3 or files, from where the last collection ended."""
+    """Collect telemetry from a Prometheus-compatible server, S3 or files, from where the last collection ended.
+
+    Alarms that `crashcast serve` issued, and actions, are brought in with it.
+    """
+    from crashcast.operate.collect import collect as bring_in_alarms
+    from crashcast.operate.state import utc_now
+    from crashcast.params.serve import Serve
     from crashcast.sources.collect import collect as bring_in
 
     done = bring_in(sources or (), since, until, is_open, again, incidents, coverage, replace)
-    if done:
+    try:
+        issued = bring_in_alarms(Serve.read(), utc_now(), again)
+    except UserError as error:
+        if not done:
+            raise
         _tell(done, "Collect telemetry")
-    else:
+        raise UserError(f"telemetry is collected, but alarms and actions are not: {error}") from None
+    if done or issued:
+        _tell([*issued, *done], "Collect telemetry" if done else "Collect alarms and actions")
+    if not done:
         print(f"Nothing to collect: no partition has ended since{'' if is_open else '; see --open'}")
 
 

@@ -62,6 +62,21 @@ def score(
 
 
 @commands.command()
+def alarms(
+    again: Annotated[bool, typer.Option("--again", help="Read the whole log again.")] = False,
+) -> None:
+    """Bring alarms and actions into data/raw, from serve's log and Alertmanager's silences; `collect` does, too."""
+    from crashcast.operate.collect import collect
+    from crashcast.operate.state import utc_now
+    from crashcast.params.serve import Serve
+
+    done = collect(Serve.read(), utc_now(), again)
+    print("\n".join(done) or "Nothing is new: no alarm was issued, and no action reported.")
+    if done:
+        print('Next:\n  git add data/raw/*.dvc && git commit -m "Collect alarms and actions"\n  dvc repro')
+
+
+@commands.command()
 def metrics(
     textfile: Textfile = None,
     as_json: AsJson = False,

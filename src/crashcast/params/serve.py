@@ -26,6 +26,7 @@ class Serve(Section):
     late_window: PositiveDuration
     max_ticket_age: PositiveDuration
     alertmanager: Address | None = None
+    silences: Address | None = None
     page: Address | None = None
     runbook: Address | None = None
     holdback: Annotated[float, Field(ge=0, lt=1)] = 0

@@ -25,8 +25,7 @@ from crashcast.sources.tickets.outages import merge, starts_after_report
 from crashcast.sources.tickets.tickets import TICKETS, LeftOut, Parsed, parse
 from crashcast.spreadsheet import write_csv
 from crashcast.tables import CRASH, TIMESTAMP
-from crashcast.versioning.dvc_files import pointer
-from crashcast.versioning.tracked_data import track
+from crashcast.versioning.tracked_data import read_or_empty, track
 
 LEFT_OUT_FILE = Path("reports/tickets_left_out.csv")
 IMPORTED = "import"  # the source of incidents that `crashcast import` wrote
@@ -143,16 +142,8 @@ def _known() -> tuple[pl.DataFrame, pl.DataFrame]:
         TICKET_SOURCES_PATH: tables.TICKET_SOURCES,
         INCIDENTS_PATH: tables.INCIDENTS,
     }
-    tickets, periods, incidents = (
-        tables.read(path, schema) if _is_there(path) else pl.DataFrame(schema=schema) for path, schema in files.items()
-    )
+    tickets, periods, incidents = (read_or_empty(path, schema) for path, schema in files.items())
     return update(tickets, imported(incidents))[0], periods
-
-
-def _is_there(path: Path) -> bool:
-    if not path.exists() and pointer(path).exists():
-        raise UserError(f"{path} is missing: `dvc pull` brings it")
-    return path.exists()
 
 
 def imported(incidents: pl.DataFrame) -> pl.DataFrame:
