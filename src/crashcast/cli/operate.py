@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -77,20 +78,40 @@ def alarms(
 
 
 @commands.command()
+def outcomes(
+    since: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Alarms that opened from this day on, UTC.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Up to the start of this day, UTC.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what came of the alarms, and what acting on them was worth (docs/outcomes.md)."""
+    from crashcast.operate import outcomes, outcomes_output
+
+    print_result(outcomes.read(since, until), as_json, outcomes_output.as_json, outcomes_output.show)
+
+
+@commands.command()
 def metrics(
     textfile: Textfile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what the last run of each stage and command cost, or write it for Prometheus."""
+    """Show what the last run of each stage and command cost, or write it for Prometheus, with what came of alarms."""
     from crashcast import run_record
     from crashcast.operate import metrics as costs
+    from crashcast.operate import outcomes, outcomes_output
     from crashcast.operate.textfile import write
+    from crashcast.paths import ALARMS_PATH
 
     runs = run_record.last_of_each()
     if textfile is None:
         print_result(runs, as_json, list, costs.show)
     else:
         print(f"Written: {write(costs.samples(runs), textfile, 'crashcast_runs')}")
+        if ALARMS_PATH.exists() and (found := outcomes.read()).since is not None:
+            print(f"Written: {write(outcomes_output.samples(found), textfile, 'crashcast_outcomes')}")
 
 
 @commands.command()
