@@ -180,6 +180,30 @@ def test_an_alarm_is_held_back_with_its_renewals_and_told_to_nobody(
     assert first not in page.render(after[-1], after[-1].ticked_at, HOUR, Serve.read())
 
 
+def test_an_alarm_that_ended_is_shown_with_what_came_of_it(
+    here: Path, used: Deployment, prometheus: Prometheus
+) -> None:
+    configure(prometheus.url)
+    evening, service = START + 17 * HOUR, new_service()
+    before = ticks(used, evening, 2, service)[-1]
+    (opened,) = {one.opened_at for one in before.alarms}
+    crashed = tables.read(INCIDENTS_PATH).head(1).with_columns(
+        server_id=pl.lit(before.alarms[0].server_id), kind=pl.lit(tables.CRASH),
+        started_at=pl.lit((opened + 3 * HOUR).replace(tzinfo=UTC)).cast(tables.TIMESTAMP),
+    )  # fmt: skip
+    own = INCIDENTS_PATH.read_bytes()
+    tables.write(INCIDENTS_PATH, crashed)
+    try:
+        after = ticks(used, evening + 30 * HOUR, 1, service, before)[-1]
+    finally:
+        INCIDENTS_PATH.write_bytes(own)
+    found = {one.server_id: (one.opened_at, one.is_delivered, one.crashed_at) for one in after.ended}
+    assert found == {
+        one.server_id: (opened, True, opened + 3 * HOUR if one is before.alarms[0] else None) for one in before.alarms
+    }
+    assert ticks(used, evening + 60 * HOUR, 1, service, after)[-1].ended == []
+
+
 def late(found: pl.DataFrame) -> pl.DataFrame:
     """Choose samples that come late: all of one server at 17:00, and some metrics of one that alarms, at 18:00."""
     rows = found.with_columns(hour=(pl.col("timestamp") - INSTANT).dt.truncate("1h") + HOUR)

@@ -22,12 +22,12 @@ from pages import (
     reached_by_keyboard,
     unfold,
 )  # fmt: skip
-from served_fleet import HOUR, alarm, scores, state, telemetry_of
+from served_fleet import HOUR, ROW, alarm, scores, state, telemetry_of
 
 from crashcast.operate import page
 from crashcast.operate.http_app import HttpServer
 from crashcast.operate.served_log import ServedLog
-from crashcast.operate.state import State
+from crashcast.operate.state import EndedAlarm, State
 from crashcast.params.serve import Serve
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -48,7 +48,11 @@ def now() -> datetime:
 
 
 def alarms() -> State:
-    return replace(state(("db-1", "web-9")), ticked_at=now())
+    over = [
+        EndedAlarm("web-3", ROW - 9 * HOUR, ROW - 2 * HOUR, 0.7, True, None),
+        EndedAlarm(HOSTILE, ROW - 9 * HOUR, ROW - 2 * HOUR, 0.7, False, ROW - 3 * HOUR),
+    ]
+    return replace(state(("db-1", "web-9")), ticked_at=now(), ended=over)
 
 
 def quiet() -> State:
@@ -165,6 +169,13 @@ def test_what_is_degraded_stands_above_the_alarms(show: Open) -> None:
     ]  # fmt: skip
     first = tab.get_by_role("article").first.bounding_box()
     assert problems.bounding_box()["y"] < first["y"]
+
+
+def test_it_says_what_came_of_alarms_that_ended(show: Open) -> None:
+    rows = show("alarms", PHONE).get_by_role("table", name="Alarms that ended in the last day").get_by_role("row")
+    assert [row.get_by_role("cell").last.inner_text() for row in rows.all()[1:]] == [
+        "no crash", "crashed at 05 Jan 09:00 UTC",
+    ]  # fmt: skip
 
 
 def test_a_fleet_that_is_well_is_said_to_be(show: Open) -> None:

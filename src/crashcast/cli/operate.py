@@ -129,7 +129,7 @@ def acted(
     from crashcast.console import Console
     from crashcast.errors import UserError
     from crashcast.operate import acted as reporting
-    from crashcast.operate import output
+    from crashcast.operate import output, page
     from crashcast.operate.served_log import ServedLog
     from crashcast.operate.state import utc_now
     from crashcast.params.label import Label
@@ -146,7 +146,7 @@ def acted(
     if what is None:
         raise UserError(f"say what was done: crashcast acted {server} --what restart")
     done = reporting.report(log, server, what, None if at is None else output.moment(at), who, now)
-    print(f"Recorded: {done.server_id}, {reporting.words(done)}")
+    print(f"Recorded: {done.server_id}, {page.done(done)}")
 
 
 @commands.command()

@@ -16,7 +16,7 @@ from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.operate import actions, issued_alarms
 from crashcast.operate.actions import Action
-from crashcast.operate.page import moment, percent
+from crashcast.operate.page import done, percent
 from crashcast.operate.served_log import ServedLog
 from crashcast.params.base import DAY
 from crashcast.params.label import Label
@@ -109,14 +109,8 @@ def show(found: list[Open], console: Console) -> None:
     table = Table(*columns, box=None, padding=(0, 2, 0, 0))
     for alarm in found:
         since, until = (f"{when:%d %b %H:%M}" for when in (alarm.opened_at, alarm.ends_at))
-        done = "\n".join(map(words, alarm.actions)) or "not yet"
-        table.add_row(Text(alarm.server_id), percent(alarm.risk), since, until, Text(done))
+        told = "\n".join(map(done, alarm.actions)) or "not yet"
+        table.add_row(Text(alarm.server_id), percent(alarm.risk), since, until, Text(told))
     console.print(table)
     if not all(alarm.actions for alarm in found):
         console.print("Report an action: crashcast acted SERVER --what restart", highlight=False)
-
-
-def words(action: Action) -> str:
-    """Say what was done, by whom and when."""
-    by = f" by {action.who}" if action.who else ""
-    return f"{action.what}{by} at {moment(action.at)}"

@@ -11,16 +11,19 @@ import hmac
 import os
 import socket
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from crashcast.errors import UserError
-from crashcast.operate import actions, page
+from crashcast.operate import actions, issued_alarms, page
 from crashcast.operate.actions import Action
 from crashcast.operate.exposition import Exposition
 from crashcast.operate.extra import needed_by
+from crashcast.operate.issued_alarms import actions_of
 from crashcast.operate.output import reasons_as_json, rfc3339
 from crashcast.operate.served_log import ServedLog
 from crashcast.operate.state import State, doubts, utc_now
@@ -37,6 +40,7 @@ TOKEN = "CRASHCAST_TOKEN"
 MOST_BYTES = 64 * 1024  # of an action
 PATIENCE_S = 10.0  # with a body that arrives slowly, and with requests at the end
 MOST_CONNECTIONS = 100
+READ_EVERY_S = 30.0  # the actions of the log
 HEADERS = {  # of every answer
     "Content-Security-Policy": page.POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -80,6 +84,8 @@ class HttpServer:
         self._token = environment.get(TOKEN, "").strip()
         self._exposition = Exposition(interval)
         self._state: State | None = None
+        self._actions: Sequence[Action] = ()
+        self._read_at = float("-inf")
         config = uvicorn.Config(
             _with_headers(self._app()),
             lifespan="off",
@@ -143,7 +149,7 @@ class HttpServer:
         from starlette.responses import HTMLResponse
 
         is_refreshed = request.query_params.get("refresh") != "off"
-        text = page.render(self._state, utc_now(), self._interval, self._serve, is_refreshed)
+        text = page.render(self._state, utc_now(), self._interval, self._serve, is_refreshed, self._reported())
         return HTMLResponse(text, headers={"Refresh": str(page.REFRESH_S)} if is_refreshed else None)
 
     def _metrics(self, _: Request) -> Response:
@@ -163,7 +169,7 @@ class HttpServer:
     def _alarms(self, _: Request) -> Response:
         from starlette.responses import JSONResponse
 
-        return JSONResponse(as_json(self._state, utc_now(), self._interval))
+        return JSONResponse(as_json(self._state, utc_now(), self._interval, self._reported()))
 
     async def _action(self, request: Request) -> Response:
         from starlette.concurrency import run_in_threadpool
@@ -196,6 +202,23 @@ class HttpServer:
     def _record(self, action: Action) -> None:
         with self._recording:
             actions.record(action, self._log, utc_now())
+            self._read_at = float("-inf")
+
+    def _reported(self) -> Sequence[Action]:
+        """Return the actions since the oldest alarm that is shown; those known before, if the log cannot be read.
+
+        They are read here, not at each tick, so that an action of the command line shows within a minute.
+        """
+        state = self._state
+        if state is None:
+            return ()
+        with self._recording:
+            if time.monotonic() > self._read_at + READ_EVERY_S:
+                opened = [one.opened_at for one in state.alarms] + [one.opened_at for one in state.ended]
+                with suppress(UserError, OSError):
+                    self._actions = issued_alarms.reported(self._log, min(opened)) if opened else ()
+                self._read_at = time.monotonic()
+            return self._actions
 
     def _is_known(self, server: str) -> bool:
         """Tell whether a server can be in this fleet; before the first scores any can."""
@@ -206,8 +229,8 @@ class HttpServer:
         return server in known or server in state.scores.rows["server_id"]
 
 
-def as_json(state: State | None, now: datetime, interval: timedelta) -> dict[str, Any]:
-    """Return the open alarms as plain values; moments in RFC 3339, UTC."""
+def as_json(state: State | None, now: datetime, interval: timedelta, actions: Sequence[Action] = ()) -> dict[str, Any]:
+    """Return the open alarms as plain values, with the actions that were reported; moments in RFC 3339, UTC."""
     found: dict[str, Any] = {"doubts": doubts(state, now, interval), "problems": {}, "alarms": []}
     if state is None:
         return found
@@ -223,6 +246,10 @@ def as_json(state: State | None, now: datetime, interval: timedelta) -> dict[str
             "ends_at": rfc3339(alarm.ends_at),
             "risk": alarm.risk,
             "reasons": reasons_as_json(alarm.reasons),
+            "actions": [
+                {"what": one.what, "at": rfc3339(one.at), "who": one.who, "source": one.source}
+                for one in actions_of(alarm.server_id, alarm.opened_at, alarm.ends_at, actions)
+            ],
         }
         for alarm in state.alarms
     ]

@@ -20,7 +20,9 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from crashcast import html_templates
-from crashcast.operate.state import Alarm, State, doubts
+from crashcast.operate.actions import Action
+from crashcast.operate.issued_alarms import actions_of
+from crashcast.operate.state import Alarm, EndedAlarm, State, doubts
 from crashcast.params.base import DAY
 from crashcast.params.serve import Serve
 from crashcast.text import counted, printable, some_of
@@ -28,6 +30,7 @@ from crashcast.text import counted, printable, some_of
 FOLDER = Path(__file__).parent
 REFRESH_S = 60
 MOST_ALARMS = 50  # with their reasons and charts; a table lists the others
+MOST_ENDED = 50
 MOST_REASONS = 3
 HEIGHT = 90  # of a chart, in pixels
 SIDE = 1000  # of the square that is stretched to a chart
@@ -36,7 +39,14 @@ DIGEST = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 POLICY = f"default-src 'none'; style-src 'sha256-{DIGEST}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
-def render(state: State | None, now: datetime, interval: timedelta, serve: Serve, is_refreshed: bool = True) -> str:
+def render(
+    state: State | None,
+    now: datetime,
+    interval: timedelta,
+    serve: Serve,
+    is_refreshed: bool = True,
+    actions: Sequence[Action] = (),
+) -> str:
     """Return the page's HTML.
 
     Parameters
@@ -48,14 +58,25 @@ def render(state: State | None, now: datetime, interval: timedelta, serve: Serve
     interval : timedelta
         Between two ticks.
     serve : Serve
-        For the link to the runbook.
+        For the link to the runbook, and the share of alarms that are held back.
     is_refreshed : bool
         Whether the answer's headers tell the browser to load it again.
+    actions : sequence of Action
+        Those that were reported since the oldest alarm opened.
     """
     doubtful = doubts(state, now, interval)
     alarms = [] if state is None else [*state.alarms]
     recent = None if state is None else state.recent
+    known_until = None if state is None else state.newest_ticket
     shown, more = alarms[:MOST_ALARMS], alarms[MOST_ALARMS:]
+    ended = [] if state is None else [*state.ended]
+    every: list[Alarm | EndedAlarm] = [*alarms, *ended]
+    acted_on = {
+        (alarm.server_id, alarm.opened_at): [
+            done(one) for one in actions_of(alarm.server_id, alarm.opened_at, alarm.ends_at, actions)
+        ]
+        for alarm in every
+    }
     verb = "is" if len(alarms) == 1 else "are"
     return (
         _environment()
@@ -71,6 +92,10 @@ def render(state: State | None, now: datetime, interval: timedelta, serve: Serve
             problems=doubtful | dict(state.problems if state else {}),
             shown=shown,
             more=more,
+            ended=[(alarm, what_came(alarm, known_until)) for alarm in ended[:MOST_ENDED]],
+            ended_more=len(ended[MOST_ENDED:]),
+            acted_on=acted_on,
+            holdback=serve.holdback,
             charts={alarm.server_id: _charts(alarm, recent) for alarm in shown},
             most_reasons=MOST_REASONS,
             runbook=serve.runbook,
@@ -112,6 +137,19 @@ def percent(share: float) -> str:
     if share < 0.01:
         return "under 1%"
     return "over 99%" if share > 0.99 else f"{share:.0%}"
+
+
+def done(action: Action) -> str:
+    """Say what was done, by whom and when."""
+    by = f" by {action.who}" if action.who else ""
+    return f"{action.what}{by} at {moment(action.at)}"
+
+
+def what_came(alarm: EndedAlarm, newest_ticket: datetime | None) -> str:
+    """Say what came of an alarm that has ended, as far as incidents are known."""
+    if alarm.crashed_at is not None:
+        return f"crashed at {moment(alarm.crashed_at)}"
+    return "not known yet" if newest_ticket is None or newest_ticket < alarm.ends_at else "no crash"
 
 
 def number(value: float | None) -> str:

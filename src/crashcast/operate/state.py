@@ -45,6 +45,31 @@ class Alarm:
 
 
 @dataclass(frozen=True)
+class EndedAlarm:
+    """An alarm of the last day that has ended. All moments are naive, meaning UTC.
+
+    Attributes
+    ----------
+    server_id : str
+    opened_at, ends_at : datetime
+        `ends_at` is that of the last renewal.
+    risk : float
+        At the last renewal.
+    is_delivered : bool
+        False if it was held back: only now that it has ended may it be shown.
+    crashed_at : datetime or None
+        The first crash that was recorded while it stood.
+    """
+
+    server_id: str
+    opened_at: datetime
+    ends_at: datetime
+    risk: float
+    is_delivered: bool
+    crashed_at: datetime | None
+
+
+@dataclass(frozen=True)
 class State:
     """The fleet after a tick, whether the tick succeeded or not.
 
@@ -57,7 +82,9 @@ class State:
     scores : Scores or None
         Of the last tick that scored; None if none did yet.
     alarms : sequence of Alarm
-        Those that stand, the highest risk first.
+        Those that stand and were delivered, the highest risk first.
+    ended : sequence of EndedAlarm
+        Those that ended in the last day, the latest first.
     problems : mapping of str to str
         Why the state is degraded: a short constant name for metrics (such as `prometheus`), and words for people.
     newest_sample, newest_ticket : datetime or None
@@ -76,6 +103,7 @@ class State:
     duration: timedelta
     scores: Scores | None
     alarms: Sequence[Alarm] = ()
+    ended: Sequence[EndedAlarm] = ()
     problems: Mapping[str, str] = field(default_factory=dict)
     newest_sample: datetime | None = None
     newest_ticket: datetime | None = None

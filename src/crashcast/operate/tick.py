@@ -32,13 +32,13 @@ from crashcast import files, tables
 from crashcast.errors import UserError, refusal
 from crashcast.incidents import read_incidents
 from crashcast.modeling.alarms import AlarmWindow
-from crashcast.operate import served_log, telemetry_tail
+from crashcast.operate import issued_alarms, served_log, telemetry_tail
 from crashcast.operate.deployment import Deployment
 from crashcast.operate.holdback import is_held_back
 from crashcast.operate.reasons import Reason, reasons
 from crashcast.operate.score import Scores, last_row, samples_needed, score
 from crashcast.operate.served_log import ServedLog, aware
-from crashcast.operate.state import Alarm, State
+from crashcast.operate.state import Alarm, EndedAlarm, State
 from crashcast.operate.telemetry_tail import TAIL, Tail
 from crashcast.params.base import DAY, format_duration
 from crashcast.params.collect import Collect
@@ -149,6 +149,7 @@ class _Tick:
             duration=timedelta(seconds=time.monotonic() - begun),
             scores=self.scores or before.scores,
             alarms=alarms,
+            ended=before.ended if (ended := self._ended()) is None else ended,
             problems=self.problems,
             newest_sample=tail.newest if tail else before.newest_sample,
             newest_ticket=self.newest_ticket or before.newest_ticket,
@@ -445,6 +446,23 @@ class _Tick:
             (at, server): ([Reason(**reason) for reason in why], is_delivered)
             for at, server, why, is_delivered in issued.select(*tables.KEYS, "reasons", "delivered").iter_rows()
         }
+
+    def _ended(self) -> list[EndedAlarm] | None:
+        """Return the alarms that ended in the last day, with the crashes that are known; None if the log is away."""
+        since = self.moment - DAY
+        try:
+            found = issued_alarms.recent(self.service.log, since - 2 * self.window.duration)
+        except (UserError, OSError) as error:
+            self.problems["log"] = _words(error)
+            return None
+        over = found.filter(pl.col("ends_at").is_between(aware(since), aware(self.moment)))
+        crashes = pl.DataFrame(schema=tables.INCIDENTS)  # type: ignore[arg-type]
+        with suppress(UserError, pl.exceptions.PolarsError):
+            crashes = tables.read(self.service.incidents, tables.INCIDENTS, pl.col("kind") == tables.CRASH)
+        followed = issued_alarms.with_crash(over, crashes, timedelta(0), "ends_at").sort("ends_at", descending=True)
+        naive = [pl.col(name).dt.replace_time_zone(None) for name in ("opened_at", "ends_at", "crashed_at")]
+        rows = followed.select("server_id", *naive[:2], "score", "delivered", naive[2])
+        return [EndedAlarm(*row) for row in rows.iter_rows()]
 
     def _groups(self) -> dict[str, str]:
         """Return the group of each server: the newest that telemetry names, or else that of the records."""

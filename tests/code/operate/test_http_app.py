@@ -127,6 +127,28 @@ def test_an_action_with_the_token_is_kept(server: HttpServer, log: ServedLog) ->
     assert recorded(log) == [Action("db-1", "restart", datetime(2026, 1, 5, 11, 30), "ada")]
 
 
+def test_an_action_shows_at_once_and_one_of_the_command_line_a_little_later(
+    server: HttpServer, log: ServedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown() -> list[str]:
+        (found,) = get(server, "/api/v1/alarms").json()["alarms"]
+        for one in found["actions"]:
+            assert f"{one['what']} by {one['who']} at" in get(server, "/").text
+        return [f"{one['what']}, {one['source']}" for one in found["actions"]]
+
+    server.show(fresh(slow=("db-1",)))
+    assert shown() == []
+    post(server, json.dumps({**ACTION, "at": "2026-01-05T13:00:00Z"}))
+    assert shown() == ["restart, api"]
+    at = datetime(2026, 1, 5, 14)
+    actions.record(Action("db-1", "drain", at, "bob", "cli"), log, at)
+    assert shown() == ["restart, api"]
+    monkeypatch.setattr(http_app, "READ_EVERY_S", 0.0)
+    assert shown() == ["restart, api", "drain, cli"]
+    monkeypatch.setattr(ServedLog, "since", lambda *_: (_ for _ in ()).throw(UserError("away")))
+    assert shown() == ["restart, api", "drain, cli"]
+
+
 @pytest.mark.parametrize("token", [None, "", "s3cret", f"{SECRET}x", SECRET[:-1]])
 def test_an_action_without_the_token_is_refused(server: HttpServer, log: ServedLog, token: str | None) -> None:
     found = post(server, json.dumps(ACTION), token)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from served_fleet import HOUR, NOW, ROW, state
 
 from crashcast.operate import page
-from crashcast.operate.state import State
+from crashcast.operate.actions import Action
+from crashcast.operate.state import EndedAlarm, State
 from crashcast.params.serve import Serve
 
 SERVE = Serve.model_validate(
@@ -116,6 +119,59 @@ def test_an_alarm_without_telemetry_or_reasons_is_still_shown() -> None:
     assert "<svg" not in text
     gone = replace(found, recent=state(("db-2",), ("web-1",)).recent)
     assert "<svg" not in page.render(gone, NOW, HOUR, SERVE)
+
+
+def text_of(found: State, actions: Sequence[Action] = (), **serve: Any) -> str:
+    """Return the words of the page, without markup."""
+    page_of = page.render(found, NOW, HOUR, SERVE.model_copy(update=serve), True, actions)
+    return " ".join(re.sub(r"<style>.*</style>|<[^>]*>", " ", page_of, flags=re.DOTALL).split())
+
+
+def test_what_was_done_about_an_open_alarm_is_shown() -> None:
+    done = [
+        Action("db-1", "restart", ROW + MINUTE, "ada"), Action("db-1", "drain", ROW - MINUTE),
+        Action("db-2", "restart", ROW + MINUTE),
+    ]  # fmt: skip
+    text = text_of(state(("db-1",)), done)
+    assert text.count("Acted on : ") == 1  # the others were before the alarm, or on another server
+    assert "Acted on : restart by ada at 05 Jan 12:01 UTC." in text
+    assert "Acted on" not in text_of(state(("db-1",)))
+
+
+def ended(crashed_at: datetime | None = None, is_delivered: bool = True) -> EndedAlarm:
+    return EndedAlarm("db-9", ROW - 9 * HOUR, ROW - 2 * HOUR, 0.7, is_delivered, crashed_at)
+
+
+@pytest.mark.parametrize(
+    ("alarm", "known_until", "told"),
+    [
+        (ended(), ROW - 2 * HOUR, "no no crash"),
+        (ended(), ROW - 3 * HOUR, "no not known yet"),
+        (ended(), None, "no not known yet"),
+        (ended(ROW - 4 * HOUR), ROW - 3 * HOUR, "no crashed at 05 Jan 08:00 UTC"),
+        (ended(is_delivered=False), ROW, "held back, nobody was told. no crash"),
+    ],
+)
+def test_what_came_of_an_alarm_is_shown_after_its_end(alarm: EndedAlarm, known_until: Any, told: str) -> None:
+    found = state((), ended=[alarm], newest_ticket=known_until)
+    row = "Alarms that ended in the last day server risk from to acted on what came of it db-9 70% 05 Jan 03:00 UTC "
+    assert f"{row}05 Jan 10:00 UTC {told} Model" in text_of(found)
+    acted = text_of(found, [Action("db-9", "restart", ROW - 5 * HOUR)])
+    assert (
+        f"restart at 05 Jan 07:00 UTC {told.removeprefix('no ').removeprefix('held back, nobody was told. ')} Model"
+        in acted
+    )
+
+
+def test_however_many_alarms_ended_the_page_stays_short() -> None:
+    text = text_of(state((), ended=[ended()] * (page.MOST_ENDED + 3)))
+    assert text.count("db-9") == page.MOST_ENDED
+    assert "And 3 earlier alarms." in text
+
+
+def test_that_alarms_are_held_back_is_said() -> None:
+    assert "held back" not in text_of(state(()))
+    assert "A share of 0.05 of the alarms is held back" in text_of(state(()), holdback=0.05)
 
 
 def test_what_steers_a_screen_is_shown_as_text() -> None:
