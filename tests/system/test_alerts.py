@@ -238,4 +238,4 @@ def test_a_server_at_risk_reaches_the_pager(tmp_path: Path, received: SimpleName
     assert [one["labels"]["alertname"] for one in received.alerts] == ["CrashPredicted"]
     (page,) = received.alerts
     assert (page["status"], page["labels"]["server"]) == ("firing", "db-1")
-    assert page["annotations"]["summary"] == "db-1 will crash within hours with probability 90%"
+    assert page["annotations"]["summary"] == "db-1 will crash within hours with probability 90% [crashcast]"

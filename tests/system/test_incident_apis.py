@@ -37,7 +37,8 @@ from crashcast.sources.tickets.tickets import parse
 
 ROOT = Path(__file__).parents[2]
 RECORDED = ROOT / "tests/data/incident_apis"
-FILES = [Path("data/raw") / name for name in ("incidents.parquet", "tickets.parquet", "ticket_sources.parquet")]
+WRITTEN = ("incidents", "tickets", "ticket_sources", "actions")
+FILES = [Path(f"data/raw/{name}.parquet") for name in WRITTEN]
 TOKEN = "s3cret-t0ken"
 PERIOD = ["--since", "2026-03-01", "--until", "2026-03-31"]
 AUTHORIZATIONS = {f"Token token={TOKEN}", f"GenieKey {TOKEN}", f"Bearer {TOKEN}"}
@@ -91,12 +92,15 @@ class Systems(ThreadingHTTPServer):
         self.alerts = recorded("opsgenie_alerts.json")["data"]
         self.details = recorded("opsgenie_details.json")
         self.issues = recorded("jira_search.json")["issues"]
+        self.remarks: dict[str, dict[str, Any]] = {}  # by their path
         self.faults: list[tuple[int, dict[str, str], str] | None] = []
         self.asked: list[str] = []
         self.refused: list[str] = []
 
     def answer(self, path: str, query: dict[str, str]) -> tuple[int, dict[str, Any]]:
         """Return status and body, refusing what the real systems refuse."""
+        if path in self.remarks:
+            return 200, self.remarks[path]
         offset, limit = int(query.get("offset", 0)), int(query.get("limit", 20))
         if limit > 100:
             return 400, {"error": {"message": "Limit exceeds 100"}}
@@ -308,6 +312,50 @@ def test_one_outage_told_by_five_systems_is_one_incident(configure: Callable[...
     assert TOKEN not in first.stdout + first.stderr + "".join(
         path.read_text() for path in Path().glob("data/raw/*.dvc")
     )
+
+
+def test_tickets_of_our_own_alarms_are_no_crashes_and_say_what_was_done(
+    configure: Callable[..., None], systems: Systems
+) -> None:
+    configure("pagerduty", "opsgenie", "jira")
+    run()
+    before = [md5(path) for path in FILES[:1]]
+    title, opened = "[FIRING:1] CrashPredicted web (warning)", "2026-03-07T10:01:12Z"
+    labels = "Labels:\n - alertname = CrashPredicted\n - group = web\n - server = web-1\nAnnotations:\n"
+    user, noted = {"summary": "Ada Lovelace"}, "2026-03-07T10:20:00Z"
+    own = {"id": "QOWN", "title": title, "summary": title, "created_at": opened, "resolved_at": noted}
+    systems.incidents.append(systems.incidents[0] | own)
+    systems.remarks = {
+        "/incidents/QOWN/alerts": {"alerts": [{"body": {"details": {"firing": labels}}}]},
+        "/incidents/QOWN/notes": {"notes": [{"content": "acted: restarted", "created_at": noted, "user": user}]},
+        "/v2/alerts/own/notes": {"data": [{"note": "acted: drained", "owner": "ada", "createdAt": noted}]},
+    }
+    alert = systems.alerts[0] | {"id": "own", "message": title, "createdAt": opened}
+    systems.alerts.append(alert)
+    systems.details["own"] = {"data": alert | {"description": labels, "details": {"alertname": "CrashPredicted"}}}
+    fields = {"summary": title, "issuetype": {"name": "Incident"}, "labels": [], "description": labels}
+    dates = {"created": opened, "resolutiondate": opened, "updated": opened}
+    comment = {"body": "acted: replaced a disk", "created": noted, "author": {"displayName": "Ada"}}
+    systems.issues.append({"key": "OPS-9", "fields": fields | dates | {"comment": {"comments": [comment]}}})
+
+    said = run()
+    assert "3 tickets stem from our own alarms, so they are part of no incident; 3 actions" in said.stdout
+    assert [md5(path) for path in FILES[:1]] == before
+    of_alarms = pl.read_parquet(FILES[1]).filter(kind="alarm")
+    assert of_alarms.select("source", "server_id", "incident_id").rows() == [
+        (source, "web-1", None) for source in ("jira", "opsgenie", "pagerduty")
+    ]
+    at = "03-07 10:20:00"
+    assert rows(str(FILES[3]), *tables.ACTIONS) == [
+        ("web-1", "drained", at, "ada", "opsgenie", at),
+        ("web-1", "replaced a disk", at, "Ada", "jira", at),
+        ("web-1", "restarted", at, "Ada Lovelace", "pagerduty", at),
+    ]
+    asked = [path for path in systems.asked if "notes" in path]
+    assert asked == ["/incidents/QOWN/notes", "/v2/alerts/own/notes?limit=100"]  # of others nobody reads them
+    after = hashes()
+    run()
+    assert hashes() == after
 
 
 def test_a_late_answer_changes_only_its_own_incident(configure: Callable[..., None], systems: Systems) -> None:

@@ -202,7 +202,7 @@ def test_scraped_alarms_page_once_whatever_is_restarted(
         assert told(received) == fired
         page = received.alerts[0]
         assert page["labels"] == {"alertname": "CrashPredicted", "server": "db-1", "group": "db", "severity": "warning"}
-        assert page["annotations"]["summary"] == "db-1 is likely to crash within hours: risk 99.99%"
+        assert page["annotations"]["summary"] == "db-1 is likely to crash within hours: risk 99.99% [crashcast]"
     assert wait_for(lambda: ask(prometheus_port, "up") == [0])
     assert ask(prometheus_port, "crashcast_alarm") == []
     time.sleep(QUIET_S)

@@ -24,6 +24,7 @@ from crashcast.operate.page import MOST_REASONS, moment, percent
 from crashcast.operate.state import Alarm, State
 from crashcast.params.serve import Serve
 from crashcast.sources.http import in_short, words_of
+from crashcast.sources.tickets.own_alarms import ALERT, MARK
 
 REPEAT_S = 60.0
 CONNECT_S, READ_S = 5, 15
@@ -101,15 +102,16 @@ def alert(alarm: Alarm, version: str, serve: Serve) -> dict[str, Any]:
     serve : Serve
         For the links, and how much later than its row a score is known.
     """
+    summary = f"{alarm.server_id} is likely to crash before {moment(alarm.ends_at)}: risk {percent(alarm.risk)}"
     annotations = {
-        "summary": f"{alarm.server_id} is likely to crash before {moment(alarm.ends_at)}: risk {percent(alarm.risk)}",
+        "summary": f"{summary} {MARK}",
         "reasons": "\n".join(map(str, alarm.reasons[:MOST_REASONS])),
         "model": version,
         "runbook": serve.runbook or "",
         "page": serve.page or "",
     }
     labels = {
-        "alertname": "CrashPredicted",
+        "alertname": ALERT,
         "server": alarm.server_id,
         "group": alarm.group or "",
         "severity": "warning",

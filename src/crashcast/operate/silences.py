@@ -19,12 +19,10 @@ from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.operate.alertmanager import CONNECT_S, READ_S
+from crashcast.sources.comments import acted, one_line
 from crashcast.sources.http import in_short, words_of
 
 SOURCE = "silence"
-ACTED = re.compile(r"\s*acted:(.*)", re.IGNORECASE | re.DOTALL)
-UNSPECIFIED = "unspecified"
-MOST_CHARACTERS = 200
 LABEL = "server"  # of our alerts
 NAMELESS = f"the comment begins with `acted:`, but no matcher names a server by the label `{LABEL}`"
 ALTERNATIVES = re.compile(r"\(?(?:\?:)?([^()|]+(?:\|[^()|]+)*)\)?")  # a regular expression that lists names
@@ -97,19 +95,9 @@ def actions(silences: Collection[_Silence], known: Collection[str], now: datetim
             continue
         names = set(_servers(silence))
         nameless += not names
-        who = _line(silence.createdBy) or None
+        who = one_line(silence.createdBy) or None
         rows += [(server, what, at, who, SOURCE, at) for server in sorted(names & set(known))]
     return pl.DataFrame(rows, tables.ACTIONS, orient="row"), nameless
-
-
-def acted(text: str) -> str | None:
-    """Return what a comment says was done, such as `restarted` of `acted: restarted`; None if it says nothing."""
-    found = ACTED.fullmatch(text)
-    return (_line(found[1]) or UNSPECIFIED) if found else None
-
-
-def _line(text: str) -> str:
-    return " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", text).split())[:MOST_CHARACTERS]
 
 
 def _servers(silence: _Silence) -> Iterator[str]:

@@ -15,6 +15,7 @@ from crashcast.operate import silences
 from crashcast.operate.http_app import HttpServer
 from crashcast.operate.served_log import ServedLog
 from crashcast.params.serve import Serve
+from crashcast.sources.comments import acted
 
 NOW = datetime(2026, 1, 5, 12)
 FLEET = {"db-1", "db-2", "web.1", "web|2"}
@@ -63,7 +64,7 @@ def test_a_silence_that_says_so_is_an_action_from_its_begin() -> None:
     ],
 )
 def test_only_a_comment_that_begins_with_acted_tells_of_an_action(comment: str, what: str | None) -> None:
-    assert silences.acted(comment) == what
+    assert acted(comment) == what
     assert [row[1] for row in found(silence(matcher("db-1"), comment=comment))[0]] == [what] * (what is not None)
 
 

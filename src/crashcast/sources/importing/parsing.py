@@ -33,6 +33,7 @@ from crashcast.sources.importing.long_format import (
 )
 from crashcast.sources.importing.table_file import Sheet, plain_name, read_sheet
 from crashcast.sources.importing.text_numbers import Written, looks_numeric
+from crashcast.sources.tickets.own_alarms import is_title
 from crashcast.sources.value_formats import utc_text
 from crashcast.tables import CRASH, KEYS, MAINTENANCE
 
@@ -84,6 +85,14 @@ COVERAGE_ROLES: Roles = {
     "covered_to": (("covered_to",), ("labelled_to", "labeled_to", "recorded_to"), ("to", "end", "until")),
     "group": GROUP_NAMES,
 }
+ACTION_ROLES: Roles = {
+    "server_id": SERVER_NAMES,
+    "what": (("what",), ("action", "done")),
+    "at": (("at",), ("acted_at", "done_at"), ("timestamp", "time", "datetime")),
+    "who": tuple((name,) for name in ("who", "user", "by")),
+    "reported_at": (("reported_at",), ("reported",)),
+}
+OF_FILE = "csv"  # the source of actions that were imported
 KINDS = {
     **dict.fromkeys((CRASH, "outage", "incident", "failure", "down", "unplanned"), CRASH),
     **dict.fromkeys((MAINTENANCE, "planned", "reboot", "scheduled", "upgrade"), MAINTENANCE),
@@ -152,7 +161,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Records:
-    """A file of incidents or coverage, parsed.
+    """A file of incidents, coverage or actions, parsed.
 
     Attributes
     ----------
@@ -382,12 +391,15 @@ def read_incidents(path: Path, latest: datetime, clock: Clock = UTC_CLOCK) -> Re
     frame = frame.with_columns(incident_id=ids).select(*tables.INCIDENTS)
     _check_incidents(sheet, frame, roles, latest)
 
-    distinct = frame.unique(maintain_order=True)
+    is_own = pl.Series([is_title(summary or "") for summary in frame["summary"]], dtype=pl.Boolean)
+    distinct = frame.filter(~is_own).unique(maintain_order=True)
     early = pl.col("reported_at") < pl.col("started_at")
     notes = [f"{path}: {_reading(roles, notations)}"]
     notes += [f"{path} has no {role}: {meaning}" for role, meaning in WITHOUT.items() if role not in roles]
-    if distinct.height < frame.height:
-        notes.append(f"{path}: {frame.height - distinct.height:,} repeated incidents are taken once")
+    if own := int(is_own.sum()):
+        notes.append(f"{path}: {own:,} incidents stem from our own alarms, so they are no crashes: left out")
+    if repeated := frame.height - own - distinct.height:
+        notes.append(f"{path}: {repeated:,} repeated incidents are taken once")
     if count := distinct.select(early.sum()).item():
         notes.append(f"{path}: {count:,} incidents reported before they started are taken as reported when they did")
     reported = pl.when(early).then("started_at").otherwise("reported_at")
@@ -424,6 +436,32 @@ def _kinds(sheet: Sheet, column: str | None) -> pl.Series:
         message = f"'{written[index]}' is neither a crash nor maintenance ({', '.join(KINDS)})"
         raise sheet.error(f"{message}; change it, or remove the column if all are crashes", column, index)
     return kinds.fill_null(CRASH)
+
+
+def read_actions(path: Path, latest: datetime, clock: Clock = UTC_CLOCK) -> Records:
+    """Parse a file of what was done to servers; without `reported_at`, it was reported when it was done.
+
+    Raises
+    ------
+    UserError
+        Naming file, column and row.
+    """
+    sheet = read_sheet(path)
+    roles = choose(sheet, ACTION_ROLES, ("server_id", "what", "at"))
+    times = {role: moments(sheet, roles.get(role, roles["at"]), latest, clock=clock) for role in ("at", "reported_at")}
+    frame = pl.DataFrame(
+        {
+            "server_id": identifiers(sheet, roles["server_id"]),
+            "what": identifiers(sheet, roles["what"]),
+            "at": times["at"][0],
+            "who": _optional_texts(sheet, roles.get("who")),
+            "source": pl.repeat(OF_FILE, sheet.frame.height, dtype=pl.String, eager=True),
+            "reported_at": times["reported_at"][0],
+        },
+        tables.ACTIONS,
+    )
+    notes = [f"{path}: {_reading(roles, {role: how for role, (_, how) in times.items()})}"]
+    return Records(sheet, frame.unique(tables.ACTION_KEY, keep="last", maintain_order=True), notes)
 
 
 def read_coverage(path: Path, latest: datetime, clock: Clock = UTC_CLOCK) -> Records:

@@ -17,14 +17,15 @@ from crashcast.errors import UserError
 from crashcast.params.base import format_duration
 from crashcast.params.data import Data
 from crashcast.params.tickets import Tickets, TicketSource
-from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, RAW, TICKET_SOURCES_PATH, TICKETS_PATH
+from crashcast.paths import ACTIONS_PATH, COVERAGE_PATH, INCIDENTS_PATH, RAW, TICKET_SOURCES_PATH, TICKETS_PATH
 from crashcast.sources.importing import merging
 from crashcast.sources.importing.transaction import exchanged, recover, workspace
 from crashcast.sources.tickets import api, saved
-from crashcast.sources.tickets.outages import merge, starts_after_report
+from crashcast.sources.tickets.outages import IS_ALARM, merge, starts_after_report
 from crashcast.sources.tickets.tickets import TICKETS, LeftOut, Parsed, parse
 from crashcast.spreadsheet import write_csv
 from crashcast.tables import CRASH, TIMESTAMP
+from crashcast.text import counted
 from crashcast.versioning.tracked_data import read_or_empty, track
 
 LEFT_OUT_FILE = Path("reports/tickets_left_out.csv")
@@ -87,6 +88,7 @@ def collect(
     old, periods = _known()
     if replace:
         old, periods = (frame.filter(~pl.col("source").is_in(list(chosen))) for frame in (old, periods))
+    actions = _with_actions(found, [*chosen] if replace else [])
     new = pl.concat([one.parsed.tickets for one in found])
     tickets, counts = update(old, new)
     incidents, tickets = merge(tickets, section)
@@ -94,13 +96,14 @@ def collect(
         TICKETS_PATH: tickets,
         INCIDENTS_PATH: incidents,
         TICKET_SOURCES_PATH: cover(periods, found, tickets),
+        ACTIONS_PATH: actions,
     }
     with workspace() as folder:
         for path, frame in new_files.items():
             tables.write(folder / path.name, frame)
         with exchanged([*new_files], folder):
             track([*new_files])
-    return [*lines, *_summarise(tickets, incidents, counts, section)]
+    return [*lines, *_summarise(tickets, incidents, counts, section), *_summarise_own(tickets, actions)]
 
 
 def _midnight(day: date) -> datetime:
@@ -144,6 +147,13 @@ def _known() -> tuple[pl.DataFrame, pl.DataFrame]:
     }
     tickets, periods, incidents = (read_or_empty(path, schema) for path, schema in files.items())
     return update(tickets, imported(incidents))[0], periods
+
+
+def _with_actions(found: list[Collected], dropped: list[str]) -> pl.DataFrame:
+    """Return the actions that are known, except those of dropped sources, with what the tickets say was done."""
+    known = read_or_empty(ACTIONS_PATH, tables.ACTIONS).filter(~pl.col("source").is_in(dropped))
+    merged, _ = merging.merge(known, pl.concat([one.parsed.actions for one in found]), tables.ACTION_KEY)
+    return merged.sort(tables.ACTION_KEY)
 
 
 def imported(incidents: pl.DataFrame) -> pl.DataFrame:
@@ -199,17 +209,34 @@ def cover(periods: pl.DataFrame, found: list[Collected], tickets: pl.DataFrame) 
 
 
 def recorded_periods(tickets: pl.DataFrame) -> pl.DataFrame:
-    """Return the period of each source from its first report to its last, both included."""
+    """Return the period of each source from its first report to its last, both included.
+
+    A ticket that stems from our own alarm does not show that crashes were reported.
+    """
     reported = pl.coalesce("reported_at", "started_at")
-    spans = tickets.group_by("source").agg(covered_from=reported.min(), covered_to=reported.max() + INSTANT)
+    spans = (
+        tickets.filter(~IS_ALARM)
+        .group_by("source")
+        .agg(covered_from=reported.min(), covered_to=reported.max() + INSTANT)
+    )
     return spans.drop_nulls().sort("source").cast(tables.TICKET_SOURCES)  # type: ignore[arg-type]
+
+
+def _summarise_own(tickets: pl.DataFrame, actions: pl.DataFrame) -> list[str]:
+    own = tickets.filter(IS_ALARM)
+    if own.is_empty():
+        return []
+    count = actions.filter(pl.col("source").is_in(own["source"].unique().implode())).height
+    no_crashes = f"{own.height:,} tickets stem from our own alarms, so they are part of no incident"
+    return [f"{no_crashes}; {counted(count, 'action')} reported there are in {ACTIONS_PATH}"]
 
 
 def _summarise(tickets: pl.DataFrame, incidents: pl.DataFrame, counts: Counter[str], section: Tickets) -> list[str]:
     crashes = incidents.filter(pl.col("kind") == CRASH)
     several = incidents.filter(pl.col("source").str.contains(", ")).height
     changes = f"{counts['added']:,} tickets added, {counts['corrected']:,} corrected, {counts['unchanged']:,} unchanged"
-    made = f"{incidents.height:,} incidents of {tickets.height:,} tickets, {several:,} of several sources"
+    of_incidents = tickets.filter(~IS_ALARM)
+    made = f"{incidents.height:,} incidents of {of_incidents.height:,} tickets, {several:,} of several sources"
     lines = [
         f"{TICKETS_PATH}: {changes}",
         f"{INCIDENTS_PATH}: {made}; {crashes.height:,} crashes on {crashes['server_id'].n_unique():,} servers",
@@ -217,7 +244,7 @@ def _summarise(tickets: pl.DataFrame, incidents: pl.DataFrame, counts: Counter[s
     if doubtful := tickets.filter(starts_after_report()).height:
         lines.append(f"{doubtful:,} crashes start after their own report, and are taken as starting with it")
     late = pl.col("resolved_at") - pl.col("started_at") > section.longest_outage
-    if forgotten := tickets.filter(late).height:
+    if forgotten := of_incidents.filter(late).height:
         longest = format_duration(section.longest_outage)
         lines.append(f"{forgotten:,} tickets were closed more than {longest} after their start: as if never closed")
     if COVERAGE_PATH.exists():

@@ -8,6 +8,8 @@ third ticket connects them in this way. Of an incident
 - `reported_at` is the earliest report, and not before the start;
 - `resolved_at` is the latest end, of those within `longest_outage` of their ticket's start; null if there is none.
 
+A ticket that stems from our own alarm is part of no incident.
+
 The result depends on the set of tickets only, not on their order. A further ticket makes an incident, or joins or
 connects incidents, which then start no later, end no earlier and were reported no later than before.
 """
@@ -17,9 +19,11 @@ from __future__ import annotations
 import polars as pl
 
 from crashcast.params.tickets import Tickets
+from crashcast.sources.tickets.own_alarms import ALARM
 from crashcast.sources.tickets.tickets import TICKETS
 from crashcast.tables import CRASH, INCIDENTS
 
+IS_ALARM = pl.col("kind").eq_missing(ALARM)
 ID = "{}:{}:{}"  # of the incident that a ticket begins: source, ticket_id, server_id
 
 
@@ -38,12 +42,13 @@ def merge(tickets: pl.DataFrame, section: Tickets) -> tuple[pl.DataFrame, pl.Dat
     incidents : DataFrame
         In the schema of incidents.parquet, sorted by (started_at, server_id, incident_id).
     tickets : DataFrame
-        With the `incident_id` of each, sorted by (source, ticket_id, server_id).
+        With the `incident_id` of each, null if it is part of none; sorted by (source, ticket_id, server_id).
     """
     ticket_id = pl.format(ID, "source", "ticket_id", "server_id")
     start, end = credible_start(), credible_end(section)
     group = ["server_id", "kind"]
-    placed = tickets.select(*TICKETS, start=start, end=end, name=ticket_id).sort(*group, "start", "name")
+    of_incidents, of_alarms = tickets.filter(~IS_ALARM), tickets.filter(IS_ALARM)
+    placed = of_incidents.select(*TICKETS, start=start, end=end, name=ticket_id).sort(*group, "start", "name")
     reach = pl.max_horizontal("end", pl.col("start") + section.same_outage)
     reached = reach.cum_max().shift().over(group)
     apart = (pl.col("start") > reached).fill_null(True)
@@ -62,6 +67,7 @@ def merge(tickets: pl.DataFrame, section: Tickets) -> tuple[pl.DataFrame, pl.Dat
         .with_columns(reported_at=pl.when(pl.col("reported_at").is_not_null()).then(_not_before_start()))
     )
     kept = placed.join(incidents.select("outage", "incident_id"), on="outage").select(*TICKETS, "incident_id")
+    kept = pl.concat([kept, of_alarms.select(*TICKETS)], how="diagonal")
     return (
         incidents.select(*INCIDENTS).sort("started_at", "server_id", "incident_id"),
         kept.sort("source", "ticket_id", "server_id"),

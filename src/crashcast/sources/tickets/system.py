@@ -8,14 +8,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crashcast.sources.tickets.fields import Record
+from crashcast.sources.tickets.fields import Record, first_values
+from crashcast.sources.tickets.own_alarms import Remark
 
 if TYPE_CHECKING:
     from crashcast.params.tickets import TicketSource
     from crashcast.sources.tickets.api import Api
 
 ReadTime = Callable[[Any], datetime | None]
+STATED = ("comment", "comments", "resolution")  # where a table or a note has remarks
 COMMON_FIELDS = ("started_at", "resolved_at", "reported_at", "updated_at", "severity", "summary")
+
+
+def stated_remarks(record: Record) -> Iterator[Remark]:
+    """Yield the remarks of a record that has them as plain text."""
+    for name in STATED:
+        yield from (Remark(str(value)) for value in first_values(record, [name]))
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,10 @@ class System:
     complete : callable
         Takes a record and a function that reads times (None: not a time); returns the record with fields that follow
         from others, such as the end of an incident.
+    remarks : callable
+        Takes a record; yields the comments on it.
+    written : tuple of str
+        The fields in which people write; they may quote an alert in the ticket of a crash.
     read : callable, optional
         Reads the records of one file, if its files are not JSON, CSV or Parquet.
     problem : callable
@@ -53,6 +65,8 @@ class System:
     list_key: str = "records"
     time_format: str | None = None
     complete: Callable[[Record, ReadTime], Record] = lambda record, _: record
+    remarks: Callable[[Record], Iterator[Remark]] = stated_remarks
+    written: tuple[str, ...] = STATED
     read: Callable[[Path], Iterator[Record]] | None = None
     problem: Callable[[TicketSource], str | None] = lambda _: None
     ask: Callable[[Api, TicketSource, datetime, datetime], Iterator[Record]] | None = None

@@ -12,11 +12,15 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from crashcast.params.tickets import Conditions, TicketSource
+from crashcast.sources.comments import acted, one_line
 from crashcast.sources.importing.parsing import KINDS
+from crashcast.sources.tickets import own_alarms
 from crashcast.sources.tickets.fields import AS_WRITTEN, Record, first_values, text_at
+from crashcast.sources.tickets.own_alarms import ALARM
+from crashcast.sources.tickets.system import ReadTime
 from crashcast.sources.tickets.times import moment, moment_or_none
 from crashcast.sources.value_formats import EARLIEST, utc_text
-from crashcast.tables import CRASH, MAINTENANCE, TIMESTAMP
+from crashcast.tables import ACTION_KEY, ACTIONS, CRASH, MAINTENANCE, TIMESTAMP
 
 TIMES = ("started_at", "resolved_at", "reported_at", "updated_at")
 # one row per ticket and server; the times as the system gives them
@@ -24,7 +28,7 @@ TICKETS: dict[str, Any] = {
     "source": pl.String,  # the name under tickets.sources in params.yaml
     "ticket_id": pl.String,
     "server_id": pl.String,
-    "kind": pl.String,
+    "kind": pl.String,  # that of an incident, or ALARM
     "started_at": TIMESTAMP,
     "resolved_at": TIMESTAMP,
     "reported_at": TIMESTAMP,
@@ -50,15 +54,19 @@ class Parsed:
     ----------
     tickets : DataFrame
         In our schema (`TICKETS`), each (ticket, server) once.
+    actions : DataFrame
+        What tickets that stem from our own alarms say was done, in the schema of tables.ACTIONS.
     bad : list of LeftOut
         Records that are no valid tickets.
     ignored : int
-        Number of records that are neither a crash nor maintenance by the conditions of params.yaml.
+        Number of records that are neither a crash nor maintenance by the conditions of params.yaml, or stem from our
+        own alarms and name no server.
     read : int
         Number of all records.
     """
 
     tickets: pl.DataFrame
+    actions: pl.DataFrame
     bad: list[LeftOut]
     ignored: int
     read: int
@@ -79,6 +87,7 @@ def parse(name: str, source: TicketSource, records: Iterable[Record], latest: da
         A crash that starts after this time is an error; maintenance may be planned ahead.
     """
     rows: list[Record] = []
+    actions: list[tuple[Any, ...]] = []
     bad: list[LeftOut] = []
     ignored = read = 0
     read_time = partial(moment_or_none, name=name, source=source)
@@ -86,8 +95,10 @@ def parse(name: str, source: TicketSource, records: Iterable[Record], latest: da
         record = source.system.complete(given, read_time)
         ticket_id = text_at(record, *source.paths("ticket_id"))
         try:
-            kind = kind_of(record, source)
-            if kind is None:
+            is_own = own_alarms.stems_from_alarm(record, source)
+            servers = own_servers(record, source) if is_own else []
+            kind = ALARM if is_own else kind_of(record, source)
+            if kind is None or (is_own and not servers):
                 ignored += 1
                 continue
             if ticket_id is None:
@@ -95,7 +106,9 @@ def parse(name: str, source: TicketSource, records: Iterable[Record], latest: da
             ticket = {"source": name, "ticket_id": ticket_id, "kind": kind} | _times(name, source, record)
             _check_times(ticket, latest)
             ticket |= {role: text_at(record, *source.paths(role)) for role in ("severity", "summary")}
-            rows += [{**ticket, "server_id": server} for server in servers_of(record, source)]
+            rows += [{**ticket, "server_id": server} for server in servers or servers_of(record, source)]
+            if is_own:
+                actions += _actions(ticket, servers, source, record, read_time)
         except ValueError as error:
             bad.append(LeftOut(name, ticket_id or f"record {read}", str(error)))
     frame = pl.DataFrame(rows, schema=TICKETS)
@@ -103,7 +116,35 @@ def parse(name: str, source: TicketSource, records: Iterable[Record], latest: da
     bad += [
         LeftOut(name, ticket_id, "another ticket has this id and holds") for ticket_id in _contradicted(frame, tickets)
     ]
-    return Parsed(tickets, sorted(set(bad)), ignored, read)
+    done = pl.DataFrame(actions, schema=ACTIONS, orient="row")
+    return Parsed(tickets, done.unique(ACTION_KEY).sort(ACTION_KEY), sorted(set(bad)), ignored, read)
+
+
+def own_servers(record: Record, source: TicketSource) -> list[str]:
+    """Return the servers that a ticket of our own alarm names, by the alert's labels or as other tickets do."""
+    try:
+        named = own_alarms.servers_of(record, source) or servers_of(record, source)
+    except ValueError:
+        return []
+    return sorted({source.server.names.get(name, name) for name in named})
+
+
+def _actions(
+    ticket: Record, servers: list[str], source: TicketSource, record: Record, read_time: ReadTime
+) -> list[tuple[Any, ...]]:
+    """Return what the remarks on a ticket say was done; without a time of their own, they are of the ticket's end."""
+    found = []
+    for remark in source.system.remarks(record):
+        what = acted(remark.text)
+        if what is None:
+            continue
+        at = read_time(remark.at) if remark.at is not None else ticket["resolved_at"] or ticket["updated_at"]
+        if at is None:
+            raise ValueError(f"'acted: {what}' has no time, and neither has the end of the ticket")
+        who = one_line(remark.who or "") or None
+        about = own_alarms.about(what, servers)
+        found += [(server, what, at, who, ticket["source"], at) for server in about]
+    return found
 
 
 def _contradicted(frame: pl.DataFrame, kept: pl.DataFrame) -> list[str]:

@@ -34,6 +34,17 @@ def test_tickets_with_a_start_and_an_opening(tmp_path: Path) -> None:
     assert any("1 incidents reported before they started" in note for note in records.notes)
 
 
+def test_incidents_of_our_own_alarms_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "incidents.csv"
+    path.write_text(
+        "host,start,title\na,2026-01-01 09:00,[FIRING:1] CrashPredicted a (warning)\n"
+        "a,2026-01-02 09:00,down\nb,2026-01-03 09:00,\n"
+    )
+    records = read_incidents(path, LATEST)
+    assert records.frame["summary"].to_list() == ["down", None]
+    assert any("1 incidents stem from our own alarms" in note for note in records.notes)
+
+
 def test_incidents_without_ids_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     (tmp_path / "i.csv").write_text("host,created_at\na,2026-01-01 10:00\n")
     records = read_incidents(tmp_path / "i.csv", LATEST)

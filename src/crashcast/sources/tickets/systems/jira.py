@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from crashcast.sources.http import basic
 from crashcast.sources.tickets.fields import Record, first_values
+from crashcast.sources.tickets.own_alarms import Remark, listed_remarks
 from crashcast.sources.tickets.system import System
 
 if TYPE_CHECKING:
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 
 PAGE = 100  # issues in one answer, at most
 DAY = timedelta(days=1)
+ALWAYS = {"created", "labels", "description", "comment"}  # the last three tell of our own alarms
 
 
 def ask(api: Api, source: TicketSource, since: datetime, until: datetime) -> Iterator[Record]:
     """Yield issues that were created in [since, until)."""
-    fields = {path.split(".")[1] for path in source.used_paths() if path.startswith("fields.")} | {"created"}
+    fields = {path.split(".")[1] for path in source.used_paths() if path.startswith("fields.")} | ALWAYS
     # Jira takes times in the zone of the token's owner: ask for a day more on both sides and drop what is outside
     created = f"created >= '{since - DAY:%Y-%m-%d %H:%M}' AND created < '{until + DAY:%Y-%m-%d %H:%M}'"
     search = {
@@ -63,6 +65,15 @@ def problem(source: TicketSource) -> str | None:
     return None
 
 
+def remarks(issue: Record) -> Iterator[Remark]:
+    """Yield the comments; an export has them as `time;author;text`."""
+    yield from listed_remarks(issue, "fields.comment.comments", text="body", at="created", who="author.displayName")
+    for comment in first_values(issue, ["Comment"]):
+        at, _, rest = str(comment).partition(";")
+        who, _, text = rest.partition(";")
+        yield Remark(text, at, who)
+
+
 def headers(token: str, user: str) -> dict[str, str]:
     """Return the header of Jira Cloud (a user's token), or of Data Center (a token alone)."""
     return {"Authorization": basic(user, token) if user else f"Bearer {token}"}
@@ -81,6 +92,8 @@ SYSTEM = System(
     list_key="issues",
     time_format="%d/%b/%y %I:%M %p",  # of the CSV export, unless an administrator changed it
     problem=problem,
+    remarks=remarks,
+    written=("comment", "Comment"),
     ask=ask,
     headers=headers,
 )

@@ -24,11 +24,13 @@ import yaml
 
 from crashcast.errors import UserError
 from crashcast.sources.tickets.fields import Record
-from crashcast.sources.tickets.system import COMMON_FIELDS, System
+from crashcast.sources.tickets.own_alarms import Remark
+from crashcast.sources.tickets.system import COMMON_FIELDS, STATED, System, stated_remarks
 
 if TYPE_CHECKING:
     from crashcast.params.tickets import TicketSource
 
+TEXT = "remarks"  # below the front matter
 FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?\n|)---[ \t]*\r?\n?(.*)\Z", re.DOTALL)
 
 
@@ -46,7 +48,13 @@ def read(path: Path) -> Iterator[Record]:
         matter = None
     heading = next((line.lstrip("# ") for line in match[2].splitlines() if line.strip()), None)
     stated = {"summary": heading, **matter} if isinstance(matter, dict) else {}
-    yield {**stated, "file": path.as_posix()}
+    yield {**stated, "file": path.as_posix(), TEXT: match[2]}
+
+
+def remarks(note: Record) -> Iterator[Remark]:
+    """Yield what its front matter states, and the paragraphs of its text."""
+    yield from stated_remarks(note)
+    yield from map(Remark, str(note.get(TEXT, "")).split("\n\n"))
 
 
 def problem(source: TicketSource) -> str | None:
@@ -64,5 +72,7 @@ SYSTEM = System(
         **{name: (name,) for name in COMMON_FIELDS},
     },
     read=read,
+    remarks=remarks,
+    written=(*STATED, TEXT),
     problem=problem,
 )

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from crashcast.sources.tickets.fields import Record, first_values, text_at
+from crashcast.sources.tickets.own_alarms import listed_remarks, stems_from_alarm
 from crashcast.sources.tickets.system import ReadTime, System
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ DETAILS = ("entity", "details", "description", "actions")  # an alert in a list 
 
 
 def ask(api: Api, source: TicketSource, since: datetime, until: datetime) -> Iterator[Record]:
-    """Yield alerts, each with its details if params.yaml uses them."""
+    """Yield alerts, each with its details if params.yaml uses them; of our own alarms, details and notes."""
     detailed = any(path.split(".")[0] in DETAILS for path in source.used_paths())
 
     def page(first: datetime, last: datetime, offset: int) -> tuple[list[Record], bool]:
@@ -34,8 +35,11 @@ def ask(api: Api, source: TicketSource, since: datetime, until: datetime) -> Ite
         return answer["data"], isinstance(paging, dict) and "next" in paging
 
     for alert in api.in_windows(page, since, until, PAGE, REACH):
-        details = api.get(f"/v2/alerts/{api.quoted(alert, 'id')}", "data", kind=dict)["data"] if detailed else {}
-        yield alert | details
+        is_own = stems_from_alarm(alert, source)
+        path = f"/v2/alerts/{api.quoted(alert, 'id')}" if detailed or is_own else ""
+        details = api.get(path, "data", kind=dict)["data"] if path else {}
+        notes = {"notes": api.get(f"{path}/notes", "data", {"limit": PAGE})["data"]} if is_own else {}
+        yield alert | details | notes
 
 
 def _milliseconds(moment: datetime) -> int:
@@ -68,6 +72,8 @@ SYSTEM = System(
     },
     list_key="data",
     complete=complete,
+    remarks=lambda alert: listed_remarks(alert, "notes", text="note", at="createdAt", who="owner"),
+    written=("notes",),
     ask=ask,
     url="https://api.opsgenie.com",
     headers=lambda token, user: {"Authorization": f"GenieKey {token}"},

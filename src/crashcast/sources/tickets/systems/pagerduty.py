@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from crashcast.sources.tickets.fields import Record, text_at
+from crashcast.sources.tickets.own_alarms import listed_remarks, stems_from_alarm
 from crashcast.sources.tickets.system import ReadTime, System
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ INCLUDED = {"first_trigger_log_entry": "first_trigger_log_entries", "body": "bod
 
 
 def ask(api: Api, source: TicketSource, since: datetime, until: datetime) -> Iterator[Record]:
-    """Yield incidents, with their log if params.yaml uses `acknowledged_at`."""
+    """Yield incidents, with their log if params.yaml uses `acknowledged_at`; of our own alarms, alerts and notes."""
     used = source.used_paths()
     included = sorted({INCLUDED[head] for path in used if (head := path.split(".")[0]) in INCLUDED})
 
@@ -36,6 +37,10 @@ def ask(api: Api, source: TicketSource, since: datetime, until: datetime) -> Ite
             path = f"/incidents/{api.quoted(incident, 'id')}/log_entries"
             overview = {"is_overview": "true", "time_zone": "UTC", "limit": PAGE}
             incident["log_entries"] = api.get(path, "log_entries", overview)["log_entries"]
+        if stems_from_alarm(incident, source):
+            for part in ("alerts", "notes"):
+                path = f"/incidents/{api.quoted(incident, 'id')}/{part}"
+                incident[part] = api.get(path, part)[part]
         yield incident
 
 
@@ -74,6 +79,8 @@ SYSTEM = System(
     },
     list_key="incidents",
     complete=complete,
+    remarks=lambda incident: listed_remarks(incident, "notes", text="content", at="created_at", who="user.summary"),
+    written=("notes", "log_entries"),
     ask=ask,
     url="https://api.pagerduty.com",
     headers=lambda token, user: {
