@@ -101,6 +101,9 @@ def import_(
             help="The period of each server's incident records; by default, the period of the server's telemetry."
         ),
     ] = None,
+    actions: Annotated[
+        Path | None, typer.Option(help="What was done to servers, and when: a Parquet or CSV file.")
+    ] = None,
     interval: Annotated[
         str | None,
         typer.Option(help="The interval between rows, such as 5m; by default, that of the samples."),
@@ -149,6 +152,7 @@ def import_(
         clock=clock,
         incident_clock=incident_clock,
         layout=Layout(new_names=_pairs(new_names or []), metric=metric, rates=rate or []),
+        actions=actions,
     )
     _tell(done, "Import telemetry and incidents")
 

@@ -234,17 +234,17 @@ def split_servers(incidents: Records, known: set[str], report: Report) -> Record
     return replace(incidents, frame=frame)
 
 
-def check_servers_of_incidents(incidents: Records, known: set[str], report: Report) -> None:
-    """Report incidents on servers without telemetry; if all are, that is an error."""
-    servers = incidents.frame["server_id"]
+def check_servers_of_records(records: Records, noun: str, known: set[str], report: Report) -> None:
+    """Report incidents, or actions, on servers without telemetry; if all are, that is an error."""
+    servers = records.frame["server_id"]
     strange = set(servers) - known
-    example = f"incidents name {_some(strange)}; telemetry has {_some(known)}"
+    example = f"{noun}s name {_some(strange)}; telemetry has {_some(known)}"
     if servers.len() and len(strange) == servers.n_unique():
-        raise incidents.sheet.error(f"no incident is on a server that has telemetry: {example}")
-    report.read += incidents.notes
+        raise records.sheet.error(f"no {noun} is on a server that has telemetry: {example}")
+    report.read += records.notes
     if strange:
         count = servers.is_in(strange).sum()
-        report.assumed.append(f"{count:,} incidents on servers without telemetry are kept: {example}")
+        report.assumed.append(f"{count:,} {noun}s on servers without telemetry are kept: {example}")
 
 
 def check_servers_of_coverage(coverage: Records, sampled: set[str], covered: set[str], report: Report) -> None:

@@ -21,6 +21,7 @@ from crashcast.params.base import PATH
 from crashcast.params.data import Data
 from crashcast.params.telemetry import Telemetry
 from crashcast.paths import (
+    ACTIONS_PATH,
     COVERAGE_PATH,
     DEMO_TRUTH,
     INCIDENTS_PATH,
@@ -33,7 +34,7 @@ from crashcast.progress import progress
 from crashcast.sources.importing.columns import UTC_CLOCK
 from crashcast.sources.importing.consistency import (
     check_servers_of_coverage,
-    check_servers_of_incidents,
+    check_servers_of_records,
     common_metrics,
     join_metrics,
     report_clocks,
@@ -45,13 +46,21 @@ from crashcast.sources.importing.consistency import (
 from crashcast.sources.importing.layouts import Layout, servers_of, stem
 from crashcast.sources.importing.local_time import Clock
 from crashcast.sources.importing.params_file import describe_import
-from crashcast.sources.importing.parsing import Records, Samples, read_coverage, read_incidents, read_samples
+from crashcast.sources.importing.parsing import (
+    Records,
+    Samples,
+    read_actions,
+    read_coverage,
+    read_incidents,
+    read_samples,
+)
 from crashcast.sources.importing.report import Report
 from crashcast.sources.importing.table_file import SUFFIXES
 from crashcast.sources.importing.telemetry_section import extend_section, infer_section, parse_interval
 from crashcast.sources.importing.transaction import exchanged, recover, workspace
 from crashcast.sources.importing.writing import (
     MAY_BE_EMPTY,
+    write_actions,
     write_coverage,
     write_empty,
     write_incidents,
@@ -75,6 +84,7 @@ def import_files(
     clock: Clock = UTC_CLOCK,
     incident_clock: Clock = UTC_CLOCK,
     layout: Layout = Layout(),  # noqa: B008 - it is frozen
+    actions: Path | None = None,
 ) -> list[str]:
     """Merge files into data/raw, describe them in params.yaml and track them with DVC.
 
@@ -97,6 +107,8 @@ def import_files(
         How times without a zone are read, in telemetry and in the other files.
     layout : Layout
         Names that the user chose.
+    actions : Path, optional
+        A file of what was done to servers; without it, those that are there stay as they are.
 
     Returns
     -------
@@ -114,10 +126,11 @@ def import_files(
     known = known_telemetry(replace, report)
     new_incidents = None if incidents is None else read_incidents(incidents, now, incident_clock)
     new_coverage = None if coverage is None else read_coverage(coverage, now, incident_clock)
+    new_actions = None if actions is None else read_actions(actions, now, incident_clock)
     if new_incidents is not None and new_incidents.frame.is_empty() and known is None:
         raise new_incidents.sheet.error("no incidents: there is nothing to learn from")
     with workspace() as folder:
-        paths = _telemetry_files(telemetry, {incidents, coverage})
+        paths = _telemetry_files(telemetry, {incidents, coverage, actions})
         files = _stage(paths, folder, known, now, clock, _layout(paths, layout, new_incidents, known))
         report_readings(files, layout.new_names, report)
         files = join_metrics(files, folder / "joined.parquet", report)
@@ -133,7 +146,9 @@ def import_files(
         sampled, covered = set(spans["server_id"]), set() if old_coverage is None else set(old_coverage["server_id"])
         if new_incidents is not None:
             new_incidents = split_servers(new_incidents, sampled | covered, report)
-            check_servers_of_incidents(new_incidents, sampled | covered, report)
+            check_servers_of_records(new_incidents, "incident", sampled | covered, report)
+        if new_actions is not None:
+            check_servers_of_records(new_actions, "action", sampled | covered, report)
         if new_coverage is not None:
             check_servers_of_coverage(new_coverage, sampled, covered, report)
         report_clocks(files, new_incidents, rows, spans, section, (clock, incident_clock), report)
@@ -144,7 +159,10 @@ def import_files(
         if new_incidents is not None or known is None:
             write_incidents(new_incidents, folder, known is not None, report)
             changed.append(INCIDENTS_PATH)
-        emptied = [path for path in MAY_BE_EMPTY if known is None or not path.exists()]
+        if new_actions is not None:
+            write_actions(new_actions, folder, known is not None, report)
+            changed.append(ACTIONS_PATH)
+        emptied = [path for path in MAY_BE_EMPTY if path not in changed and (known is None or not path.exists())]
         write_empty(emptied, folder)
         changed += emptied
         write_coverage(new_coverage, old_coverage, files, spans, section.interval, folder, report)
@@ -192,7 +210,7 @@ def known_telemetry(replace: bool, report: Report) -> Telemetry | None:
 
 
 def _telemetry_files(paths: list[Path], others: Collection[Path | None]) -> list[Path]:
-    # each file once, by its resolved path; of folders, all but hidden files and those of incidents and coverage
+    # each file once, by its resolved path; of folders, all but hidden files and those of other tables
     apart = {path.resolve() for path in others if path is not None}
     found: dict[Path, Path] = {}
     for path in paths:

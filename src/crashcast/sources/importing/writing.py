@@ -126,6 +126,15 @@ def write_incidents(incidents: Records | None, folder: Path, is_merge: bool, rep
     report.written.append(f"{INCIDENTS_PATH}: {_changes(counts, 'incidents')}; {total}")
 
 
+def write_actions(actions: Records, folder: Path, is_merge: bool, report: Report) -> None:
+    """Write the actions, merged into those that are there."""
+    is_there = is_merge and ACTIONS_PATH.exists()
+    old = tables.read(ACTIONS_PATH, tables.ACTIONS) if is_there else actions.frame.clear()
+    merged, counts = merging.merge(old, actions.frame, tables.ACTION_KEY)
+    tables.write(folder / ACTIONS_PATH.name, merged.sort(tables.ACTION_KEY))
+    report.written.append(f"{ACTIONS_PATH}: {_changes(counts, 'actions')}")
+
+
 def write_coverage(
     coverage: Records | None,
     old: pl.DataFrame | None,

@@ -116,6 +116,28 @@ def test_a_merge_into_an_import_of_an_earlier_version_adds_what_that_did_not_wri
     assert stored("ticket_sources.parquet").equals(kept)
 
 
+def test_actions_come_from_a_file_and_stay(project: Path) -> None:
+    def told(text: str) -> str:
+        Path("actions.csv").write_text(text)
+        fleet(range(48)).write_parquet("samples.parquet")
+        Path("incidents.csv").write_text("host,start\na,2026-01-01 05:30:00\n")
+        files = [Path("samples.parquet")], Path("incidents.csv")
+        return "\n".join(run_import.import_files(*files, actions=Path("actions.csv")))
+
+    at = datetime(2026, 1, 1, 4, 30, tzinfo=UTC)
+    first = ("a", "restart", at, "ada", "csv", at)
+    said = told("Host,Action,Time,User\na,restart,2026-01-01 04:30:00,ada\nwas-a,drain,2026-01-01 03:00:00,\n")
+    assert "2 actions added, 0 corrected, 0 unchanged" in said
+    assert "1 actions on servers without telemetry are kept: actions name was-a; telemetry has a" in said
+    assert stored("actions.parquet").schema == tables.ACTIONS
+    assert stored("actions.parquet").rows()[1] == first
+    bring(fleet(range(48)))  # a merge without actions
+    assert stored("actions.parquet").height == 2
+    said = told("server_id,what,at,reported_at\na,restart,2026-01-01 04:30:00,2026-01-02 09:00:00\n")
+    assert "0 actions added, 1 corrected, 0 unchanged" in said
+    assert stored("actions.parquet").rows()[1] == ("a", "restart", at, None, "csv", datetime(2026, 1, 2, 9, tzinfo=UTC))
+
+
 def test_a_merge_adds_corrects_and_leaves_the_rest_alone(project: Path) -> None:
     bring(fleet(range(31 * 24 + 10)))  # January and ten hours of February
     params = Path("params.yaml").read_bytes()
