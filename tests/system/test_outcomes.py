@@ -201,6 +201,9 @@ def test_an_alarm_that_somebody_acts_on(
     }
     assert found["counts"]["held_back"]["not_acted_on"]["no_crash"] == 1
     assert found["live_precision"]["value"] == 0
+    day = opened.replace(hour=0)
+    for period in (["--since", f"{day + timedelta(days=1):%Y-%m-%d}"], ["--until", f"{day:%Y-%m-%d}"]):
+        assert "has no alarm of that time" in crashcast(monkeypatch, capsys, "outcomes", *period)
     gauges = tmp_path / "gauges"
     gauges.mkdir()
     crashcast(monkeypatch, capsys, "metrics", "--textfile", str(gauges))
