@@ -55,11 +55,13 @@ def start(stack: ExitStack, folder: Path, *command: str) -> subprocess.Popen[byt
     return process
 
 
-def start_alertmanager(stack: ExitStack, folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """Start Alertmanager with `alertmanager.yml` of the folder."""
+def start_alertmanager(stack: ExitStack, folder: Path, port: int, *cluster: int) -> subprocess.Popen[bytes]:
+    """Start Alertmanager with `alertmanager.yml` of the folder; in a cluster on its own port and those of its peers."""
+    own, *peers = (f"127.0.0.1:{one}" for one in cluster) if cluster else [""]
+    options = ["--cluster.peer-timeout=1s", *(f"--cluster.peer={peer}" for peer in peers)] if cluster else []
     return start(
-        stack, folder, "prometheus-alertmanager", "--config.file=alertmanager.yml",
-        f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=", "--storage.path=alerts",
+        stack, folder, "prometheus-alertmanager", "--config.file=alertmanager.yml", "--storage.path=alerts",
+        f"--web.listen-address=127.0.0.1:{port}", f"--cluster.listen-address={own}", *options,
     )  # fmt: skip
 
 

@@ -72,22 +72,32 @@ def stack() -> Iterator[ExitStack]:
         yield running
 
 
-@pytest.fixture
-def manager(tmp_path: Path, received: SimpleNamespace, stack: ExitStack) -> SimpleNamespace:
-    """Return a running Alertmanager that groups by name and pages at once: its address, and how to restart it."""
+def configure(folder: Path, received: SimpleNamespace) -> None:
+    """Write the configuration of an Alertmanager that groups by name and pages at once."""
     route = {
         "receiver": "pager", "group_by": ["alertname"], "group_wait": f"{GROUP_S}s", "group_interval": f"{GROUP_S}s",
     }  # fmt: skip
     receivers = [{"name": "pager", "webhook_configs": [{"url": received.url, "send_resolved": True}]}]
-    (tmp_path / "alertmanager.yml").write_text(yaml.safe_dump({"route": route, "receivers": receivers}))
+    (folder / "alertmanager.yml").write_text(yaml.safe_dump({"route": route, "receivers": receivers}))
+
+
+def answers(url: str) -> bool:
+    """Tell whether an Alertmanager is ready."""
+    try:
+        return requests.get(f"{url}/-/ready", timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+@pytest.fixture
+def manager(tmp_path: Path, received: SimpleNamespace, stack: ExitStack) -> SimpleNamespace:
+    """Return a running Alertmanager that groups by name and pages at once: its address, and how to restart it."""
+    configure(tmp_path, received)
     port = free_port()
     running = SimpleNamespace(url=f"http://127.0.0.1:{port}", process=start_alertmanager(stack, tmp_path, port))
 
     def is_ready() -> bool:
-        try:
-            return requests.get(f"{running.url}/-/ready", timeout=5).ok
-        except requests.ConnectionError:
-            return False
+        return answers(running.url)
 
     def stop() -> None:
         running.process.terminate()
@@ -150,6 +160,45 @@ def test_pushed_alarms_are_grouped_page_once_and_resolve_at_their_end(
     assert told(received) == [("firing", ["db-1", "db-2"]), ("resolved", ["db-1", "db-2"])]
     # a renewal is known by `delay` later
     assert timedelta(seconds=10) <= now() - until < timedelta(seconds=10 + 5 * GROUP_S)
+
+
+@pytest.mark.slow  # a minute of waiting
+def test_one_of_two_alertmanagers_is_killed_and_nobody_is_paged_again(
+    tmp_path: Path, received: SimpleNamespace, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alertmanager, "REPEAT_S", 0.5)
+    ports, cluster = [free_port(), free_port()], [free_port(), free_port()]
+    url, processes = f"http://127.0.0.1:{ports[0]}", []
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        configure(tmp_path / str(number), received)
+        found = start_alertmanager(stack, tmp_path / str(number), ports[number], cluster[number], cluster[1 - number])
+        processes.append(found)
+    assert wait_for(lambda: answers(url) and len(peers_of(url)) == 2)
+
+    shown: list[State] = []
+    until = now() + timedelta(seconds=40)
+    with Alertmanager(serve(alertmanager=url, delay="1s"), shown.append) as repeating:
+        repeating.push(opened(["db-1"], now(), until))
+        assert wait_for(lambda: bool(received.notifications))
+        time.sleep(QUIET_S)  # the other one has heard of it
+        processes[0].send_signal(signal.SIGKILL)
+        processes[0].wait()
+        assert wait_for(lambda: shown[-1].delivery_errors > 0)
+        start_alertmanager(stack, tmp_path / "0", ports[0], *cluster)
+        assert wait_for(lambda: not shown[-1].problems and bool(requests.get(f"{url}/api/v2/alerts", timeout=5).json()))
+        time.sleep(2 * QUIET_S)
+        assert now() < until
+        assert told(received) == [("firing", ["db-1"])]
+        repeating.push(opened([], now(), now()))
+    assert wait_for(lambda: len(received.notifications) > 1)
+    assert told(received) == [("firing", ["db-1"]), ("resolved", ["db-1"])]
+
+
+def peers_of(url: str) -> list[Any]:
+    """Return the members of an Alertmanager's cluster."""
+    found: list[Any] = requests.get(f"{url}/api/v2/status", timeout=5).json()["cluster"]["peers"]
+    return found
 
 
 def test_what_alertmanager_refuses_is_told(manager: SimpleNamespace) -> None:
