@@ -36,6 +36,7 @@ TAIL = FOLDER / "serve" / "telemetry"
 NOTES, CHUNKS = ".notes.json", ".chunks"  # in the tail's folder; names with a dot are no partitions
 UNIT = "day"
 DIGITS = 32  # of a digest
+LATE_LOOKS = 4  # how often a row that may be late is asked for again: at a short interval each tick would cost too much
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Tail:
     folder : Path
     asked_from, asked_to : datetime or None
         The server was asked for all rows between them; None if it never was.
+    late_asked : datetime or None
+        `asked_to` when late rows were asked for last.
     first : datetime or None
         The oldest row that the server ever gave; it may have been removed since.
     digests : mapping of datetime to str
@@ -56,6 +59,7 @@ class Tail:
     folder: Path
     asked_from: datetime | None = None
     asked_to: datetime | None = None
+    late_asked: datetime | None = None
     first: datetime | None = None
     digests: Mapping[datetime, str] = field(default_factory=dict)
 
@@ -86,11 +90,12 @@ def read(folder: Path, collect: Collect, telemetry: Telemetry) -> Tail:
         notes = json.loads((folder / NOTES).read_text(encoding="utf-8"))
         if notes["key"] != _key(collect, telemetry):
             return Tail(folder)
-        first, asked_from, asked_to = map(datetime.fromisoformat, notes["spans"])
+        first, *asked = map(datetime.fromisoformat, notes["spans"])
+        asked_from, asked_to, late_asked = asked
         digests = {datetime.fromisoformat(moment): digest for moment, digest in notes["digests"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # it is fetched again
         return Tail(folder)
-    return Tail(folder, asked_from, asked_to, first, digests)
+    return Tail(folder, asked_from, asked_to, late_asked, first, digests)
 
 
 def update(
@@ -114,7 +119,7 @@ def update(
     since, until : datetime
         The oldest and the newest row that are needed, both whole intervals.
     late_window : timedelta
-        Rows of this time before the newest known one are asked for again.
+        Rows of this time before the newest known one are asked for again, `late_period` after they last were.
 
     Returns
     -------
@@ -130,10 +135,12 @@ def update(
     OSError
         If the disk is full: so it does then.
     """
-    start, asked_from = since, since
-    if tail.asked_from is not None and tail.asked_to is not None and tail.asked_from <= since <= tail.asked_to:
+    start, asked_from, late_asked = since, since, until
+    if tail.asked_from and tail.asked_to and tail.late_asked and tail.asked_from <= since <= tail.asked_to:
         late = -(-late_window // telemetry.interval) * telemetry.interval
-        start, asked_from = max(tail.asked_from, min(tail.asked_to, until) - late), tail.asked_from
+        start, asked_from, late_asked = min(tail.asked_to, until), tail.asked_from, tail.late_asked
+        if until - late_asked >= late_period(late_window, telemetry.interval):
+            start, late_asked = max(tail.asked_from, min(late_asked, until) - late), until
     queries, _ = known_queries(collect, telemetry)
     asked, digests, found = asked_of(server, queries, telemetry.interval, until), dict[datetime, str](), pl.DataFrame()
     try:
@@ -148,11 +155,17 @@ def update(
         tail.folder,
         asked_from=asked_from,
         asked_to=until,
+        late_asked=late_asked,
         first=min([*digests, tail.first or datetime.max]),
         digests={**tail.digests, **digests},
     )
     _write_notes(updated, collect, telemetry)
     return updated, found
+
+
+def late_period(late_window: timedelta, interval: timedelta) -> timedelta:
+    """Return how long after late rows were asked for they are asked for again."""
+    return max(interval, late_window / LATE_LOOKS)
 
 
 def prune(tail: Tail, before: datetime, collect: Collect, telemetry: Telemetry) -> Tail:
@@ -254,7 +267,7 @@ def _key(collect: Collect, telemetry: Telemetry) -> str:
 
 
 def _write_notes(tail: Tail, collect: Collect, telemetry: Telemetry) -> None:
-    spans = [tail.first, tail.asked_from, tail.asked_to]
+    spans = [tail.first, tail.asked_from, tail.asked_to, tail.late_asked]
     notes = {
         "key": _key(collect, telemetry),
         "spans": [(moment or datetime.max).isoformat() for moment in spans],

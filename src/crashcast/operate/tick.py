@@ -120,6 +120,8 @@ class _Tick:
         self.interval = deployment.telemetry.interval
         self.window = AlarmWindow.of(deployment.label, self.interval)
         self.moment = last_row(now - service.serve.delay, self.interval)
+        late_window = service.serve.late_window
+        self.late = late_window + telemetry_tail.late_period(late_window, self.interval)  # so old a row may change
         self.problems: dict[str, str] = {}
         self.scores: Scores | None = None  # of the newest moment that this tick scored
         self.newest_ticket: datetime | None = None
@@ -188,7 +190,7 @@ class _Tick:
             self.scores = self._score(self.moment, tail)  # for people, after a restart within an interval
         if issued is not None:
             self._write_revisions(issued, tail)
-        needed, _ = samples_needed(self.deployment, self.moment - self.service.serve.late_window - self.interval)
+        needed, _ = samples_needed(self.deployment, self.moment - self.late)
         return telemetry_tail.prune(tail, needed, self.service.collect, self.deployment.telemetry)
 
     def _due(self, issued: datetime | None) -> list[datetime]:
@@ -224,8 +226,9 @@ class _Tick:
         service, telemetry, late_window = self.service, self.deployment.telemetry, self.service.serve.late_window
         try:
             tail = telemetry_tail.read(service.tail, service.collect, telemetry)
-            self.refreshed = min(filter(None, [issued, tail.asked_to]), default=self.moment) - late_window
-            oldest = min(due, default=self.moment) - self.interval - late_window  # for what was issued and may change
+            asked = min(filter(None, [issued, tail.late_asked]), default=self.moment)
+            self.refreshed = asked - self.late
+            oldest = min(due, default=self.moment) - self.late  # for what was issued and may change
             start = last_row(samples_needed(self.deployment, oldest)[0], self.interval)
             tail, found = telemetry_tail.update(
                 tail, service.prometheus, service.collect, telemetry, start, self.moment, late_window

@@ -107,6 +107,21 @@ def test_it_asks_for_all_once_and_then_for_what_is_new_or_may_be_late(source: So
     assert later.newest == START + 80 * HOUR
 
 
+def test_at_a_short_interval_late_rows_are_asked_for_a_few_times_each(source: Source, tmp_path: Path) -> None:
+    minutes = timedelta(minutes=1)
+    server: Any = source
+    telemetry = TELEMETRY.model_copy(update={"interval": 5 * minutes})
+    asked = []
+    for tick in range(1, 37):
+        source.asked.clear()
+        tail, until = read(tmp_path / "tail", COLLECT, telemetry), START + 5 * tick * minutes
+        update(tail, server, COLLECT, telemetry, until - 30 * HOUR, until, 2 * HOUR)
+        asked.append([(until - moment) // minutes for moment in source.span])
+    # the last row may have come late, the others are asked for each half an hour, and once after two hours
+    assert asked[1:13] == [[5, 0]] * 5 + [[150, 0]] + [[5, 0]] * 5 + [[150, 0]]
+    assert asked[12:] == 4 * ([[150, 0]] + [[5, 0]] * 5)
+
+
 def test_other_queries_start_over(source: Source, ask: Ask, tmp_path: Path) -> None:
     ask(0)
     other = COLLECT.model_copy(update={"queries": {"cpu": {"max": "cpu"}, "load": {"last": "load"}}})
@@ -122,12 +137,12 @@ def test_a_digest_changes_with_every_bit_and_with_nothing_else(source: Source, a
     period = START - 20 * HOUR, START + HOUR
     assert first.digest(*period) == again.digest(*period)
     source.changed["load", "b", START] = 10.000001  # the next float32
-    changed = ask(1)
+    changed = ask(2)
     assert changed.digest(*period) != first.digest(*period)
     assert changed.digest(START - 20 * HOUR, START) == first.digest(START - 20 * HOUR, START)
     source.changed["load", "b", START] = None  # a sample that a server no longer has stays, as it does for collect
     source.changed["cpu", "b", START] = None
-    assert ask(1).digests == changed.digests
+    assert ask(3).digests.items() >= changed.digests.items()
     shutil.rmtree(tmp_path / "tail")
     source.changed = {("load", "b", START): 10.000001}
     assert ask(1).digest(*period) == changed.digest(*period)
