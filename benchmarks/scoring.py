@@ -52,11 +52,24 @@ def main() -> None:
     write_json(ROOT / "benchmarks" / "results" / "scoring.json", found)
 
 
-def enlarge(servers: int, folder: Path) -> None:
-    """Write raw data of so many servers: copies of the demo fleet's, of its last days."""
+def enlarge(servers: int, folder: Path, per_hour: int = 1) -> None:
+    """Write raw data of so many servers: copies of the demo fleet's, of its last days.
+
+    Parameters
+    ----------
+    servers : int
+    folder : Path
+    per_hour : int
+        Samples of an hour: an hour's values are repeated, which costs what different ones do.
+    """
     last = tables.partitions(TELEMETRY_PATH)[-1]
     samples = tables.read(last.path(TELEMETRY_PATH))
     since = pl.col("timestamp").max() - timedelta(days=DAYS)
+    if per_hour > 1:
+        hours = samples.unique([*tables.KEYS], keep="first")
+        steps = pl.DataFrame({"step": [timedelta(hours=n) / per_hour for n in range(per_hour)]})
+        samples = hours.join(steps, how="cross").with_columns(pl.col("timestamp") + pl.col("step")).drop("step")
+        samples = samples.sort("timestamp", "server_id")
     names = samples["server_id"].unique().sort()
     copies = pl.DataFrame({"copy": range(-(-servers // len(names)))})
     wanted = names.to_frame().join(copies, how="cross").head(servers)
