@@ -16,6 +16,7 @@ from threading import Thread
 from urllib.request import Request, urlopen
 
 import pytest
+import requests
 
 MISSING = [name for name in ("prometheus", "promtool") if shutil.which(name) is None]
 needs_prometheus = pytest.mark.skipif(bool(MISSING), reason=f"{' and '.join(MISSING)} not installed")
@@ -63,13 +64,16 @@ class Prometheus:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + 60
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    break
+        while not self._is_ready():  # it listens before it has read its blocks
             assert self.process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+    def _is_ready(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/-/ready", timeout=5).status_code != 503  # 401: it asks for a password
+        except requests.RequestException:
+            return False
 
     def stop(self, how: int = signal.SIGKILL) -> None:
         if self.process is not None:
