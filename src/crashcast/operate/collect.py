@@ -20,9 +20,10 @@ from crashcast.operate.served_log import ServedLog
 from crashcast.params.serve import Serve
 from crashcast.paths import ACTIONS_PATH, ALARMS_PATH, COVERAGE_PATH
 from crashcast.sources.importing.transaction import exchanged, recover, workspace
+from crashcast.sources.raw_table import read_or_empty
 from crashcast.text import counted
 from crashcast.versioning import commit_limits
-from crashcast.versioning.tracked_data import read_or_empty, track
+from crashcast.versioning.tracked_data import track
 
 EARLIEST = datetime(1970, 1, 1)
 AGAIN = timedelta(days=7)  # of the log is read again: two instances write it, and one may have been late

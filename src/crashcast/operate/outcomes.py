@@ -32,7 +32,7 @@ from crashcast.params.label import Label
 from crashcast.params.serve import Serve
 from crashcast.paths import ACTIONS_PATH, ALARMS_PATH, COVERAGE_PATH
 from crashcast.review.standard_error import Spread, spread, total_influence
-from crashcast.versioning.tracked_data import read_or_empty
+from crashcast.sources.raw_table import read_or_empty
 
 MONTH = 365.25 / 12 * DAY
 INSTANT = timedelta(microseconds=1)

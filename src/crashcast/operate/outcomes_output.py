@@ -30,7 +30,9 @@ MEANINGS = {
 def show(found: Outcomes, console: Console) -> None:
     """Print counts, and what acting was worth."""
     if found.since is None or found.until is None:
-        console.print("data/raw/alarms.parquet has no alarm of that time: `crashcast alarms` brings those that serve issued.")
+        console.print(
+            "data/raw/alarms.parquet has no alarm of that time: `crashcast alarms` brings those that serve issued."
+        )
         return
     console.print(
         f"Alarms that opened from {found.since:%Y-%m-%d %H:%M} to {found.until:%Y-%m-%d %H:%M} UTC, and what followed "

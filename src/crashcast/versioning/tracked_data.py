@@ -7,13 +7,10 @@ runs. Git's index is what somebody accepted, so the index is what data is compar
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import polars as pl
-
-from crashcast import files, tables
+from crashcast import files
 from crashcast.errors import UserError
 from crashcast.versioning import dvc_command, git
 from crashcast.versioning.dvc_files import pointer, tracked_hash
@@ -68,21 +65,6 @@ def _compare(path: Path, revision: str) -> str | None:
 
 def _shorten(digest: str) -> str:
     return digest[:SHOWN_DIGITS] + (".dir" if digest.endswith(".dir") else "")
-
-
-def read_or_empty(path: Path, schema: Mapping[str, Any]) -> pl.DataFrame:
-    """Return a table that DVC tracks, or one without rows if there is none.
-
-    Raises
-    ------
-    UserError
-        If it is tracked, and not here; if it is damaged, or lacks a column.
-    """
-    if path.exists():
-        return tables.read(path, schema)
-    if pointer(path).exists():
-        raise UserError(f"{path} is missing: `dvc pull` brings it")
-    return pl.DataFrame(schema=schema)
 
 
 def track(paths: list[Path]) -> None:

@@ -20,13 +20,14 @@ from crashcast.params.tickets import Tickets, TicketSource
 from crashcast.paths import ACTIONS_PATH, COVERAGE_PATH, INCIDENTS_PATH, RAW, TICKET_SOURCES_PATH, TICKETS_PATH
 from crashcast.sources.importing import merging
 from crashcast.sources.importing.transaction import exchanged, recover, workspace
+from crashcast.sources.raw_table import read_or_empty
 from crashcast.sources.tickets import api, saved
 from crashcast.sources.tickets.outages import IS_ALARM, merge, starts_after_report
 from crashcast.sources.tickets.tickets import TICKETS, LeftOut, Parsed, parse
 from crashcast.spreadsheet import write_csv
 from crashcast.tables import CRASH, TIMESTAMP
 from crashcast.text import counted
-from crashcast.versioning.tracked_data import read_or_empty, track
+from crashcast.versioning.tracked_data import track
 
 LEFT_OUT_FILE = Path("reports/tickets_left_out.csv")
 IMPORTED = "import"  # the source of incidents that `crashcast import` wrote
