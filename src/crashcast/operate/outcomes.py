@@ -260,8 +260,10 @@ def _share(alarms: pl.DataFrame, evaluate: Evaluate) -> Estimate:
     independent = float(number)
     if 0 < crashes < number:
         found = _spread(alarms, evaluate)
-        widening = stdtrit(found.degrees_of_freedom, tail) / ndtri(tail)
-        independent = min(number, share * (1 - share) / (found.standard_error * widening) ** 2)
+        standard_error = found.standard_error * stdtrit(found.degrees_of_freedom, tail) / ndtri(tail)
+        # a share that is the same in every server and block has no standard error
+        counted = share * (1 - share) / standard_error**2 if standard_error else float(alarms["server_id"].n_unique())
+        independent = min(number, counted)
     shape = independent * share + JEFFREYS, independent * (1 - share) + JEFFREYS
     low = betaincinv(*shape, tail) if crashes else 0.0
     high = betaincinv(*shape, 1 - tail) if crashes < number else 1.0

@@ -199,6 +199,20 @@ def test_alarms_of_one_server_or_one_day_count_as_fewer() -> None:
     assert width(one_day.with_columns(window_to=pl.col("opened_at") + REACH)) > 1.15 * width(MEASURED)
 
 
+@pytest.mark.parametrize("servers", [1, 2])
+def test_a_share_without_spread_has_an_interval(servers: int) -> None:
+    """Of one server on one day, or the same on every server and day."""
+    number = pl.int_range(pl.len())
+    day = pl.lit(aware(NOON)) + pl.duration(days=4 * (number // 2 % servers), minutes=number)
+    frame = alarms((1, HELD), (2, HELD | CRASH), (1, HELD)).with_columns(
+        server_id=pl.format("s{}", number % servers), opened_at=day
+    )
+    found = figures(frame.with_columns(window_to=pl.col("opened_at") + REACH), [], EVALUATE).live_precision
+    assert found is not None
+    shape = servers / 2 + 0.5, servers / 2 + 0.5  # of four alarms, as many count as there are servers
+    assert found == (0.5, *(pytest.approx(beta.ppf(tail, *shape)) for tail in (0.05, 0.95)))
+
+
 def test_alarms_that_chance_did_not_choose_are_not_compared() -> None:
     excluded = alarms((5, CRASH), (1, HELD), (40, {}), (10, HELD | CRASH), (9, HELD))
     found = figures(excluded, ["s000", "s010", "s055"], EVALUATE)  # two were delivered, one was held back at that time
