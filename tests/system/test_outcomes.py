@@ -39,7 +39,7 @@ pytestmark = pytest.mark.skipif(
 RULES = Path(__file__).parents[2] / "deploy/prometheus/crashcast.rules.yml"
 LONG_AGO = datetime(2025, 1, 1)
 SERVERS = [f"web-{number}" for number in range(1, 7)]
-ACTED, CRASHED, HELD = SERVERS[:3]
+ACTED, CRASHED, HELD, DRAINED = SERVERS[:4]
 
 
 @pytest.fixture
@@ -96,13 +96,15 @@ def collected(place: Path, opened: datetime) -> list[str]:
 
 
 def issue(opened: datetime) -> None:
-    """Let the log have three alarms, of which one was held back."""
-    moment = aware(opened)
+    """Let the log have the scores of all servers and three alarms, of which one was held back."""
+    moment, log = aware(opened), ServedLog(Serve.read().log)
     rows = [
         (moment, moment, server, moment, moment + REACH, 0.9, 0.5, "v1.0.0", [], server != HELD)
         for server in (ACTED, CRASHED, HELD)
     ]
-    ServedLog(Serve.read().log).write("alarms", opened, pl.DataFrame(rows, served_log.ALARMS, orient="row"))
+    log.write("alarms", opened, pl.DataFrame(rows, served_log.ALARMS, orient="row"))
+    scored = [(moment, moment, server, 0.1, 0.5, "v1.0.0", "a", "b") for server in SERVERS]
+    log.write("scores", opened, pl.DataFrame(scored, served_log.SCORES, orient="row"))
 
 
 @pytest.fixture
@@ -165,16 +167,20 @@ def test_an_alarm_that_somebody_acts_on(
     ended = silence(alerting.url, labels[ACTED], "acted: restarted")
     silence(alerting.url, labels[CRASHED], "known, please be quiet")  # a mute
     assert requests.delete(f"{alerting.url}/api/v2/silence/{ended}", timeout=10).ok  # expired ones count, too
+    open_alarms = crashcast(monkeypatch, capsys, "acted")
+    assert [server for server in SERVERS if server in open_alarms] == [ACTED, CRASHED]
+    crashcast(monkeypatch, capsys, "acted", DRAINED, "--what", "drain")  # without an alarm
 
     # the day after next: what follows the alarm is known then
     later = SimpleNamespace(now=lambda zone: datetime.now(zone) + timedelta(days=2))
     monkeypatch.setattr("crashcast.sources.importing.run_import.datetime", later)
     told = crashcast(monkeypatch, capsys, *collected(tmp_path, opened))
     assert f"{ALARMS_PATH}: 3 alarms added, 3 in all" in told
-    (action,) = tables.read(ACTIONS_PATH).rows(named=True)
+    action, other = tables.read(ACTIONS_PATH).rows(named=True)
     assert (action["server_id"], action["what"], action["who"], action["source"]) == (
         ACTED, "restarted", "ada", "silence",
     )  # fmt: skip
+    assert (other["server_id"], other["what"], other["source"]) == (DRAINED, "drain", "cli")
     assert timedelta(0) <= action["at"] - begun < timedelta(minutes=1)
     before = {path: path.read_bytes() for path in (ALARMS_PATH, ACTIONS_PATH)}
     assert crashcast(monkeypatch, capsys, "alarms").startswith("Nothing is new")
@@ -192,7 +198,7 @@ def test_an_alarm_that_somebody_acts_on(
     assert at[CRASHED] == (1, None)
     assert at[HELD] == (0, None)
     mitigated = rows.filter(pl.col("reason").cast(pl.String) == "mitigated")
-    assert set(mitigated["server_id"]) == {ACTED}
+    assert set(mitigated["server_id"]) == {ACTED, DRAINED}
 
     found: dict[str, Any] = json.loads(crashcast(monkeypatch, capsys, "outcomes", "--json"))
     assert found["counts"]["delivered"] == {
