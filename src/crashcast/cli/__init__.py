@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from crashcast.cli import data, labels, operate, pipeline, review, storage
+from crashcast.cli import data, labels, operate, pipeline, review, storage, watch
 from crashcast.errors import UserError, refusal
 from crashcast.text import clean_output
 
@@ -25,6 +25,7 @@ GROUPS = {
     "Run the pipeline and read its results": pipeline.commands,
     "Judge and register models": review.commands,
     "Warn of crashes": operate.commands,
+    "Know when to train again": watch.commands,
     "Keep data safe": storage.commands,
     "Ask people, and find labels that help": labels.commands,
 }

@@ -1,0 +1,1 @@
+"""What tells that a model or its data are no longer what they were."""

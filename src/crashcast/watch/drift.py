@@ -1,0 +1,245 @@
+"""Whether the newest week is like those that the model was trained on (docs/drift.md).
+
+Each figure of the newest week is compared with its values in the weeks of the training period, by Student's prediction
+interval for one more value. Distributions are compared by the logarithm of the Jensen-Shannon distance between a week
+and all others. The probability of a false alarm is divided among the figures and the weeks of a year, so a fleet that
+does not change raises as many as `drift.false_alarms_per_year` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.spatial.distance import jensenshannon
+from scipy.special import stdtr
+
+from crashcast import tables
+from crashcast.errors import UserError
+from crashcast.incidents import read_incidents
+from crashcast.modeling.model import Model, load
+from crashcast.modeling.split_rule import period, read_rule
+from crashcast.operate.reasons import sources
+from crashcast.params.drift import Drift
+from crashcast.params.features import Features
+from crashcast.params.incidents import Incidents
+from crashcast.params.telemetry import Telemetry
+from crashcast.paths import COVERAGE_PATH
+from crashcast.watch import weekly
+from crashcast.watch.weekly import DATA, Series, Weeks
+
+Floats = NDArray[np.float64]
+CLEAN, FEATURES, SPLIT = Path("data/clean"), Path("data/features"), Path("data/split.json")
+CONFIRMED, MODELS = Path("data/incidents.parquet"), Path("models")
+WEEKS_A_YEAR = 365.25 / 7
+LEAST_DISTANCE = 1e-6  # two weeks that are the same
+MOVED = 0.01  # a shift of a metric that changes the mean risk by a smaller share is no alarm
+ROWS = 50_000  # of a week, that an effect on the risk is measured on
+SEED = 0
+
+
+class Finding(NamedTuple):
+    """How far a figure of the newest week lies from those of the training period.
+
+    Attributes
+    ----------
+    layer, name, figure : str
+        Such as `data`, `cpu_pct`, `mean`.
+    value, expected : float
+        Of the newest week, and the mean of the reference weeks; of a distribution the Jensen-Shannon distance.
+    deviations : float
+        How many standard deviations of a new value lie between them, on the figure's scale.
+    p_value : float
+        Probability of such a deviation, or of a larger one, if nothing has changed.
+    is_shift : bool
+        Whether that is below what the budget of false alarms allows.
+    effect : float or None
+        By what share the mean risk of the week is higher because of the shift; None if it is no shift of a metric.
+    """
+
+    layer: str
+    name: str
+    figure: str
+    value: float
+    expected: float
+    deviations: float
+    p_value: float
+    is_shift: bool
+    effect: float | None = None
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether it is a shift that matters: one that moves no score is information alone."""
+        return self.is_shift and (self.effect is None or abs(self.effect) >= MOVED)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `crashcast drift` says.
+
+    Attributes
+    ----------
+    week : datetime or None
+        Start of the newest whole week; None if there is none after the training period.
+    weeks : int
+        Reference weeks.
+    needed : int
+        How many are needed for an answer.
+    findings : list of Finding
+        The largest deviation first; empty if there is no answer.
+    """
+
+    week: datetime | None
+    weeks: int
+    needed: int
+    findings: list[Finding]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is an answer."""
+        return self.week is not None and self.weeks >= self.needed
+
+    @property
+    def alarms(self) -> list[Finding]:
+        """The shifts that matter."""
+        return [one for one in self.findings if one.is_alarm]
+
+
+def read() -> Report:
+    """Compare the newest whole week of the pipeline's data with the training period of its model.
+
+    Raises
+    ------
+    UserError
+        If an output of the pipeline is missing, or the split is not by time.
+    """
+    telemetry, drift, incidents = Telemetry.read(), Drift.read(), Incidents.read()
+    rule, model = read_rule(SPLIT), load(MODELS)
+    if rule["method"] != "time":
+        raise UserError("params.yaml: split.method: drift compares later weeks with those of a training period: time")
+    begun, trained_to = period(rule, "train")
+    newest = tables.partitions(CLEAN)[-1].path(CLEAN)
+    last = tables.read(newest, ["timestamp"])["timestamp"].max()
+    if not isinstance(last, datetime):
+        raise UserError(f"{newest} has no rows: run `dvc repro`")
+    weeks = Weeks(*weekly.span(begun, trained_to, last.replace(tzinfo=None) + telemetry.interval), [])
+    if weeks.number <= weeks.reference or weeks.reference < drift.min_weeks:
+        week = weeks.start(weeks.number - 1) if weeks.number > weeks.reference else None
+        return Report(week, weeks.reference, drift.min_weeks, [])
+    covered = tables.read(COVERAGE_PATH)
+    groups = dict(covered.drop_nulls("group").select("server_id", "group").iter_rows()) if "group" in covered else {}
+    ends = covered["covered_to"].max()
+    assert isinstance(ends, datetime)
+    series = [
+        *weekly.of_metrics(CLEAN, list(telemetry.metrics), weeks),
+        *weekly.of_fleet(CLEAN, groups, telemetry.interval, weeks),
+        *weekly.of_scores(FEATURES, model, weeks),
+        *weekly.of_crashes(
+            read_incidents(CONFIRMED, incidents), covered, ends.replace(tzinfo=None) - incidents.reporting_delay, weeks
+        ),
+    ]
+    found = judge(series, weeks.reference, weeks.number - 1, drift)
+    if any(one.is_shift and one.layer == DATA for one in found):
+        found = with_effects(found, model, weeks, Features.read())
+    return Report(weeks.start(weeks.number - 1), weeks.reference, drift.min_weeks, found)
+
+
+def judge(series: Sequence[Series], reference: int, week: int, drift: Drift) -> list[Finding]:
+    """Compare a week with the first `reference` ones.
+
+    Parameters
+    ----------
+    series : sequence of Series
+    reference : int
+        The weeks that it is compared with.
+    week : int
+        Its number, `reference` or higher.
+    drift : Drift
+        For the budget of false alarms.
+
+    Returns
+    -------
+    list of Finding
+        Those that are known, the smallest p-value first.
+    """
+    level = drift.false_alarms_per_year / WEEKS_A_YEAR / max(1, len(series))
+    compared = ((one, compare(one, reference, week)) for one in series)
+    found = [
+        Finding(one.layer, one.name, one.figure, *numbers, is_shift=numbers[-1] < level)
+        for one, numbers in compared
+        if numbers is not None
+    ]
+    return sorted(found, key=lambda one: (one.p_value, -abs(one.deviations)))
+
+
+def compare(series: Series, reference: int, week: int) -> tuple[float, float, float, float] | None:
+    """Return a week's value, the mean of the reference weeks, the deviations between them and their p-value.
+
+    Numbers deviate to both sides; the distance of a distribution only upwards. None if too little is known.
+
+    Notes
+    -----
+    Source: the prediction interval of one more normal value, such as Hahn, Meeker, Statistical Intervals (1991), 4.2.
+    """
+    if series.is_distribution:
+        counts = series.values[[*range(reference), week]]
+        if not counts[-1].sum():
+            return None
+        known = counts[:-1][counts[:-1].sum(axis=1) > 0]
+        total = known.sum(axis=0)
+        past = np.log([distance(one, total - one) for one in known])
+        new = float(np.log(distance(counts[-1], total)))
+    else:
+        before = series.values[:reference][np.isfinite(series.values[:reference])]
+        past, new = series.scale(before), float(series.scale(series.values[week]))
+    number = len(past)
+    if number < 2 or not np.isfinite(new):
+        return None
+    mean, deviation = float(past.mean()), max(float(past.std(ddof=1)), series.floor)
+    apart = new - mean
+    if not deviation:
+        deviations = 0.0 if apart == 0 else float(np.copysign(np.inf, apart))
+    else:
+        deviations = apart / (deviation * np.sqrt(1 + 1 / number))
+    if series.is_distribution:
+        p_value = float(stdtr(number - 1, -deviations))
+        return float(np.exp(new)), float(np.exp(mean)), deviations, p_value
+    p_value = float(2 * stdtr(number - 1, -abs(deviations)))
+    return float(series.values[week]), float(before.mean()), deviations, p_value
+
+
+def distance(one: Floats, other: Floats) -> float:
+    """Return the Jensen-Shannon distance of two histograms: 0 the same, 1 nothing in common."""
+    return max(float(jensenshannon(one, other, base=2)), LEAST_DISTANCE)
+
+
+def with_effects(found: Sequence[Finding], model: Model, weeks: Weeks, features: Features) -> list[Finding]:
+    """Say of each shift of a metric by what share it raises the week's mean risk.
+
+    The features of that metric are replaced by those of rows drawn from the training period.
+    """
+    columns = [*tables.KEYS, *model.features]
+    week = _drawn(columns, weeks, weeks.number - 1, weeks.number)
+    past = _drawn(columns, weeks, 0, weeks.reference)
+    order = np.random.default_rng(SEED).integers(past.height, size=week.height)
+    past = past[order]
+    of_metric, risk = sources(model.features, features), float(model.predict(week).mean())
+    effects: dict[str, float] = {}
+    for name in {one.name for one in found if one.is_shift and one.layer == DATA}:
+        replaced = [past[feature] for feature in of_metric.get(name, [])]
+        effects[name] = risk / float(model.predict(week.with_columns(replaced)).mean()) - 1
+    return [one._replace(effect=effects[one.name] if one.is_shift and one.layer == DATA else None) for one in found]
+
+
+def _drawn(columns: list[str], weeks: Weeks, first: int, last: int) -> pl.DataFrame:
+    """Return rows of some weeks of the features, spread evenly over them, at most about `ROWS`."""
+    inside = Weeks(weeks.start(first), last - first, last - first, [])
+    pieces = list(weekly.rows_of(FEATURES, columns, inside))
+    height = sum(piece.height for piece in pieces)
+    return pl.concat(piece.gather_every(max(1, height // ROWS)) for piece in pieces)
