@@ -172,6 +172,21 @@ CASES = {
         [series('crashcast_run_failed{job="node", instance="ops:9100", run="collect"}', "0x4 1x30 0x30")],
         [alert(10, "RunFailed"), alert(20, "RunFailed", {"run": "collect"}), alert(50, "RunFailed")],
     ),
+    "a daily run that does not come is told after two days, and one by hand is not missed": (
+        [
+            series(
+                'crashcast_run_last_success_timestamp_seconds{job="node", instance="ops:9100", run="collect"}', "0x4000"
+            ),
+            series(
+                'crashcast_run_last_success_timestamp_seconds{job="node", instance="ops:9100", run="review"}', "0x4000"
+            ),
+        ],
+        [alert(49 * 60, "RunOverdue"), alert(51 * 60, "RunOverdue", {"run": "collect"})],
+    ),
+    "drift is told, and a fleet that has not drifted is not": (
+        [series("crashcast_drift", "0x20 2x40 0x40")],
+        [alert(15, "Drift"), alert(45, "Drift", {}), alert(80, "Drift")],
+    ),
 }
 
 

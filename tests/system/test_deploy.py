@@ -31,7 +31,7 @@ def test_prometheus_takes_the_example_with_its_rules() -> None:
 
 def test_the_docs_say_what_to_do_about_each_alert() -> None:
     rules = (DEPLOY / "prometheus/crashcast.rules.yml").read_text()
-    told = "".join((ROOT / "docs" / name).read_text() for name in ("operate.md", "scoring.md"))
+    told = "".join((ROOT / "docs" / name).read_text() for name in ("operate.md", "scoring.md", "drift.md"))
     assert {name for name in re.findall(r"- alert: (\w+)", rules) if f"`{name}`" not in told} == set()
 
 
