@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from crashcast import cli, tables
+from crashcast.operate import deployment
 from crashcast.params.telemetry import Telemetry
 from crashcast.watch import drift
 from crashcast.watch.drift import CLEAN, Report
@@ -37,6 +38,12 @@ def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return project
 
 
+def told() -> Report:
+    """Return what drift says of HEAD's model."""
+    name, commit, _ = deployment.find_revision("HEAD")
+    return drift.read(deployment.Deployment.of(name, commit), commit)
+
+
 @pytest.fixture
 def crashcast(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command in this process; return its exit status and what it printed, in one line."""
@@ -56,7 +63,7 @@ def in_week(here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call
     """Return what changes the observed rows of the newest whole week, and says what drift tells of them."""
 
     def in_week(change: pl.Expr) -> Report:
-        start = drift.read().week
+        start = told().week
         assert isinstance(start, datetime)
         inside = pl.col("timestamp").is_between(*tables.utc(start, start + WEEK), closed="left")
         changed = tmp_path / "clean"
@@ -67,7 +74,7 @@ def in_week(here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call
         featurize.main(changed, *RECORDS, tmp_path / "features")
         monkeypatch.setattr(drift, "CLEAN", changed)
         monkeypatch.setattr(drift, "FEATURES", tmp_path / "features")
-        return drift.read()
+        return told()
 
     return in_week
 
@@ -97,9 +104,9 @@ def test_a_collector_that_broke_is_named(in_week: Callable[[pl.Expr], Report]) -
 def test_the_exit_status_and_the_gauges_say_it(
     here: Path, crashcast: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    found = drift.read()
+    found = told()
     worst = found.findings[0]._replace(is_shift=True, p_value=1e-9)
-    monkeypatch.setattr(drift, "read", lambda: Report(found.week, found.weeks, 8, [worst]))
+    monkeypatch.setattr(drift, "read", lambda *_: Report(found.week, found.weeks, 8, [worst]))
     status, said = crashcast("drift", "--json", "--textfile", tmp_path)
     assert status == 1
     assert json.loads(said)["drift"] is True
@@ -108,7 +115,7 @@ def test_the_exit_status_and_the_gauges_say_it(
     assert "crashcast_drift_known 1" in written
     assert f'crashcast_drift_p_value{{figure="{worst.figure}"' in written
 
-    monkeypatch.setattr(drift, "read", lambda: Report(found.week, 7, 8, []))
+    monkeypatch.setattr(drift, "read", lambda *_: Report(found.week, 7, 8, []))
     status, said = crashcast("drift")
     assert status == 3
     assert said.startswith("Not known: the training period has 7 whole weeks, and 8 are needed")
@@ -118,5 +125,5 @@ def test_a_week_after_the_training_period_is_needed(here: Path, monkeypatch: pyt
     interval = Telemetry.read().interval
     assert interval == timedelta(hours=1)
     monkeypatch.setattr(drift, "period", lambda rule, part: (datetime(2025, 1, 1), datetime(2025, 12, 1)))
-    report = drift.read()
+    report = told()
     assert (report.week, report.is_known, report.findings) == (None, False, [])

@@ -78,7 +78,13 @@ class Deployment:
 
 
 def find(name: str | None = None) -> tuple[Deployment, str]:
-    """Return the model to score with, and what to say of the choice.
+    """Return the model to score with, and what to say of the choice: see `find_revision`."""
+    shown, revision, note = find_revision(name)
+    return Deployment.of(shown, revision), note
+
+
+def find_revision(name: str | None = None) -> tuple[str, Revision, str]:
+    """Return what the model in use is called, its commit, and what to say of the choice.
 
     Parameters
     ----------
@@ -87,10 +93,10 @@ def find(name: str | None = None) -> tuple[Deployment, str]:
     """
     if name is not None:
         revision = Revision.find(name)
-        return Deployment.of(revision.name if name == "HEAD" else name, revision), ""
+        return revision.name if name == "HEAD" else name, revision, ""
     in_use = [known for known in registry.models() if PROD in known.stages]
     if in_use:
-        return Deployment.of(in_use[-1].version, Revision.find(in_use[-1].revision)), ""
+        return in_use[-1].version, Revision.find(in_use[-1].revision), ""
     head = Revision.find("HEAD")
     note = f"no version is in stage {PROD}, so HEAD's model is used; `crashcast stage VERSION {PROD}` names another"
-    return Deployment.of(head.name, head), note
+    return head.name, head, note

@@ -23,20 +23,20 @@ from scipy.special import stdtr
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.incidents import read_incidents
-from crashcast.modeling.model import Model, load
-from crashcast.modeling.split_rule import period, read_rule
+from crashcast.modeling.model import Model
+from crashcast.modeling.split_rule import period
+from crashcast.operate.deployment import Deployment
 from crashcast.operate.reasons import sources
 from crashcast.params.drift import Drift
 from crashcast.params.features import Features
-from crashcast.params.incidents import Incidents
-from crashcast.params.telemetry import Telemetry
 from crashcast.paths import COVERAGE_PATH
+from crashcast.review.test_set import read_rule
+from crashcast.versioning.revision import Revision
 from crashcast.watch import weekly
 from crashcast.watch.weekly import DATA, Series, Weeks
 
 Floats = NDArray[np.float64]
-CLEAN, FEATURES, SPLIT = Path("data/clean"), Path("data/features"), Path("data/split.json")
-CONFIRMED, MODELS = Path("data/incidents.parquet"), Path("models")
+CLEAN, FEATURES, CONFIRMED = Path("data/clean"), Path("data/features"), Path("data/incidents.parquet")
 WEEKS_A_YEAR = 365.25 / 7
 LEAST_DISTANCE = 1e-6  # two weeks that are the same
 MOVED = 0.01  # a shift of a metric that changes the mean risk by a smaller share is no alarm
@@ -111,18 +111,28 @@ class Report:
         return [one for one in self.findings if one.is_alarm]
 
 
-def read() -> Report:
-    """Compare the newest whole week of the pipeline's data with the training period of its model.
+def read(used: Deployment, revision: Revision) -> Report:
+    """Compare the newest whole week of the pipeline's data with the training period of a model.
+
+    Parameters
+    ----------
+    used : Deployment
+        The model.
+    revision : Revision
+        Its commit.
 
     Raises
     ------
     UserError
-        If an output of the pipeline is missing, or the split is not by time.
+        If an output of the pipeline is missing, or the commit did not split its rows by time.
     """
-    telemetry, drift, incidents = Telemetry.read(), Drift.read(), Incidents.read()
-    rule, model = read_rule(SPLIT), load(MODELS)
+    telemetry, drift, incidents, model = used.telemetry, Drift.read(), used.incidents, used.model
+    rule = read_rule(revision)
     if rule["method"] != "time":
-        raise UserError("params.yaml: split.method: drift compares later weeks with those of a training period: time")
+        raise UserError(
+            f"commit {revision.name} did not split its rows by time (params.yaml: split.method), so there are no weeks "
+            "after its training period"
+        )
     begun, trained_to = period(rule, "train")
     newest = tables.partitions(CLEAN)[-1].path(CLEAN)
     last = tables.read(newest, ["timestamp"])["timestamp"].max()
@@ -146,7 +156,7 @@ def read() -> Report:
     ]
     found = judge(series, weeks.reference, weeks.number - 1, drift)
     if any(one.is_shift and one.layer == DATA for one in found):
-        found = with_effects(found, model, weeks, Features.read())
+        found = with_effects(found, model, weeks, used.features)
     return Report(weeks.start(weeks.number - 1), weeks.reference, drift.min_weeks, found)
 
 
