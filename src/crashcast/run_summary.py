@@ -22,6 +22,8 @@ from crashcast.text import all_of, counted
 STAGES = ("validate", "clean", "label", "split", "candidates", "train", "evaluate")
 RANDOM = "random"  # the baseline without a rule: random alarms
 NONE = "none"
+# of months in which a good alarm is acted on, and so counts as neither true nor false
+NOT_COMPARABLE = "figures of months in which people act on alarms cannot be compared with those of other months."
 
 
 class Figures(dict[str, Any]):
@@ -106,7 +108,7 @@ def summarise(metrics: dict[str, Figures]) -> Summary:
     found = metrics["evaluate"]
     rules = {name: rule for name, rule in found["baselines"].items() if name != RANDOM}
     verdict, holds = conclude(found, rules)
-    about = [_data(metrics), _test(metrics), _model(metrics)]
+    about = [_data(metrics), _test(metrics), *_mitigated(found), _model(metrics)]
     return Summary(about, _rows(found, rules), found["confidence"], verdict, holds)
 
 
@@ -151,6 +153,14 @@ def _test(metrics: dict[str, Figures]) -> str:
     )
 
 
+def _mitigated(found: Figures) -> list[str]:
+    rows, alarms = found.get("rows_mitigated", 0), found.get("alarms_mitigated", 0)
+    if not rows:
+        return []
+    which = f"{rows:,} other rows, {alarms:,} of {found['alarms']:,} alarms among them"
+    return [f"Mitigated: somebody acted, and no crash came, after {which}; {NOT_COMPARABLE}"]
+
+
 def _model(metrics: dict[str, Figures]) -> str:
     chosen, evidence, fitted = metrics["candidates"]["chosen"], metrics["candidates"]["candidates"], metrics["train"]
     best: dict[str, str] = {}  # candidate of each algorithm
@@ -186,7 +196,10 @@ def _rows(found: Figures, rules: dict[str, Figures]) -> list[Row]:
     precision = f"alarm precision ({found['alarms_true']:,} of {found['alarms'] - found['alarms_unknown']:,})"
     by_lot = f"random alarms {_percent(found['baselines'][RANDOM]['event_recall'])}"
     missed = f"{found['crashes_missed']:,} crashes missed"
-    rest = f"{found['alarms_false']:,} false, {found['alarms_late']:,} late, {found['alarms_unknown']:,} unknown"
+    mitigated = found.get("alarms_mitigated", 0)
+    unknown = found["alarms_unknown"] - mitigated
+    rest = f"{found['alarms_false']:,} false, {found['alarms_late']:,} late, {unknown:,} unknown"
+    rest += f", {mitigated:,} mitigated" if mitigated else ""
     majority = f"majority class {found['accuracy_of_majority']:.2%}"
     return [
         Row("PR-AUC", _number(found["pr_auc"]), _interval(found, "pr_auc"), f"chance {_number(found['base_rate'])}"),

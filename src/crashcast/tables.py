@@ -23,7 +23,8 @@ TIMESTAMP = pl.Datetime("us", "UTC")
 KEYS = {"timestamp": TIMESTAMP, "server_id": pl.String}
 CRASH, MAINTENANCE = "crash", "maintenance"  # kinds of incident
 OBSERVED = "observed"  # whether a row has a value of its own: rows that only fill a gap raise no alarm
-UNCOVERED = "uncovered"  # why a label is unknown: no incidents were recorded for this server at this time
+# why a label is unknown: no incidents were recorded for this server at this time; somebody acted, and no crash came
+UNCOVERED, MITIGATED = "uncovered", "mitigated"
 INCIDENTS = {
     "incident_id": pl.String,
     "server_id": pl.String,

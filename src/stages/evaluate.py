@@ -34,7 +34,15 @@ from crashcast.modeling.bootstrap import (
 )
 from crashcast.modeling.model import Model, load
 from crashcast.modeling.slices import crash_kinds, names, server_slices
-from crashcast.modeling.split_rule import HAS_LABEL, crashes_of_part, period, read_part, read_rule, row_hash
+from crashcast.modeling.split_rule import (
+    HAS_LABEL,
+    crashes_of_part,
+    mitigated_rows,
+    period,
+    read_part,
+    read_rule,
+    row_hash,
+)
 from crashcast.params.alarms import Alarms
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.incidents import Incidents
@@ -77,11 +85,14 @@ def main(
     test, sample = score_test(features, labels, rule, model, predictions, baselines, rules.seed)
     own = crashes_of_part(crashes, rule, "test")
     judged = alarms.judge(test, own, model.threshold, window, period(rule, "test"))
+    mitigated = mitigated_rows(labels, rule, "test")
     known = test.filter(HAS_LABEL)
     target, scores = known["label"].to_numpy(), known["score"].to_numpy()
     figures: dict[str, Any] = {
         **row_metrics.row_metrics(target, scores, model.threshold),
         **judged.metrics.as_dict(),
+        "rows_mitigated": mitigated.height,
+        "alarms_mitigated": alarms.on_mitigated(judged.alarms, mitigated),
         "mean_score_over_base_rate": scores.mean() / target.mean(),
         "false_alarm_budget": budget,
         "confidence": rules.confidence,

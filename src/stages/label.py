@@ -40,7 +40,7 @@ class Reason(StrEnum):
     """Why a label is unknown; if several reasons hold, the last one is given."""
 
     MAINTENANCE_AHEAD = "maintenance_ahead"  # a planned reboot in the horizon may have prevented a crash
-    MITIGATED = "mitigated"  # somebody acted in the horizon, or because of an alarm that still stands
+    MITIGATED = tables.MITIGATED  # somebody acted in the horizon, or because of an alarm that still stands
     RECORDS_END = "records_end"  # too close to the end: the crash may not have been recorded yet
     LEAD = "lead"  # a crash starts before a warning could be acted on
     OUTAGE = "outage"  # down, planned or not, or recovering

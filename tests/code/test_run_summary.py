@@ -121,6 +121,17 @@ def test_data_test_part_and_choice_are_told_in_sentences(project):
     ]
 
 
+def test_mitigated_alarms_are_told_apart_and_what_that_means_for_figures(project):
+    figures = {"alarms": 9, "alarms_unknown": 5, "alarms_mitigated": 3, "rows_mitigated": 40}
+    change(project / "metrics" / "evaluate.json", **figures)
+    found = summary(project)
+    assert found.rows[7].beside == "1 false, 0 late, 2 unknown, 3 mitigated"
+    assert found.about[2] == (
+        "Mitigated: somebody acted, and no crash came, after 40 other rows, 3 of 9 alarms among them; figures of "
+        "months in which people act on alarms cannot be compared with those of other months."
+    )
+
+
 def test_crashes_that_nobody_could_warn_of_are_told(project):
     change(project / "metrics" / "evaluate.json", crashes_without_observed_row=1)
     assert summary(project).about[1] == (

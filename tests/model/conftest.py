@@ -124,7 +124,10 @@ def simulate(root: Path) -> Project:
         ),
     )
     known = pl.Series("label", label.ravel())
-    write(root / "data" / "labels", keys.with_columns(label=pl.when(known >= 0).then(known), reason=None))
+    write(
+        root / "data" / "labels",
+        keys.with_columns(label=pl.when(known >= 0).then(known), reason=pl.lit(None, pl.String)),
+    )
 
     half = timedelta(minutes=30)
     started = [(moments[hour] + half, names[server]) for hour, server in sorted(crashes)]

@@ -211,6 +211,27 @@ def test_a_crash_of_a_server_without_a_known_row_counts_and_can_be_drawn(project
     assert after["crashes_without_observed_row"] >= crashes
 
 
+def test_alarms_that_somebody_acted_on_are_counted_apart(project):
+    threshold, keys = load(project.root / "models").threshold, pl.struct("timestamp", "server_id")
+    high = project.table("data/predictions").filter(pl.col("score") >= threshold).select(keys).to_series()
+    before = project.json("metrics/evaluate.json")
+    assert (before["rows_mitigated"], before["alarms_mitigated"]) == (0, 0)
+    is_acted = keys.is_in(high.implode()) & (pl.col("label") == 0)
+    project.rewrite(
+        "data/labels",
+        lambda rows: rows.with_columns(
+            observed=pl.col("label").is_not_null(),
+            label=pl.when(~is_acted).then("label"),
+            reason=pl.when(is_acted).then(pl.lit("mitigated")).otherwise("reason"),
+        ),
+    )
+    project.run("evaluate")
+    after = project.json("metrics/evaluate.json")
+    assert after["rows_mitigated"] >= after["alarms_mitigated"] == before["alarms_false"] > 0
+    for name, number in {"alarms": before["alarms"], "alarms_true": before["alarms_true"], "alarms_false": 0}.items():
+        assert after[name] == number
+
+
 def test_the_usual_test_part_has_no_servers_never_seen(judged):
     slices = judged.json("metrics/evaluate.json")["slices"]
     assert "unseen_servers" not in slices

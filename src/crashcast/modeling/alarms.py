@@ -183,6 +183,19 @@ def judge(
     return Judgement(metrics, alarms, crashes)
 
 
+def on_mitigated(alarms: pl.DataFrame, mitigated: pl.DataFrame) -> int:
+    """Count the judged alarms of which nobody knows the outcome because somebody acted.
+
+    Parameters
+    ----------
+    alarms : DataFrame
+        See `judge_alarms`.
+    mitigated : DataFrame
+        `timestamp`, `server_id` of rows.
+    """
+    return alarms.filter(outcome=UNKNOWN).join(mitigated, on=["timestamp", "server_id"], how="semi").height
+
+
 def known_rows(rows: pl.DataFrame) -> int:
     """Count the rows of known label."""
     return rows.height - rows["label"].null_count()

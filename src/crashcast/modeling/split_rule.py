@@ -130,6 +130,20 @@ def read_labels(path: Path) -> pl.DataFrame:
     return tables.read(path, KEYS_AND_LABEL).with_columns(HAS_LABEL.alias(tables.OBSERVED))
 
 
+def mitigated_rows(labels: Path, rule: dict[str, Any], part: str) -> pl.DataFrame:
+    """Return `timestamp`, `server_id`, `label` (null) of a part's rows whose crash an action may have prevented."""
+    found, (start, end) = [pl.DataFrame(schema=KEYS_AND_LABEL)], period(rule, part)
+    is_mitigated = pl.col("reason") == tables.MITIGATED
+    for partition in tables.partitions(labels):
+        if partition.end <= start or end <= partition.start:
+            continue
+        path = partition.path(labels)
+        if "reason" in tables.read(path, where=pl.lit(False)).columns:
+            rows = tables.read(path, [*KEYS_AND_LABEL, "reason"], is_mitigated)
+            found.append(rows.filter((assign(rows, rule) == part).fill_null(False)).select(*KEYS_AND_LABEL))
+    return pl.concat(found)
+
+
 def read_part(
     features: Path,
     labels: Path,

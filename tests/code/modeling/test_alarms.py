@@ -206,6 +206,14 @@ def test_the_figures_by_hand():
     }
 
 
+def test_alarms_on_mitigated_rows_are_counted_if_their_outcome_is_unknown():
+    high = [("a", 0, 1.0, UNKNOWN), ("b", 0, 1.0, UNKNOWN), ("c", 0, 1.0, UNKNOWN), ("d", 0, 1.0), ("d", 20, 1.0)]
+    raised = judge(rows_of(*high), crashes_of(("c", 0.5))).alarms
+    mitigated = rows_of(*[(server, 0, 0.0) for server in "acd"], ("b", 5, 0.0))
+    # b's was opened on another row, c's came too late for a crash, and d's is known
+    assert alarms.on_mitigated(raised, mitigated.cast({"server_id": pl.String})) == 1
+
+
 def test_a_crash_is_caught_by_an_alarm_whose_own_outcome_is_unknown():
     metrics = judge(rows_of(("a", 4, 1.0, UNKNOWN)), crashes_of(("a", 8))).metrics
     assert (metrics.crashes_caught, metrics.alarms_true, metrics.alarms_unknown) == (1, 0, 1)

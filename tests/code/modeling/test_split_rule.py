@@ -19,6 +19,7 @@ from crashcast.modeling.split_rule import (
     assign,
     crashes_of_part,
     labelled,
+    mitigated_rows,
     period,
     read_labels,
     read_part,
@@ -305,6 +306,26 @@ def test_labels_of_older_commits_count_as_observed_if_they_are_known(project):
     rows = read_labels(path)
     assert rows["observed"].equals(rows["label"].is_not_null(), check_names=False)
     assert rows["label"].null_count() == 3
+
+
+def test_the_mitigated_rows_of_a_part_are_found_by_their_reason(project):
+    def mitigated(rule, part):
+        return [
+            ((moment.replace(tzinfo=None) - START) / HOUR, server)
+            for moment, server, _ in mitigated_rows(project / "labels", rule, part).iter_rows()
+        ]
+
+    for partition in partitions(project / "labels"):
+        path = partition.path(project / "labels")
+        rows = tables.read(path)
+        acted = pl.col("label").is_null() & (pl.col("server_id") == "c")
+        tables.write(path, rows.with_columns(reason=pl.when(acted).then(pl.lit("mitigated")).otherwise("reason")))
+    assert mitigated(BY_TIME, "test") == [(85, "c"), (86, "c")]
+    assert mitigated(BY_TIME, "train") == [(5, "c")]
+    for partition in partitions(project / "labels"):  # labels of older commits
+        path = partition.path(project / "labels")
+        tables.write(path, tables.read(path).drop("reason"))
+    assert mitigated(BY_TIME, "test") == []
 
 
 def test_features_may_be_chosen(project):
