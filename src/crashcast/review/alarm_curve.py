@@ -33,6 +33,14 @@ def false_alarms(scored: ScoredRows, model: str) -> int:
     return len(_false(alarms.open_alarms(high, threshold, scored.window), scored))
 
 
+def mitigated_alarms(scored: ScoredRows, model: str) -> int:
+    """Count the alarms at the model's stored threshold of which nobody knows the outcome because somebody acted."""
+    threshold = scored.thresholds[model]
+    opened = alarms.open_alarms(_scores(scored, model), threshold, scored.window)
+    judged = alarms.judge_alarms(opened, scored.crashes, scored.window)
+    return alarms.on_mitigated(judged, scored.mitigated)
+
+
 def _false(opened: pl.DataFrame, scored: ScoredRows) -> pl.DataFrame:
     return alarms.judge_alarms(opened, scored.crashes, scored.window).filter(outcome=alarms.FALSE)
 

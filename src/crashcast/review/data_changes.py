@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ from crashcast.params.telemetry import Telemetry
 from crashcast.sources.importing.merging import join_periods, merge_coverage
 from crashcast.tables import KEYS, Partition
 from crashcast.versioning import cache
-from crashcast.versioning.revision import COVERAGE, INCIDENTS, TELEMETRY, TICKET_SOURCES, Revision
+from crashcast.versioning.revision import ACTIONS, ALARMS, COVERAGE, INCIDENTS, TELEMETRY, TICKET_SOURCES, Revision
 
 CHANGED, ADDED, REMOVED = "changed", "added", "removed"
 LISTED = 100  # corrections in full; beyond it they are counted
@@ -37,6 +37,11 @@ NOTE: dict[str, Any] = {
     "records": pl.Int64,
     "record": pl.String,
 }
+# what people were told and did: its schema, its order, and the time at which a row was known
+OPERATED = (
+    (ALARMS, tables.ALARMS, tables.ALARM_KEY, "timestamp"),
+    (ACTIONS, tables.ACTIONS, tables.ACTION_KEY, "reported_at"),
+)
 NO_ROWS: dict[str, Any] = {**KEYS}
 MOMENTS = ("started_at", "resolved_at", "reported_at")
 
@@ -112,6 +117,13 @@ class History:
             "telemetry": _telemetry(old, new, until, columns[0]), "incidents": notes, "coverage": cover_notes,
             "ticket sources": source_notes,
         }  # fmt: skip
+        judged = {"coverage": (COVERAGE, coverage), "incidents": (INCIDENTS, incidents)}
+        judged["ticket sources"] = (TICKET_SOURCES, sources)
+        for path, schema, key, known_at in OPERATED:
+            if path in base.raw and path in head.raw:
+                table, pair = Path(path).stem, raw_data.read_both(base, head, path, schema)
+                frame, found[table] = judged_operation(*pair, key, known_at, known_to[KNOWN_TO].max())
+                judged[table] = path, frame
         counts = {
             table: dict(rows.group_by("what").agg(pl.col("records").sum()).sort("what").iter_rows())
             for table, rows in found.items()
@@ -119,11 +131,7 @@ class History:
         }
         raw = base.raw | head.raw  # a commit whose stages do not read a piece has none of it
         with cache.temporary() as place:
-            for table, path, frame in (
-                ("coverage", COVERAGE, coverage),
-                ("incidents", INCIDENTS, incidents),
-                ("ticket sources", TICKET_SOURCES, sources),
-            ):
+            for table, (path, frame) in judged.items():
                 if table in counts:
                     tables.write(place / "made", frame)
                     raw[path] = cache.hold(place / "made")
@@ -274,6 +282,33 @@ def judged_incidents(
         for what, rows in ((CHANGED, changed), (ADDED, found.filter(~is_new)), (REMOVED, gone))
     ]
     return judged.sort("started_at", "server_id", "incident_id"), pl.concat(notes)
+
+
+def judged_operation(
+    old: pl.DataFrame, new: pl.DataFrame, key: Sequence[str], known_at: str, end: Any
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return alarms or actions with the base's history, and the corrections.
+
+    Parameters
+    ----------
+    old, new : DataFrame
+        Of the base and of the challenger.
+    key : sequence of str
+        The order of rows.
+    known_at : str
+        The column that says when a row was known.
+    end : datetime
+        Until when the base knew all of them.
+    """
+    columns = old.columns
+    added, gone = (
+        one.join(other, on=columns, how="anti", nulls_equal=True).sort(key) for one, other in ((new, old), (old, new))
+    )
+    is_new = pl.col(known_at) >= end
+    judged = pl.concat([old, added.filter(is_new)]).sort(key)
+    record = pl.col("what" if "what" in columns else "model")
+    notes = [_notes(rows, what, key[0], record) for what, rows in ((ADDED, added.filter(~is_new)), (REMOVED, gone))]
+    return judged, pl.concat(notes)
 
 
 @dataclass(frozen=True)

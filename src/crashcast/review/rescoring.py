@@ -83,6 +83,8 @@ class ScoredRows:
         Rows of known label that were to be scored, and those of them for which the challenger has no features.
     latency_ms : dict of str to float
         Of scoring 1,000 rows.
+    mitigated : DataFrame
+        See `split_rule.mitigated_rows`: those among the rows.
     """
 
     rows: pl.DataFrame
@@ -95,6 +97,7 @@ class ScoredRows:
     wanted: int = 0
     unscored: int = 0
     latency_ms: dict[str, float] = field(default_factory=dict)
+    mitigated: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=split_rule.KEYS_AND_LABEL))
 
 
 @dataclass(frozen=True)
@@ -294,6 +297,8 @@ def _score_rows(
     with cache.temporary() as place:
         labels = truth.labels_of(split_rule.period(rule, "test"), place / "labels")
         rows, excluded = test_set.select(labels, place / "rows")
+        unknown = rows.filter(~split_rule.HAS_LABEL).select("timestamp", pl.col("server_id").cast(pl.String))
+        mitigated = split_rule.mitigated_rows(labels, rule, "test").join(unknown, on=list(tables.KEYS), how="semi")
         if not known_rows(rows):
             return "no row of its test period has a known label and is new to every model"
         if unlike and rows.select(*tables.KEYS).equals(unlike.rows.select(*tables.KEYS)):
@@ -322,6 +327,7 @@ def _score_rows(
         wanted=wanted,
         unscored=unscored,
         latency_ms=latency_ms,
+        mitigated=mitigated,
     )
 
 

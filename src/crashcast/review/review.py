@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from crashcast.review.ledger import Look
     from crashcast.review.policy import Facts
     from crashcast.review.report.schema import Record
-    from crashcast.review.rescoring import Rescoring
+    from crashcast.review.rescoring import Rescoring, ScoredRows
 
 __all__ = ["EXIT_STATUS", "Review", "default_base", "review"]
 
@@ -232,6 +232,7 @@ def _decided(rescoring: Rescoring, acceptance: Acceptance, facts: Facts, budget:
                 **{name: getattr(found, name) for name in COUNTED},
                 "kind": rescoring.kind,
                 "excluded": scored.excluded,
+                **_mitigated(scored),
             },
             "differences": rows.pop(shown),
             "definitions": rows,
@@ -242,6 +243,16 @@ def _decided(rescoring: Rescoring, acceptance: Acceptance, facts: Facts, budget:
         "history": {"counts": rescoring.history.counts, "listed": rescoring.history.listed},
         "plot_data": plot_data.draw(scored),
     }
+
+
+def _mitigated(scored: ScoredRows) -> dict[str, Any]:
+    """Count the rows and alarms of which nobody knows the outcome because somebody acted; nothing if there are none."""
+    from crashcast.review.alarm_curve import mitigated_alarms
+
+    if scored.mitigated.is_empty():
+        return {}
+    alarms = {name: mitigated_alarms(scored, name) for name in ("champion", "challenger")}
+    return {"mitigated": {"rows": scored.mitigated.height, "alarms": alarms}}
 
 
 def _reversed(rescoring: Rescoring, acceptance: Acceptance, budget: float) -> dict[str, Any]:

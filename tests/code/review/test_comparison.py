@@ -15,7 +15,7 @@ from crashcast.modeling import alarms, bootstrap
 from crashcast.modeling.bootstrap import TwoWayDraws, pr_auc_replicates
 from crashcast.modeling.row_metrics import steps_of
 from crashcast.review import alarm_curve, comparison
-from crashcast.review.alarm_curve import AlarmCurve, between, false_alarms, place_of
+from crashcast.review.alarm_curve import AlarmCurve, between, false_alarms, mitigated_alarms, place_of
 from crashcast.review.standard_error import pr_auc_influence, spread, total_influence
 
 
@@ -382,6 +382,14 @@ def test_an_alarm_that_comes_too_late_is_not_false(hours, false):
     crashes = alarms.crashes_of(scored.crashes, (START, START + 2 * DAY), WINDOW.lead)
     curve = AlarmCurve.of(scored, "champion", crashes, 1.0)
     assert curve.false.filter(point=0).height == false
+
+
+def test_mitigated_alarms_are_those_that_open_on_mitigated_rows():
+    scored = on_call(2, 20, 30)
+    unknown = pl.col("timestamp").is_in(moments([20, 30]).implode())
+    scored.rows = scored.rows.with_columns(label=pl.when(~unknown).then("label"))
+    scored.mitigated = scored.rows.filter(pl.col("timestamp") >= moments([30])[0], unknown)
+    assert mitigated_alarms(scored, "champion") == 1
 
 
 def test_replicates_move_as_the_influences_say(rescored):

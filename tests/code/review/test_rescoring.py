@@ -32,6 +32,7 @@ from crashcast.review.data_changes import (
     History,
     judged_coverage,
     judged_incidents,
+    judged_operation,
     judged_sources,
     partition_of,
 )
@@ -326,6 +327,33 @@ def covered(*spans: tuple[str, datetime, datetime, str | None]) -> pl.DataFrame:
 
 def recorded(*periods: tuple) -> pl.DataFrame:
     return pl.DataFrame(periods, schema=tables.TICKET_SOURCES, orient="row")
+
+
+def acted(*rows: tuple[str, datetime, datetime]) -> pl.DataFrame:
+    """Lay (server, at, reported) out as actions."""
+    named = [(server, "restart", done, None, "cli", reported) for server, done, reported in rows]
+    return pl.DataFrame(named, schema=tables.ACTIONS, orient="row").sort(tables.ACTION_KEY)
+
+
+class TestActions:
+    OLD = acted(("a", at(3), at(3)), ("b", at(5), at(6)))
+
+    def judged(self, new: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, list[str]]]:
+        """Return the actions, and what is told of each server; the base's data ends on the 10th."""
+        judged, notes = judged_operation(self.OLD, new, tables.ACTION_KEY, "reported_at", at(10))
+        return judged, dict(notes.group_by("server_id").agg(pl.col("what").sort()).sort("server_id").iter_rows())
+
+    def test_what_is_reported_later_is_no_correction(self) -> None:
+        before = self.OLD.select("server_id", "at", "reported_at").rows()
+        new = acted(*before, ("a", at(9), at(11)), ("a", at(12), at(12)))
+        judged, told = self.judged(new)
+        assert judged.equals(new)
+        assert told == {}
+
+    def test_what_was_known_otherwise_is_told_and_undone(self) -> None:
+        judged, told = self.judged(acted(("a", at(3), at(4)), ("c", at(7), at(7)), ("c", at(8), at(12))))
+        assert judged.equals(acted(*self.OLD.select("server_id", "at", "reported_at").rows(), ("c", at(8), at(12))))
+        assert told == {"a": [ADDED, REMOVED], "b": [REMOVED], "c": [ADDED]}
 
 
 class TestTicketSources:

@@ -95,6 +95,13 @@ class Look(TypedDict):
     previous: list[str]
 
 
+class Mitigated(TypedDict):
+    """Rows whose crash an action may have prevented, and each model's alarms that opened there."""
+
+    rows: int
+    alarms: dict[str, int]
+
+
 # "from" is no name for a class's attribute
 Rows = TypedDict(
     "Rows",
@@ -109,6 +116,7 @@ Rows = TypedDict(
         "blocks": int,
         "kind": str,
         "excluded": dict[str, int],
+        "mitigated": NotRequired[Mitigated],
     },
 )
 

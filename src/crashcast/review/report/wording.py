@@ -24,6 +24,7 @@ from crashcast.review.report.schema import (
     Slice,
     Verdict,
 )
+from crashcast.run_summary import NOT_COMPARABLE
 
 LONGEST = 200  # characters of one name or value
 
@@ -84,10 +85,24 @@ def on_rows(record: Record) -> str:
     """Say in a sentence what both models were judged on."""
     rows = record["rows"]
     out = sum(rows["excluded"].values())
+    mitigated = _on_mitigated(record)
     return (
         f"Judged on {rows['rows']:,} rows of {rows['servers']:,} servers, {rows['from'][:10]} to {rows['to'][:10]}: "
         f"{rows['crashes']:,} crashes in {rows['groups']:,} incident groups. "
         + (f"{out:,} rows were left out." if out else "No row was left out.")
+        + (f" {mitigated}" if mitigated else "")
+    )
+
+
+def _on_mitigated(record: Record) -> str:
+    mitigated = record["rows"].get("mitigated")
+    if mitigated is None:
+        return ""
+    champion, challenger = (mitigated["alarms"][name] for name in ("champion", "challenger"))
+    return (
+        f"Somebody acted, and no crash came, after {mitigated['rows']:,} other rows, so their labels are unknown: "
+        f"{champion:,} alarms of the {rival(record)} and {challenger:,} of the challenger are mitigated, neither true "
+        f"nor false; {NOT_COMPARABLE}"
     )
 
 

@@ -268,6 +268,19 @@ def test_sentences_about_the_rows_and_the_looks():
     assert wording.could_show(record(detectable=None)) == wording.looks(record(look=None)) == ""
 
 
+def test_mitigated_alarms_are_told_beside_the_others_wherever_the_rows_are():
+    mitigated = {"rows": 1200, "alarms": {"champion": 3, "challenger": 4}}
+    acted = record(rows=record()["rows"] | {"mitigated": mitigated})
+    told = (
+        "Somebody acted, and no crash came, after 1,200 other rows, so their labels are unknown: 3 alarms of the "
+        "champion and 4 of the challenger are mitigated, neither true nor false; figures of months in which people act "
+        "on alarms cannot be compared with those of other months."
+    )
+    assert wording.on_rows(acted).endswith(f"28,866 rows were left out. {told}")
+    assert told in html.render(acted, pictures())
+    assert told in comment.as_markdown(acted)
+
+
 def test_sentences_begin_and_end_as_such_and_names_stay():
     assert wording.sentence("the champion is stale") == "The champion is stale."
     assert wording.sentence("server_days: 3 of 4!") == "server_days: 3 of 4!"
