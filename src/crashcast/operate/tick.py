@@ -25,6 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -52,6 +53,7 @@ from stages.clean import clean_partition, samples_period
 PATIENCE_S = 60.0  # with a Prometheus that does not answer: the next tick asks again
 DIGITS = 16  # of a digest
 DECISION = ["server_id", "opened_at", "delivered"]
+CRASHES: dict[str, Any] = {"server_id": pl.String, "started_at": tables.TIMESTAMP}
 
 
 @dataclass(frozen=True)
@@ -459,9 +461,10 @@ class _Tick:
             self.problems["log"] = _words(error)
             return None
         over = found.filter(pl.col("ends_at").is_between(aware(since), aware(self.moment)))
-        crashes = pl.DataFrame(schema=tables.INCIDENTS)  # type: ignore[arg-type]
-        with suppress(UserError, pl.exceptions.PolarsError):
-            crashes = tables.read(self.service.incidents, tables.INCIDENTS, pl.col("kind") == tables.CRASH)
+        crashes = pl.DataFrame(schema=CRASHES)
+        with suppress(UserError, pl.exceptions.PolarsError):  # the problem `tickets` tells of it
+            read = tables.read(self.service.incidents, ["kind", *CRASHES]).filter(kind=tables.CRASH)
+            crashes = read.select(pl.col(name).cast(kind) for name, kind in CRASHES.items())
         followed = issued_alarms.with_crash(over, crashes, timedelta(0), "ends_at").sort("ends_at", descending=True)
         naive = [pl.col(name).dt.replace_time_zone(None) for name in ("opened_at", "ends_at", "crashed_at")]
         rows = followed.select("server_id", *naive[:2], "score", "delivered", naive[2])
