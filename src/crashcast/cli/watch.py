@@ -9,16 +9,18 @@ import typer
 from crashcast.cli.operate import Textfile
 from crashcast.cli.shared import AsJson, print_result
 
-NOT_KNOWN = 3  # exit status; 1 means drift
+NOT_DUE = 1  # exit status
+DRIFTED, NOT_KNOWN = 1, 3
+InUse = Annotated[
+    str | None,
+    typer.Option(help="A registered version or a commit: whose model.", show_default="the version in stage prod"),
+]
 commands = typer.Typer()
 
 
 @commands.command()
 def drift(
-    revision: Annotated[
-        str | None,
-        typer.Option(help="A registered version or a commit: whose model.", show_default="the version in stage prod"),
-    ] = None,
+    revision: InUse = None,
     textfile: Textfile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -40,4 +42,23 @@ def drift(
     if not report.is_known:
         raise typer.Exit(NOT_KNOWN)
     if report.alarms:
-        raise typer.Exit(1)
+        raise typer.Exit(DRIFTED)
+
+
+@commands.command()
+def due(revision: InUse = None, as_json: AsJson = False) -> None:
+    """Say whether the model is to be trained again, and why. Exit status: 0 due, 1 not due."""
+    import sys
+
+    from crashcast.operate.deployment import Deployment, find_revision
+    from crashcast.operate.state import utc_now
+    from crashcast.watch import due as deciding
+    from crashcast.watch import due_output
+
+    name, commit, note = find_revision(revision)
+    if note:
+        print(f"due: {note}", file=sys.stderr)
+    found = deciding.read(Deployment.of(name, commit), commit, deciding.last_look(), utc_now())
+    print_result(found, as_json, due_output.as_json, due_output.show)
+    if not found.is_due:
+        raise typer.Exit(NOT_DUE)
