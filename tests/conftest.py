@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -23,6 +24,9 @@ MAKE_VARIABLES = {"ARGS", "PYTHON", "REV", "S3_PORT", "TARGETS", "UPGRADE"}
 
 # Tests run side by side, and one that is to know of threads sets them itself. Before NumPy and Polars are imported.
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+
+# Imports and tests leave little garbage in the large heap of a worker: look for it a hundred times less often.
+gc.set_threshold(70_000, 20, 20)
 
 # Files that take minutes come first, so that no worker is left alone with one. The first makes the small fleet, and the
 # next two give it time to, before the others need that fleet.
