@@ -76,8 +76,7 @@ publish: env
 	@$(S3) --elsewhere=skip -- dvc push
 
 push: env  ## push data and models to DVC's remote, and check the stored objects
-	@$(FORGET)
-	@$(S3) --elsewhere=run -- sh -c 'dvc push && crashcast doctor --only remote --repair'
+	@$(S3) --elsewhere=run -- crashcast push
 
 doctor: env  ## find data that is lost, damaged or not pushed; ARGS=--repair repairs it
 	@$(S3) --elsewhere=run -- crashcast doctor $(ARGS)

@@ -53,6 +53,17 @@ def pull(
 
 
 @commands.command()
+def push() -> None:
+    """Bring data and models to DVC's remote: `dvc push`, and the doctor's check of the stored objects."""
+    from crashcast.versioning import dvc_command
+
+    dvc_command.forget_files()
+    if status := dvc_command.run("push"):
+        raise typer.Exit(status)
+    doctor(only=["remote"], repair=True)
+
+
+@commands.command()
 def gc(
     on_remote: Annotated[
         bool, typer.Option("--remote", help="Also from DVC's remote, which all clones share.")

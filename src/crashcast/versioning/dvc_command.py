@@ -1,4 +1,4 @@
-"""DVC's commands: their answers as JSON, and the locks by which they keep out of each other's way."""
+"""DVC's commands: run here or asked for JSON, and the locks by which they keep out of each other's way."""
 
 from __future__ import annotations
 
@@ -34,6 +34,21 @@ def ask(*arguments: str) -> dict[str, Any]:
         reason = next((line for line in lines if line.startswith("ERROR: ")), lines[-1])
         raise UserError(f"`dvc {' '.join(arguments)}` failed: {reason.removeprefix('ERROR: ')}") from None
     return answer
+
+
+def run(*arguments: str) -> int:
+    """Run a command in this process, which has imported DVC for other questions; return its exit status."""
+    from dvc.cli import main
+
+    return int(main([*arguments]))
+
+
+def forget_files() -> None:
+    """Delete DVC's list of the files to transfer: a `dvc` that was killed leaves a part, which is taken for all."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        repo.drop_data_index()
 
 
 @contextmanager

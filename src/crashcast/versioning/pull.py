@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from crashcast.errors import UserError
 from crashcast.text import some_of
-from crashcast.versioning import cache, commit_limits, dvc_files, git, local_s3, remote
+from crashcast.versioning import cache, commit_limits, dvc_command, dvc_files, git, remote
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -47,8 +47,8 @@ def pull(targets: Sequence[str] = ()) -> int:
     cache.shared_root()  # refuses one that came with a commit
     remote.check()
     try:
+        dvc_command.forget_files()
         with Repo() as repo:
-            repo.drop_data_index()  # a `dvc` that was killed leaves an incomplete one, which is taken for complete
             outputs = {_checked(out): out for out in index_from_targets(repo, list(targets)).outs if out.use_cache}
     except DvcException as error:
         raise UserError(f"nothing was pulled: {error}") from None
@@ -62,8 +62,7 @@ def pull(targets: Sequence[str] = ()) -> int:
     # a list that comes to the remote in this moment would be pulled without a check
     absent = [path for path, digest in lists.items() if digest in lost]
     found = [path for path in outputs if path not in absent]
-    command = [sys.executable, "-m", "dvc", "pull", "--", *(found if absent else targets)]
-    status = local_s3.run(command, os.environ) if found or not absent else 0
+    status = dvc_command.run("pull", "--", *(found if absent else targets)) if found or not absent else 0
     if absent or status:
         missing = f": {some_of(absent)}" if absent else ""
         print(
