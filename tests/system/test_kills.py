@@ -23,6 +23,7 @@ from crashcast.versioning import local_s3
 
 DATA = "data/raw/telemetry"
 FILES, FILE_BYTES = 40, 100_000
+ABOUT_S = 3.0  # of a push or a pull; many kills measure it
 Make = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -141,7 +142,9 @@ def test_a_killed_push_or_pull_is_made_good_by_the_next(
 ) -> None:
     (clone / ".venv").symlink_to(sys.prefix)
     draw = random.Random(seed)
-    times_s = {"push": took_s(project, make, "push", port), "pull": took_s(clone, make, "pull", port)}
+    times_s = {"push": ABOUT_S, "pull": ABOUT_S}
+    if kills > 10:
+        times_s = {"push": took_s(project, make, "push", port), "pull": took_s(clone, make, "pull", port)}
     done = 0
     while done < kills:
         write(project, draw)

@@ -98,5 +98,6 @@ def test_nothing_is_lost_when_two_push_and_pull_at_once(
         assert {person: content(here, person) for person in PEOPLE} == {
             person: expected(person, rounds) for person in PEOPLE
         }
-        sound = make(here, "doctor", 0, "ARGS=--all-commits --deep --only remote")
-        assert (sound.returncode, "Nothing wrong was found" in sound.stdout) == (0, True), sound.stdout + sound.stderr
+    assert len({shell("git rev-parse HEAD", cwd=here).stdout for here in clones.values()}) == 1
+    sound = make(clones[PEOPLE[0]], "doctor", 0, "ARGS=--all-commits --deep --only remote")  # both have the same
+    assert (sound.returncode, "Nothing wrong was found" in sound.stdout) == (0, True), sound.stdout + sound.stderr
