@@ -21,6 +21,7 @@ from dvc.repo import Repo
 from dvc.stage import Stage
 from dvc.utils.serialize import parse_yaml
 
+from crashcast.review import look_ahead
 from crashcast.versioning import dvc_command
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +88,14 @@ def _ask_dvc_here() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dvc_command, "subprocess", SimpleNamespace(run=run_here))
+        yield
+
+
+@pytest.fixture(scope="module")
+def _few_moments() -> Iterator[None]:
+    """Let the review compute features again at 2 moments, which takes 0.2 s each; test_look_ahead.py has all 20."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(look_ahead, "MOMENTS", 2)
         yield
 
 

@@ -29,7 +29,7 @@ from crashcast.review.review import EXIT_STATUS, _find_anchor
 from crashcast.versioning import cache, committed_model, dvc_files, environment, lock_checks, worktree_runs
 from crashcast.versioning.revision import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision, default_base
 
-pytestmark = pytest.mark.usefixtures("_ask_dvc_here")
+pytestmark = pytest.mark.usefixtures("_ask_dvc_here", "_few_moments")
 
 ROOT = Path(__file__).parents[2]
 Dvc = Callable[..., None]
