@@ -17,7 +17,7 @@ import pytest
 
 MOST_MIB = 2048
 PARSED_SHARE = 0.3  # of mutants that must reach the code behind the first parse
-FEW, MANY, SEED = 30, 10_000, 1
+FEW, MANY, SEED = 15, 10_000, 1
 SUPPORT = Path(fuzzed_readers.__file__)
 
 
