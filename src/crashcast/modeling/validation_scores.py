@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from crashcast.modeling import alarms
 from crashcast.modeling.algorithms.base import Floats, Matrix
 from crashcast.modeling.model import matrix
-from crashcast.modeling.split_rule import crashes_of_part, period, read_part
+from crashcast.modeling.split_rule import crashes_of_part, mitigated_rows, period, read_part
 
 Scorer = Callable[[Matrix], Floats]
 
@@ -29,7 +29,8 @@ class Validation:
     Attributes
     ----------
     rows : DataFrame
-        n rows: `timestamp`, `server_id` as a category, `label` (null: unknown), `observed`.
+        n rows: `timestamp`, `server_id` as a category, `label` (null: unknown), `observed`, `mitigated` (whether an
+        action may have prevented its crash).
     files : list of files
         The n scores of each model: many models' are more than memory holds.
     crashes : DataFrame
@@ -65,9 +66,14 @@ class Validation:
         return np.frombuffer(self.files[number].read(), dtype=np.float64)
 
     def at_budget(self, scores: Floats) -> tuple[float, alarms.Judgement]:
-        """Return the threshold that keeps to the budget, and the alarms that scores of shape (n,) raise at it."""
+        """Return the threshold that keeps to the budget, and the alarms that scores of shape (n,) raise at it.
+
+        An alarm on a mitigated row counts against the budget as a false one. If such alarms were left out, then the
+        more of them people acted on, the lower the threshold would be, and the more alarms there would be next month.
+        """
         scored = self.rows.with_columns(score=scores)
-        threshold = alarms.choose_threshold(scored, self.crashes, self.budget, self.window).threshold
+        counted = scored.with_columns(label=pl.when("mitigated").then(pl.lit(0, pl.Int8)).otherwise("label"))
+        threshold = alarms.choose_threshold(counted, self.crashes, self.budget, self.window).threshold
         return threshold, alarms.judge(scored, self.crashes, threshold, self.window, self.period)
 
 
@@ -96,11 +102,14 @@ def score_validation(
     """
     files: list[tuple[Scorer, BinaryIO]] = [(score, TemporaryFile()) for score in scorers]  # noqa: SIM115 - returned
     keys: list[pl.DataFrame] = []
+    mitigated = mitigated_rows(labels, rule, "validation").select("timestamp", "server_id", mitigated=True)
     for _, rows in read_part(features, labels, rule, "validation", columns):
-        keys.append(rows.select("timestamp", pl.col("server_id").cast(pl.Categorical), "label", "observed"))
+        own = rows.select("timestamp", "server_id", "label", "observed")
+        own = own.join(mitigated, on=["timestamp", "server_id"], how="left", maintain_order="left")
+        keys.append(own.with_columns(pl.col("server_id").cast(pl.Categorical), pl.col("mitigated").fill_null(False)))
         values = matrix(rows, columns)
         for score, file in files:
             file.write(score(values).astype(np.float64).tobytes())
-    own = crashes_of_part(crashes, rule, "validation")
+    crashes = crashes_of_part(crashes, rule, "validation")
     rows = pl.concat(keys, rechunk=True)
-    return Validation(rows, [file for _, file in files], own, period(rule, "validation"), budget, window)
+    return Validation(rows, [file for _, file in files], crashes, period(rule, "validation"), budget, window)

@@ -95,3 +95,23 @@ def test_without_its_crash_the_same_alarms_exceed_the_budget(fleet):
     threshold, judgement = (validation := scored(fleet, 24 / 95, [])).at_budget(validation.scores(0))
     assert threshold > validation.scores(0).max()
     assert judgement.metrics.alarms == 0
+
+
+def test_an_alarm_that_somebody_acted_on_counts_against_the_budget_and_is_not_false(fleet):
+    is_acted_on = (pl.col("server_id") == "b") & (pl.col("timestamp").dt.hour() == 8)
+    for partition in tables.partitions(fleet / "labels"):
+        path = partition.path(fleet / "labels")
+        rows = tables.read(path).with_columns(observed=pl.col("label").is_not_null())
+        first = is_acted_on & (pl.col("timestamp").dt.day() == START.day)
+        reason = pl.when(first).then(pl.lit("mitigated"))
+        tables.write(path, rows.with_columns(label=pl.when(~first).then("label"), reason=reason))
+    validation = scored(fleet, 24 / 95, [("a", 9)])
+    assert validation.rows.filter("mitigated").height == 1
+    assert validation.labels.size == 94
+    threshold, judgement = validation.at_budget(validation.scores(0))
+    assert threshold == pytest.approx((0.9 + 0.5) / 2)  # at 0.5 there would be a second one without a crash
+    assert (judgement.metrics.alarms_true, judgement.metrics.alarms_false, judgement.metrics.alarms_unknown) == (
+        1,
+        0,
+        1,
+    )
