@@ -1,6 +1,6 @@
 # `make` sets up, runs the pipeline and shows the verdict; `make help` lists all targets.
 .DEFAULT_GOAL := all
-.PHONY: all env dev data pipeline verdict docs publish push pull s3 lint format test test-slow mutants hooks lock clean help \
+.PHONY: all env dev data pipeline verdict docs publish push pull s3 lint format test test-ci test-slow mutants hooks lock clean help \
 	doctor gc reproduce review accept secrets audit licences sbom
 .NOTPARALLEL:  # `all` is a sequence
 
@@ -108,8 +108,13 @@ format: dev  ## correct the style automatically
 	$(BIN)ruff check --fix
 	$(BIN)ruff format
 
-test: dev  ## run all tests except the slow ones
-	$(BIN)pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+RUN_TESTS = $(BIN)pytest -n auto --dist loadfile --no-loadscope-reorder
+
+test: dev  ## run the tests; ten minutes
+	$(RUN_TESTS) -m "not slow and not ci" $(ARGS)
+
+test-ci: dev  ## run the tests of kills, several machines and hostile places; CI runs them after `make test`
+	$(RUN_TESTS) -m "ci and not slow" $(ARGS)
 
 mutants: dev  ## see whether tests fail if the code is wrong, for one error at a time; takes an hour; ARGS=alarms
 	$(BIN)python benchmarks/mutants.py $(ARGS)

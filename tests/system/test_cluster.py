@@ -36,6 +36,7 @@ from crashcast.versioning import cache, local_s3
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 import dask  # noqa: E402
 
+pytestmark = pytest.mark.ci
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
 CERTIFICATES, SETTINGS, SCHEDULER, WORKER = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)

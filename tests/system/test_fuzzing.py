@@ -38,6 +38,7 @@ def check(name: str, found: dict[str, Any], count: int) -> None:
     assert found["peak_mib"] < MOST_MIB, name
 
 
+@pytest.mark.ci
 def test_a_few_mutants_of_each_kind_are_read_or_refused() -> None:
     found = fuzz("all", FEW)
     assert found.keys() == fuzzed_readers.TARGETS.keys()

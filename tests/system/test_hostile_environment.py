@@ -122,6 +122,7 @@ def borrow_environment(clone: Path) -> None:
     (clone / ".venv/bin/weed").symlink_to(Path(sysconfig.get_path("scripts"), "weed"))
 
 
+@pytest.mark.ci
 def test_the_first_stage_of_a_small_fleet_gives_the_same_hashes(
     top: Path, port: int, small_fleet: Callable[[Path], Path], tmp_path: Path
 ) -> None:

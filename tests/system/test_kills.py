@@ -21,6 +21,7 @@ import pytest
 
 from crashcast.versioning import local_s3
 
+pytestmark = pytest.mark.ci
 DATA = "data/raw/telemetry"
 FILES, FILE_BYTES = 40, 100_000
 ABOUT_S = 3.0  # of a push or a pull; many kills measure it

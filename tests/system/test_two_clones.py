@@ -68,6 +68,7 @@ def fetch(project: Path, make: Make, shell: Shell) -> None:
     assert pulled.returncode == 0, pulled.stdout + pulled.stderr
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("rounds", [1, pytest.param(50, marks=pytest.mark.slow)])
 def test_nothing_is_lost_when_two_push_and_pull_at_once(
     clones: dict[str, Path], make: Make, shell: Shell, rounds: int

@@ -95,6 +95,7 @@ def test_every_stage_ran_and_left_a_clean_tree(project: Path) -> None:
     assert "Verdict: better than chance" in run("crashcast verdict", project).stdout
 
 
+@pytest.mark.ci
 def test_another_machine_computes_the_same_bytes(project: Path, elsewhere: tuple[Path, str]) -> None:
     clone, printed = elsewhere
     assert partitions_computed(printed) == EVERYTHING
@@ -102,6 +103,7 @@ def test_another_machine_computes_the_same_bytes(project: Path, elsewhere: tuple
     assert run("git status --porcelain", clone).stdout == ""
 
 
+@pytest.mark.ci
 def test_what_each_stage_cost_is_recorded(elsewhere: tuple[Path, str]) -> None:
     clone, _ = elsewhere
     costs = {run["name"]: run for run in json.loads(run("crashcast metrics --json", clone).stdout)}
@@ -195,6 +197,7 @@ def test_an_experiment_in_a_folder_of_its_own_shares_the_memo(project: Path) -> 
     assert not re.search(r"label +3", run("crashcast memo", project).stdout)
 
 
+@pytest.mark.ci
 def test_an_experiment_changes_parameters_and_is_compared(project: Path) -> None:
     run("dvc exp run --set-param train.negatives_per_positive=5 --name fewer train", project)
     changed = json.loads(run("dvc metrics diff --json", project).stdout)
@@ -240,6 +243,7 @@ def test_an_import_leaves_nothing_of_the_demo_behind(clone: Path) -> None:
     assert not (clone / "data" / "demo").exists()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("kills", "seed", "longest_s"),
     [
@@ -362,6 +366,7 @@ def test_a_stage_ends_with_its_dvc(project: Path, monkeypatch: pytest.MonkeyPatc
     assert (project / "dvc.lock").read_bytes() == before
 
 
+@pytest.mark.ci
 def test_what_a_killed_run_left_running_cannot_write_over_a_newer_one(project: Path) -> None:
     killed = started(project, "clean")
     stage = next(child for child in psutil.Process(killed.pid).children(recursive=True) if "clean" in child.cmdline())
