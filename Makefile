@@ -113,7 +113,7 @@ RUN_TESTS = $(BIN)pytest -n auto --dist loadfile --no-loadscope-reorder
 test: dev  ## run the tests; ten minutes
 	$(RUN_TESTS) -m "not slow and not ci" $(ARGS)
 
-test-ci: dev  ## run the tests of kills, several machines and hostile places; CI runs them after `make test`
+test-ci: dev  ## run the tests that take minutes: kills, servers, several machines, simulations; CI does
 	$(RUN_TESTS) -m "ci and not slow" $(ARGS)
 
 mutants: dev  ## see whether tests fail if the code is wrong, for one error at a time; takes an hour; ARGS=alarms

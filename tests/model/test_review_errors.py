@@ -16,6 +16,8 @@ from scored_fleet import BUDGET, POLICY, fleet
 from crashcast.params.acceptance import ERROR, look_error
 from crashcast.review.comparison import compare
 
+pytestmark = pytest.mark.ci
+
 FIGURES = ("pr_auc", "event_recall", "lead_h", "brier")
 USUAL = {"servers": 30, "days": 14, "crashes": 100}
 CONDITIONS = {

@@ -12,6 +12,8 @@ import pytest
 from crashcast.annotation.suspects import suspects
 from crashcast.annotation.windows import Windows
 
+pytestmark = pytest.mark.ci
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SEED = 11  # one that the benchmark was developed on
 

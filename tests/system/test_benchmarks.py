@@ -15,6 +15,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import mutants
 
+pytestmark = pytest.mark.ci
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 

@@ -25,6 +25,8 @@ from typing import Any
 import pytest
 from botocore.session import Session
 
+pytestmark = pytest.mark.ci
+
 ROOT = Path(__file__).parents[2]
 BUCKET, REPAIR = "faults", " --repair"
 READ_TIMEOUT_S = 5

@@ -24,6 +24,8 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from crashcast.doctor.bucket import SCRATCH
 from crashcast.versioning import local_s3
 
+pytestmark = pytest.mark.ci
+
 DEPLOY = Path(__file__).parents[2] / "deploy/aws"
 TEMPLATE = DEPLOY / "remote.yaml"
 REGION, BUCKET, PREFIX = "eu-central-1", local_s3.BUCKET, "team/dvc"

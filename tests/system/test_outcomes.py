@@ -32,10 +32,13 @@ from crashcast.params.serve import Serve
 from crashcast.paths import ACTIONS_PATH, ALARMS_PATH
 
 PROGRAMS = ("prometheus", "prometheus-alertmanager")
-pytestmark = pytest.mark.skipif(
-    any(shutil.which(program) is None for program in PROGRAMS),
-    reason=f"one of {', '.join(PROGRAMS)} is not installed (Debian has a package of each name)",
-)
+pytestmark = [
+    pytest.mark.ci,
+    pytest.mark.skipif(
+        any(shutil.which(program) is None for program in PROGRAMS),
+        reason=f"one of {', '.join(PROGRAMS)} is not installed (Debian has a package of each name)",
+    ),
+]
 RULES = Path(__file__).parents[2] / "deploy/prometheus/crashcast.rules.yml"
 LONG_AGO = datetime(2025, 1, 1)
 SERVERS = [f"web-{number}" for number in range(1, 7)]

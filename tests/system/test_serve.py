@@ -313,6 +313,7 @@ def replay(first: datetime, until: datetime, kill_after_s: float | None = None) 
     return printed
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("kills", "first", "hours"),
     [

@@ -32,10 +32,13 @@ from crashcast.params.serve import Serve
 
 DEPLOY = Path(__file__).parents[2] / "deploy/prometheus"
 PROGRAMS = ("prometheus", "prometheus-alertmanager")
-pytestmark = pytest.mark.skipif(
-    any(shutil.which(program) is None for program in PROGRAMS),
-    reason=f"one of {', '.join(PROGRAMS)} is not installed (Debian has a package of each name)",
-)
+pytestmark = [
+    pytest.mark.ci,
+    pytest.mark.skipif(
+        any(shutil.which(program) is None for program in PROGRAMS),
+        reason=f"one of {', '.join(PROGRAMS)} is not installed (Debian has a package of each name)",
+    ),
+]
 GROUP_S = 1  # between notifications of a group
 QUIET_S = 4 * GROUP_S  # long enough for a notification that should not come
 

@@ -34,6 +34,7 @@ TOKEN = "a-token-of-this-test"
 PATIENCE_S = 120
 
 pytestmark = [
+    pytest.mark.ci,
     needs_prometheus,
     pytest.mark.skipif(shutil.which("prometheus-alertmanager") is None, reason="Alertmanager is not installed"),
 ]

@@ -451,6 +451,7 @@ def test_the_reviews_exit_status_is_the_checks_and_it_is_told_everywhere(
     assert '"challenger": "a"' in git(github.folder / "remote.git", "show", f"{ledger.REF}:{ledger.FILE}")
 
 
+@pytest.mark.ci
 def test_a_later_run_replaces_its_comment_and_no_other(github: GitHub, train: Callable[..., None]) -> None:
     propose(github.project, train, "two")
     assert github.pull_request(STATUS="1", CHALLENGER="a") == 1, github.log
