@@ -160,8 +160,15 @@ def _check(samples: pl.DataFrame, table: Path) -> None:
     """Refuse samples that `clean` would put into wrong rows: `validate` need not have seen them yet."""
     keys, metrics = samples.select(*tables.KEYS), samples.drop(*tables.KEYS)
     is_typed = keys["server_id"].dtype == pl.String and all(t.is_numeric() or t == pl.Null for t in metrics.dtypes)
-    if not is_typed or any(column.has_nulls() for column in keys) or not keys.equals(keys.sort(*tables.KEYS)):
+    if not is_typed or any(column.has_nulls() for column in keys) or not _is_sorted(keys):
         raise UserError(f"{table} is out of order, or has a wrong type or no key: `dvc repro validate` says where")
+
+
+def _is_sorted(keys: pl.DataFrame) -> bool:
+    """Tell whether keys without nulls are in order of (timestamp, server_id); sorting them costs four times as much."""
+    moment, server = (pl.col(name) for name in tables.KEYS)
+    before, own = moment.shift(), server.shift()
+    return not keys.select(((moment < before) | ((moment == before) & (server < own))).any()).item()
 
 
 def _blind(rows: pl.DataFrame, telemetry: Telemetry) -> list[str]:
