@@ -23,6 +23,7 @@ from scipy.special import betaincinv, ndtri, stdtrit
 
 from crashcast import tables
 from crashcast.incidents import read_covered_crashes
+from crashcast.modeling.alarms import INSTANT
 from crashcast.modeling.bootstrap import MONDAY
 from crashcast.operate.issued_alarms import ALARM, by_opening, with_crash
 from crashcast.params.base import DAY
@@ -35,7 +36,6 @@ from crashcast.review.standard_error import Spread, spread, total_influence
 from crashcast.sources.raw_table import read_or_empty
 
 MONTH = 365.25 / 12 * DAY
-INSTANT = timedelta(microseconds=1)
 LABELS, CONFIRMED = Path("data/labels"), Path("data/incidents.parquet")  # outputs of `label`
 DELIVERED, HELD_BACK = "delivered", "held_back"
 JEFFREYS = 0.5  # a crash and an alarm without one, half of each, are what a share of few alarms begins with
