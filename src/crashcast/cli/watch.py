@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crashcast.cli.operate import Textfile
 from crashcast.cli.shared import AsJson, print_result
+
+if TYPE_CHECKING:
+    from crashcast.operate.deployment import Deployment
+    from crashcast.versioning.revision import Revision
 
 NOT_DUE = 1  # exit status
 DRIFTED, NOT_KNOWN = 1, 3
@@ -25,17 +30,12 @@ def drift(
     as_json: AsJson = False,
 ) -> None:
     """Compare the newest week with those that the model was trained on. Exit status: 0 none, 1 drift, 3 not known."""
-    import sys
-
-    from crashcast.operate.deployment import Deployment, find_revision
     from crashcast.operate.textfile import write
     from crashcast.watch import drift as comparing
     from crashcast.watch import drift_output
 
-    name, commit, note = find_revision(revision)
-    if note:
-        print(f"drift: {note}", file=sys.stderr)
-    report = comparing.read(Deployment.of(name, commit), commit)
+    used, commit = _in_use("drift", revision)
+    report = comparing.read(used, commit)
     if textfile is not None:
         write(drift_output.samples(report), textfile, "crashcast_drift")
     print_result(report, as_json, drift_output.as_json, drift_output.show)
@@ -48,17 +48,22 @@ def drift(
 @commands.command()
 def due(revision: InUse = None, as_json: AsJson = False) -> None:
     """Say whether the model is to be trained again, and why. Exit status: 0 due, 1 not due."""
-    import sys
-
-    from crashcast.operate.deployment import Deployment, find_revision
     from crashcast.operate.state import utc_now
     from crashcast.watch import due as deciding
     from crashcast.watch import due_output
 
-    name, commit, note = find_revision(revision)
-    if note:
-        print(f"due: {note}", file=sys.stderr)
-    found = deciding.read(Deployment.of(name, commit), commit, deciding.last_look(), utc_now())
+    used, commit = _in_use("due", revision)
+    found = deciding.read(used, commit, deciding.last_look(), utc_now())
     print_result(found, as_json, due_output.as_json, due_output.show)
     if not found.is_due:
         raise typer.Exit(NOT_DUE)
+
+
+def _in_use(command: str, revision: str | None) -> tuple[Deployment, Revision]:
+    """Return the model in use and its commit, and say on stderr what there is to say of the choice."""
+    from crashcast.operate.deployment import Deployment, find_revision
+
+    name, commit, note = find_revision(revision)
+    if note:
+        print(f"{command}: {note}", file=sys.stderr)
+    return Deployment.of(name, commit), commit
