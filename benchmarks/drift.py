@@ -75,7 +75,7 @@ def stationary(seed: int) -> dict[str, int]:
         clean = Path(folder)
         events = simulate_events(fleet)
         write(clean, fleet, events)
-        weeks = Weeks(fleet.start, REFERENCE + LOOKS, REFERENCE, [])
+        weeks = Weeks(fleet.start, REFERENCE + LOOKS, REFERENCE)
         series = figures(clean, fleet, events, weeks)
         looks = range(REFERENCE, weeks.number)
         found = {"weeks": sum(any(one.is_shift for one in drift.judge(series, REFERENCE, n, settings)) for n in looks)}
@@ -85,7 +85,7 @@ def stationary(seed: int) -> dict[str, int]:
 def changed(seed: int) -> dict[str, dict[str, int | None]]:
     """Return of each change the week in which it is seen, from 1 on, and how high its cause stands; None: not seen."""
     fleet, settings = fleet_of(seed, REFERENCE + LOOKS_AFTER), Drift.read(PARAMS)
-    weeks = Weeks(fleet.start, REFERENCE + LOOKS_AFTER, REFERENCE, [])
+    weeks = Weeks(fleet.start, REFERENCE + LOOKS_AFTER, REFERENCE)
     found: dict[str, dict[str, int | None]] = {}
     since = weeks.start(REFERENCE)
     for name, (change, causes) in CHANGES.items():

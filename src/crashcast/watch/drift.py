@@ -138,7 +138,7 @@ def read(used: Deployment, revision: Revision) -> Report:
     last = tables.read(newest, ["timestamp"])["timestamp"].max()
     if not isinstance(last, datetime):
         raise UserError(f"{newest} has no rows: run `dvc repro`")
-    weeks = Weeks(*weekly.span(begun, trained_to, last.replace(tzinfo=None) + telemetry.interval), [])
+    weeks = Weeks(*weekly.span(begun, trained_to, last.replace(tzinfo=None) + telemetry.interval))
     if weeks.number <= weeks.reference or weeks.reference < drift.min_weeks:
         week = weeks.start(weeks.number - 1) if weeks.number > weeks.reference else None
         return Report(week, weeks.reference, drift.min_weeks, [])
@@ -249,7 +249,7 @@ def with_effects(found: Sequence[Finding], model: Model, weeks: Weeks, features:
 
 def _drawn(columns: list[str], weeks: Weeks, first: int, last: int) -> pl.DataFrame:
     """Return rows of some weeks of the features, spread evenly over them, at most about `ROWS`."""
-    inside = Weeks(weeks.start(first), last - first, last - first, [])
+    inside = Weeks(weeks.start(first), last - first, last - first)
     pieces = list(weekly.rows_of(FEATURES, columns, inside))
     height = sum(piece.height for piece in pieces)
     return pl.concat(piece.gather_every(max(1, height // ROWS)) for piece in pieces)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from crashcast import tables
 from crashcast.grid import floats
+from crashcast.modeling.alarms import INSTANT
 from crashcast.modeling.bootstrap import MONDAY
 from crashcast.modeling.model import Model
 from crashcast.params.base import DAY
@@ -75,13 +76,11 @@ class Weeks:
         How many there are: W.
     reference : int
         How many of them, from the first on, lie in the training period.
-    series : list of Series
     """
 
     first: datetime
     number: int
     reference: int
-    series: list[Series]
 
     def start(self, week: int) -> datetime:
         """Return the start of a week."""
@@ -239,7 +238,7 @@ def of_crashes(incidents: pl.DataFrame, coverage: pl.DataFrame, known_to: dateti
 def week_of(timestamp: pl.Series, weeks: Weeks) -> Ints:
     """Return the number of each moment's week."""
     since = (timestamp.dt.replace_time_zone(None) - weeks.first).dt.total_microseconds().to_numpy()
-    return since // (WEEK // timedelta(microseconds=1))
+    return since // (WEEK // INSTANT)
 
 
 def rows_of(table: Path, columns: list[str], weeks: Weeks) -> Iterator[pl.DataFrame]:
@@ -255,7 +254,7 @@ def rows_of(table: Path, columns: list[str], weeks: Weeks) -> Iterator[pl.DataFr
 
 def _limits(clean: Path, metrics: list[str], weeks: Weeks) -> dict[str, Floats]:
     """Return the limits of the metrics' bins, from rows that are spread over the training period."""
-    trained = Weeks(weeks.first, weeks.reference, weeks.reference, [])
+    trained = Weeks(weeks.first, weeks.reference, weeks.reference)
     partitions = [one for one in tables.partitions(clean) if one.start < trained.start(trained.number)]
     each = SAMPLED_ROWS // max(1, len(partitions))
     drawn: list[pl.DataFrame] = []

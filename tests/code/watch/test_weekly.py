@@ -15,7 +15,7 @@ from crashcast.watch import weekly
 from crashcast.watch.weekly import Series, Weeks, span
 
 MONDAY = datetime(2026, 1, 5)
-WEEKS = Weeks(MONDAY, 3, 2, [])
+WEEKS = Weeks(MONDAY, 3, 2)
 
 
 def named(series: list[Series]) -> dict[tuple[str, str], Series]:
@@ -66,7 +66,7 @@ def test_metrics_are_counted_over_observed_rows(tmp_path: Path) -> None:
 
 def test_rows_before_the_first_and_after_the_last_whole_week_are_left_out(tmp_path: Path) -> None:
     table = rows(*[[("a", week + 1.0, True)] for week in range(5)])
-    shifted = Weeks(MONDAY + 7 * DAY, 2, 1, [])
+    shifted = Weeks(MONDAY + 7 * DAY, 2, 1)
     found = named(weekly.of_metrics(write(tmp_path, table), ["cpu_pct"], shifted))
     assert found["cpu_pct", "mean"].values.tolist() == [2, 3]
 
