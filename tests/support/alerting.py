@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import threading
@@ -14,9 +15,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import requests
 
 PATIENCE_S = 60
+
+
+def needs(*programs: str) -> pytest.MarkDecorator:
+    """Return the mark of tests that are skipped if one of these programs is not installed."""
+    return pytest.mark.skipif(
+        any(shutil.which(program) is None for program in programs),
+        reason=f"one of {', '.join(programs)} is not installed (Debian has a package of each name)",
+    )
 
 
 def free_port() -> int:

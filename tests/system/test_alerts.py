@@ -5,7 +5,6 @@ The way is that of a team: a file of gauges, node_exporter, Prometheus, Alertman
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,17 +17,13 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from alerting import free_port, pager, start, start_alertmanager, start_prometheus, wait_for
+from alerting import free_port, needs, pager, start, start_alertmanager, start_prometheus, wait_for
 
 from crashcast.operate import output
 from crashcast.operate.textfile import write
 
 RULES = Path(__file__).parents[2] / "deploy/prometheus/crashcast.rules.yml"
-PROGRAMS = ("prometheus", "promtool", "prometheus-alertmanager", "prometheus-node-exporter")
-pytestmark = pytest.mark.skipif(
-    any(shutil.which(program) is None for program in PROGRAMS),
-    reason=f"one of {', '.join(PROGRAMS)} is not installed (Debian has a package of each name)",
-)
+pytestmark = needs("prometheus", "promtool", "prometheus-alertmanager", "prometheus-node-exporter")
 NODE = '{job="node", instance="ops:9100"}'
 RISK = 'crashcast_risk{job="node", instance="ops:9100", server="%s"}'
 

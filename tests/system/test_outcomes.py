@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import polars as pl
 import pytest
 import requests
 import yaml
-from alerting import free_port, pager, start_alertmanager, start_prometheus, wait_for
+from alerting import free_port, needs, pager, start_alertmanager, start_prometheus, wait_for
 from issued_log import REACH
 from served_fleet import HOUR, alarm, scores, state
 
@@ -31,14 +30,7 @@ from crashcast.operate.served_log import ServedLog, aware
 from crashcast.params.serve import Serve
 from crashcast.paths import ACTIONS_PATH, ALARMS_PATH
 
-PROGRAMS = ("prometheus", "prometheus-alertmanager")
-pytestmark = [
-    pytest.mark.ci,
-    pytest.mark.skipif(
-        any(shutil.which(program) is None for program in PROGRAMS),
-        reason=f"one of {', '.join(PROGRAMS)} is not installed (Debian has a package of each name)",
-    ),
-]
+pytestmark = [pytest.mark.ci, needs("prometheus", "prometheus-alertmanager")]
 RULES = Path(__file__).parents[2] / "deploy/prometheus/crashcast.rules.yml"
 LONG_AGO = datetime(2025, 1, 1)
 SERVERS = [f"web-{number}" for number in range(1, 7)]

@@ -6,7 +6,6 @@ Prometheus, Alertmanager and the HTTP server are real, and each of them is resta
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from alerting import ask, free_port, pager, start_alertmanager, start_prometheus, wait_for
+from alerting import ask, free_port, needs, pager, start_alertmanager, start_prometheus, wait_for
 from served_fleet import HOUR, alarm, scores, state
 
 from crashcast.operate import alertmanager
@@ -31,14 +30,7 @@ from crashcast.operate.state import State
 from crashcast.params.serve import Serve
 
 DEPLOY = Path(__file__).parents[2] / "deploy/prometheus"
-PROGRAMS = ("prometheus", "prometheus-alertmanager")
-pytestmark = [
-    pytest.mark.ci,
-    pytest.mark.skipif(
-        any(shutil.which(program) is None for program in PROGRAMS),
-        reason=f"one of {', '.join(PROGRAMS)} is not installed (Debian has a package of each name)",
-    ),
-]
+pytestmark = [pytest.mark.ci, needs("prometheus", "prometheus-alertmanager")]
 GROUP_S = 1  # between notifications of a group
 QUIET_S = 4 * GROUP_S  # long enough for a notification that should not come
 
