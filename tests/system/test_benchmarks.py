@@ -29,11 +29,17 @@ def measured(program: str) -> dict[str, float]:
 
 
 def test_cpu_and_memory_of_children_count_and_the_parents_memory_does_not() -> None:
+    # Both hold their memory until both have used their CPU time, however slow the machine is.
     child = (
-        "import time; block = b'x' * 200_000_000; end = time.process_time() + 0.5\nwhile time.process_time() < end: 0"
+        "import time; block = b'x' * 200_000_000; end = time.process_time() + 0.5\n"
+        "while time.process_time() < end: 0\nprint(flush=True); input()"
     )
-    two = f"""import subprocess, sys
-for child in [subprocess.Popen([sys.executable, "-c", {child!r}]) for _ in range(2)]: child.wait()"""
+    two = f"""import subprocess, sys, time
+start = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+children = [subprocess.Popen([sys.executable, "-c", {child!r}], **start) for _ in range(2)]
+for child in children: child.stdout.readline()
+time.sleep(0.5)
+for child in children: child.communicate(b"\\n")"""
     cost = measured(two)
     assert cost["cpu_s"] > 1.0
     assert 190 < cost["largest_process_mib"] < 300
