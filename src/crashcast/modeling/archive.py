@@ -1,8 +1,8 @@
 """The bytes of a saved estimator: the same for the same model, and none that no model of its algorithm has.
 
-skops refuses types that it does not trust. It does not ask whether a type is in its place, and scikit-learn does not
-check what it has fitted itself: a trusted object in the wrong place, or a number that says how much to allocate, can
-crash the process or fill its memory. So an archive is compared with that of a small model that is fitted here.
+skops refuses types that it is not told to trust. It does not ask whether a type is in its place, and scikit-learn does
+not check what it has fitted itself: a trusted object in the wrong place, or a number that says how much to allocate,
+can crash the process or fill its memory. So an archive is compared with that of a small model that is fitted here.
 """
 
 from __future__ import annotations
@@ -16,11 +16,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import sklearn.utils
 
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 SCHEMA = "schema.json"
 PLAIN = "JsonNode"  # skops' loader of numbers and text
 MARK, FILE = "__id__", "file"  # of an object, and the member that holds an array
+
+
+def _skops() -> Any:
+    """Import skops without the estimators that it trusts unasked: to list them, it imports all of scikit-learn."""
+    list_estimators = sklearn.utils.all_estimators
+    sklearn.utils.all_estimators = lambda: []
+    try:
+        import skops.io
+    finally:
+        sklearn.utils.all_estimators = list_estimators
+    return skops
+
+
+skops = _skops()
 
 
 class Node(NamedTuple):

@@ -1,6 +1,6 @@
 """The model: an estimator, how its log-odds become a probability, and when that is an alarm.
 
-`model.skops` holds the estimator alone, of types that skops knows to be harmless or that the algorithm's file lists;
+`model.skops` holds the estimator alone, of types that the algorithm's smallest model has in the same places;
 `model.json` holds everything that people read. Neither can run code when loaded. The same model is always the same
 bytes.
 """
@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
-import skops.io
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, with_config
 from scipy.optimize import brentq
@@ -30,6 +29,7 @@ from crashcast.modeling import archive
 from crashcast.modeling.algorithms import ALGORITHMS, Candidate
 from crashcast.modeling.algorithms.base import PIECE_ROWS, Floats, Matrix, significant
 from crashcast.modeling.algorithms.logistic_regression import solver
+from crashcast.modeling.archive import skops
 
 SCORE_DIGITS = 9
 
@@ -203,13 +203,15 @@ def load(folder: Path) -> Model:
         archive.check_size(file)
         algorithm, width = ALGORITHMS[described["algorithm"]], len(described["features"])
         content = file.read_bytes()
-        unknown = sorted(set(skops.io.get_untrusted_types(data=content)) - set(algorithm.TRUSTED))
+        smallest = _smallest(described["algorithm"], width)
+        trusted = skops.io.get_untrusted_types(data=smallest)
+        unknown = sorted(set(skops.io.get_untrusted_types(data=content)) - set(trusted))
         if unknown:
             raise UserError(f"{file} is refused: it holds {', '.join(unknown)}, which no model of crashcast does")
         hyperparameters = algorithm.Grid.model_fields if algorithm.Grid else ()
         varying = {*hyperparameters, *algorithm.VARYING, "random_state", "_sklearn_version"}
-        archive.check_structure(content, _smallest(described["algorithm"], width), varying)
-        estimator = skops.io.loads(content, trusted=list(algorithm.TRUSTED))
+        archive.check_structure(content, smallest, varying)
+        estimator = skops.io.loads(content, trusted=trusted)
         algorithm.check(estimator, width)
         model = Model(estimator, **described)
         model.try_out()

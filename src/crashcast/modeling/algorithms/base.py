@@ -28,12 +28,8 @@ class Algorithm(Protocol):
         """The section `train.candidates.<name>` of params.yaml; None: the algorithm always competes."""
 
     @property
-    def TRUSTED(self) -> tuple[str, ...]:  # noqa: N802 - a constant
-        """Types in a saved estimator that skops does not know, and that are harmless once `check` has passed."""
-
-    @property
     def SMALLEST(self) -> Group | None:  # noqa: N802 - a constant
-        """A grid of one small model: a loaded one holds the same objects in the same places (modeling/archive.py)."""
+        """A grid of one small model: a loaded one holds the same types in the same places (modeling/archive.py)."""
 
     @property
     def VARYING(self) -> tuple[str, ...]:  # noqa: N802 - a constant

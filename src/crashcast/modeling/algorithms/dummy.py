@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from crashcast.modeling.algorithms.base import Floats, Matrix, check_type
 
 Grid = None
-TRUSTED, VARYING = (), ()
+VARYING = ()
 SMALLEST = None
 WEIGHS_SAMPLING = False
 

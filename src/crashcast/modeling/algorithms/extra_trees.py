@@ -16,7 +16,6 @@ from pydantic import Field
 from crashcast.modeling.algorithms.base import Floats, Matrix, check_type, significant
 from crashcast.params.base import Group
 
-TRUSTED = ("sklearn.tree._tree.Tree",)
 VARYING = ("_n_samples", "max_features_", "max_depth", "node_count")
 WEIGHS_SAMPLING = False
 LEAST = 1e-6  # a share of 0 or 1 in all leaves has no finite log-odds

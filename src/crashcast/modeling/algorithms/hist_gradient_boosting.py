@@ -13,7 +13,6 @@ from pydantic import Field
 from crashcast.modeling.algorithms.base import Floats, Matrix, check_type, significant
 from crashcast.params.base import Group
 
-TRUSTED = ("numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor")
 VARYING = ("state", "inc")  # of the random numbers
 WEIGHS_SAMPLING = False
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from crashcast.modeling.algorithms.base import PIECE_ROWS, Floats, Matrix, check_type, significant
 from crashcast.params.base import Group
 
-TRUSTED, VARYING = ("numpy.dtype",), ()
+VARYING = ()
 WEIGHS_SAMPLING = True
 
 
