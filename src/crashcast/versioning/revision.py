@@ -29,6 +29,7 @@ MODELS = "models"  # the output of `train`
 REGISTERED = "crash-model"  # what the registry calls it: a version's git tag is crash-model@v1.0.0
 OPTIONAL_FIGURE = re.compile(r"slices\..+")  # of too few crashes to say anything
 SHOWN_DIGITS = 8
+REMOTES = "refs/remotes/"
 
 S = TypeVar("S", bound=Section)
 
@@ -202,18 +203,29 @@ def default_base(git_remote: str = "origin") -> Revision:
     UserError
         If there is no such branch, or nothing that both come from.
     """
-    named = git.run("symbolic-ref", "--quiet", f"refs/remotes/{git_remote}/HEAD", expected=(0, 1)).text
-    for branch in filter(None, (named, f"refs/remotes/{git_remote}/main", f"refs/remotes/{git_remote}/master")):
-        if git.commit(branch) is None:
-            continue
-        left = git.run("merge-base", branch, "HEAD", expected=(0, 1)).text
-        # a shallow clone may lack a later commit that both come from
-        if not left or git.cut().intersection(git.run("rev-list", "HEAD", branch, f"^{left}").text.split()):
-            raise UserError(
-                f"where HEAD left {branch.removeprefix('refs/remotes/')} is not known here: fetch the whole history "
-                "(`git fetch --unshallow`), or name the commit to compare with: --base REV"
-            )
-        return Revision(left)
+    branch = main_branch(git_remote)
+    left = git.run("merge-base", branch, "HEAD", expected=(0, 1)).text
+    # a shallow clone may lack a later commit that both come from
+    if not left or git.cut().intersection(git.run("rev-list", "HEAD", branch, f"^{left}").text.split()):
+        raise UserError(
+            f"where HEAD left {branch.removeprefix(REMOTES)} is not known here: fetch the whole history "
+            "(`git fetch --unshallow`), or name the commit to compare with: --base REV"
+        )
+    return Revision(left)
+
+
+def main_branch(git_remote: str = "origin") -> str:
+    """Return the ref of a git remote's main branch, such as refs/remotes/origin/main.
+
+    Raises
+    ------
+    UserError
+        If this clone knows none.
+    """
+    named = git.run("symbolic-ref", "--quiet", f"{REMOTES}{git_remote}/HEAD", expected=(0, 1)).text
+    for branch in filter(None, (named, f"{REMOTES}{git_remote}/main", f"{REMOTES}{git_remote}/master")):
+        if git.commit(branch) is not None:
+            return branch
     raise UserError(
         f"git knows no main branch of a remote here ({git_remote}): `git fetch {git_remote}`, or name one: --base REV"
     )
