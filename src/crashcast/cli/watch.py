@@ -9,6 +9,7 @@ import typer
 
 from crashcast.cli.operate import Textfile
 from crashcast.cli.shared import AsJson, print_result
+from crashcast.watch.steps import Step
 
 if TYPE_CHECKING:
     from crashcast.operate.deployment import Deployment
@@ -57,6 +58,35 @@ def due(revision: InUse = None, as_json: AsJson = False) -> None:
     print_result(found, as_json, due_output.as_json, due_output.show)
     if not found.is_due:
         raise typer.Exit(NOT_DUE)
+
+
+@commands.command()
+def retrain(
+    reason: Annotated[str | None, typer.Option(help="Train for this reason, whatever `crashcast due` says.")] = None,
+    no_collect: Annotated[
+        bool, typer.Option("--no-collect", help="Take the raw data of this work tree, instead of collecting.")
+    ] = False,
+    only: Annotated[
+        Step | None, typer.Option(help="Do only this step, as a scheduler does that retries each by itself.")
+    ] = None,
+    api: Annotated[
+        str | None,
+        typer.Option(help="URL of the API of GitHub or GitLab.", show_default="of CI, or of the git remote's host"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would do, and do nothing.")] = False,
+) -> None:
+    """Collect data, train if it is due, and open a pull request; never merges.
+
+    Exit status: 0 a pull request is open, 1 not due, 4 nothing is new, 2 an error.
+    """
+    from crashcast.watch import retrain as retraining
+
+    if dry_run:
+        print(retraining.plan(api))
+        return
+    done = retraining.retrain(reason, not no_collect, only, api)
+    print(done.text)
+    raise typer.Exit(done.status)
 
 
 def _in_use(command: str, revision: str | None) -> tuple[Deployment, Revision]:
