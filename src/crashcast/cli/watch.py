@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,6 +59,41 @@ def due(revision: InUse = None, as_json: AsJson = False) -> None:
     print_result(found, as_json, due_output.as_json, due_output.show)
     if not found.is_due:
         raise typer.Exit(NOT_DUE)
+
+
+@commands.command()
+def changed(
+    what: Annotated[str | None, typer.Option(help="Such as a release: app 4.2.")] = None,
+    servers: Annotated[
+        list[str] | None, typer.Option(help="A server; may be repeated.", show_default="all servers")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(help="When it began, such as 2026-01-31T12:00 (UTC).", show_default="now")
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="A file with the columns at, what and servers, separated by blanks.")
+    ] = None,
+) -> None:
+    """Report a change of the fleet, such as a release or new hardware; without options, list the changes."""
+    from crashcast.errors import UserError
+    from crashcast.operate.output import moment
+    from crashcast.operate.state import utc_now
+    from crashcast.watch import changes
+
+    if csv is not None and (what or servers or at):
+        raise UserError("--csv has it all: leave out --what, --servers and --at")
+    if csv is not None and not csv.is_file():
+        raise UserError(f"{csv} is missing")
+    if csv is None and what is None:
+        if servers or at:
+            raise UserError('say what was changed: crashcast changed --what "app 4.2"')
+        print("\n".join(map(str, changes.read())) or "No change is reported.")
+        return
+    new = changes.read(csv) if csv else [changes.named(what or "", servers or [], moment(at) if at else utc_now())]
+    added = changes.add(new)
+    print("\n".join(f"Recorded: {change}" for change in added) or "Nothing is new.")
+    if added:
+        print(f'Next:\n  git add {changes.PATH} && git commit -m "Report a change of the fleet"')
 
 
 @commands.command()

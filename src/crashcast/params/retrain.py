@@ -16,3 +16,4 @@ class Retrain(Section):
     new_crashes: Annotated[float, Field(gt=0)]
     min_crashes: Annotated[int, Field(ge=1)]
     min_interval: Duration
+    after_change: Duration | None

@@ -9,7 +9,7 @@ does not change raises as many as `drift.false_alarms_per_year` says.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +32,8 @@ from crashcast.params.features import Features
 from crashcast.paths import COVERAGE_PATH
 from crashcast.review.test_set import read_rule
 from crashcast.versioning.revision import Revision
-from crashcast.watch import weekly
+from crashcast.watch import changes, weekly
+from crashcast.watch.changes import Change
 from crashcast.watch.weekly import DATA, Series, Weeks
 
 Floats = NDArray[np.float64]
@@ -93,12 +94,15 @@ class Report:
         How many are needed for an answer.
     findings : list of Finding
         The largest deviation first; empty if there is no answer.
+    changes : list of Change
+        Those of this week that the team reported.
     """
 
     week: datetime | None
     weeks: int
     needed: int
     findings: list[Finding]
+    changes: list[Change] = field(default_factory=list)
 
     @property
     def is_known(self) -> bool:
@@ -157,7 +161,9 @@ def read(used: Deployment, revision: Revision) -> Report:
     found = judge(series, weeks.reference, weeks.number - 1, drift)
     if any(one.is_shift and one.layer == DATA for one in found):
         found = with_effects(found, model, weeks, used.features)
-    return Report(weeks.start(weeks.number - 1), weeks.reference, drift.min_weeks, found)
+    week = weeks.start(weeks.number - 1)
+    reported = changes.between(week, week + weekly.WEEK)
+    return Report(week, weeks.reference, drift.min_weeks, found, reported)
 
 
 def judge(series: Sequence[Series], reference: int, week: int, drift: Drift) -> list[Finding]:

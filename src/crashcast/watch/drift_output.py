@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from crashcast.operate.textfile import Sample
-from crashcast.text import counted
+from crashcast.text import counted, some_of
 from crashcast.watch.drift import Finding, Report
 
 SHOWN = 10
@@ -49,7 +49,8 @@ def verdict(report: Report) -> str:
     if not report.alarms:
         return f"No drift in {about}."
     names = dict.fromkeys(f"{one.name} ({one.figure})" for one in report.alarms)
-    return f"Drift in {about}: {', '.join(list(names)[:3])}{', ...' if len(names) > 3 else ''}."
+    changed = f" Changed in that week: {some_of([*map(str, report.changes)])}." if report.changes else ""
+    return f"Drift in {about}: {', '.join(list(names)[:3])}{', ...' if len(names) > 3 else ''}.{changed}"
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -59,6 +60,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "reference_weeks": report.weeks,
         "known": report.is_known,
         "drift": bool(report.alarms) if report.is_known else None,
+        "changes": [str(change) for change in report.changes],
         "findings": [_finding(one) for one in report.findings],
     }
 

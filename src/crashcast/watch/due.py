@@ -26,9 +26,10 @@ from crashcast.params.retrain import Retrain
 from crashcast.paths import COVERAGE_PATH
 from crashcast.review import ledger
 from crashcast.review.test_set import read_rule
+from crashcast.text import some_of
 from crashcast.versioning import git
 from crashcast.versioning.revision import REGISTERED, Revision
-from crashcast.watch import drift, drift_output
+from crashcast.watch import changes, drift, drift_output
 
 LABELS, METRICS = Path("data/labels"), "metrics/evaluate.json"
 
@@ -99,6 +100,7 @@ def read(used: Deployment, revision: Revision, looked_at: datetime | None, now: 
     known, new = crashes.filter(~is_new), crashes.filter(is_new)
     found = Due(used.name, ended, known_to, known.height, new.height)
     found.reasons.extend(_by_data(found, policy))
+    found.reasons.extend(_by_changes(found, policy))
     if known_to is not None and new.height >= policy.min_crashes:
         found.reasons.extend(_by_performance(used, revision, rows, new, window, (ended, known_to + DAY)))
     report = drift.read(used, revision)
@@ -136,6 +138,16 @@ def _by_data(found: Due, policy: Retrain) -> Iterator[str]:
         yield (
             f"New crashes to learn from: {found.new_crashes:,}, {share:.0%} of the {found.known_crashes:,} before "
             f"(new_crashes: {policy.new_crashes:.0%})."
+        )
+
+
+def _by_changes(found: Due, policy: Retrain) -> Iterator[str]:
+    if policy.after_change is None or found.known_to is None:
+        return
+    if known := changes.between(found.trained_on_to, found.known_to - policy.after_change):
+        yield (
+            f"Changed since: {some_of([*map(str, known)])}; labels reach {format_duration(policy.after_change)} beyond "
+            "it (after_change)."
         )
 
 
