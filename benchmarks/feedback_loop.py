@@ -127,8 +127,8 @@ class Loop:
             self.path("clean"), self.path("incidents.parquet"), self.path("known.parquet"), self.path("features")
         )
 
-    def train(self, now: datetime) -> Model:
-        """Return a model of what is known at a moment."""
+    def label(self, now: datetime) -> None:
+        """Label all rows by what is known at a moment."""
         known = until(self.fleet, now)
         tables.write(self.path("tickets.parquet"), simulator.tickets(known, self.events))
         tables.write(self.path("coverage.parquet"), simulator.coverage(known))
@@ -140,11 +140,15 @@ class Loop:
         )
         names = ("tickets", "coverage", "sources", "alarms", "actions")
         inputs = [self.path(f"{name}.parquet") for name in names]
-        confirmed, rule = self.path("confirmed.parquet"), self.path("split.json")
         label.main(
-            self.path("clean"), self.path("telemetry"), *inputs, ANNOTATIONS, self.path("labels"), confirmed,
-            self.path("votes.parquet"), self.path("label.json"),
+            self.path("clean"), self.path("telemetry"), *inputs, ANNOTATIONS, self.path("labels"),
+            self.path("confirmed.parquet"), self.path("votes.parquet"), self.path("label.json"),
         )  # fmt: skip
+
+    def train(self, now: datetime) -> Model:
+        """Return a model of what is known at a moment."""
+        self.label(now)
+        confirmed, rule = self.path("confirmed.parquet"), self.path("split.json")
         split.main(self.path("labels"), rule, self.path("split_counts.json"))
         train.main(
             self.path("features"), self.path("labels"), rule, confirmed, self.path("coverage.parquet"),
@@ -204,18 +208,23 @@ class Loop:
 NAIVE_ACTIONS = {name: pl.Datetime("us") if kind == tables.TIMESTAMP else kind for name, kind in tables.ACTIONS.items()}
 
 
-def one_fleet(seed: int) -> dict[str, list[dict[str, Any]]]:
-    """Return the figures of each loop and month of a fleet, in the current folder."""
+def set_up(shares: dict[str, float], **demo: Any) -> None:
+    """Write the parameters of a fleet into the current folder, and what the stages ask for beside its tables."""
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
-    params["demo"].update(seed=seed, servers=SERVERS, months=MONTHS_BEFORE + MONTHS)
+    params["demo"].update(demo)
     params["label"].update(aggregate="tickets")  # whom to believe is not the question here
-    params["split"].update(SHARES)
+    params["split"].update(shares)
     params["train"]["candidates"] = CANDIDATES
     params["execution"]["workers"] = 1
     yaml.dump(params, Path("params.yaml"))
     no_annotations(Path.cwd())
     write_json(Path("data/validated.json"), {"success": True})
+
+
+def one_fleet(seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Return the figures of each loop and month of a fleet, in the current folder."""
+    set_up(SHARES, seed=seed, servers=SERVERS, months=MONTHS_BEFORE + MONTHS)
     fleet = Fleet.of(Demo.read())
     events = simulate_events(fleet)
     # by the event, so that every loop meets the same

@@ -22,7 +22,8 @@ from scipy.special import stdtr
 
 from crashcast import tables
 from crashcast.errors import UserError
-from crashcast.incidents import read_incidents
+from crashcast.incidents import complete_incidents, read_covered_crashes
+from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.model import Model
 from crashcast.modeling.split_rule import period
 from crashcast.operate.deployment import Deployment
@@ -37,7 +38,8 @@ from crashcast.watch.changes import Change
 from crashcast.watch.weekly import DATA, Series, Weeks
 
 Floats = NDArray[np.float64]
-CLEAN, FEATURES, CONFIRMED = Path("data/clean"), Path("data/features"), Path("data/incidents.parquet")
+CLEAN, FEATURES, LABELS = Path("data/clean"), Path("data/features"), Path("data/labels")
+CONFIRMED = Path("data/incidents.parquet")
 WEEKS_A_YEAR = 365.25 / 7
 LEAST_DISTANCE = 1e-6  # two weeks that are the same
 MOVED = 0.01  # a shift of a metric that changes the mean risk by a smaller share is no alarm
@@ -138,6 +140,7 @@ def read(used: Deployment, revision: Revision) -> Report:
             "after its training period"
         )
     begun, trained_to = period(rule, "train")
+    _, known_to = period(rule, "test")
     newest = tables.partitions(CLEAN)[-1].path(CLEAN)
     last = tables.read(newest, ["timestamp"])["timestamp"].max()
     if not isinstance(last, datetime):
@@ -155,7 +158,19 @@ def read(used: Deployment, revision: Revision) -> Report:
         *weekly.of_fleet(CLEAN, groups, telemetry.interval, weeks),
         *weekly.of_scores(FEATURES, model, weeks),
         *weekly.of_crashes(
-            read_incidents(CONFIRMED, incidents), covered, ends.replace(tzinfo=None) - incidents.reporting_delay, weeks
+            complete_incidents(tables.read(CONFIRMED), incidents),
+            covered,
+            ends.replace(tzinfo=None) - incidents.reporting_delay,
+            weeks,
+        ),
+        *weekly.of_alarms(
+            FEATURES,
+            LABELS,
+            read_covered_crashes(CONFIRMED, COVERAGE_PATH, incidents),
+            model,
+            AlarmWindow.of(used.label, telemetry.interval),
+            weeks,
+            weeks.between(trained_to, known_to),
         ),
     ]
     found = judge(series, weeks.reference, weeks.number - 1, drift)
@@ -212,7 +227,8 @@ def compare(series: Series, reference: int, week: int) -> tuple[float, float, fl
         past = np.log([distance(one, total - one) for one in known])
         new = float(np.log(distance(counts[-1], total)))
     else:
-        before = series.values[:reference][np.isfinite(series.values[:reference])]
+        earlier = series.values[:week][series.reference or slice(reference)]
+        before = earlier[np.isfinite(earlier)]
         past, new = series.scale(before), float(series.scale(series.values[week]))
     number = len(past)
     if number < 2 or not np.isfinite(new):

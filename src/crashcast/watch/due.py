@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -31,7 +30,7 @@ from crashcast.versioning import git
 from crashcast.versioning.revision import REGISTERED, Revision
 from crashcast.watch import changes, drift, drift_output
 
-LABELS, METRICS = Path("data/labels"), "metrics/evaluate.json"
+METRICS = "metrics/evaluate.json"
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,11 @@ def last_look() -> datetime | None:
 
 def new_rows(since: datetime) -> pl.DataFrame:
     """Return the labels of rows from a moment on: `timestamp`, `server_id`, `label`, `observed`."""
-    frames = [read_labels(partition.path(LABELS)) for partition in tables.partitions(LABELS) if partition.end > since]
+    frames = [
+        read_labels(partition.path(drift.LABELS))
+        for partition in tables.partitions(drift.LABELS)
+        if partition.end > since
+    ]
     schema: dict[str, Any] = {**tables.KEYS, "label": pl.Int8, tables.OBSERVED: pl.Boolean}
     start, _ = tables.utc(since, since)
     return pl.concat([pl.DataFrame(schema=schema), *frames]).filter(pl.col("timestamp") >= start)

@@ -1,4 +1,4 @@
-"""What a fleet was like, week by week: of the metrics, the fleet, the scores and the crashes.
+"""What a fleet was like, week by week: of the metrics, the fleet, the scores, the crashes and the alarms.
 
 Rows of a server, and rows of a day, depend on each other; weeks hardly do. So a week is the unit that drift is measured
 in, and every figure here has one value a week. Weeks begin on Monday, 00:00 UTC, and only whole ones count.
@@ -18,21 +18,25 @@ from numpy.typing import NDArray
 
 from crashcast import tables
 from crashcast.grid import floats
-from crashcast.modeling.alarms import INSTANT
+from crashcast.modeling.alarms import INSTANT, AlarmWindow, judge
 from crashcast.modeling.bootstrap import MONDAY
 from crashcast.modeling.model import Model
+from crashcast.modeling.split_rule import HAS_LABEL
 from crashcast.params.base import DAY
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.integer]
+Bools = NDArray[np.bool_]
 WEEK = 7 * DAY
 BINS = 20  # of a distribution, each with as many rows of the training period
 LEAST_ANGLE = 0.01  # least standard deviation of shares and rates, on their scales
 ROWS_A_WEEK = 100_000  # that are scored, of a large fleet
+LEAST_EVENTS = 5  # of a week that a share or a mean is told of
 SAMPLED_ROWS = 1_000_000  # that the limits of the bins come from
 MISSING, LEVEL, SHAPE, SILENT, NEW = "missing", "mean", "distribution", "silent rows", "new servers"
-COMPOSITION, CRASH_RATE, TICKET_DELAY = "composition", "crash rate", "ticket delay"
-DATA, FLEET, SCORES, LABELS = "data", "fleet", "scores", "labels"  # layers
+COMPOSITION, CRASH_RATE, TICKET_DELAY, SOURCES = "composition", "crash rate", "ticket delay", "sources"
+RECALL, PRECISION, CALIBRATION = "event recall", "alarm precision", "observed / expected"
+DATA, FLEET, SCORES, LABELS, PERFORMANCE = "data", "fleet", "scores", "labels", "performance"  # layers
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Series:
         From a number to one whose spread does not depend on its size.
     floor : float
         On that scale: a smaller standard deviation is taken for this one.
+    reference : slice, optional
+        The weeks that a later one is compared with; by default those of the training period.
     """
 
     layer: str
@@ -57,6 +63,7 @@ class Series:
     values: Floats
     scale: Callable[[Floats], Floats] = np.asarray
     floor: float = 0.0
+    reference: slice | None = None
 
     @property
     def is_distribution(self) -> bool:
@@ -85,6 +92,10 @@ class Weeks:
     def start(self, week: int) -> datetime:
         """Return the start of a week."""
         return self.first + week * WEEK
+
+    def between(self, begun: datetime, ended: datetime) -> range:
+        """Return the weeks that lie wholly in [begun, ended)."""
+        return range(-((self.first - begun) // WEEK), (ended - self.first) // WEEK)
 
 
 def span(begun: datetime, trained_to: datetime, ended: datetime) -> tuple[datetime, int, int]:
@@ -145,7 +156,9 @@ def of_metrics(clean: Path, metrics: list[str], weeks: Weeks) -> list[Series]:
 
 
 def of_fleet(clean: Path, groups: Mapping[str, str], interval: timedelta, weeks: Weeks) -> list[Series]:
-    """Return the series of the fleet: silent rows, servers that are new, and its groups.
+    """Return the series of the fleet: silent rows of the week's median day, servers that are new, and its groups.
+
+    The median, because an outage of some hours is no change of the fleet.
 
     Parameters
     ----------
@@ -157,17 +170,18 @@ def of_fleet(clean: Path, groups: Mapping[str, str], interval: timedelta, weeks:
         Between two rows of a server.
     weeks : Weeks
     """
-    counts: dict[str, Ints] = {}
+    weeks_of: dict[str, Bools] = {}
+    of_day = np.zeros((weeks.number, 7))
     for rows in rows_of(clean, [*tables.KEYS, tables.OBSERVED], weeks):
         own = rows.filter(tables.OBSERVED)
+        of_day.ravel()[:] += np.bincount(_since(own["timestamp"], weeks) // (DAY // INSTANT), minlength=of_day.size)
         coded = own.select("server_id", week=pl.Series(week_of(own["timestamp"], weeks)))
-        for server, week, number in coded.group_by("server_id", "week").len().iter_rows():
-            counts.setdefault(server, np.zeros(weeks.number, dtype=np.int64))[week] += number
-    servers = sorted(counts)
-    table = np.array([counts[server] for server in servers])  # (S, W)
-    present = table > 0
-    due = present.sum(axis=0) * (WEEK // interval)
-    silent = np.clip(1 - _ratio(table.sum(axis=0), due), 0, 1)
+        for server, week in coded.unique().iter_rows():
+            weeks_of.setdefault(server, np.zeros(weeks.number, dtype=bool))[week] = True
+    servers = sorted(weeks_of)
+    present = np.array([weeks_of[server] for server in servers])  # (S, W)
+    due = present.sum(axis=0) * (DAY / interval)
+    silent = np.median(np.clip(1 - _ratio(of_day, due[:, None]), 0, 1), axis=1)
     # known: in any other week of the training period
     reference = present[:, : weeks.reference]
     elsewhere = reference.sum(axis=1, keepdims=True) - np.pad(
@@ -201,12 +215,12 @@ def of_scores(features: Path, model: Model, weeks: Weeks) -> list[Series]:
 
 
 def of_crashes(incidents: pl.DataFrame, coverage: pl.DataFrame, known_to: datetime, weeks: Weeks) -> list[Series]:
-    """Return the series of crashes: how many a server has, and how long a ticket takes.
+    """Return the series of crashes: how many a server has, how long a ticket takes, and who records them.
 
     Parameters
     ----------
     incidents : DataFrame
-        `server_id`, `kind`, `started_at`, `reported_at`.
+        `server_id`, `kind`, `source`, `started_at`, `reported_at`.
     coverage : DataFrame
         `server_id`, `covered_from`, `covered_to`.
     known_to : datetime
@@ -216,6 +230,8 @@ def of_crashes(incidents: pl.DataFrame, coverage: pl.DataFrame, known_to: dateti
     crashes = incidents.filter(pl.col("kind") == tables.CRASH)
     starts = [tables.utc(weeks.start(week), weeks.start(week + 1)) for week in range(weeks.number)]
     rates, delays = np.full(weeks.number, np.nan), np.full(weeks.number, np.nan)
+    names = crashes["source"].unique(maintain_order=True).sort()
+    sources = np.zeros((weeks.number, len(names)))
     for week, (start, end) in enumerate(starts):
         if weeks.start(week + 1) > known_to:
             break
@@ -226,19 +242,97 @@ def of_crashes(incidents: pl.DataFrame, coverage: pl.DataFrame, known_to: dateti
         if covered:
             rates[week] = inside.height / (covered / WEEK)
         minutes = (inside["reported_at"] - inside["started_at"]).dt.total_minutes().drop_nulls().to_numpy()
-        if len(minutes):
-            delays[week] = np.median(minutes)
+        if (
+            len(minutes) >= LEAST_EVENTS
+        ):  # their mean: half of the tickets may be automatic, and the median at their edge
+            delays[week] = np.expm1(np.log1p(minutes).mean())
+        sources[week] = [inside.select(pl.col("source").eq_missing(name).sum()).item() for name in names]
     found = [
         Series(LABELS, "crashes", CRASH_RATE, rates, np.sqrt, LEAST_ANGLE),
         Series(LABELS, "tickets", TICKET_DELAY, delays, np.log1p, LEAST_ANGLE),
     ]
-    return [one for one in found if np.isfinite(one.values).any()]
+    shares = [Series(LABELS, "tickets", SOURCES, sources)] if len(names) > 1 else []
+    return [one for one in found if np.isfinite(one.values).any()] + shares
+
+
+def of_alarms(
+    features: Path,
+    labels: Path,
+    crashes: pl.DataFrame,
+    model: Model,
+    window: AlarmWindow,
+    weeks: Weeks,
+    judged: range,
+) -> list[Series]:
+    """Return the series of what a model's scores and alarms were worth.
+
+    Parameters
+    ----------
+    features, labels : Path
+        The tables.
+    crashes : DataFrame
+        `server_id`, `started_at`: the covered ones.
+    model : Model
+    window : AlarmWindow
+        When an alarm counts as true.
+    weeks : Weeks
+    judged : range
+        The weeks after the training period that the model's commit knew. Later ones are compared with them: in the
+        training period the model is better than it is.
+
+    Notes
+    -----
+    A week in which somebody acted on an alarm has no figures: who acts removes the crashes that the alarms were right
+    about (docs/outcomes.md).
+    """
+    recall, precision, calibration = (np.full(weeks.number, np.nan) for _ in range(3))
+    for week, rows in _scored_weeks(features, labels, model, weeks, judged.start):
+        if (rows["reason"] == tables.MITIGATED).any():
+            continue
+        found = judge(rows, crashes, model.threshold, window, (weeks.start(week), weeks.start(week + 1))).metrics
+        known = rows.filter(HAS_LABEL)
+        if found.crashes >= LEAST_EVENTS:
+            recall[week] = found.event_recall
+            calibration[week] = known["label"].to_numpy().sum() / known["score"].to_numpy().sum()
+        if found.alarms - found.alarms_unknown >= LEAST_EVENTS:
+            precision[week] = found.alarm_precision
+    before = slice(judged.start, judged.stop)
+    return [
+        Series(PERFORMANCE, "alarms", RECALL, recall, angle, LEAST_ANGLE, before),
+        Series(PERFORMANCE, "alarms", PRECISION, precision, angle, LEAST_ANGLE, before),
+        Series(PERFORMANCE, "crash rows", CALIBRATION, calibration, np.sqrt, LEAST_ANGLE, before),
+    ]
+
+
+def _scored_weeks(
+    features: Path, labels: Path, model: Model, weeks: Weeks, first: int
+) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Yield each week from `first` on, with its labelled and scored rows; `reason` says why a label is unknown."""
+    inside = Weeks(weeks.start(first), weeks.number - first, 0)
+    columns = [*tables.KEYS, "label", tables.OBSERVED, "reason"]
+    held: list[pl.DataFrame] = []
+    for own, values in zip(
+        rows_of(labels, columns, inside), rows_of(features, [*tables.KEYS, *model.features], inside), strict=True
+    ):
+        scored = values.select(*tables.KEYS, score=pl.Series(model.predict(values)))
+        rows = own.join(scored, on=list(tables.KEYS), how="inner", maintain_order="left")
+        pieces = rows.with_columns(week=pl.Series(week_of(rows["timestamp"], inside))).partition_by("week")
+        for piece in pieces:
+            if held and held[0]["week"][0] != piece["week"][0]:
+                yield first + held[0]["week"][0], pl.concat(held).drop("week")
+                held = []
+            held.append(piece)
+    if held:
+        yield first + held[0]["week"][0], pl.concat(held).drop("week")
 
 
 def week_of(timestamp: pl.Series, weeks: Weeks) -> Ints:
     """Return the number of each moment's week."""
-    since = (timestamp.dt.replace_time_zone(None) - weeks.first).dt.total_microseconds().to_numpy()
-    return since // (WEEK // INSTANT)
+    return _since(timestamp, weeks) // (WEEK // INSTANT)
+
+
+def _since(timestamp: pl.Series, weeks: Weeks) -> Ints:
+    return (timestamp.dt.replace_time_zone(None) - weeks.first).dt.total_microseconds().to_numpy()
 
 
 def rows_of(table: Path, columns: list[str], weeks: Weeks) -> Iterator[pl.DataFrame]:

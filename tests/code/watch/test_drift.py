@@ -34,6 +34,12 @@ def test_weeks_that_are_not_known_are_left_out() -> None:
     assert compare(numbers(9, nan, nan, 10), 3, 3) is None
 
 
+def test_a_series_may_have_reference_weeks_of_its_own_which_end_before_the_week() -> None:
+    own = numbers(99, 9, 10, 11, 14, 8, reference=slice(1, 5))
+    assert compare(own, 1, 4) == pytest.approx(compare(numbers(9, 10, 11, 14), 3, 3))
+    assert compare(own, 1, 5) == pytest.approx(compare(numbers(9, 10, 11, 14, 8), 4, 4))
+
+
 def test_what_never_moved_may_move_by_the_floor() -> None:
     assert compare(numbers(0, 0, 0, 0), 3, 3) == (0, 0, 0, 1)
     assert compare(numbers(0, 0, 0, 0.1), 3, 3) == (0.1, 0, np.inf, 0)
