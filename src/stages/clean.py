@@ -11,6 +11,9 @@ Everything looks backwards: what a row holds never depends on a later sample.
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -27,8 +30,10 @@ from crashcast.grid import Bools, Floats, Grid, Ints, encode, floats, microsecon
 from crashcast.params.clean import Clean
 from crashcast.params.telemetry import Metric, Telemetry
 from crashcast.tables import Partition
+from crashcast.text import some_of
 
 MICROSECOND = timedelta(microseconds=1)
+MONTHS_SHOWN = 6
 
 
 class Placed(NamedTuple):
@@ -92,7 +97,20 @@ def main(telemetry_path: Path, validated: Path, out: Path, metrics: Path) -> Non
         )
         for partition in sorted([*raw, *begun])
     ]
-    write_json(metrics, runner.total(runner.run("clean", clean_partition, tasks, out)))
+    counts = runner.run("clean", clean_partition, tasks, out)
+    report_limits([task.partition for task in tasks], counts, telemetry)
+    write_json(metrics, runner.total(counts))
+
+
+def report_limits(partitions: Sequence[Partition], counts: Sequence[Mapping[str, int]], telemetry: Telemetry) -> None:
+    """Say how many values each limit dropped, and in which months: a limit that is too tight hides what it drops."""
+    for name, metric in telemetry.metrics.items():
+        dropped = Counter[str]()
+        for partition, of_partition in zip(partitions, counts, strict=True):
+            dropped[f"{partition.start:%Y-%m}"] += of_partition[f"out_of_range_{name}"]
+        if total := dropped.total():
+            most = some_of([f"{count:,} in {month}" for month, count in dropped.most_common() if count], MONTHS_SHOWN)
+            print(f"clean: {total:,} values of {name} are dropped, not {metric.range}: {most}", file=sys.stderr)
 
 
 def _first_row_holds_samples(telemetry_path: Path, partition: Partition, telemetry: Telemetry) -> bool:
@@ -184,6 +202,7 @@ def aggregate(placed: Placed, values: Floats, metric: Metric) -> tuple[Floats, B
     rows = np.empty(placed.grid.shape, dtype=np.float32)
     possible = np.zeros(len(values), dtype=bool)
     out_of_range = 0
+    low, high = metric.limits
     how = "only" if placed.is_single else metric.aggregate
     for piece in placed.grid.pieces_by_time():
         times, servers = piece
@@ -191,7 +210,7 @@ def aggregate(placed: Placed, values: Floats, metric: Metric) -> tuple[Floats, B
         distinct = ~placed.repeated[block]
         found = np.add(values[block], 0.0, dtype=np.float64)  # turns -0.0 into 0.0, as sums do
         found[~distinct] = np.nan
-        possible[block] = (found >= metric.min) & (found <= metric.max)
+        possible[block] = (found >= low) & (found <= high)
         impossible = ~(possible[block] | np.isnan(found))
         found[impossible] = np.nan
         out_of_range += int(np.count_nonzero(impossible[max(0, placed.own_samples.start - block.start) :]))

@@ -41,7 +41,7 @@ from crashcast.incidents import read_incidents
 from crashcast.params.base import format_duration
 from crashcast.params.features import Features
 from crashcast.params.incidents import Incidents
-from crashcast.params.telemetry import Telemetry
+from crashcast.params.telemetry import UNLIMITED, Telemetry
 from crashcast.tables import CRASH, Partition
 
 SIGNIFICANT_BITS = 12  # more are noise to a model, differ between CPU types and do not compress
@@ -263,7 +263,8 @@ def limits_of_row(telemetry: Telemetry, name: str) -> tuple[float, float]:
     """Return the range of a metric's rows: that of its samples, or of a sum of one sample a second."""
     metric = telemetry.metrics[name]
     samples = telemetry.interval / timedelta(seconds=1) if metric.aggregate == "sum" else 1
-    return min(metric.min, metric.min * samples), max(metric.max, metric.max * samples)
+    low, high = metric.limits
+    return min(low, low * samples), max(high, high * samples)
 
 
 def metric_features(
@@ -330,12 +331,13 @@ def against_fleet(values: Floats, limits: tuple[float, float]) -> Floats:
     values : array of shape (T, S)
         NaN if missing.
     limits : (float, float)
-        The metric's range, divided into `FLEET_LEVELS` levels.
+        The metric's range, divided into `FLEET_LEVELS` levels; if it has no limit, the values of each moment are.
     """
-    low, high = limits
+    low, high = extremes(values) if max(map(abs, limits)) >= UNLIMITED else limits
     level = np.clip(values, low, high, dtype=np.float64)
     level -= low
-    level *= FLEET_LEVELS / (high - low)
+    with np.errstate(invalid="ignore"):
+        level *= FLEET_LEVELS / np.maximum(high - low, float(np.finfo(np.float32).tiny))
     np.rint(level, out=level)
     gaps = np.flatnonzero(np.isnan(level))
     level.ravel()[gaps] = 0.0
@@ -349,6 +351,12 @@ def against_fleet(values: Floats, limits: tuple[float, float]) -> Floats:
         level /= np.sqrt(np.maximum(variance, 0.25))
     level.ravel()[gaps] = np.nan
     return level
+
+
+def extremes(values: Floats) -> tuple[Floats, Floats]:
+    """Return the least and the largest value of each row, of shape (T, 1); NaN if it has none."""
+    low, high = (find.reduce(values, axis=1, keepdims=True, initial=np.nan) for find in (np.fmin, np.fmax))
+    return low.astype(np.float64), high.astype(np.float64)
 
 
 def sum_of_squares(level: Floats) -> Ints:

@@ -333,23 +333,27 @@ def telemetry_batches(
 
 def metric_expectations(name: str, metric: Metric, validate: Validate) -> list[Expectation]:
     """Expect a metric to be there and in its range, except in a tolerated share of the rows."""
-    in_range = _share(validate.max_out_of_range_share)
-    return [
+    expected: list[Expectation] = [
         gxe.ExpectColumnValuesToNotBeNull(
             column=name,
             mostly=1 - validate.max_missing_share,
             description=f"{name} is there in {_share(validate.max_missing_share)} of rows",
             meta={"figure": "missing_values"},
-        ),
-        gxe.ExpectColumnValuesToBeBetween(
-            column=name,
-            min_value=metric.min,
-            max_value=metric.max,
-            mostly=1 - validate.max_out_of_range_share,
-            description=f"{name} is in [{metric.min:g}, {metric.max:g}] in {in_range} of rows",
-            meta={"figure": "out_of_range_values"},
-        ),
+        )
     ]
+    if metric.min is not None or metric.max is not None:
+        in_range = _share(validate.max_out_of_range_share)
+        expected += [
+            gxe.ExpectColumnValuesToBeBetween(
+                column=name,
+                min_value=metric.min,
+                max_value=metric.max,
+                mostly=1 - validate.max_out_of_range_share,
+                description=f"{name} is {metric.range} in {in_range} of rows",
+                meta={"figure": "out_of_range_values"},
+            )
+        ]
+    return expected
 
 
 def fleet_batch(findings: list[Findings], servers: pl.Series) -> Batch:

@@ -135,7 +135,7 @@ def _valid(name: str | None, samples: pl.DataFrame, telemetry: Telemetry) -> pl.
         return pl.lit(None, dtype=pl.Float64)
     metric = telemetry.metrics[name]
     value = pl.col(name).cast(pl.Float64)
-    return pl.when(value.is_between(metric.min, metric.max)).then(value)
+    return pl.when(value.is_between(*metric.limits)).then(value)
 
 
 def interruptions(up: pl.DataFrame, interval: timedelta) -> pl.DataFrame:

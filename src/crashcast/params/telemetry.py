@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from crashcast.params.base import DAY, Group, PositiveDuration, Section
 
+UNLIMITED = 3.4028234663852886e38  # the largest float32
+
 
 def checked_interval(value: timedelta) -> timedelta:
     """Return an interval that divides a day."""
@@ -20,16 +22,31 @@ def checked_interval(value: timedelta) -> timedelta:
 class Metric(Group):
     """One telemetry column."""
 
-    min: float
-    max: float
+    min: float | None = None  # without a limit, every value is possible
+    max: float | None = None
     aggregate: Literal["mean", "min", "max", "sum", "last"] = "mean"
     can_stick: bool = False  # an unchanging value means a broken sensor
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if not self.min < self.max:
+        low, high = self.limits
+        if not low < high:
             raise ValueError("min must be below max")
         return self
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The range of possible values; without a limit, any finite one."""
+        return (-UNLIMITED if self.min is None else self.min), (UNLIMITED if self.max is None else self.max)
+
+    @property
+    def range(self) -> str:
+        """The limits in words, for a sentence about values."""
+        if self.min is not None and self.max is not None:
+            return f"in [{self.min:g}, {self.max:g}]"
+        if self.max is not None:
+            return f"at most {self.max:g}"
+        return "finite" if self.min is None else f"at least {self.min:g}"
 
 
 class Telemetry(Section):

@@ -198,6 +198,32 @@ def test_impossible_values_are_dropped_and_limits_are_possible():
     assert counts["merged"] == 1
 
 
+def test_without_a_limit_every_finite_value_is_possible():
+    settings = telemetry_of(cpu_pct={"max": None}, latency_ms={"min": None, "max": None})
+    rows = [(1, "a", -0.1, -1e38), (6, "a", 3e38, math.inf), (11, "a", math.inf, 3e38), (12, "a", 2.0, -math.inf)]
+    frame, counts = cleaned(samples_of(settings, *rows), settings, rules_of())
+    large = pytest.approx(3e38)
+    assert rows_of(frame) == {(5, "a"): (None, pytest.approx(-1e38)), (10, "a"): (large, None), (15, "a"): (2.0, large)}
+    assert counts["out_of_range_cpu_pct"] == 2
+    assert counts["out_of_range_latency_ms"] == 2
+
+
+def test_what_limits_dropped_is_said_by_metric_and_month(capsys):
+    settings = telemetry_of(cpu_pct={}, latency_ms={"max": None}, load={})
+    days = [
+        DAY,
+        tables.partition_at(START + timedelta(days=1), "day"),
+        tables.partition_at(START.replace(month=4), "day"),
+    ]
+    lost = [(1, 2), (3, 0), (1500, 0)]
+    counts = [{"out_of_range_cpu_pct": a, "out_of_range_latency_ms": b, "out_of_range_load": 0} for a, b in lost]
+    clean.report_limits(days, counts, settings)
+    assert capsys.readouterr().err.splitlines() == [
+        "clean: 1,504 values of cpu_pct are dropped, not in [0, 100]: 1,500 in 2025-04, 4 in 2025-03",
+        "clean: 2 values of latency_ms are dropped, not at least 0: 2 in 2025-03",
+    ]
+
+
 def test_what_was_lost_before_the_partition_is_not_counted_again():
     settings = telemetry_of(cpu_pct={"can_stick": True})
     rows = [(-15, "a", 200.0), (-15, "a", 200.0), *((minute, "a", 5.0) for minute in (-10, -5, 0)), (5, "a", 6.0)]

@@ -363,6 +363,18 @@ def test_values_beyond_the_range_count_as_at_its_end():
     np.testing.assert_allclose(against_fleet(np.array([[-1e12, 0.0, 100.0, 1e12]]), (0, 100)), [[-1, -1, 1, 1]])
 
 
+def test_without_a_limit_the_fleet_of_each_moment_sets_the_scale():
+    settings = telemetry_of(cpu_pct={"max": None})
+    limits = featurize.limits_of_row(settings, "cpu_pct")
+    values = np.array([[0.0, 1e-3, 2e-3, NAN], [1e30, 2e30, 3e30, 2e30], [7.0, 7.0, 7.0, 7.0], [NAN, NAN, NAN, NAN]])
+    third = math.sqrt(1.5)
+    expected = [[-third, 0, third, NAN], [-math.sqrt(2), 0, math.sqrt(2), 0], [0, 0, 0, 0], [NAN, NAN, NAN, NAN]]
+    found = against_fleet(values, limits)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    order = [2, 0, 3, 1]
+    np.testing.assert_array_equal(against_fleet(values[:, order].copy(order="C"), limits), found[:, order])
+
+
 def test_a_difference_of_one_level_is_no_outlier():
     values = np.zeros((1, 100))
     values[0, 7] = 100 / FLEET_LEVELS

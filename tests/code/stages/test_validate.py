@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from crashcast import files, tables
 from crashcast.errors import UserError
 from crashcast.expectations import CRITICAL, WARNING, failures, judge, render
-from crashcast.params.telemetry import Telemetry
+from crashcast.params.telemetry import Metric, Telemetry
 from crashcast.params.validate import Validate
 from crashcast.tables import ACTIONS, ALARMS, COVERAGE, INCIDENTS, TIMESTAMP
 from stages import validate
@@ -235,6 +235,16 @@ def test_dirt_within_the_tolerance_is_counted_and_borne():
         "out_of_range_values": 1,
     }
     assert counted["out_of_range_values"]["examples"] == ["2026-01-05T02:00:00Z a cpu_pct=101"]
+
+
+def test_only_stated_limits_are_expected():
+    kinds = {
+        limits: [item.description for item in validate.metric_expectations("x", Metric(**dict(limits)), LIMITS)[1:]]
+        for limits in ((), (("min", 0),), (("max", 5),))
+    }
+    assert kinds[()] == []
+    assert "x is at least 0 in" in kinds[(("min", 0),)][0]
+    assert "x is at most 5 in" in kinds[(("max", 5),)][0]
 
 
 def test_without_coverage_nobody_is_unknown():

@@ -1,7 +1,7 @@
 """Cadence, partition and metrics' ranges, inferred from telemetry.
 
-A range must drop impossible values, but never a spike: spikes come before crashes. So only limits that follow from a
-metric's name are tight; the others are an order of magnitude above all values seen.
+A range must drop impossible values, but never a spike: spikes come before crashes. So a metric has the limits that
+follow from its name, and those that keep out markers of missing values; otherwise none.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ CADENCES = [
 LONGEST_GAP = 2 * DAY  # between samples of one recording
 # written by exporters for a missing value; never taken as a limit
 MARKERS = [-1, -99, -999, -9999, -99999, -(2**31), 2**31 - 1, 2**32 - 1, -(2**63), 2**63 - 1, 2**64 - 1]
+UNLIKELY_LOW = -99  # -1 is a marker only if no value can be negative
 RARE_MARKER_SHARE = 0.01  # more often, it is a value
 PERCENT_NAME = r"(^|_)(pct|percent|percentage)($|_)"
 UNIT_NAME = r"(^|_)(share|ratio|fraction|flag|up|down)$|^(is|has)_"
 INSIDE_SHARE = 0.999  # of values that must lie within the limits of a name
-HEADROOM = 10  # times the largest value seen: higher values are dropped
-UNKNOWN_MAX = 1_000_000  # of a metric that has only been 0: its size is not known
+SIGNED_NAME = r"temp|celsius|offset|drift|skew|delta|diff|change|balance|dbm?$"  # may fall below 0
 STUCK_SHARE = 0.001  # of samples in long constant runs: if more, constant values are normal
 MIN_RUN_SAMPLES = 12
 MIN_SPAN_OVER_STUCK = 14  # with a shorter period, nobody can tell whether constant runs are rare
@@ -55,6 +55,8 @@ class Facts:
         The extremes, without markers of missing values.
     markers : int
         Number of such markers.
+    above, below : float or None
+        The least of these markers that is positive, and the largest one of -99 or less.
     in_percent, in_unit : float
         Shares of values within 0..100 and 0..1.
     is_whole : bool
@@ -66,6 +68,8 @@ class Facts:
     low: float | None
     high: float | None
     markers: int
+    above: float | None
+    below: float | None
     in_percent: float
     in_unit: float
     is_whole: bool
@@ -136,6 +140,8 @@ def describe(samples: pl.LazyFrame, metric: str) -> Facts:
         rows=pl.len(),
         values=value.count(),
         markers=marker.sum(),
+        above=value.filter(marker & (value > 0)).min(),
+        below=value.filter(marker & (value <= UNLIKELY_LOW)).max(),
         low=known.min(),
         high=known.max(),
         least=value.min(),
@@ -147,31 +153,36 @@ def describe(samples: pl.LazyFrame, metric: str) -> Facts:
     found = row.collect(engine="streaming").row(0, named=True)
     least, most = found.pop("least"), found.pop("most")
     if found["markers"] > RARE_MARKER_SHARE * found["values"]:
-        found |= {"markers": 0, "low": least, "high": most}
+        found |= {"markers": 0, "above": None, "below": None, "low": least, "high": most}
     return Facts(**{**found, "in_percent": found["in_percent"] or 0.0, "in_unit": found["in_unit"] or 0.0})
 
 
-def infer_limits(name: str, facts: Facts) -> tuple[float, float]:
+def infer_limits(name: str, facts: Facts) -> tuple[float | None, float | None]:
     """Return the range that a metric's values can have.
 
-    0..100 for a percentage and 0..1 for a share or a flag, if the values agree with the name; otherwise `HEADROOM`
-    times the largest seen, rounded up to 1, 2 or 5 times a power of ten, and not below 0 unless a value was.
+    0..100 for a percentage and 0..1 for a share or a flag, if the values agree with the name; otherwise from 0, unless
+    a value was negative or the name says that one may be. If markers of missing values were seen, a limit lies between
+    them and the values.
     """
     if re.search(UNIT_NAME, name.lower()) and facts.in_unit >= INSIDE_SHARE:
         return 0, 1
     if re.search(PERCENT_NAME, name.lower()) and facts.in_percent >= INSIDE_SHARE:
         return 0, 100
     low, high = facts.low or 0.0, facts.high or 0.0
-    if low == high == 0:
-        return 0, UNKNOWN_MAX
-    return (-_round_up(-low * HEADROOM) if low < 0 else 0), (_round_up(high * HEADROOM) if high > 0 else 0)
+    lowest: float | None = 0
+    if low < 0 or re.search(SIGNED_NAME, name.lower()):
+        lowest = _limit_before(-low, None if facts.below is None else -facts.below)
+        lowest = None if lowest is None else -lowest
+    return lowest, _limit_before(high, facts.above)
 
 
-def _round_up(value: float) -> float:
-    power = 10.0 ** math.floor(math.log10(value))
-    step = next(step for step in (1, 2, 5, 10) if value <= step * power * (1 + 1e-6))
-    rounded = step * power
-    return round(rounded) if rounded >= 1 else float(f"{rounded:.6g}")
+def _limit_before(value: float, marker: float | None) -> float | None:
+    # the largest of 1, 2 or 5 times a power of ten below the marker, which leaves all values in
+    if marker is None or value >= marker:
+        return None
+    power = 10 ** math.floor(math.log10(marker))
+    limit = max(step * power // 2 for step in (1, 2, 4, 10) if step * power // 2 < marker)
+    return limit if limit > value else value
 
 
 def choose_servers(rows_per_server: pl.DataFrame) -> list[str]:

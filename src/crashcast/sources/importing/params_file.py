@@ -70,7 +70,9 @@ def describe_import(path: Path, telemetry: Telemetry) -> tuple[str, list[str]]:
 
 
 def _entry(metric: Metric) -> CommentedMap:
-    entry = CommentedMap({"min": _plain(metric.min), "max": _plain(metric.max), "aggregate": metric.aggregate})
+    limits = {"min": metric.min, "max": metric.max}
+    entry = CommentedMap({key: _plain(limit) for key, limit in limits.items() if limit is not None})
+    entry["aggregate"] = metric.aggregate
     if metric.can_stick:
         entry["can_stick"] = True
     entry.fa.set_flow_style()

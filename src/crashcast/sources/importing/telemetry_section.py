@@ -103,10 +103,15 @@ def _infer_metric(name: str, rows: pl.LazyFrame, samples: pl.DataFrame, report: 
 
 def _metric_line(name: str, metric: Metric, facts: inferred_settings.Facts) -> str:
     low, high = (f"{value:g}" for value in (facts.low or 0.0, facts.high or 0.0))
-    words = [f"{name}: {_plain(metric.min)} .. {_plain(metric.max)} (seen {low} .. {high})", metric.aggregate]
+    words = [f"{name}: {_limits(metric)} (seen {low} .. {high})", metric.aggregate]
     words += ["can stick"] if metric.can_stick else []
     words += [f"{facts.markers:,} x -1 or the like taken as no value"] if facts.markers else []
     return ", ".join(words)
+
+
+def _limits(metric: Metric) -> str:
+    low, high = ("no limit" if limit is None else _plain(limit) for limit in (metric.min, metric.max))
+    return f"{low} .. {high}"
 
 
 def _plain(number: float) -> str:
@@ -125,12 +130,11 @@ def extend_section(
     The report takes values outside the section's ranges, and a cadence of the new rows that differs.
     """
     for name, metric in known.metrics.items():
-        is_outside = ~pl.col(name).is_between(metric.min, metric.max)
+        is_outside = ~pl.col(name).is_between(*metric.limits)
         outside, total = rows.select(is_outside.sum(), pl.len()).collect().row(0)
         if outside:
-            limits = f"{_plain(metric.min)} .. {_plain(metric.max)}"
             report.assumed.append(
-                f"{name}: {outside:,} of {total:,} new values lie outside {limits} and will be dropped"
+                f"{name}: {outside:,} of {total:,} new values lie outside {_limits(metric)} and will be dropped"
             )
     if interval is not None:
         _report_short_durations(interval, report)

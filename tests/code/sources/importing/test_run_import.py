@@ -72,7 +72,7 @@ def test_a_first_import(project: Path) -> None:
         "partition": "month",
         "metrics": {
             "cpu_pct": {"min": 0, "max": 100, "aggregate": "mean", "can_stick": False},
-            "latency_ms": {"min": 0, "max": 500, "aggregate": "mean", "can_stick": False},
+            "latency_ms": {"min": 0, "max": None, "aggregate": "mean", "can_stick": False},
         },
     }
     frame = stored()
@@ -244,10 +244,11 @@ def test_another_cadence_of_new_samples_is_said_and_can_be_taken(project: Path) 
 
 
 def test_a_merge_says_what_lies_outside_the_ranges_and_keeps_them(project: Path) -> None:
-    bring(fleet(range(48)))
-    said = bring(fleet(range(48, 50), latency_ms=1e6))
-    assert "latency_ms: 4 of 4 new values lie outside 0 .. 500 and will be dropped" in said
-    assert Telemetry.read().metrics["latency_ms"].max == 500
+    assert "latency_ms: 0 .. no limit (seen 20 .. " in bring(fleet(range(48)))
+    said = bring(fleet(range(48, 50), latency_ms=-1.0, cpu_pct=1e6))
+    assert "cpu_pct: 4 of 4 new values lie outside 0 .. 100 and will be dropped" in said
+    assert "latency_ms: 4 of 4 new values lie outside 0 .. no limit and will be dropped" in said
+    assert "max" not in yaml.safe_load(Path("params.yaml").read_text())["telemetry"]["metrics"]["latency_ms"]
 
 
 def test_a_merge_with_coverage_that_leaves_a_server_out(project: Path) -> None:
