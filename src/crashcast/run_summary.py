@@ -7,7 +7,7 @@ decided by the review.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,8 @@ from rich.table import Table
 
 from crashcast.errors import UserError
 from crashcast.text import all_of, counted
+from crashcast.versioning import dvc_command
+from crashcast.versioning.dvc_files import LOCK
 
 STAGES = ("validate", "clean", "label", "split", "candidates", "train", "evaluate")
 RANDOM = "random"  # the baseline without a rule: random alarms
@@ -60,7 +62,8 @@ class Summary:
         The level of the intervals.
     verdict : str
     holds : bool
-        Whether the model is shown to be better than chance and every rule, with false alarms within the budget.
+        Whether the model is shown to be better than chance and every rule, with false alarms within the budget, by
+        figures of one run.
     """
 
     about: list[str]
@@ -97,19 +100,28 @@ def _read(path: Path) -> Figures:
     return found
 
 
-def summarise(metrics: dict[str, Figures]) -> Summary:
+def stale_stages() -> list[str]:
+    """Return the stages whose inputs or outputs are not those of their last run; none if DVC does not know them."""
+    changed = dvc_command.ask("status") if Path(LOCK).exists() else ()
+    return sorted(name for name in changed if not name.endswith(".dvc"))
+
+
+def summarise(metrics: dict[str, Figures], stale: Sequence[str] = ()) -> Summary:
     """Put every figure beside the one to compare it with, and conclude.
 
     Parameters
     ----------
     metrics : dict of str to Figures
         See `read`.
+    stale : sequence of str
+        Stages whose inputs changed since they ran: the figures are of several runs.
     """
     found = metrics["evaluate"]
     rules = {name: rule for name, rule in found["baselines"].items() if name != RANDOM}
     verdict, holds = conclude(found, rules)
-    about = [_data(metrics), _test(metrics), *_mitigated(found), _model(metrics)]
-    return Summary(about, _rows(found, rules), found["confidence"], verdict, holds)
+    mixed = f"These figures may be of several runs: {all_of(stale)} must run again; `dvc repro` does it."
+    about = [*([mixed] if stale else []), _data(metrics), _test(metrics), *_mitigated(found), _model(metrics)]
+    return Summary(about, _rows(found, rules), found["confidence"], verdict, holds and not stale)
 
 
 def conclude(found: Figures, rules: dict[str, Figures]) -> tuple[str, bool]:

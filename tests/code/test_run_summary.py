@@ -16,6 +16,7 @@ from crashcast.cli import app
 from crashcast.errors import UserError
 from crashcast.modeling import alarms, row_metrics
 from crashcast.run_summary import Figures, Row
+from crashcast.versioning import dvc_command
 
 ROOT = Path(__file__).parents[2]
 START = datetime(2026, 1, 1)
@@ -209,3 +210,17 @@ def test_the_command_writes_the_same_as_markdown(project):
     assert [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in table[2:]] == told.rows
     assert done.output.rstrip().endswith(f"**Verdict: {told.verdict}**")
     assert all(sentence in done.output for sentence in told.about)
+
+
+def test_stale_stages_are_named_before_the_figures_and_nothing_holds(project, monkeypatch):
+    asked = {"evaluate": [], "train": [], "data/raw/telemetry.dvc": []}
+    monkeypatch.setattr(dvc_command, "ask", lambda *_: asked)
+    assert run_summary.stale_stages() == []  # without a lock, DVC does not know of any run
+    Path("dvc.lock").touch()
+    assert run_summary.stale_stages() == ["evaluate", "train"]
+    done = CliRunner().invoke(app, ["verdict", "--markdown"])
+    assert done.output.startswith(
+        "These figures may be of several runs: evaluate and train must run again; `dvc repro`"
+    )
+    asked.clear()
+    assert CliRunner().invoke(app, ["verdict", "--markdown"]).output.startswith("Data: ")

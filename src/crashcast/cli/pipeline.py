@@ -20,7 +20,7 @@ def verdict(
     from crashcast import run_summary
     from crashcast.console import Console
 
-    summary = run_summary.summarise(run_summary.read(Path("metrics")))
+    summary = run_summary.summarise(run_summary.read(Path("metrics")), run_summary.stale_stages())
     if markdown:
         print(run_summary.as_markdown(summary))
     else:
