@@ -15,7 +15,7 @@ from polars.testing import assert_frame_equal, assert_series_equal
 from crashcast import cli, tables
 from crashcast.errors import UserError
 from crashcast.sources.importing import run_import
-from crashcast.sources.importing.layouts import Layout
+from crashcast.sources.importing.layouts import Layout, identifier
 from crashcast.sources.importing.local_time import Clock
 from crashcast.sources.importing.report import LOST
 
@@ -316,3 +316,102 @@ def test_a_raw_counter_is_recognised_and_can_be_a_rate(project: Path) -> None:
     expected = canonical().with_columns(sent_per_s=steps / seconds).sort("timestamp", "server_id")["sent_per_s"]
     stored = tables.read(RAW / "telemetry/month=2026-10/part-0.parquet")["sent_per_s"]
     assert_series_equal(stored, expected.cast(pl.Float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "per_hour"),
+    [("uptime_s", "s", 3600), ("sysUpTime", "hundredths of a second", 360_000), ("node.uptime_days", "days", 1 / 24)],
+)
+def test_an_uptime_becomes_hours(project: Path, name: str, unit: str, per_hour: float) -> None:
+    hours = (pl.col("timestamp") - DAY).dt.total_minutes() / 60
+    up = canonical().with_columns(uptime_h=pl.when(hours >= 0).then(hours).otherwise(hours + 900))
+    up.select(pl.exclude("uptime_h"), (pl.col("uptime_h") * per_hour).alias(name)).write_csv("t.csv")
+    said = bring("t.csv")
+    assert f"  {identifier(name)} is an uptime in {unit}: imported as uptime_h, in hours" in said
+    stored = tables.read(RAW / "telemetry/month=2026-10/part-0.parquet")["uptime_h"]
+    expected = up.sort("timestamp", "server_id")["uptime_h"].cast(pl.Float32)
+    assert_series_equal(stored, expected, rel_tol=1e-6)
+
+
+def test_an_uptime_without_a_slope_has_the_unit_of_its_name(project: Path) -> None:
+    canonical().with_columns(host_uptime_minutes=pl.lit(120)).write_csv("t.csv")
+    bring("t.csv")
+    assert set(tables.read(RAW / "telemetry/month=2026-10/part-0.parquet")["uptime_h"]) == {2.0}
+    canonical().with_columns(host_uptime=pl.lit(120)).write_csv("t.csv")
+    assert "host_uptime is an uptime in an unknown unit" in "\n".join(bring("t.csv", replace=True))
+    canonical().with_columns(host_uptime=pl.lit(120), vm_uptime=pl.lit(120)).write_csv("t.csv")
+    assert "host_uptime, vm_uptime may each be the uptime: --map NAME=uptime_h" in "\n".join(
+        bring("t.csv", replace=True)
+    )
+
+
+def test_names_that_do_not_fit_their_values_are_said(project: Path) -> None:
+    odd = canonical().with_columns(
+        cpu_pct=pl.col("cpu_pct") / 100,
+        memory_pct=pl.col("memory_pct") * 1e8,
+        latency_ms=pl.col("latency_ms") / 1000,
+        hit_ratio="memory_pct",
+        heap_mb=pl.col("memory_pct") * 1e7,
+        disk_pct="cpu_pct",
+    )
+    odd.write_csv("t.csv")
+    said = "\n".join(bring("t.csv"))
+    likely = {
+        "cpu_pct": "shares of 1, not percent",
+        "memory_pct": "bytes, not percent",
+        "latency_ms": "seconds",
+        "hit_ratio": "percent, not shares of 1",
+        "heap_mb": "bytes",
+    }
+    for name, words in likely.items():
+        assert re.search(rf"  {name} lies between .*: these are probably {words}; if so", said)
+    assert "disk_pct lies" not in said
+    canonical().write_csv("t.csv")
+    assert "probably" not in "\n".join(bring("t.csv", replace=True))
+
+
+def test_servers_named_as_missing_values_are(project: Path) -> None:
+    names = {SERVERS[0]: "NA", SERVERS[1]: "null", SERVERS[2]: "nan"}
+    canonical().with_columns(pl.col("server_id").replace(names)).write_csv("t.csv")
+    Path("i.csv").write_text(INCIDENTS.replace(SERVERS[0], "NA").replace(SERVERS[2], "nan"))
+    said = bring("t.csv", incidents="i.csv")
+    assert "  NA, nan, null is taken as a server's name, not as a missing one" in said
+    assert set(tables.read(RAW / "coverage.parquet")["server_id"]) == {"NA", "null", "nan"}
+    Path("i.csv").write_text(INCIDENTS.replace(SERVERS[0], "N/A"))
+    with pytest.raises(UserError, match=r"i\.csv, column 'server_id', row 3: the id is empty"):
+        bring("t.csv", incidents="i.csv")
+
+
+def test_an_empty_column_of_times_has_no_zone_to_assume(project: Path) -> None:
+    canonical().write_csv("t.csv")
+    Path("i.csv").write_text("server_id,started_at,resolved_at\ndb-01.example.net,2026-10-26T03:01:00Z,\n")
+    said = bring("t.csv", incidents="i.csv")
+    assert "  i.csv: server_id, started_at (UTC), resolved_at (empty)" in said
+    assert not any("no time zone" in line for line in said)
+
+
+def test_columns_that_are_named_like_ours_but_hold_something_else(project: Path) -> None:
+    canonical().with_columns(time=pl.col("timestamp").dt.strftime("%H:%M")).write_csv("t.csv")
+    text = INCIDENTS.replace("server_id,", "type,resolved,incident_type,server_id,").replace("\n", "\nhardware,yes,,")
+    Path("i.csv").write_text(text.replace("resolved_at", "closed_at").removesuffix("hardware,yes,,"))
+    Path("i.csv").write_text(Path("i.csv").read_text().replace("hardware,yes,,type,", "type,", 1))
+    said = bring("t.csv", incidents="i.csv")
+    check_canonical()
+    assert "  i.csv: left out type, resolved, incident_type" in said
+    Path("i.csv").write_text(Path("i.csv").read_text().replace("hardware", "crash", 1))
+    with pytest.raises(UserError, match="'hardware' is neither a crash nor maintenance"):
+        bring("t.csv", incidents="i.csv", replace=True)
+
+
+def test_a_date_and_a_time_of_day_in_columns_of_their_own(project: Path) -> None:
+    day, clock = (pl.col("timestamp").dt.strftime(form) for form in ("%Y/%m/%d", "%H:%M"))
+    canonical().select(pl.exclude("timestamp"), Date=day, Time=clock).write_csv("t.csv")
+    split = INCIDENTS.replace("T14:02:00Z", ",14:02:00").replace("T03:01:00Z", ",03:01")
+    Path("i.csv").write_text(split.replace("started_at", "start date,start time"))
+    said = bring("t.csv", incidents="i.csv")
+    check_canonical()
+    assert "  t.csv: timestamp from 'Date' and 'Time' (no time zone: taken as UTC), server_id" in said
+    parts = canonical().with_columns(date=pl.col("timestamp").dt.date(), time=pl.col("timestamp").dt.time())
+    parts.drop("timestamp").write_parquet("t.parquet")
+    bring("t.parquet", replace=True)
+    check_canonical()

@@ -5,7 +5,9 @@ A value that cannot be converted is an error that names its row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from datetime import datetime, time, timedelta
 
 import polars as pl
@@ -32,9 +34,11 @@ NOW = "it is {} now: a wrong clock, or local times that need their zone (+01:00)
 UTC_CLOCK, NAIVE = Clock(), "no time zone"
 
 Roles = Mapping[str, tuple[tuple[str, ...], ...]]
+Fits = Mapping[str, Callable[[Sheet, str], bool]]
+CLOCK = r"^\d{1,2}:\d{2}(:\d{2}([.,]\d{1,9})?)?$"
 
 
-def choose(sheet: Sheet, roles: Roles, required: tuple[str, ...]) -> dict[str, str]:
+def choose(sheet: Sheet, roles: Roles, required: tuple[str, ...], fits: Fits | None = None) -> dict[str, str]:
     """Find the column of each role.
 
     Parameters
@@ -45,6 +49,9 @@ def choose(sheet: Sheet, roles: Roles, required: tuple[str, ...]) -> dict[str, s
         For each role, tiers of names; the first tier with a column in the file decides. No column has two roles.
     required : tuple of str
         The roles that must be found.
+    fits : mapping of str to callables, optional
+        Tell for a role whether a column's values are of its kind. A column that has a name of a role, but other values,
+        is not taken for it, unless it has the role's own name.
 
     Returns
     -------
@@ -59,7 +66,9 @@ def choose(sheet: Sheet, roles: Roles, required: tuple[str, ...]) -> dict[str, s
     free = {plain_name(column): column for column in sheet.frame.columns}
     chosen = {}
     for role, tiers in roles.items():
-        found = next((names for tier in tiers if (names := [name for name in tier if name in free])), [])
+        fit = (fits or {}).get(role)
+        fitting = [name for name, column in free.items() if fit is None or name == role or fit(sheet, column)]
+        found = next((names for tier in tiers if (names := [name for name in tier if name in fitting])), [])
         if len(found) > 1:
             both = " and ".join(f"'{free[name]}'" for name in found)
             raise sheet.error(f"{both} could each be {role}; rename one of them to {role}")
@@ -73,7 +82,37 @@ def choose(sheet: Sheet, roles: Roles, required: tuple[str, ...]) -> dict[str, s
     return chosen
 
 
-def texts(sheet: Sheet, column: str) -> pl.Series:
+def holds_times(sheet: Sheet, column: str) -> bool:
+    """Tell whether some value of a column may be a moment: not only times of day, truth values or other words."""
+    values = sheet.frame[column]
+    if values.dtype.is_temporal() or values.dtype.is_numeric() or not values.count():
+        return values.dtype not in (pl.Time, pl.Duration)
+    if values.dtype not in (pl.String, pl.Categorical, pl.Enum):
+        return False
+    return not texts(sheet, column).str.contains(rf"{CLOCK}|^\D*$").all()
+
+
+def with_moments(sheet: Sheet) -> tuple[Sheet, dict[str, str]]:
+    """Join columns of a date and of a time of day, such as `date` and `time`.
+
+    Returns
+    -------
+    Sheet, dict
+        The joined columns have the names of those of times of day, which the dict maps to those of the dates.
+    """
+    joined = dict[str, str]()
+    frame, names = sheet.frame, {plain_name(column): column for column in sheet.frame.columns}
+    for name, column in names.items():
+        day = names.get(re.sub(r"time$", "date", name), column)
+        if day != column and frame[column].dtype in (pl.String, pl.Time) and frame[day].dtype in (pl.String, pl.Date):
+            clock = texts(sheet, column)
+            if clock.count() and clock.str.contains(CLOCK).all() and not texts(sheet, day).str.contains(":").any():
+                frame = frame.with_columns((texts(sheet, day) + " " + clock).alias(column)).drop(day)
+                joined[column] = day
+    return replace(sheet, frame=frame), joined
+
+
+def texts(sheet: Sheet, column: str, nulls: Collection[str] = NULLS) -> pl.Series:
     """Return a column as text without surrounding blanks; words for a missing value become null."""
     values = sheet.frame[column]
     if values.dtype.is_nested() or values.dtype == pl.Object:
@@ -81,7 +120,7 @@ def texts(sheet: Sheet, column: str) -> pl.Series:
     if values.dtype.is_float():
         values = values.fill_nan(None)
     text = values.cast(pl.String).str.strip_chars()
-    return text.set(text.str.to_lowercase().is_in(NULLS), None)
+    return text.set(text.str.to_lowercase().is_in([*nulls]), None)
 
 
 def identifiers(sheet: Sheet, column: str) -> pl.Series:
@@ -92,7 +131,7 @@ def identifiers(sheet: Sheet, column: str) -> pl.Series:
     UserError
         If an id is missing, or a number with decimals.
     """
-    ids = texts(sheet, column)
+    ids = texts(sheet, column, [word for word in NULLS if not word.isalpha()])  # a server may be named NA
     if (empty := sheet.first(ids.is_null())) is not None:
         raise sheet.error("the id is empty", column, empty)
     if sheet.frame[column].dtype.is_float() or ids.str.contains(r"^\d+\.0$").all():
@@ -293,6 +332,8 @@ def _from_text(sheet: Sheet, column: str, text: pl.Series) -> tuple[pl.Series, s
         name = found["name"][index]
         of_zone = "" if name is None else f", or not one time in the zone '{name}'"
         raise sheet.error(f"'{text[index]}' is not a time{of_zone}; {MOMENT_HINT}", column, index)
+    if not text.count():
+        return found["time"].dt.replace_time_zone("UTC"), "empty"
     zoned = found["zoned"].set(text.is_null(), None)
     if zoned.any() and not zoned.all():
         with_zone, without = sheet.first(zoned) or 0, sheet.first(~zoned) or 0

@@ -20,7 +20,7 @@ from crashcast.sources.importing.long_format import as_columns
 from crashcast.sources.importing.parsing import STAGED_ROWS, Records, Samples, incident_id
 from crashcast.sources.importing.report import Report
 from crashcast.sources.importing.table_file import SHOWN
-from crashcast.sources.value_formats import utc_text
+from crashcast.sources.value_formats import NULLS, utc_text
 from crashcast.tables import CRASH, KEYS, TIMESTAMP
 from crashcast.text import some_of
 
@@ -267,6 +267,12 @@ def check_servers_of_coverage(coverage: Records, sampled: set[str], covered: set
         raise coverage.sheet.error(f"{message}; add one, or leave its telemetry out if its incidents are unknown")
     if unextended := sampled - set(servers):
         report.assumed.append(f"{_some(unextended)} is not in {coverage.sheet.path}: its new rows have no labels")
+
+
+def report_odd_names(servers: set[str], report: Report) -> None:
+    """Report names of servers that other columns have for a missing value, such as NA."""
+    if odd := [name for name in servers if name.lower() in NULLS]:
+        report.assumed.append(f"{_some(set(odd))} is taken as a server's name, not as a missing one")
 
 
 def _some(servers: set[str]) -> str:

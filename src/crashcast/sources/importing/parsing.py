@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,10 +17,12 @@ from crashcast.sources.importing.columns import (
     Roles,
     check_times_of_day,
     choose,
+    holds_times,
     identifiers,
     moments,
     numbers,
     texts,
+    with_moments,
 )
 from crashcast.sources.importing.layouts import IDENTIFIER, Layout, identifier, with_servers
 from crashcast.sources.importing.local_time import NO_ZONE, Clock, check_not_local
@@ -31,11 +33,12 @@ from crashcast.sources.importing.long_format import (
     is_long,
     pivot,
 )
-from crashcast.sources.importing.table_file import Sheet, plain_name, read_sheet
+from crashcast.sources.importing.table_file import SHOWN, Sheet, plain_name, read_sheet
 from crashcast.sources.importing.text_numbers import Written, looks_numeric
 from crashcast.sources.tickets.own_alarms import is_title
 from crashcast.sources.value_formats import utc_text
 from crashcast.tables import CRASH, KEYS, MAINTENANCE
+from crashcast.text import some_of
 
 MACHINES = ("server", "host", "node", "machine", "instance", "vm")
 SERVER_NAMES = (
@@ -99,6 +102,10 @@ KINDS = {
 }
 RESERVED = {*KEYS, *tables.INCIDENTS, *tables.COVERAGE, "label", "reason", "part", "score", "hours_since_crash"}
 FEATURE = r"(?P<metric>.+)_((mean|std|max|diff)_\d+[smhd]|vs_fleet)|crashes_\d+[smhd]|missing_share_\d+[smhd]"
+FITS = {
+    **dict.fromkeys(("timestamp", "started_at", "resolved_at", "reported_at"), holds_times),
+    "kind": lambda sheet, column: bool(texts(sheet, column).str.to_lowercase().is_in([*KINDS]).any()),
+}
 ID = "{} {} {}"  # of an incident without one: server, start, kind
 WITHOUT = {
     "kind": "every incident is a crash",
@@ -216,12 +223,12 @@ def read_samples(
     if sheet.frame.is_empty():
         raise sheet.error("no rows")
     chosen = {old: new for old, new in layout.new_names.items() if old in sheet.frame.columns}
-    sheet = replace(sheet, frame=_renamed(sheet, chosen))
-    roles = choose(sheet, TELEMETRY_ROLES, ("timestamp",))
+    sheet, joined = with_moments(replace(sheet, frame=_renamed(sheet, chosen)))
+    roles = choose(sheet, TELEMETRY_ROLES, ("timestamp",), FITS)
     placed = ""
     if "server_id" not in roles:
         sheet, placed = with_servers(sheet, roles, layout, {name for tier in SERVER_NAMES for name in tier})
-        roles = choose(sheet, TELEMETRY_ROLES, ("timestamp", "server_id"))
+        roles = choose(sheet, TELEMETRY_ROLES, ("timestamp", "server_id"), FITS)
     if not is_long(sheet, roles) or roles["value"] in known:
         roles = {role: column for role, column in roles.items() if role not in ("metric", "value")}
     series = pl.DataFrame({"server_id": identifiers(sheet, roles["server_id"])})
@@ -234,7 +241,7 @@ def read_samples(
     keys = series.select(*KEYS)
     others = [column for column in sheet.frame.columns if column not in roles.values()]
     shown = {role: column for role, column in roles.items() if role != "server_id" or not placed}
-    reading = ", ".join(filter(None, [_reading(shown, {"timestamp": how}), placed]))
+    reading = ", ".join(filter(None, [_reading(shown, {"timestamp": how}, joined), placed]))
     names = {column: identifier(column.strip()) for column in others}
     metrics = dict[str, Written]()
     if "metric" in roles:
@@ -333,10 +340,11 @@ def _optional_texts(sheet: Sheet, column: str | None) -> pl.Series:
     return texts(sheet, column)
 
 
-def _reading(roles: dict[str, str], notations: dict[str, str]) -> str:
+def _reading(roles: dict[str, str], notations: dict[str, str], joined: Mapping[str, str] = {}) -> str:
     words = []
     for role, column in roles.items():
-        taken = role if column == role else f"{role} from '{column}'"
+        dates = f"'{joined[column]}' and " if column in joined else ""
+        taken = role if column == role and not dates else f"{role} from {dates}'{column}'"
         words.append(f"{taken} ({notations[role]})" if role in notations else taken)
     return ", ".join(words)
 
@@ -367,8 +375,8 @@ def read_incidents(path: Path, latest: datetime, clock: Clock = UTC_CLOCK) -> Re
     UserError
         Naming file, column, row and incident.
     """
-    sheet = read_sheet(path)
-    roles = choose(sheet, INCIDENT_ROLES, ("server_id", "started_at"))
+    sheet, joined = with_moments(read_sheet(path))
+    roles = choose(sheet, INCIDENT_ROLES, ("server_id", "started_at"), FITS)
     kinds = _kinds(sheet, roles.get("kind"))
     times: dict[str, pl.Series] = {}
     notations: dict[str, str] = {}
@@ -394,8 +402,10 @@ def read_incidents(path: Path, latest: datetime, clock: Clock = UTC_CLOCK) -> Re
     is_own = pl.Series([is_title(summary or "") for summary in frame["summary"]], dtype=pl.Boolean)
     distinct = frame.filter(~is_own).unique(maintain_order=True)
     early = pl.col("reported_at") < pl.col("started_at")
-    notes = [f"{path}: {_reading(roles, notations)}"]
+    notes = [f"{path}: {_reading(roles, notations, joined)}"]
     notes += [f"{path} has no {role}: {meaning}" for role, meaning in WITHOUT.items() if role not in roles]
+    others = [column for column in sheet.frame.columns if column not in roles.values()]
+    notes += [f"{path}: left out {some_of(others, SHOWN)}"] if others else []
     if own := int(is_own.sum()):
         notes.append(f"{path}: {own:,} incidents stem from our own alarms, so they are no crashes: left out")
     if repeated := frame.height - own - distinct.height:

@@ -19,6 +19,7 @@ from crashcast.canonical import write_text
 from crashcast.errors import UserError
 from crashcast.params.base import PATH
 from crashcast.params.data import Data
+from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.paths import (
     ACTIONS_PATH,
@@ -38,6 +39,7 @@ from crashcast.sources.importing.consistency import (
     common_metrics,
     join_metrics,
     report_clocks,
+    report_odd_names,
     report_periods,
     report_readings,
     split_servers,
@@ -58,6 +60,7 @@ from crashcast.sources.importing.report import Report
 from crashcast.sources.importing.table_file import SUFFIXES
 from crashcast.sources.importing.telemetry_section import extend_section, infer_section, parse_interval
 from crashcast.sources.importing.transaction import exchanged, recover, workspace
+from crashcast.sources.importing.units import with_uptime
 from crashcast.sources.importing.writing import (
     MAY_BE_EMPTY,
     write_actions,
@@ -135,6 +138,7 @@ def import_files(
         report_readings(files, layout.new_names, report)
         files = join_metrics(files, folder / "joined.parquet", report)
         files = with_rates(files, layout.rates, folder, report)
+        files = with_uptime(files, Label.read().uptime_metric, folder, report)
         metrics = common_metrics(files, known, is_strict, report)
         rows = pl.concat([file.scan() for file in files], how="diagonal").select(*KEYS, *metrics)
         spans = _spans(rows)
@@ -151,6 +155,7 @@ def import_files(
             check_servers_of_records(new_actions, "action", sampled | covered, report)
         if new_coverage is not None:
             check_servers_of_coverage(new_coverage, sampled, covered, report)
+        report_odd_names(sampled | ({*new_incidents.frame["server_id"]} if new_incidents else set()), report)
         report_clocks(files, new_incidents, rows, spans, section, (clock, incident_clock), report)
 
         changed = [COVERAGE_PATH]

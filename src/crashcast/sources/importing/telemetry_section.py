@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import polars as pl
@@ -15,6 +16,7 @@ from crashcast.params.telemetry import Metric, Telemetry
 from crashcast.params.validate import Validate
 from crashcast.sources.importing import inferred_settings
 from crashcast.sources.importing.report import Report
+from crashcast.sources.importing.units import UPTIME_NAME, doubt
 from crashcast.tables import KEYS
 
 
@@ -91,9 +93,11 @@ def _infer_metric(name: str, rows: pl.LazyFrame, samples: pl.DataFrame, report: 
     facts = inferred_settings.describe(rows, name)
     metric = inferred_settings.infer_metric(name, facts, samples, Clean.read().stuck_after)
     report.inferred.append(_metric_line(name, metric, facts))
-    if metric.aggregate == "last" and "uptime" not in name:
+    if metric.aggregate == "last" and not re.search(UPTIME_NAME, name.lower()):
         kind = "a counter, which only grows, apart from resets: its values go in as they are"
         report.assumed.append(f"{name} is {kind}; --rate {name} imports its rate")
+    if words := doubt(name, facts):
+        report.assumed.append(words)
     tolerated = Validate.read().max_missing_share
     if facts.values < (1 - tolerated) * facts.rows:
         message = f"{name} is missing in {1 - facts.values / facts.rows:.0%} of rows"
