@@ -1,15 +1,16 @@
-"""A CSV or Parquet file as a table, as it is: text stays text, and every error can name its row.
+"""A file as a table, as it is: text stays text, and every error can name its row.
 
 Rows are numbered as a spreadsheet shows them: a CSV file's header is row 1.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
-import gzip
 import io
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,14 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from crashcast.errors import UserError
+from crashcast.sources.importing.influx_file import is_annotated, read_annotated
+from crashcast.sources.importing.json_file import read_json
 from crashcast.sources.value_formats import PER_SECOND
 from crashcast.text import some_of
 
-SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz")
+TEXTS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+PACKED = {".gz": "gzip", ".zst": "zstd"}
+SUFFIXES = (".parquet", ".pq", *TEXTS, *(f"{text}{suffix}" for text in TEXTS for suffix in PACKED))
 DELIMITERS = ",;\t|"
 BLOCK_BYTES = 1 << 26  # a row must fit into a block
 HEADER_CHARACTERS = 1 << 20  # the first row must fit into these
@@ -39,20 +44,18 @@ class Sheet:
         The file.
     frame : DataFrame
         Its columns; all text if the file is CSV.
-    first_row : int
-        The number of its first row of data.
-    height : int, optional
-        Of the file, if the frame repeats its rows: for each of several columns.
+    numbers : sequence of int
+        Those of the file's rows, or of its lines.
+        The frame may repeat them all: for each of several columns.
     """
 
     path: Path
     frame: pl.DataFrame
-    first_row: int
-    height: int | None = None
+    numbers: Sequence[int]
 
     def row(self, index: int) -> str:
         """Return the name of a row by its index in the frame."""
-        return f"row {self.first_row + (index % self.height if self.height else index)}"
+        return f"row {self.numbers[index % len(self.numbers)]}"
 
     def error(self, message: str, column: str | None = None, index: int | None = None) -> UserError:
         """Return an error that names the file and, if they are given, column and row."""
@@ -68,7 +71,7 @@ class Sheet:
 
 
 def read_sheet(path: Path) -> Sheet:
-    """Read a Parquet or CSV file.
+    """Read a file of one of the kinds in `SUFFIXES`.
 
     Raises
     ------
@@ -81,8 +84,7 @@ def read_sheet(path: Path) -> Sheet:
         raise UserError(f"{path}: unknown kind of file; give {', '.join(SUFFIXES)}")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty")
-    is_csv = ".csv" in path.name.lower()
-    sheet = Sheet(path, _read_csv(path) if is_csv else _read_parquet(path), 2 if is_csv else 1)
+    sheet = _read_parquet(path) if path.name.lower().endswith(SUFFIXES[:2]) else _read_text(path)
     seen: dict[str, str] = {}
     for column in sheet.frame.columns:
         if (other := seen.setdefault(plain_name(column), column)) != column:
@@ -104,12 +106,37 @@ def check_years(sheet: Sheet, column: str, values: pl.Series) -> None:
             raise sheet.error("its year is not one of 1 to 9999: a wrong unit, or a clock not set", column, index)
 
 
-def _read_parquet(path: Path) -> pl.DataFrame:
+def _read_text(path: Path) -> Sheet:
+    start = _content(path, HEADER_CHARACTERS)
+    if start.startswith(b"PAR1"):
+        raise UserError(f"{path} is a Parquet file; name it .parquet")
+    try:
+        if ".json" in path.name.lower() or ".ndjson" in path.name.lower():
+            return Sheet(path, *read_json(path, _content(path)))
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(start)
+        if is_annotated(text):
+            return Sheet(path, *read_annotated(path, _content(path).decode("utf-8-sig")))
+        frame = _read_csv(path, text)
+        return Sheet(path, frame, range(2, frame.height + 2))
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None
+
+
+def _content(path: Path, size: int | None = None) -> bytes:
+    kind = PACKED.get(path.suffix.lower())
+    try:
+        with pa.input_stream(str(path), compression=kind) as stream:
+            return bytes(stream.read(size))
+    except (OSError, EOFError, pa.ArrowException) as error:
+        raise UserError(f"{path} is not a readable {kind or 'text'} file ({error}); export it again") from None
+
+
+def _read_parquet(path: Path) -> Sheet:
     try:
         table = pq.read_table(path, partitioning=None)
         table.validate(full=True)  # text that is no UTF-8 would end polars
         known = pa.schema([field.with_type(_known(field.type)) for field in table.schema])
-        return pl.DataFrame(pl.from_arrow(table.cast(known)))
+        return Sheet(path, pl.DataFrame(pl.from_arrow(table.cast(known))), range(1, len(table) + 1))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not a readable Parquet file ({reason}); export it again") from None
@@ -128,8 +155,8 @@ def _known(kind: pa.DataType) -> pa.DataType:
     return pa.large_list(_known(kind.value_type)) if pa.types.is_nested(kind) else kind
 
 
-def _read_csv(path: Path) -> pl.DataFrame:
-    delimiter, header = _header(path)
+def _read_csv(path: Path, start: str) -> pl.DataFrame:
+    delimiter, header = _header(path, start)
     if repeated := [name for name, count in Counter(header).items() if count > 1]:
         raise UserError(f"{path}: column '{repeated[0]}' is there twice; rename or remove one")
     values = [
@@ -139,7 +166,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
         raise UserError(f"{path}, row 1: {some_of(header, SHOWN)} is no header; add a row that names the columns")
     try:
         table = pa_csv.read_csv(
-            str(path),
+            pa.input_stream(str(path), compression=PACKED.get(path.suffix.lower())),
             pa_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),  # one thread numbers the rows in errors
             pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             pa_csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
@@ -154,17 +181,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
     return pl.DataFrame({name: pl.Series(name, table.column(name)) for name in header})
 
 
-def _header(path: Path) -> tuple[str, list[str]]:
-    try:
-        opened = gzip.open if path.name.lower().endswith(".gz") else open
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:  # a name may hold a line break
-            block = file.read(HEADER_CHARACTERS)
-    except UnicodeDecodeError:
-        raise _not_utf8(path) from None
-    except (OSError, EOFError) as error:
-        raise UserError(f"{path} is not a readable gzip file ({error}); export it again") from None
-    if block.startswith("PAR1"):
-        raise UserError(f"{path} is a Parquet file; name it .parquet")
+def _header(path: Path, block: str) -> tuple[str, list[str]]:
     delimiter = max(DELIMITERS, key=block.partition("\n")[0].count)
     try:
         header = next(csv.reader(io.StringIO(block, newline=""), delimiter=delimiter), [])

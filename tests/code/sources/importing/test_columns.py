@@ -23,7 +23,7 @@ LATEST = datetime(2026, 8, 1, tzinfo=UTC)
 
 def sheet(**columns: Sequence[object] | pl.Series) -> Sheet:
     """Return a sheet whose columns are as given."""
-    return Sheet(Path("t.parquet"), pl.DataFrame(columns, strict=False), 1)
+    return Sheet(Path("t.parquet"), pl.DataFrame(columns, strict=False), range(1, 10**6))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,6 @@ def test_each_zone_of_the_tz_database_is_known(month: int) -> None:
         ("2025-07-01 12:00:00 CET", "not one time in the zone 'CET'"),
         ("2025-07-01 12:00:00 Mars/Olympus", "not one time in the zone 'Mars/Olympus'"),
         ("2025-07-01 12:00:00 localtime", "not one time in the zone 'localtime'"),
-        ("2025-07-01 12:00 PM", "not one time in the zone 'PM'"),
         ("2025-07-01 12:00:00+99:00", "is not a time"),
         ("2025-07-01 12:00:00+05:77", "is not a time"),
     ],
