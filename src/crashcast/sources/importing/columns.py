@@ -15,6 +15,7 @@ import polars as pl
 from crashcast.sources.importing.local_time import AMBIGUOUS_ZONES, NO_ZONE, Clock, in_utc
 from crashcast.sources.importing.table_file import SHOWN, Sheet, check_years, plain_name
 from crashcast.sources.importing.text_numbers import Written, read_written
+from crashcast.sources.importing.time_forms import rewritten
 from crashcast.sources.value_formats import EARLIEST, EPOCH_UNITS, NULLS, PER_SECOND, utc_text
 from crashcast.tables import TIMESTAMP
 from crashcast.text import some_of
@@ -26,6 +27,8 @@ MOMENT = (
     r"\s*(?:(?<zone>[Zz]|UTC|GMT|(?:UTC|GMT)?[+-](?:0\d|1[0-5])(?::?[0-5]\d)?)(?:\[.*\]| [A-Z]+)?"
     r"|\[?(?<name>[A-Za-z][A-Za-z0-9_+/-]+)\]?)?$"
 )
+COMPACT = r"^20\d{2}[01]\d[0-3]\d[0-2]\d[0-5]\d[0-5]\d$"  # 20260131134500
+EITHER = r"^\d{1,2}[/-]\d{1,2}[/-]\d{4}"
 MOMENT_HINT = "write 2026-01-31 13:45:00 (UTC), 2026-01-31T13:45:00+01:00 or seconds since 1970"
 DATES = "write the time of day too; if nobody knows it, remove the row and leave the day out of the server's --coverage"
 FEWEST_MIDNIGHTS = 3  # a few crashes may start at midnight, but not all of several
@@ -75,11 +78,18 @@ def choose(sheet: Sheet, roles: Roles, required: tuple[str, ...], fits: Fits | N
         if found:
             chosen[role] = free.pop(found[0])
         elif role in required:
-            known = ", ".join(name for tier in tiers for name in tier)
-            raise sheet.error(
-                f"no column for {role}: name it one of {known}; there are {some_of(sheet.frame.columns, SHOWN)}"
-            )
+            names = [name for tier in tiers for name in tier]
+            odd = [
+                f"'{free[name]}' holds {_example(sheet, free[name])}, so it is none; " for name in names if name in free
+            ]
+            message = f"no column for {role}: {''.join(odd)}name it one of {', '.join(names)}"
+            raise sheet.error(f"{message}; there are {some_of(sheet.frame.columns, SHOWN)}")
     return chosen
+
+
+def _example(sheet: Sheet, column: str) -> str:
+    values = sheet.frame[column].drop_nulls()
+    return f"'{values[0]}'" if values.dtype == pl.String else str(values.dtype)
 
 
 def holds_times(sheet: Sheet, column: str) -> bool:
@@ -240,7 +250,7 @@ def moments(
         times, how = _from_epoch(sheet, column, values)
     elif values.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         text = texts(sheet, column)
-        if text.count() and text.str.contains(r"^\d{9,19}$").all():
+        if text.count() and text.str.contains(r"^\d{9,19}$").all() and not text.str.contains(COMPACT).all():
             times, how = _from_epoch(sheet, column, text.cast(pl.UInt64))
         elif text.count() and text.str.contains(r"^\d{9,10}\.\d+$").all():
             times, how = _from_epoch(sheet, column, text.cast(pl.Float64))
@@ -286,7 +296,7 @@ def check_times_of_day(sheet: Sheet, column: str, crashes: pl.Series | None = No
     elif values.dtype == pl.Date:
         is_date = at_midnight = values.is_not_null()
     else:
-        parts = texts(sheet, column).str.extract_groups(MOMENT).struct.unnest()
+        parts = rewritten(texts(sheet, column))[0].str.extract_groups(MOMENT).struct.unnest()
         clock = parts.select(pl.concat_str("clock", "second", "fraction", ignore_nulls=True)).to_series()
         is_date = parts["date"].is_not_null() & parts["clock"].is_null()
         at_midnight = parts["date"].is_not_null() & ~clock.str.contains("[1-9]")
@@ -314,8 +324,9 @@ def _from_epoch(sheet: Sheet, column: str, values: pl.Series) -> tuple[pl.Series
 
 def _from_text(sheet: Sheet, column: str, text: pl.Series) -> tuple[pl.Series, str]:
     # servers share their moments: each distinct text is parsed once
-    groups = pl.col("text").str.extract_groups(MOMENT).alias("groups")
-    parts = text.rename("text").to_frame().unique().with_columns(groups).unnest("groups")
+    distinct = text.rename("text").to_frame().unique()
+    usual, order = rewritten(distinct["text"])
+    parts = distinct.with_columns(usual.str.extract_groups(MOMENT).alias("groups")).unnest("groups")
     day, zone = pl.col("date").str.replace_all("/", "-"), pl.col("zone")
     clock = pl.format("{} {}:{}", day, pl.col("clock").fill_null("00:00"), pl.col("second").fill_null("00"))
     fraction = pl.col("fraction").fill_null("0").str.pad_end(6, "0").str.slice(0, 6).cast(pl.Int64)
@@ -331,7 +342,8 @@ def _from_text(sheet: Sheet, column: str, text: pl.Series) -> tuple[pl.Series, s
     if (index := sheet.first(found["time"].is_null() & text.is_not_null())) is not None:
         name = found["name"][index]
         of_zone = "" if name is None else f", or not one time in the zone '{name}'"
-        raise sheet.error(f"'{text[index]}' is not a time{of_zone}; {MOMENT_HINT}", column, index)
+        either = ": day and month may be either way round" if re.search(EITHER, text[index]) else ""
+        raise sheet.error(f"'{text[index]}' is not a time{of_zone}{either}; {MOMENT_HINT}", column, index)
     if not text.count():
         return found["time"].dt.replace_time_zone("UTC"), "empty"
     zoned = found["zoned"].set(text.is_null(), None)
@@ -340,7 +352,10 @@ def _from_text(sheet: Sheet, column: str, text: pl.Series) -> tuple[pl.Series, s
         message = f"'{text[without]}' has no time zone, while {sheet.row(with_zone)} ('{text[with_zone]}') has one"
         raise sheet.error(f"{message}; write all with a zone, or all in UTC", column, without)
     zones = "converted to UTC" if found["shifted"].any() else "UTC"
-    return (found["time"], zones) if zoned.any() else (found["time"].dt.replace_time_zone(None), NAIVE)
+    how = f"{order}; " if order else ""
+    if zoned.any():
+        return found["time"], how + zones
+    return found["time"].dt.replace_time_zone(None), how + NAIVE
 
 
 def _in_utc(times: pl.DataFrame) -> pl.DataFrame:
