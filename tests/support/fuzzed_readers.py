@@ -33,6 +33,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import requests
 import yaml
+from exported_forms import as_influx
 from rich.console import Console
 
 from crashcast import registry, tables
@@ -144,6 +145,19 @@ def parquets(frame: pl.DataFrame) -> list[bytes]:
         pq.write_table(arrow, out)
         found.append(out.getvalue())
     return found
+
+
+def jsons() -> list[bytes]:
+    """Return records, and an answer of Prometheus."""
+    rows = telemetry_frame().with_columns(pl.col("timestamp").dt.strftime("%Y-%m-%dT%H:%M:%SZ")).to_dicts()
+    return [json.dumps({"records": rows}).encode(), prometheus_answers()[0]]
+
+
+def annotated() -> list[bytes]:
+    """Return InfluxDB's annotated CSV."""
+    with tempfile.TemporaryDirectory() as folder:
+        as_influx(telemetry_frame().select("timestamp", "server_id", "cpu_pct"), Path(folder))
+        return [Path(folder, "export.csv").read_bytes()]
 
 
 def importing(role: str) -> Callable[[Path], None]:
@@ -454,6 +468,8 @@ TARGETS = {
         read_sheet,
         importing("coverage"),
     ),
+    "telemetry.json": Target("telemetry.json", jsons, mutated_bytes.as_json, parses_json, importing("telemetry")),
+    "annotated.csv": Target("annotated.csv", annotated, mutated_bytes.as_csv, read_sheet, importing("telemetry")),
     "telemetry.parquet": Target(
         "telemetry.parquet",
         lambda: parquets(telemetry_frame()),

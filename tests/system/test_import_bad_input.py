@@ -162,7 +162,11 @@ BAD = {
     ),
     "no timestamp": (edit(TELEMETRY, "time", "moment"), {}, ["no column for timestamp", "there are moment, host"]),
     "no server": (edit(TELEMETRY, "host", "name"), {}, ["in/telemetry.csv: no column for server_id"]),
-    "two timestamps": (edit(TELEMETRY, "note", "ts"), {}, ["'time' and 'ts' could each be timestamp"]),
+    "two timestamps": (
+        put(TELEMETRY, GOOD[TELEMETRY].replace("note", "ts").replace("fine", "2026-01-31 22:00")),
+        {},
+        ["'time' and 'ts' could each be timestamp"],
+    ),
     "two servers": (edit(TELEMETRY, "note", "node"), {}, ["'host' and 'node' could each be server_id"]),
     "unreadable time": (
         edit(TELEMETRY, "2026-01-31 23", "31/01/2026 23"),
@@ -203,7 +207,7 @@ BAD = {
     "boolean times": (
         put_parquet(PARQUET, time=[True], host=["a"], cpu_pct=[1.0]),
         {"--telemetry": PARQUET},
-        ["column 'time': holds Boolean, not times"],
+        ["no column for timestamp: 'time' holds Boolean, so it is none"],
     ),
     "empty id": (edit(TELEMETRY, "23:00:00,007", "23:00:00, "), {}, ["column 'host', row 3: the id is empty"]),
     "NaN id": (

@@ -10,6 +10,7 @@ from random import Random
 
 import polars as pl
 import pytest
+from exported_forms import FORMS
 from polars.testing import assert_frame_equal, assert_series_equal
 
 from crashcast import cli, tables
@@ -20,7 +21,7 @@ from crashcast.sources.importing.local_time import Clock
 from crashcast.sources.importing.report import LOST
 
 ROOT = Path(__file__).parents[2]
-FORMS = ROOT.parent / "shared" / "cases" / "forms"
+CASES_OF_FORMS = ROOT.parent / "shared" / "cases" / "forms"
 RAW = Path("data/raw")
 SERVERS = ("db-01.example.net", "web-01.example.net", "web-02.example.net")
 DAY = datetime(2026, 10, 24, tzinfo=UTC)
@@ -96,23 +97,23 @@ CASES: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.skipif(not FORMS.is_dir(), reason="the cases are not here")
+@pytest.mark.skipif(not CASES_OF_FORMS.is_dir(), reason="the cases are not here")
 @pytest.mark.parametrize("case", CASES)
 def test_a_case_equals_the_canonical_files(project: Path, case: str) -> None:
-    run_import.import_files([FORMS / case], FORMS / "incidents.csv", **CASES[case])
+    run_import.import_files([CASES_OF_FORMS / case], CASES_OF_FORMS / "incidents.csv", **CASES[case])
     stored = tables.read(RAW / "telemetry/month=2026-10/part-0.parquet")
     names = [name for name in stored.columns if name != "node_network_receive_bytes_total"]
     moment = pl.col("timestamp").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC")
-    expected = pl.read_csv(FORMS / "canonical.csv").with_columns(moment, pl.selectors.float().cast(pl.Float32))
+    expected = pl.read_csv(CASES_OF_FORMS / "canonical.csv").with_columns(moment, pl.selectors.float().cast(pl.Float32))
     assert_frame_equal(stored.select(names), expected.sort("timestamp", "server_id").select(names))
     assert {"cpu_pct"} <= set(names)
 
 
-@pytest.mark.skipif(not FORMS.is_dir(), reason="the cases are not here")
+@pytest.mark.skipif(not CASES_OF_FORMS.is_dir(), reason="the cases are not here")
 def test_dates_and_lists_in_the_cases_of_incidents(project: Path) -> None:
     with pytest.raises(UserError, match=r"column 'start', row 2: 2026-10-24 is a whole day"):
-        run_import.import_files([FORMS / "canonical.csv"], FORMS / "incidents_date_only.csv")
-    run_import.import_files([FORMS / "canonical.csv"], FORMS / "incidents_two_hosts_in_a_cell.csv")
+        run_import.import_files([CASES_OF_FORMS / "canonical.csv"], CASES_OF_FORMS / "incidents_date_only.csv")
+    run_import.import_files([CASES_OF_FORMS / "canonical.csv"], CASES_OF_FORMS / "incidents_two_hosts_in_a_cell.csv")
     assert sorted(tables.read(RAW / "incidents.parquet")["server_id"]) == list(SERVERS)
 
 
@@ -414,4 +415,14 @@ def test_a_date_and_a_time_of_day_in_columns_of_their_own(project: Path) -> None
     parts = canonical().with_columns(date=pl.col("timestamp").dt.date(), time=pl.col("timestamp").dt.time())
     parts.drop("timestamp").write_parquet("t.parquet")
     bring("t.parquet", replace=True)
+    check_canonical()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_holds_the_canonical_samples(project: Path, form: str) -> None:
+    Path("in").mkdir()
+    FORMS[form].write(canonical(), Path("in"))
+    bring("in", **FORMS[form].options)
+    names = sorted(tables.read(RAW / "telemetry/month=2026-10/part-0.parquet").columns[2:])
+    assert names == ["cpu_pct", "latency_ms", "memory_pct"]
     check_canonical()

@@ -24,7 +24,7 @@ from crashcast.sources.importing.columns import (
     texts,
     with_moments,
 )
-from crashcast.sources.importing.layouts import IDENTIFIER, Layout, identifier, with_servers
+from crashcast.sources.importing.layouts import IDENTIFIER, Layout, identifier, metric_of, with_servers, without_port
 from crashcast.sources.importing.local_time import NO_ZONE, Clock, check_not_local
 from crashcast.sources.importing.long_format import (
     METRIC_NAMES,
@@ -222,16 +222,28 @@ def read_samples(
     sheet = read_sheet(path)
     if sheet.frame.is_empty():
         raise sheet.error("no rows")
-    chosen = {old: new for old, new in layout.new_names.items() if old in sheet.frame.columns}
-    sheet, joined = with_moments(replace(sheet, frame=_renamed(sheet, chosen)))
+    sheet, chosen = _renamed(sheet, layout.new_names)
+    sheet, joined = with_moments(sheet)
     roles = choose(sheet, TELEMETRY_ROLES, ("timestamp",), FITS)
-    placed = ""
+    placed, has_column = "", "server_id" in roles
     if "server_id" not in roles:
         sheet, placed = with_servers(sheet, roles, layout, {name for tier in SERVER_NAMES for name in tier})
+        sheet, new = _renamed(sheet, layout.new_names)
+        chosen |= new
         roles = choose(sheet, TELEMETRY_ROLES, ("timestamp", "server_id"), FITS)
+    if {"value", "metric"} & roles.keys() == {"value"} and (layout.metric or layout.is_named_by_metric):
+        metric = layout.metric or metric_of(path)
+        sheet = replace(sheet, frame=sheet.frame.rename({roles.pop("value"): metric}))
+        named = "as --metric says" if layout.metric else "after the file: --metric says otherwise"
+        placed = ", ".join(filter(None, [placed, f"its values are {metric}, named {named}"]))
     if not is_long(sheet, roles) or roles["value"] in known:
         roles = {role: column for role, column in roles.items() if role not in ("metric", "value")}
-    series = pl.DataFrame({"server_id": identifiers(sheet, roles["server_id"])})
+    servers = identifiers(sheet, roles["server_id"])
+    if plain_name(roles["server_id"]) == "instance":
+        hosts = servers.replace({server: without_port(server, layout.servers) for server in servers.unique()})
+        placed += "" if hosts.equals(servers) else f"{', ' if placed else ''}server_id without its port"
+        servers = hosts
+    series = pl.DataFrame({"server_id": servers})
     if "metric" in roles:
         series = series.with_columns(metric=identifiers(sheet, roles["metric"]))
     timestamp, how = moments(sheet, roles["timestamp"], latest, clock=clock, series=series)
@@ -240,7 +252,7 @@ def read_samples(
         check_not_local(sheet, roles["timestamp"], series, clock)
     keys = series.select(*KEYS)
     others = [column for column in sheet.frame.columns if column not in roles.values()]
-    shown = {role: column for role, column in roles.items() if role != "server_id" or not placed}
+    shown = {role: column for role, column in roles.items() if role != "server_id" or has_column}
     reading = ", ".join(filter(None, [_reading(shown, {"timestamp": how}, joined), placed]))
     names = {column: identifier(column.strip()) for column in others}
     metrics = dict[str, Written]()
@@ -259,7 +271,7 @@ def read_samples(
         telling = [column for column in others if left_out.get(names[column], INDEX) != INDEX]
         check_one_series(sheet, keys, sorted(telling, key=lambda column: left_out[names[column]] == IDS))
         frame = keys.with_columns(**{name: written.values for name, written in metrics.items()})
-        if sheet.height:
+        if sheet.frame.height > len(sheet.numbers):
             frame = frame.drop_nulls()  # of another server's column
     frame = frame.sort("timestamp", maintain_order=True)
     frame.write_parquet(staged, compression="lz4", row_group_size=STAGED_ROWS)
@@ -285,9 +297,10 @@ def read_samples(
     )
 
 
-def _renamed(sheet: Sheet, new_names: dict[str, str]) -> pl.DataFrame:
-    _check_distinct(sheet, {column: new_names.get(column, column) for column in sheet.frame.columns})
-    return sheet.frame.rename(new_names)
+def _renamed(sheet: Sheet, new_names: Mapping[str, str]) -> tuple[Sheet, dict[str, str]]:
+    chosen = {old: new for old, new in new_names.items() if old in sheet.frame.columns}
+    _check_distinct(sheet, {column: chosen.get(column, column) for column in sheet.frame.columns})
+    return replace(sheet, frame=sheet.frame.rename(chosen)), chosen
 
 
 def _check_distinct(sheet: Sheet, names: dict[str, str]) -> None:

@@ -45,7 +45,7 @@ from crashcast.sources.importing.consistency import (
     split_servers,
     with_rates,
 )
-from crashcast.sources.importing.layouts import Layout, servers_of, stem
+from crashcast.sources.importing.layouts import Layout, beside_servers, metric_of, servers_of
 from crashcast.sources.importing.local_time import Clock
 from crashcast.sources.importing.params_file import describe_import
 from crashcast.sources.importing.parsing import (
@@ -240,7 +240,12 @@ def _layout(paths: list[Path], layout: Layout, incidents: Records | None, known:
     servers = cells | {server for cell in cells for server in servers_of(cell)}
     if known:
         servers |= set(tables.read(COVERAGE_PATH)["server_id"])
-    return replace(layout, servers=servers, is_named_by_server=not servers.isdisjoint(map(stem, paths)))
+    return replace(
+        layout,
+        servers=servers,
+        beside_server=beside_servers(paths, servers),
+        is_named_by_metric=len(set(map(metric_of, paths))) > 1,
+    )
 
 
 def _stage(

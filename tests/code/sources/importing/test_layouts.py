@@ -41,7 +41,9 @@ def test_a_stem_ends_before_the_whole_suffix() -> None:
 def placed(path: str, layout: Layout, *columns: str) -> tuple[pl.DataFrame, str]:
     """Return a table of two rows with servers, and where they come from."""
     frame = pl.DataFrame({"time": ["t0", "t1"]} | {name: [f"{name}0", f"{name}1"] for name in columns})
-    sheet, how = with_servers(Sheet(Path(path), frame, 2), {"timestamp": "time"}, layout, ["host", "server_id"])
+    sheet, how = with_servers(
+        Sheet(Path(path), frame, range(2, 10**6)), {"timestamp": "time"}, layout, ["host", "server_id"]
+    )
     return sheet.frame, how
 
 
@@ -60,7 +62,7 @@ def test_columns_of_servers_are_told_by_incidents_labels_or_the_user() -> None:
 def test_a_file_or_its_folder_is_named_after_the_server() -> None:
     assert placed("in/host=web-01/part-0.parquet", Layout(), "cpu")[0]["server_id"].to_list() == ["web-01"] * 2
     assert placed("in/month=2026-01/a.csv", Layout(), "cpu")[1] == ""
-    assert placed("in/web-01.csv", Layout(is_named_by_server=True), "cpu")[0]["server_id"].to_list() == ["web-01"] * 2
+    assert placed("in/web-01.csv", Layout(beside_server=("", "")), "cpu")[0]["server_id"].to_list() == ["web-01"] * 2
 
 
 def test_an_error_in_a_column_of_a_server_names_the_row_of_the_file(tmp_path: Path) -> None:
