@@ -96,20 +96,28 @@ def outcomes(
 @commands.command()
 def metrics(
     textfile: Textfile = None,
+    with_remote: Annotated[
+        bool, typer.Option("--remote", help="With --textfile: list DVC's remote too, and what no commit needs there.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what the last run of each stage and command cost, or write it for Prometheus, with what came of alarms."""
+    """Show what the last run of each stage and command cost; or write it for Prometheus, with figures of the project.
+
+    These are the model in use, how far the data reaches, the space that is left, and what came of alarms.
+    """
     from crashcast import run_record
     from crashcast.operate import metrics as costs
     from crashcast.operate import outcomes, outcomes_output
     from crashcast.operate.textfile import write
     from crashcast.paths import ALARMS_PATH
+    from crashcast.watch import project_gauges
 
     runs = run_record.last_of_each()
     if textfile is None:
         print_result(runs, as_json, list, costs.show)
     else:
         print(f"Written: {write(costs.samples(runs), textfile, 'crashcast_runs')}")
+        print(f"Written: {write(project_gauges.samples(with_remote), textfile, 'crashcast_project')}")
         if ALARMS_PATH.exists() and (found := outcomes.read()).since is not None:
             print(f"Written: {write(outcomes_output.samples(found), textfile, 'crashcast_outcomes')}")
 

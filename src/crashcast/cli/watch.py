@@ -48,14 +48,17 @@ def drift(
 
 
 @commands.command()
-def due(revision: InUse = None, as_json: AsJson = False) -> None:
+def due(revision: InUse = None, textfile: Textfile = None, as_json: AsJson = False) -> None:
     """Say whether the model is to be trained again, and why. Exit status: 0 due, 1 not due."""
     from crashcast.operate.state import utc_now
+    from crashcast.operate.textfile import write
     from crashcast.watch import due as deciding
     from crashcast.watch import due_output
 
     used, commit = _in_use("due", revision)
     found = deciding.read(used, commit, deciding.last_look(), utc_now())
+    if textfile is not None:
+        write(due_output.samples(found), textfile, "crashcast_retrain")
     print_result(found, as_json, due_output.as_json, due_output.show)
     if not found.is_due:
         raise typer.Exit(NOT_DUE)

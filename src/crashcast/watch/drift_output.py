@@ -80,3 +80,5 @@ def samples(report: Report) -> Iterator[Sample]:
         labels = {"layer": one.layer, "name": one.name, "figure": one.figure}
         meaning = "Probability of such a deviation from the training period if nothing has changed."
         yield Sample("crashcast_drift_p_value", meaning, one.p_value, labels)
+        yield Sample("crashcast_drift_value", "The figure in the newest whole week.", one.value, labels)
+        yield Sample("crashcast_drift_expected", "Its mean in the weeks of the training period.", one.expected, labels)

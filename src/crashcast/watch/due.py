@@ -89,7 +89,7 @@ def read(used: Deployment, revision: Revision, looked_at: datetime | None, now: 
         If an output of the pipeline is missing.
     """
     policy, window = Retrain.read(), AlarmWindow.of(used.label, used.telemetry.interval)
-    ended = max(period(read_rule(revision), part)[1] for part in ("train", "validation", "test"))
+    ended = data_end(revision)
     crashes = read_covered_crashes(drift.CONFIRMED, COVERAGE_PATH, used.incidents)
     rows = new_rows(ended)
     labelled = rows.drop_nulls("label")["timestamp"].max()
@@ -109,6 +109,11 @@ def read(used: Deployment, revision: Revision, looked_at: datetime | None, now: 
         found.notes.append(f"Drift: {drift_output.verdict(report)}")
     found.against.extend(_against(found, policy, looked_at, now))
     return found
+
+
+def data_end(revision: Revision) -> datetime:
+    """Return the end of the data that a commit split into its parts; naive, meaning UTC."""
+    return max(period(read_rule(revision), part)[1] for part in ("train", "validation", "test"))
 
 
 def last_look() -> datetime | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 
+from crashcast.operate.textfile import Sample
 from crashcast.watch.due import Due
 
 
@@ -28,3 +30,12 @@ def as_json(found: Due) -> dict[str, Any]:
     moments = {"trained_on_to": found.trained_on_to, "known_to": found.known_to}
     plain = {name: moment and moment.isoformat() for name, moment in moments.items()}
     return {**asdict(found), **plain, "is_due": found.is_due}
+
+
+def samples(found: Due) -> Iterator[Sample]:
+    """Yield the gauges of the answer."""
+    model = {"model": found.model}
+    yield Sample("crashcast_retrain_due", "Whether the model is to be trained again.", found.is_due, model)
+    yield Sample(
+        "crashcast_retrain_new_crashes", "Confirmed crashes that the model does not know.", found.new_crashes, model
+    )
