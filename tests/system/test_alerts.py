@@ -5,6 +5,7 @@ The way is that of a team: a file of gauges, node_exporter, Prometheus, Alertman
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from crashcast.operate import output
 from crashcast.operate.textfile import write
 
 RULES = Path(__file__).parents[2] / "deploy/prometheus/crashcast.rules.yml"
+RUNBOOK = Path(__file__).parents[2] / "docs/monitoring.md"
 pytestmark = needs("prometheus", "promtool", "prometheus-alertmanager", "prometheus-node-exporter")
 NODE = '{job="node", instance="ops:9100"}'
 RISK = 'crashcast_risk{job="node", instance="ops:9100", server="%s"}'
@@ -30,6 +32,11 @@ RISK = 'crashcast_risk{job="node", instance="ops:9100", server="%s"}'
 
 def series(name: str, values: str) -> dict[str, str]:
     return {"series": name if "{" in name else f"{name}{NODE}", "values": values}
+
+
+def of_model(name: str) -> str:
+    """Return the series of a gauge that names the model."""
+    return f'{name}{{job="node", instance="ops:9100", model="v1.2.0"}}'
 
 
 def rules() -> list[dict[str, Any]]:
@@ -53,6 +60,8 @@ OTHER = '{job="crashcast", instance="ops-2:9095"}'
 ALARM = 'crashcast_alarm{job="crashcast", instance="ops:9095", server="%s", group="db"}'
 DEGRADED = 'crashcast_degraded{job="crashcast", instance="ops:9095", problem="%s"}'
 SERVED = {"server": "db-1", "group": "db", "job": "", "instance": ""}
+MODEL = {"model": "v1.2.0"}
+FINDINGS = 'crashcast_data_validation_findings{job="node", instance="ops:9100", severity="%s"}'
 NOWHERE = {"job": "", "instance": ""}  # of a series that is absent
 CASES = {
     "a server at risk pages, and for lead + horizon after its last high score": (
@@ -182,6 +191,60 @@ CASES = {
         [series("crashcast_drift", "0x20 2x40 0x40")],
         [alert(15, "Drift"), alert(45, "Drift", {}), alert(80, "Drift")],
     ),
+    "a retraining that nobody starts is told after a week": (
+        [series(of_model("crashcast_retrain_due"), "1x12000 0x200")],
+        [
+            alert(6 * 1440, "RetrainOverdue"),
+            alert(8 * 1440, "RetrainOverdue", MODEL),
+            alert(12100, "RetrainOverdue"),
+        ],
+    ),
+    "a model whose data ended half a year ago is told": (
+        # time begins at 0 here: the first of them lies before
+        [series(of_model("crashcast_model_known_to_timestamp_seconds"), "-15552000x100 0x100")],
+        [alert(59, "ModelOld"), alert(70, "ModelOld", MODEL), alert(150, "ModelOld")],
+    ),
+    "a model that exceeds its budget by half is told, and one that exceeds it by a quarter is not": (
+        [
+            series(of_model("crashcast_model_false_alarm_budget"), "0.02x400"),
+            series(of_model("crashcast_model_false_alarms_per_server_day"), "0.025x100 0.031x300"),
+        ],
+        [alert(90, "FalseAlarmsOverBudget"), alert(200, "FalseAlarmsOverBudget", MODEL)],
+    ),
+    "a precision whose interval lies below that of the model's test is told": (
+        [
+            series(of_model("crashcast_model_alarm_precision"), "0.35x4000"),
+            series("crashcast_live_precision_high", "0.4x100 0.3x4000"),
+        ],
+        [
+            alert(100, "PrecisionBelowPromise"),
+            alert(1500, "PrecisionBelowPromise"),
+            alert(1600, "PrecisionBelowPromise", {}),
+        ],
+    ),
+    "records of incidents that end are told after three days": (
+        [series("crashcast_data_records_end_timestamp_seconds", "0x6000")],
+        [alert(3 * 1440, "RecordsStale"), alert(3 * 1440 + 70, "RecordsStale", {})],
+    ),
+    "raw data that fails an expectation is told": (
+        [series(FINDINGS % "warnings", "0x20 2x100"), series(FINDINGS % "critical_failures", "0x120")],
+        [alert(15, "DataInvalid"), alert(40, "DataInvalid", {"severity": "info"})],
+    ),
+    "a disk that is nearly full, or will be soon, is told": (
+        [
+            series("crashcast_disk_size_bytes", "1000x3000"),
+            series("crashcast_disk_free_bytes", "500x1440 500-0.1x1440"),
+        ],
+        [alert(1400, "DiskFilling"), alert(2800, "DiskFilling", {})],
+    ),
+    "a disk that is full and does not fill is told, too": (
+        [series("crashcast_disk_size_bytes", "1000x300"), series("crashcast_disk_free_bytes", "500x60 99x200")],
+        [alert(60, "DiskFilling"), alert(250, "DiskFilling", {})],
+    ),
+    "a remote with objects that nobody has needed for a quarter is told": (
+        [series("crashcast_remote_unneeded_age_seconds", "7776000x50 7776001x200")],
+        [alert(50, "RemoteFilling"), alert(120, "RemoteFilling", {})],
+    ),
 }
 
 
@@ -201,6 +264,12 @@ def test_each_alert_fires_when_it_should_and_only_then(case: str, tmp_path: Path
 def test_every_rule_has_a_test() -> None:
     fired = {entry["alertname"] for _, entries in CASES.values() for entry in entries if entry["exp_alerts"]}
     assert fired == {rule["alert"] for rule in rules()}
+
+
+def test_every_alert_has_an_entry_in_the_runbook() -> None:
+    lines = [line for line in RUNBOOK.read_text().splitlines() if line.startswith("| `")]
+    described = {name for line in lines for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert described == {rule["alert"] for rule in rules()}
 
 
 def test_promtool_has_no_objection() -> None:
