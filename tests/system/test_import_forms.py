@@ -426,3 +426,118 @@ def test_a_form_holds_the_canonical_samples(project: Path, form: str) -> None:
     names = sorted(tables.read(RAW / "telemetry/month=2026-10/part-0.parquet").columns[2:])
     assert names == ["cpu_pct", "latency_ms", "memory_pct"]
     check_canonical()
+
+
+SHORT = INCIDENTS.replace(".example.net", "")
+
+
+def test_names_without_their_domain_are_proposed_and_taken_if_the_user_says_so(project: Path) -> None:
+    canonical().write_csv("t.csv")
+    Path("i.csv").write_text(SHORT)
+    proposal = "--short-names takes db-01 as db-01.example.net, web-02 as web-02.example.net"
+    with pytest.raises(UserError, match=proposal):
+        bring("t.csv", incidents="i.csv")
+    said = bring("t.csv", incidents="i.csv", is_short=True)
+    check_canonical()
+    assert any("incidents take db-01 as db-01.example.net" in line for line in said)
+    assert tables.read(RAW / "incidents.parquet")["incident_id"][0] == "web-02.example.net 2026-10-24T14:02:00Z crash"
+    cell = '"DB-01:9100, web-02.other.org"'
+    Path("i.csv").write_text(f"{INCIDENTS.replace('server_id', 'host', 1)}{cell},2026-10-25T12:00:00Z,\n")
+    bring("t.csv", incidents="i.csv", is_short=True, replace=True)
+    servers = tables.read(RAW / "incidents.parquet").filter(pl.col("started_at").dt.day() == 25)["server_id"]
+    assert sorted(servers) == [SERVERS[0], SERVERS[2]]
+
+
+def test_a_short_name_of_two_servers_is_none_of_them(project: Path) -> None:
+    canonical().with_columns(pl.col("server_id").replace({SERVERS[1]: "web-02.other.org"})).write_csv("t.csv")
+    Path("i.csv").write_text(SHORT)
+    said = bring("t.csv", incidents="i.csv", is_short=True)
+    assert any("1 incidents on servers without telemetry are kept: incidents name web-02;" in line for line in said)
+
+
+TIMES = [("2026-10-24T14:02:00Z", "2026-10-24T15:02:00Z"), ("2026-10-26T03:01:00Z", "2026-10-26T04:35:00Z")]
+AMERICAN = [[datetime.fromisoformat(time).strftime("%d/%b/%y %I:%M %p") for time in pair] for pair in TIMES]
+SQL = [[time.replace("T", " ").removesuffix("Z") for time in pair] for pair in TIMES]
+TICKETS = {
+    "PagerDuty": "id,incident_number,description,service_name,created_on,resolved_on,urgency\n"
+    f'P1,1,"Host web-02.example.net:9100, is down.",Production,{TIMES[0][0]},{TIMES[0][1]},high\n'
+    f"P2,2,[db-01.example.net] not answering,Production,{TIMES[1][0]},{TIMES[1][1]},high\n",
+    "Opsgenie": "AlertId,TinyId,Message,Status,Priority,CreatedAt,ClosedAt,Entity\n"
+    + "\n".join(
+        f"a-{n},{n},down,closed,P1,{1000 * int(datetime.fromisoformat(pair[0]).timestamp())},{pair[1]},{server}"
+        for n, (pair, server) in enumerate(zip(TIMES, (SERVERS[2], SERVERS[0]), strict=True))
+    ),
+    "Jira": "Summary,Issue key,Issue id,Issue Type,Priority,Created,Resolved,Labels,Labels\n"
+    f"Web server down,OPS-1,1,Incident,High,{AMERICAN[0][0]},{AMERICAN[0][1]},nginx,web-02.example.net\n"
+    f"Database down,OPS-2,2,Incident,High,{AMERICAN[1][0]},{AMERICAN[1][1]},db-01.example.net,\n",
+    "ServiceNow": "number,cmdb_ci,priority,opened_at,resolved_at,closed_at,short_description\n"
+    f"INC1,web-02.example.net,1 - Critical,{SQL[0][0]},{SQL[0][1]},2026-10-27 00:00:00,down\n"
+    f"INC2,db-01.example.net,1 - Critical,{SQL[1][0]},{SQL[1][1]},2026-10-27 00:00:00,down\n",
+    "ServiceNow's list": "Number,Configuration item,Opened,Resolved,Short description\n"
+    f"INC1,web-02.example.net,{SQL[0][0]},{SQL[0][1]},down\nINC2,db-01.example.net,{SQL[1][0]},{SQL[1][1]},down\n",
+}
+
+
+@pytest.mark.parametrize("system", TICKETS)
+def test_exports_of_ticket_systems(project: Path, system: str) -> None:
+    canonical().write_csv("t.csv")
+    Path("tickets.csv").write_text(TICKETS[system])
+    bring("t.csv", incidents="tickets.csv")
+    check_canonical()
+    first = tables.read(RAW / "incidents.parquet").row(0, named=True)
+    assert first["incident_id"] in ("P1", "a-0", "OPS-1", "INC1")
+    assert "own" in first["summary"]
+
+
+def test_tickets_that_name_no_server_or_several_are_said(project: Path) -> None:
+    canonical().write_csv("t.csv")
+    rest = "x,2026-10-25T03:01:00Z,,low\n"
+    more = f"P3,3,the coffee machine,{rest}P4,4,web-01.example.net and web-02.example.net,{rest}"
+    Path("tickets.csv").write_text(TICKETS["PagerDuty"] + more)
+    said = bring("t.csv", incidents="tickets.csv")
+    assumed = said[said.index("Assumed, please check:") :]
+    assert "  tickets.csv: servers are those that 'description' name" in assumed
+    assert "  tickets.csv: 1 incidents name several, such as web-01.example.net, web-02.example.net" in assumed
+    lost = "1 of 4 incidents are left out, such as row 4: no text names a server that has telemetry"
+    assert f"  tickets.csv: {lost}" in assumed
+    ids = tables.read(RAW / "incidents.parquet")["incident_id"]
+    assert sorted(ids) == ["P1", "P2", "P4 web-01.example.net", "P4 web-02.example.net"]
+    Path("tickets.csv").write_text("id,description,created_on\nP3,the coffee machine,2026-10-25T03:01:00Z\n")
+    with pytest.raises(UserError, match=r"tickets\.csv: no column for server_id"):
+        bring("t.csv", incidents="tickets.csv")
+
+
+def test_telemetry_first_and_incidents_later(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    canonical().write_csv("t.csv")
+    with pytest.raises(UserError, match="nothing has been imported yet: give --telemetry too"):
+        bring()
+    said = run_import.import_files([Path("t.csv")], None)
+    assert any("there are no incidents yet, and nothing to learn from" in line for line in said)
+    before = {path: path.stat().st_ino for path in RAW.rglob("*") if path.is_file()}
+    said = bring()
+    check_canonical()
+    changed = {path.name for path, inode in before.items() if path.stat().st_ino != inode}
+    assert changed == {"incidents.parquet"}
+    assert (
+        "  data/raw/incidents.parquet: 2 incidents added, 0 corrected, 0 unchanged; 2 crashes on 2 servers in all"
+        in said
+    )
+    Path("c.csv").write_text(f"host,from,to\n{SERVERS[0]},2026-10-20,2026-10-29\n")
+    run_import.import_files([], None, Path("c.csv"))
+    assert tables.read(RAW / "coverage.parquet").filter(server_id=SERVERS[0])["covered_from"].dt.day().to_list() == [20]
+
+
+def test_a_dry_run_shows_the_report_and_writes_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    canonical().write_csv("t.csv")
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    given = ["--telemetry", "t.csv", "--incidents", "incidents.csv", "--dry-run"]
+    monkeypatch.setattr("sys.argv", ["crashcast", "import", *given])
+    with pytest.raises(SystemExit) as status:
+        cli.main()
+    assert not status.value.code
+    printed = capsys.readouterr().out
+    assert "To be written, without --dry-run:\n  data/raw/telemetry: 1,142 rows added" in printed
+    assert "Next:" not in printed
+    assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before

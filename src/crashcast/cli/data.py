@@ -92,9 +92,15 @@ def incidents(
 @commands.command("import")
 def import_(
     telemetry: Annotated[
-        list[Path], typer.Option(help="Samples: a Parquet or CSV file, or a folder of them; may be repeated.")
-    ],
-    incidents: Annotated[Path, typer.Option(help="Incidents: a Parquet or CSV file.")],
+        list[Path] | None,
+        typer.Option(
+            help="Samples: a file, or a folder of them; may be repeated. Without it, those that are there stay."
+        ),
+    ] = None,
+    incidents: Annotated[
+        Path | None,
+        typer.Option(help="Incidents: a table, or an export of tickets; without it, those that are there stay."),
+    ] = None,
     coverage: Annotated[
         Path | None,
         typer.Option(
@@ -134,8 +140,12 @@ def import_(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse files with a column that looks like numbers, but cannot be read.")
     ] = False,
+    short_names: Annotated[
+        bool, typer.Option("--short-names", help="Incidents and actions may name servers without their domain.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the report, and write nothing.")] = False,
 ) -> None:
-    """Import your own fleet: telemetry and incident records from Parquet or CSV files."""
+    """Import your own fleet: telemetry and incident records from files, in most forms that tools export."""
     from crashcast.sources.importing.layouts import Layout
     from crashcast.sources.importing.local_time import Clock
     from crashcast.sources.importing.run_import import import_files
@@ -143,7 +153,7 @@ def import_(
     clock = Clock(time_zone, ambiguous)
     incident_clock = Clock(incident_time_zone or time_zone, ambiguous, "--incident-time-zone")
     done = import_files(
-        telemetry,
+        telemetry or [],
         incidents,
         coverage,
         replace,
@@ -153,8 +163,10 @@ def import_(
         incident_clock=incident_clock,
         layout=Layout(new_names=_pairs(new_names or []), metric=metric, rates=rate or []),
         actions=actions,
+        is_short=short_names,
+        is_dry=dry_run,
     )
-    _tell(done, "Import telemetry and incidents")
+    _tell(done, None if dry_run else "Import telemetry and incidents")
 
 
 def _pairs(written: list[str]) -> dict[str, str]:
@@ -164,11 +176,12 @@ def _pairs(written: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _tell(report: list[str], commit_message: str) -> None:
+def _tell(report: list[str], commit_message: str | None) -> None:
     from crashcast.sources.importing.report import LOST
 
     end = report.index(LOST) if LOST in report else len(report)  # a warning is read if it comes last
-    print("\n".join([*report[:end], NEXT.format(commit_message), *report[end:]]))
+    following = [] if commit_message is None else [NEXT.format(commit_message)]
+    print("\n".join([*report[:end], *following, *report[end:]]))
 
 
 @commands.command()

@@ -19,6 +19,7 @@ from crashcast.sources.importing.local_time import AGAINST, Clock, sign_of_crash
 from crashcast.sources.importing.long_format import as_columns
 from crashcast.sources.importing.parsing import STAGED_ROWS, Records, Samples, incident_id
 from crashcast.sources.importing.report import Report
+from crashcast.sources.importing.server_names import by_short_name
 from crashcast.sources.importing.table_file import SHOWN
 from crashcast.sources.value_formats import NULLS, utc_text
 from crashcast.tables import CRASH, KEYS, TIMESTAMP
@@ -209,10 +210,14 @@ def with_rates(files: list[Samples], counters: Collection[str], folder: Path, re
     return changed
 
 
-def split_servers(incidents: Records, known: set[str], report: Report) -> Records:
+def split_servers(incidents: Records, known: set[str], is_short: bool, report: Report) -> Records:
     """Make one incident for each server, if the id of an unknown server is a list that names known ones."""
     cells = {cell: names for cell in set(incidents.frame["server_id"]) - known if len(names := servers_of(cell)) > 1}
-    cells = {cell: names for cell, names in cells.items() if not known.isdisjoint(names)}
+    cells = {
+        cell: names
+        for cell, names in cells.items()
+        if not known.isdisjoint(names) or (is_short and by_short_name(names, known))
+    }
     if not cells:
         return incidents
     server = pl.col("server_id")
@@ -226,22 +231,61 @@ def split_servers(incidents: Records, known: set[str], report: Report) -> Record
         .drop("is_one_of_several")
         .unique(maintain_order=True)
     )
-    if (twice := frame.filter(pl.col("incident_id").is_duplicated())).height:
-        message = f"incident '{twice['incident_id'][0]}' is there twice, once with other servers, and differs; keep one"
-        raise incidents.sheet.error(message)
+    frame = _unrepeated(incidents, frame)
     example = f"such as '{several['server_id'][0]}'"
     report.read.append(f"{several.height:,} incidents name several servers ({example}): they are one for each server")
     return replace(incidents, frame=frame)
+
+
+def with_full_names(records: Records, known: set[str], is_short: bool, noun: str, report: Report) -> Records:
+    """Give records the servers' names in telemetry, if --short-names says so; else propose it.
+
+    Parameters
+    ----------
+    records : Records
+    known : set of str
+        Servers with telemetry.
+    is_short : bool
+        Whether the user says so.
+    noun : str
+        What the records are.
+    report : Report
+
+    Raises
+    ------
+    UserError
+        If a record is there under both names, and differs.
+    """
+    full = by_short_name(set(records.frame["server_id"]) - known, known)
+    if not full:
+        return records
+    pairs = some_of([f"{name} as {server}" for name, server in full.items()])
+    if not is_short:
+        return replace(records, proposal=f"; --short-names takes {pairs}")
+    report.read.append(f"{noun}s take {pairs}, as --short-names says")
+    frame = records.frame.with_columns(pl.col("server_id").replace(full))
+    if "incident_id" in frame.columns:
+        frame = frame if records.has_ids else frame.with_columns(incident_id=incident_id())
+        frame = _unrepeated(records, frame.unique(maintain_order=True))
+    return replace(records, frame=frame)
+
+
+def _unrepeated(incidents: Records, frame: pl.DataFrame) -> pl.DataFrame:
+    if (twice := frame.filter(pl.col("incident_id").is_duplicated())).height:
+        message = f"incident '{twice['incident_id'][0]}' is there twice, once with other servers, and differs; keep one"
+        raise incidents.sheet.error(message)
+    return frame
 
 
 def check_servers_of_records(records: Records, noun: str, known: set[str], report: Report) -> None:
     """Report incidents, or actions, on servers without telemetry; if all are, that is an error."""
     servers = records.frame["server_id"]
     strange = set(servers) - known
-    example = f"{noun}s name {_some(strange)}; telemetry has {_some(known)}"
+    example = f"{noun}s name {_some(strange)}; telemetry has {_some(known)}{records.proposal}"
     if servers.len() and len(strange) == servers.n_unique():
         raise records.sheet.error(f"no {noun} is on a server that has telemetry: {example}")
     report.read += records.notes
+    report.assumed += records.doubts
     if strange:
         count = servers.is_in(strange).sum()
         report.assumed.append(f"{count:,} {noun}s on servers without telemetry are kept: {example}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -33,12 +33,13 @@ from crashcast.sources.importing.long_format import (
     is_long,
     pivot,
 )
+from crashcast.sources.importing.server_names import find_servers
 from crashcast.sources.importing.table_file import SHOWN, Sheet, plain_name, read_sheet
 from crashcast.sources.importing.text_numbers import Written, looks_numeric
 from crashcast.sources.tickets.own_alarms import is_title
 from crashcast.sources.value_formats import utc_text
 from crashcast.tables import CRASH, KEYS, MAINTENANCE
-from crashcast.text import some_of
+from crashcast.text import all_of, some_of
 
 MACHINES = ("server", "host", "node", "machine", "instance", "vm")
 SERVER_NAMES = (
@@ -57,30 +58,39 @@ TELEMETRY_ROLES: Roles = {
     "metric": METRIC_NAMES,
     "value": VALUE_NAMES,
 }
+OPENED = ("created_at", "opened_at", "created", "opened", "created_on", "opened_on", "sys_created_on")
 # if a ticket has both a start and an opening, it was reported at the opening
 INCIDENT_ROLES: Roles = {
-    "incident_id": (("incident_id",), ("id", "incident", "ticket", "ticket_id", "key", "number")),
-    "server_id": SERVER_NAMES,
+    "incident_id": (
+        ("incident_id",),
+        ("id", "incident", "ticket", "ticket_id", "key", "number"),
+        *((name,) for name in ("issue_key", "alert_id", "tiny_id", "incident_number", "issue_id")),
+    ),
+    "server_id": (
+        *SERVER_NAMES,
+        *((name,) for name in ("cmdb_ci", "configuration_item", "affected_ci", "ci", "entity")),
+    ),
     "kind": (("kind",), ("incident_kind", "incident_type", "type")),
     "started_at": (
         ("started_at",),
         ("start", "started", "start_time", "start_at", "starts_at", "begin", "began_at", "occurred_at", "crashed_at"),
-        ("created_at", "opened_at", "created", "opened"),
+        OPENED,
         ("timestamp", "time", "datetime", "date"),
     ),
     "resolved_at": (
         ("resolved_at",),
         ("end", "ended", "end_time", "end_at", "ends_at", "ended_at", "resolved", "finished_at", "recovered_at"),
-        ("closed_at", "closed"),
+        ("resolved_on",),
+        ("closed_at", "closed", "closed_on"),
     ),
     "reported_at": (
         ("reported_at",),
         ("reported", "detected_at", "known_at", "triggered_at"),
-        ("created_at", "opened_at", "created", "opened"),
+        OPENED,
     ),
     "severity": tuple((name,) for name in ("severity", "priority", "urgency", "impact")),
     "source": (("source",), ("system",)),
-    "summary": tuple((name,) for name in ("summary", "title", "description", "message", "cause")),
+    "summary": tuple((name,) for name in ("summary", "title", "short_description", "description", "message", "cause")),
 }
 COVERAGE_ROLES: Roles = {
     "server_id": SERVER_NAMES,
@@ -182,6 +192,10 @@ class Records:
         The file names its incidents.
     is_local : bool
         Its times have no zone.
+    doubts : list of str
+        What the user should check.
+    proposal : str
+        How servers could be found that have no telemetry.
     """
 
     sheet: Sheet
@@ -189,6 +203,8 @@ class Records:
     notes: list[str]
     has_ids: bool = True
     is_local: bool = False
+    doubts: list[str] = field(default_factory=list)
+    proposal: str = ""
 
 
 def read_samples(
@@ -371,8 +387,14 @@ def _check_names(sheet: Sheet, names: list[str]) -> None:
             raise sheet.error("the pipeline uses this name itself; --map renames it", name)
 
 
-def read_incidents(path: Path, latest: datetime, clock: Clock = UTC_CLOCK) -> Records:
-    """Parse a file of incidents.
+def read_incidents(
+    path: Path,
+    latest: datetime,
+    clock: Clock = UTC_CLOCK,
+    servers: Collection[str] | None = None,
+    is_short: bool = False,
+) -> Records | None:
+    """Parse a file of incidents, our own or an export of a ticket system.
 
     Parameters
     ----------
@@ -382,14 +404,28 @@ def read_incidents(path: Path, latest: datetime, clock: Clock = UTC_CLOCK) -> Re
         A later crash is an error; maintenance may be planned ahead.
     clock : Clock
         How times without a zone are read.
+    servers : collection of str, optional
+        Those with telemetry: if no column is of servers, they are looked for in texts such as a ticket's title.
+    is_short : bool
+        Also by names without their domain.
+
+    Returns
+    -------
+    Records, optional
+        None if no column is of servers, and `servers` is not given.
 
     Raises
     ------
     UserError
         Naming file, column, row and incident.
     """
-    sheet, joined = with_moments(read_sheet(path))
-    roles = choose(sheet, INCIDENT_ROLES, ("server_id", "started_at"), FITS)
+    sheet, joined = with_moments(read_sheet(path, may_repeat=True))
+    doubts = list[str]()
+    if "server_id" not in (roles := choose(sheet, INCIDENT_ROLES, ("started_at",), FITS)):
+        if servers is None:
+            return None
+        sheet, doubts = _with_servers_of_text(sheet, servers, is_short)
+        roles = choose(sheet, INCIDENT_ROLES, ("server_id", "started_at"), FITS)
     kinds = _kinds(sheet, roles.get("kind"))
     times: dict[str, pl.Series] = {}
     notations: dict[str, str] = {}
@@ -426,8 +462,26 @@ def read_incidents(path: Path, latest: datetime, clock: Clock = UTC_CLOCK) -> Re
     if count := distinct.select(early.sum()).item():
         notes.append(f"{path}: {count:,} incidents reported before they started are taken as reported when they did")
     reported = pl.when(early).then("started_at").otherwise("reported_at")
-    is_local = NO_ZONE in notations["started_at"]
-    return Records(sheet, distinct.with_columns(reported_at=reported), notes, "incident_id" in roles, is_local)
+    is_local = any(NO_ZONE in how for how in notations.values())
+    frame = distinct.with_columns(reported_at=reported)
+    return Records(sheet, frame, notes, "incident_id" in roles, is_local, doubts)
+
+
+def _with_servers_of_text(sheet: Sheet, servers: Collection[str], is_short: bool) -> tuple[Sheet, list[str]]:
+    found, columns = find_servers(sheet, servers, is_short)
+    if not columns:
+        return sheet, []
+    frame = sheet.frame.with_columns(found.alias("server_id"))
+    doubts = [f"{sheet.path}: servers are those that {all_of([repr(name) for name in columns])} name"]
+    several = found.filter(found.str.contains(", ").fill_null(False))
+    if several.len():
+        doubts.append(f"{sheet.path}: {several.len():,} incidents name several, such as {several[0]}")
+    if without := found.null_count():
+        lost = f"{without:,} of {found.len():,} incidents are left out"
+        row = sheet.row(sheet.first(found.is_null()) or 0)
+        doubts.append(f"{sheet.path}: {lost}, such as {row}: no text names a server that has telemetry")
+    kept = found.is_not_null()
+    return replace(sheet, frame=frame.filter(kept), numbers=[sheet.numbers[n] for n in kept.arg_true()]), doubts
 
 
 def incident_id() -> pl.Expr:

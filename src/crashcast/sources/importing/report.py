@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+DRY = "To be written, without --dry-run:"
 LOST = "WARNING, LEFT OUT although they look like metrics:"
 
 
@@ -17,13 +18,13 @@ class Report:
     written: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
-    def lines(self) -> list[str]:
+    def lines(self, is_dry: bool = False) -> list[str]:
         """Return all lines, each group below its heading."""
         groups = {
             "Read:": self.read,
             "Inferred:": self.inferred,
             "Assumed, please check:": self.assumed,
-            "Written:": self.written,
+            DRY if is_dry else "Written:": self.written,
             LOST: self.lost,
         }
         return [line for heading, lines in groups.items() if lines for line in (heading, *_indented(lines))]

@@ -43,6 +43,7 @@ from crashcast.sources.importing.consistency import (
     report_periods,
     report_readings,
     split_servers,
+    with_full_names,
     with_rates,
 )
 from crashcast.sources.importing.layouts import Layout, beside_servers, metric_of, servers_of
@@ -88,13 +89,16 @@ def import_files(
     incident_clock: Clock = UTC_CLOCK,
     layout: Layout = Layout(),  # noqa: B008 - it is frozen
     actions: Path | None = None,
+    is_short: bool = False,
+    is_dry: bool = False,
 ) -> list[str]:
     """Merge files into data/raw, describe them in params.yaml and track them with DVC.
 
     Parameters
     ----------
     telemetry : list of Path
-        Parquet or CSV files of samples, or folders of them; a later row replaces an earlier one with the same key.
+        Files of samples, or folders of them; a later row replaces an earlier one with the same key. Without any, other
+        tables are merged into an earlier import.
     incidents, coverage : Path, optional
         One file each; without incidents, those that are there stay as they are; without coverage, every server is
         taken as covered from its first sample to the fleet's last one.
@@ -112,6 +116,10 @@ def import_files(
         Names that the user chose.
     actions : Path, optional
         A file of what was done to servers; without it, those that are there stay as they are.
+    is_short : bool
+        Incidents and actions may name servers without their domain.
+    is_dry : bool
+        Write nothing.
 
     Returns
     -------
@@ -130,17 +138,18 @@ def import_files(
     new_incidents = None if incidents is None else read_incidents(incidents, now, incident_clock)
     new_coverage = None if coverage is None else read_coverage(coverage, now, incident_clock)
     new_actions = None if actions is None else read_actions(actions, now, incident_clock)
-    if new_incidents is not None and new_incidents.frame.is_empty() and known is None:
-        raise new_incidents.sheet.error("no incidents: there is nothing to learn from")
+    if not telemetry and known is None:
+        raise UserError("nothing has been imported yet: give --telemetry too")
     with workspace() as folder:
-        paths = _telemetry_files(telemetry, {incidents, coverage, actions})
-        files = _stage(paths, folder, known, now, clock, _layout(paths, layout, new_incidents, known))
-        report_readings(files, layout.new_names, report)
-        files = join_metrics(files, folder / "joined.parquet", report)
-        files = with_rates(files, layout.rates, folder, report)
-        files = with_uptime(files, Label.read().uptime_metric, folder, report)
-        metrics = common_metrics(files, known, is_strict, report)
-        rows = pl.concat([file.scan() for file in files], how="diagonal").select(*KEYS, *metrics)
+        files = list[Samples]()
+        if telemetry:
+            paths = _telemetry_files(telemetry, {incidents, coverage, actions})
+            files = _stage(paths, folder, known, now, clock, _layout(paths, layout, new_incidents, known))
+            report_readings(files, layout.new_names, report)
+            files = join_metrics(files, folder / "joined.parquet", report)
+            files = with_rates(files, layout.rates, folder, report)
+            files = with_uptime(files, Label.read().uptime_metric, folder, report)
+        rows = _rows(files, known, is_strict, report)
         spans = _spans(rows)
         if known is None:
             section = infer_section(rows, spans, stated_interval, partition, report)
@@ -148,18 +157,25 @@ def import_files(
             section = extend_section(rows, spans, known, stated_interval, report)
         old_coverage = None if known is None else tables.read(COVERAGE_PATH)
         sampled, covered = set(spans["server_id"]), set() if old_coverage is None else set(old_coverage["server_id"])
-        if new_incidents is not None:
-            new_incidents = split_servers(new_incidents, sampled | covered, report)
-            check_servers_of_records(new_incidents, "incident", sampled | covered, report)
+        servers = sampled | covered
+        if incidents is not None:
+            new_incidents = new_incidents or read_incidents(incidents, now, incident_clock, servers, is_short)
+            assert new_incidents is not None
+            if new_incidents.frame.is_empty() and known is None:
+                raise new_incidents.sheet.error("no incidents: there is nothing to learn from")
+            new_incidents = split_servers(new_incidents, servers, is_short, report)
+            new_incidents = with_full_names(new_incidents, servers, is_short, "incident", report)
+            check_servers_of_records(new_incidents, "incident", servers, report)
         if new_actions is not None:
-            check_servers_of_records(new_actions, "action", sampled | covered, report)
+            new_actions = with_full_names(new_actions, servers, is_short, "action", report)
+            check_servers_of_records(new_actions, "action", servers, report)
         if new_coverage is not None:
-            check_servers_of_coverage(new_coverage, sampled, covered, report)
+            check_servers_of_coverage(new_coverage, sampled if files else set(), covered, report)
         report_odd_names(sampled | ({*new_incidents.frame["server_id"]} if new_incidents else set()), report)
         report_clocks(files, new_incidents, rows, spans, section, (clock, incident_clock), report)
 
-        changed = [COVERAGE_PATH]
-        if write_telemetry(files, section, folder, known is not None, report):
+        changed = list[Path]()
+        if files and write_telemetry(files, section, folder, known is not None, report):
             changed.append(TELEMETRY_PATH)
         if new_incidents is not None or known is None:
             write_incidents(new_incidents, folder, known is not None, report)
@@ -170,13 +186,17 @@ def import_files(
         emptied = [path for path in MAY_BE_EMPTY if path not in changed and (known is None or not path.exists())]
         write_empty(emptied, folder)
         changed += emptied
-        write_coverage(new_coverage, old_coverage, files, spans, section.interval, folder, report)
+        if files or new_coverage is not None:
+            write_coverage(new_coverage, old_coverage, files, spans, section.interval, folder, report)
+            changed.append(COVERAGE_PATH)
         if new_incidents is not None:
             first, last = spans.select(pl.col("first").min(), pl.col("last").max()).row(0)
             report_periods(new_incidents, new_coverage is not None, first, last, report)
         if section != known:
             _write_params(section, folder, report)
             changed.append(PATH)
+        if is_dry:
+            return report.lines(is_dry)
         with exchanged(changed, folder):
             track([*TABLES])
     forget(DEMO_TRUTH)  # nobody could pull it: only the demo's own clone has it
@@ -257,6 +277,15 @@ def _stage(
             files.append(read_samples(path, folder / f"{position:06}.parquet", metrics, now, clock, layout))
             advance()
     return files
+
+
+def _rows(files: list[Samples], known: Telemetry | None, is_strict: bool, report: Report) -> pl.LazyFrame:
+    # of new files, or else of all that is there
+    if known is not None and not files:
+        paths = [partition.path(TELEMETRY_PATH) for partition in tables.partitions(TELEMETRY_PATH)]
+        return pl.scan_parquet(paths, glob=False).select(*KEYS, *known.metrics)
+    metrics = common_metrics(files, known, is_strict, report)
+    return pl.concat([file.scan() for file in files], how="diagonal").select(*KEYS, *metrics)
 
 
 def _spans(rows: pl.LazyFrame) -> pl.DataFrame:

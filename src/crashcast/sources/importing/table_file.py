@@ -70,8 +70,15 @@ class Sheet:
         return index if index is not None and mask[index] else None
 
 
-def read_sheet(path: Path) -> Sheet:
+def read_sheet(path: Path, may_repeat: bool = False) -> Sheet:
     """Read a file of one of the kinds in `SUFFIXES`.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    may_repeat : bool
+        Columns of CSV may have one name, as labels have in exports of tickets: the later ones get a number.
 
     Raises
     ------
@@ -84,7 +91,7 @@ def read_sheet(path: Path) -> Sheet:
         raise UserError(f"{path}: unknown kind of file; give {', '.join(SUFFIXES)}")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty")
-    sheet = _read_parquet(path) if path.name.lower().endswith(SUFFIXES[:2]) else _read_text(path)
+    sheet = _read_parquet(path) if path.name.lower().endswith(SUFFIXES[:2]) else _read_text(path, may_repeat)
     seen: dict[str, str] = {}
     for column in sheet.frame.columns:
         if (other := seen.setdefault(plain_name(column), column)) != column:
@@ -106,7 +113,7 @@ def check_years(sheet: Sheet, column: str, values: pl.Series) -> None:
             raise sheet.error("its year is not one of 1 to 9999: a wrong unit, or a clock not set", column, index)
 
 
-def _read_text(path: Path) -> Sheet:
+def _read_text(path: Path, may_repeat: bool) -> Sheet:
     start = _content(path, HEADER_CHARACTERS)
     if start.startswith(b"PAR1"):
         raise UserError(f"{path} is a Parquet file; name it .parquet")
@@ -116,7 +123,7 @@ def _read_text(path: Path) -> Sheet:
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(start)
         if is_annotated(text):
             return Sheet(path, *read_annotated(path, _content(path).decode("utf-8-sig")))
-        frame = _read_csv(path, text)
+        frame = _read_csv(path, text, may_repeat)
         return Sheet(path, frame, range(2, frame.height + 2))
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
@@ -155,9 +162,10 @@ def _known(kind: pa.DataType) -> pa.DataType:
     return pa.large_list(_known(kind.value_type)) if pa.types.is_nested(kind) else kind
 
 
-def _read_csv(path: Path, start: str) -> pl.DataFrame:
+def _read_csv(path: Path, start: str, may_repeat: bool) -> pl.DataFrame:
     delimiter, header = _header(path, start)
-    if repeated := [name for name, count in Counter(header).items() if count > 1]:
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated and not may_repeat:
         raise UserError(f"{path}: column '{repeated[0]}' is there twice; rename or remove one")
     values = [
         name for name in header if re.fullmatch(r"[-+]?\d[\d.,]*([eE][-+]?\d+)?|\d{4}-\d\d?-\d\d?.*", name.strip())
@@ -178,7 +186,8 @@ def _read_csv(path: Path, start: str) -> pl.DataFrame:
         raise UserError(f"{path}, {message}; export it again") from None
     if table.column_names != header:
         raise UserError(f"{path}, row 1: the header cannot be read; see its quotes, and export it again")
-    return pl.DataFrame({name: pl.Series(name, table.column(name)) for name in header})
+    names = [name if name not in header[:index] else f"{name} {index + 1}" for index, name in enumerate(header)]
+    return pl.DataFrame([pl.Series(name, table.column(index)) for index, name in enumerate(names)])
 
 
 def _header(path: Path, block: str) -> tuple[str, list[str]]:

@@ -112,9 +112,8 @@ def _changes(counts: Counter[str], noun: str) -> str:
 def write_incidents(incidents: Records | None, folder: Path, is_merge: bool, report: Report) -> None:
     """Write the incidents, merged into those of earlier imports; without incidents, an empty table."""
     if incidents is None:
-        report.assumed.append(
-            "there are no incidents yet, and nothing to learn from: `crashcast incidents` brings them"
-        )
+        brings = "`crashcast import --incidents` or `crashcast incidents` brings them"
+        report.assumed.append(f"there are no incidents yet, and nothing to learn from: {brings}")
     new = pl.DataFrame(schema=tables.INCIDENTS) if incidents is None else incidents.frame  # type: ignore[arg-type]
     old = tables.read(INCIDENTS_PATH, tables.INCIDENTS) if is_merge else new.clear()
     if incidents is not None and not incidents.has_ids:
@@ -163,7 +162,9 @@ def write_coverage(
     report : Report
     """
     periods = _assumed_coverage(old, spans, interval, report) if coverage is None else coverage.frame
-    seen_groups = pl.concat([file.groups for file in files]).sort("timestamp")
+    schema: dict[str, Any] = {"timestamp": tables.TIMESTAMP, "server_id": pl.String, "group": pl.String}
+    groups = [pl.DataFrame(schema=schema), *(file.groups.select(*schema) for file in files)]
+    seen_groups = pl.concat(groups).sort("timestamp")
     last_groups = seen_groups.group_by("server_id", maintain_order=True).last()
     of_server = dict(last_groups.select("server_id", "group").iter_rows())
     group = pl.col("server_id").replace_strict(of_server, default=None, return_dtype=pl.String)
