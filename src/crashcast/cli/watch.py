@@ -28,18 +28,23 @@ commands = typer.Typer()
 @commands.command()
 def drift(
     revision: InUse = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write one page with pictures of the figures that have moved most.")
+    ] = None,
     textfile: Textfile = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare the newest week with those that the model was trained on. Exit status: 0 none, 1 drift, 3 not known."""
     from crashcast.operate.textfile import write
     from crashcast.watch import drift as comparing
-    from crashcast.watch import drift_output
+    from crashcast.watch import drift_output, drift_page
 
     used, commit = _in_use("drift", revision)
     report = comparing.read(used, commit)
     if textfile is not None:
         write(drift_output.samples(report), textfile, "crashcast_drift")
+    if page is not None:
+        drift_page.write(report, page)
     print_result(report, as_json, drift_output.as_json, drift_output.show)
     if not report.is_known:
         raise typer.Exit(NOT_KNOWN)

@@ -168,12 +168,20 @@ def _charts(alarm: Alarm, recent: pl.DataFrame | None) -> tuple[list[Markup], li
     shown = [reason.source for reason in alarm.reasons[:MOST_REASONS] if reason.source in names] or names[:1]
     others = [name for name in names if name not in shown]
     when = [at.replace(tzinfo=None) for at in rows["timestamp"]]
-    drawn = {name: chart(name, when, rows[name].to_list(), alarm.opened_at) for name in names}
+    mark = alarm.opened_at, f"the alarm at {moment(alarm.opened_at)}"
+    drawn = {name: chart(name, when, rows[name].to_list(), DAY, "day", mark) for name in names}
     return [drawn[name] for name in shown], [drawn[name] for name in others]
 
 
-def chart(name: str, when: Sequence[datetime], values: Sequence[float | None], opened_at: datetime) -> Markup:
-    """Draw a metric over the day before its last row, with a line at the opening of the alarm.
+def chart(
+    name: str,
+    when: Sequence[datetime],
+    values: Sequence[float | None],
+    span: timedelta,
+    period: str,
+    mark: tuple[datetime, str],
+) -> Markup:
+    """Draw a figure over the time before its last value, with a dashed line at one moment.
 
     Parameters
     ----------
@@ -182,19 +190,21 @@ def chart(name: str, when: Sequence[datetime], values: Sequence[float | None], o
         Times of the rows, ascending, naive; at least one.
     values : sequence of float or None
         None interrupts the line.
-    opened_at : datetime
-        Left out if it is older than the day.
+    span, period : timedelta, str
+        The time that is drawn, and what it is called, such as `day`.
+    mark : datetime and str
+        The moment, and what it is; left out if it is older.
     """
     last = when[-1]
-    first = last - DAY
+    first = last - span
     inside = [(at, value) for at, value in zip(when, values, strict=True) if at >= first]
     known = [value for _, value in inside if value is not None]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
     latest = number(values[-1])
     told = (
-        f"{latest} at the end, {number(low)} to {number(high)} in the last day"
+        f"{latest} at the end, {number(low)} to {number(high)} in the last {period}"
         if known
-        else "missing for the whole day"
+        else f"missing for the whole {period}"
     )
 
     figure = Element("figure")
@@ -205,18 +215,19 @@ def chart(name: str, when: Sequence[datetime], values: Sequence[float | None], o
         figure, "svg", role="img", width="100%", height=str(HEIGHT), viewBox=f"0 0 {SIDE} {SIDE}",
         preserveAspectRatio="none",
     )  # fmt: skip
-    is_inside = first <= opened_at <= last
-    marked = f"; the dashed line marks the alarm at {moment(opened_at)}" if is_inside else ""
-    SubElement(picture, "title").text = printable(f"{name} over the last day: {told}{marked}")
+    marked_at, words = mark
+    is_inside = first <= marked_at <= last
+    marked = f"; the dashed line marks {words}" if is_inside else ""
+    SubElement(picture, "title").text = printable(f"{name} over the last {period}: {told}{marked}")
 
     def x(at: datetime) -> float:
-        return SIDE * ((at - first) / DAY)
+        return SIDE * ((at - first) / span)
 
     def y(value: float) -> float:
         return SIDE * (0.9 - 0.8 * ((value - low) / (high - low) if high > low else 0.5))
 
     if is_inside:
-        across = f"{x(opened_at):.0f}"
+        across = f"{x(marked_at):.0f}"
         SubElement(picture, "line", {"class": "opening", "x1": across, "x2": across, "y1": "0", "y2": str(SIDE)})
     for run in _runs([(x(at), value) for at, value in inside], y):
         path = "M" + "L".join(f"{right:.0f} {down:.0f}" for right, down in run)
@@ -224,7 +235,7 @@ def chart(name: str, when: Sequence[datetime], values: Sequence[float | None], o
         SubElement(picture, "path", {"class": kind, "d": path + "h.01" * (kind == "point")})
     ends = SubElement(figure, "div", {"class": "ends", "aria-hidden": "true"})
     for at in (first, last):
-        SubElement(ends, "span").text = moment(at)
+        SubElement(ends, "span").text = moment(at) if span <= DAY else f"{at:%Y-%m-%d}"
     return Markup(ElementTree.tostring(figure, encoding="unicode", method="html"))  # escapes
 
 

@@ -77,6 +77,11 @@ class Finding(NamedTuple):
     effect: float | None = None
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """Its names."""
+        return self.layer, self.name, self.figure
+
+    @property
     def is_alarm(self) -> bool:
         """Whether it is a shift that matters: one that moves no score is information alone."""
         return self.is_shift and (self.effect is None or abs(self.effect) >= MOVED)
@@ -98,6 +103,11 @@ class Report:
         The largest deviation first; empty if there is no answer.
     changes : list of Change
         Those of this week that the team reported.
+    trained_to : datetime or None
+        End of the training period, if there is an answer.
+    history : dict
+        By `Finding.key`, the figure of each week up to the newest one, None if it is not known; of a distribution its
+        distance to the training period.
     """
 
     week: datetime | None
@@ -105,6 +115,8 @@ class Report:
     needed: int
     findings: list[Finding]
     changes: list[Change] = field(default_factory=list)
+    trained_to: datetime | None = None
+    history: dict[tuple[str, str, str], list[float | None]] = field(default_factory=dict)
 
     @property
     def is_known(self) -> bool:
@@ -178,7 +190,8 @@ def read(used: Deployment, revision: Revision) -> Report:
         found = with_effects(found, model, weeks, used.features)
     week = weeks.start(weeks.number - 1)
     reported = changes.between(week, week + weekly.WEEK)
-    return Report(week, weeks.reference, drift.min_weeks, found, reported)
+    history = {(one.layer, one.name, one.figure): week_by_week(one, weeks.reference) for one in series}
+    return Report(week, weeks.reference, drift.min_weeks, found, reported, trained_to, history)
 
 
 def judge(series: Sequence[Series], reference: int, week: int, drift: Drift) -> list[Finding]:
@@ -244,6 +257,17 @@ def compare(series: Series, reference: int, week: int) -> tuple[float, float, fl
         return float(np.exp(new)), float(np.exp(mean)), deviations, p_value
     p_value = float(2 * stdtr(number - 1, -abs(deviations)))
     return float(series.values[week]), float(before.mean()), deviations, p_value
+
+
+def week_by_week(series: Series, reference: int) -> list[float | None]:
+    """Return the figure of each week, None if unknown; of a distribution its distance to the reference weeks."""
+    values = series.values
+    if series.is_distribution:
+        total = values[:reference].sum(axis=0)
+        others = [total - one if number < reference else total for number, one in enumerate(values)]
+        pairs = zip(values, others, strict=True)
+        return [distance(one, other) if one.sum() and other.sum() else None for one, other in pairs]
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def distance(one: Floats, other: Floats) -> float:

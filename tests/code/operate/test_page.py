@@ -15,6 +15,7 @@ from served_fleet import HOUR, NOW, ROW, state
 from crashcast.operate import page
 from crashcast.operate.actions import Action
 from crashcast.operate.state import EndedAlarm, State
+from crashcast.params.base import DAY
 from crashcast.params.serve import Serve
 
 SERVE = Serve.model_validate(
@@ -48,7 +49,7 @@ def test_how_long_ago(before: timedelta, words: str) -> None:
 def drawn(values: list[float | None], opened_at: datetime = ROW) -> tuple[str, list[str], list[str]]:
     """Return what a chart says, its paths, and where its lines stand."""
     when = [ROW - (len(values) - 1 - number) * 6 * HOUR for number in range(len(values))]
-    figure = ElementTree.fromstring(page.chart("cpu", when, values, opened_at))
+    figure = ElementTree.fromstring(page.chart("cpu", when, values, DAY, "day", (opened_at, "the alarm")))
     paths = [str(path.get("d")) for path in figure.iter("path")]
     return "".join(figure.find("figcaption").itertext()), paths, [str(line.get("x1")) for line in figure.iter("line")]  # type: ignore[union-attr]
 
