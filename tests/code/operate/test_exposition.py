@@ -102,8 +102,8 @@ def test_a_scrape_of_a_large_fleet_is_short() -> None:
     exposition = after(state(well=[f"web-{number:05}" for number in range(10_000)]))
     times = []
     for _ in range(3):
-        begun = time.perf_counter()
+        begun = time.process_time()
         text = exposition.text()
-        times.append(time.perf_counter() - begun)
+        times.append(time.process_time() - begun)
     assert text.count(b"\ncrashcast_risk{") == 10_001
     assert min(times) < SCRAPE_S
