@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -120,6 +121,30 @@ def test_the_file_server_behind_it_lets_nobody_in(s3: dict[str, str]) -> None:
         urllib.request.urlopen(f"http://127.0.0.1:{filer}/buckets/crashcast/secret")
 
 
+@pytest.mark.parametrize("service", local_s3.SERVICES)
+def test_the_services_behind_it_call_each_other_and_nobody_else(s3: dict[str, str], service: str) -> None:
+    first = int(s3["AWS_ENDPOINT_URL"].rpartition(":")[2])
+    port = first + local_s3.SERVICES.index(service) + local_s3.GRPC_OFFSET
+    store = Path(s3["AWS_CONFIG_FILE"]).parent
+    hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # with empty settings
+    own, stranger = (ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) for _ in range(2))
+    own.load_cert_chain(store / local_s3.CERTIFICATE, store / local_s3.CERTIFICATE_KEY)
+
+    def answer(context: ssl.SSLContext) -> bytes:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols(["h2"])
+        with socket.create_connection((local_s3.HOST, port), timeout=30) as plain, context.wrap_socket(plain) as tls:
+            tls.sendall(hello)
+            return tls.recv(9)
+
+    assert answer(own)[3] == 4  # the settings of the server
+    with pytest.raises(ssl.SSLError, match=r"(?i)certificate.required"):
+        answer(stranger)
+    with socket.create_connection((local_s3.HOST, port), timeout=30) as plain, suppress(ConnectionError):
+        plain.sendall(hello)
+        assert plain.recv(9)[:1] in (b"", b"\x15")  # it closes, or alerts as TLS does
+
+
 @linux
 def test_it_listens_on_one_loopback_address_alone(s3: dict[str, str]) -> None:
     port = int(s3["AWS_ENDPOINT_URL"].rpartition(":")[2])
@@ -169,7 +194,8 @@ def test_keys_are_random_kept_and_readable_by_their_owner_alone(tmp_path: Path, 
 
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     assert all(one[name] == again[name] != other[name] for name in names)
-    assert (first / "keys.json").stat().st_mode & 0o777 == 0o600
+    for name in ("keys.json", local_s3.CERTIFICATE_KEY, "server.log"):
+        assert (first / name).stat().st_mode & 0o077 == 0
     assert first.stat().st_mode & 0o777 == 0o700
 
 
@@ -177,6 +203,7 @@ def test_objects_outlive_the_server(store: Path, port: int) -> None:
     with local_s3.serving(store, port) as environment:
         client(environment).put_object(Bucket="crashcast", Key="a", Body=b"kept")
     assert within(10, lambda: not local_s3._is_running(store))
+    assert [*local_s3.SOCKETS.glob(f"seaweedfs-*-{port + local_s3.GRPC_OFFSET}.sock")] == []
 
     with local_s3.serving(store, port) as environment:
         assert client(environment).get_object(Bucket="crashcast", Key="a")["Body"].read() == b"kept"

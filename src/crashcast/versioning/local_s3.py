@@ -25,6 +25,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 from crashcast.errors import UserError
@@ -41,6 +43,10 @@ READY_TIMEOUT_S = 60.0  # takes half a second on a quiet machine
 STOP_TIMEOUT_S = 10.0
 MEMORY_LIMIT = "1GiB"
 JWT_KEYS = ("SIGNING_KEY", "SIGNING_READ_KEY", "FILER_SIGNING_KEY", "FILER_SIGNING_READ_KEY")
+GRPC_PEERS = ("MASTER", "VOLUME", "FILER", "S3", "CLIENT", "ADMIN", "WORKER")
+CERTIFICATE, CERTIFICATE_KEY = "grpc.crt", "grpc.key"  # in the store
+CERTIFICATE_DAYS = 3650  # a server seldom runs so long; each start makes a new one
+SOCKETS = Path("/tmp")  # SeaweedFS puts them there, whatever the environment says
 
 
 def default_store() -> Path:
@@ -244,7 +250,7 @@ def _start(store: Path, port: int) -> bool:
     try:
         with _lock(store / "server.lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as lock:
             _check_ports(port)
-            with (store / "server.log").open("wb") as log:
+            with open(store / "server.log", "wb", opener=_private) as log:
                 subprocess.Popen(
                     [sys.executable, "-I", "-m", "crashcast.versioning.local_s3", store, str(port)],
                     cwd=store,
@@ -258,6 +264,10 @@ def _start(store: Path, port: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)  # whatever the umask
 
 
 def _check_ports(port: int) -> None:
@@ -289,20 +299,54 @@ def _is_free(port: int) -> bool:
 
 def _keep(store: Path, port: int) -> int:
     """Run the server until its last user is gone."""
+    os.umask(0o077)
     server = subprocess.Popen(
         _server_command(port),
         cwd=store,
         env={
             **_keys(store),
-            # the services behind S3 know no users: without such a key, no other account's request gets past their HTTP
+            # the services behind S3 know no users: without such a key, no other account's request gets past their HTTP,
             **{f"WEED_JWT_{name}": secrets.token_hex(32) for name in JWT_KEYS},
+            # and without the certificate, no other account's call gets past gRPC
+            **_grpc_settings(store),
             "HOME": str(store),  # no settings of the user's other SeaweedFS
             "GOMEMLIMIT": MEMORY_LIMIT,
         },
         preexec_fn=_die_with_parent,
     )
     threading.Thread(target=_stop_after_last_user, args=(server, store), daemon=True).start()
-    return server.wait()
+    status = server.wait()
+    for number, service in zip(_ports(port), SERVICES * 2, strict=True):
+        for kind in (service, f"{service}-grpc"):
+            (SOCKETS / f"seaweedfs-{kind}-{number}.sock").unlink(missing_ok=True)
+    return status
+
+
+def _grpc_settings(store: Path) -> dict[str, str]:
+    """Make a certificate that all services show each other; return the settings that name it, and ask for it."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+    from cryptography.x509.oid import NameOID
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "crashcast local S3")])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=CERTIFICATE_DAYS))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, private = (store / name for name in (CERTIFICATE, CERTIFICATE_KEY))
+    certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    private.touch(mode=0o600)
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    settings = {f"WEED_GRPC_{peer}_CERT": str(certificate.absolute()) for peer in GRPC_PEERS}
+    settings |= {f"WEED_GRPC_{peer}_KEY": str(private.absolute()) for peer in GRPC_PEERS}
+    return {**settings, "WEED_GRPC_CA": str(certificate.absolute())}
 
 
 def _server_command(port: int) -> list[str | Path]:
