@@ -223,9 +223,9 @@ def _session(url: str, environment: Mapping[str, str]) -> requests.Session:
         session.verify = authority
     if certificate:
         session.cert = (certificate, key) if key else certificate
-    if token or user:
-        authorization = f"Bearer {token.strip()}" if token else basic(user or "", password or "")
-        session.auth = with_headers({"Authorization": authorization}, "PROMETHEUS_TOKEN")
+    authorization = f"Bearer {token.strip()}" if token else basic(user, password or "") if user else None
+    headers = {"Authorization": authorization} if authorization else {}
+    session.auth = with_headers(headers, "PROMETHEUS_TOKEN")  # also without any: else a .netrc's password goes out
     if (token or user) and urlsplit(url).scheme == "http" and not _is_local(url):
         raise UserError(f"{PATH}: collect.url: {url} would carry a password unencrypted; write https://")
     return session

@@ -279,9 +279,9 @@ def test_the_environment_says_who_asks(
     environment: dict[str, str],
     header: str | None,
 ) -> None:
-    if environment:  # which a .netrc must not replace
-        (tmp_path / ".netrc").write_text("machine 127.0.0.1 login other password other")
-        monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    # a .netrc adds nothing: its password would go out unencrypted, too
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login other password other")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
     url, handler = serve(lambda form: good([]))
     Server(url, environment).read(CHUNK)
     assert handler.heads[0].get("Authorization") == header
