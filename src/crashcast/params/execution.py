@@ -11,6 +11,8 @@ from crashcast.params.base import Section
 
 
 def _scheduler(value: str) -> str:
+    if re.fullmatch(r"tcp://(?!(127\.0\.0\.1|localhost):)[^/\s]+:\d+", value):
+        raise ValueError("tcp:// asks nobody who they are, and a scheduler sends code: write tls:// (docs/cluster.md)")
     if not re.fullmatch(r"(tls|tcp)://[^/\s]+:\d+", value):
         raise ValueError("must be the address of a scheduler, such as tls://host:8786")
     return value

@@ -42,6 +42,9 @@ def shared(tmp_path):
     ("workers", "shared", "message"),
     [
         ("host:8786", None, "must be the address of a scheduler, such as tls://host:8786"),
+        ("tcp://host:8786", None, "tcp:// asks nobody who they are"),
+        ("tcp://127.0.0.1.evil.example:1", None, "tcp:// asks nobody who they are"),
+        ("tcp://localhost@evil.example:1", None, "tcp:// asks nobody who they are"),
         ("tls://host", None, "must be the address of a scheduler, such as tls://host:8786"),
         (
             "tls://host:8786",
@@ -61,7 +64,7 @@ def test_where_to_compute_is_checked(tmp_path, workers, shared, message):
 
 
 @pytest.mark.parametrize("shared", ["/mnt/shared", "s3://bucket", "s3://bucket/a/b/"])
-@pytest.mark.parametrize("workers", ["tls://host:8786", "tcp://10.0.0.1:1", "auto", 3])
+@pytest.mark.parametrize("workers", ["tls://host:8786", "tcp://127.0.0.1:1", "tcp://localhost:1", "auto", 3])
 def test_a_cluster_is_told_from_this_machine(workers, shared):
     rules = Execution(workers=workers, shared=shared, memo_gb=1)
     assert rules.scheduler == (workers if "://" in str(workers) else None)
