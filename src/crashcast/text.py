@@ -11,6 +11,8 @@ from typing import Any, TextIO
 # control characters but tab and line feed; those that turn the direction of writing; halves of characters
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+CREDENTIALS = re.compile(r"(https?://)[^/\s@]+@", re.IGNORECASE)  # in an address
+
 
 def some_of(names: Sequence[str], most: int = 3) -> str:
     """Return the first names and the number of the others, such as "a, b, c and 4 more"."""
@@ -29,8 +31,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return a text in which characters that steer a terminal are shown as in JSON, such as \u001b."""
-    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    r"""Return a text without passwords in addresses; characters that steer a terminal are shown as in JSON: \u001b."""
+    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", CREDENTIALS.sub(r"\1***@", text))
 
 
 @contextmanager

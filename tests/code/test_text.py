@@ -101,3 +101,17 @@ def test_no_command_passes_them_on(command: list[str]) -> None:
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "x\\u001b]0;title\\u0007\\u009b2J\\u202e" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at http://me:pass@s3.example:9000/b", "at http://***@s3.example:9000/b"),
+        ("HTTPS://token@git.example/a.git", "HTTPS://***@git.example/a.git"),
+        ("http://a:b@one, https://c:d@two", "http://***@one, https://***@two"),
+        ("http://git.example/a@b", "http://git.example/a@b"),
+        ("ssh://git@git.example/a", "ssh://git@git.example/a"),
+    ],
+)
+def test_no_password_of_an_address_is_shown(text: str, shown: str) -> None:
+    assert printable(text) == shown
