@@ -6,7 +6,11 @@ It runs from its raw data alone: in a worktree, with the environment that it loc
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +24,14 @@ from crashcast.execution import memo
 from crashcast.history.byte_comparison import TOLERANCE, is_close
 from crashcast.history.diff import File, read_difference, show_files
 from crashcast.history.log import changed_files
-from crashcast.versioning import cache, dvc_files, environment, worktree_runs
+from crashcast.versioning import cache, commit_limits, dvc_files, environment, git
 from crashcast.versioning.dvc_files import LOCK
 from crashcast.versioning.lock_checks import check
 from crashcast.versioning.outputs import outputs_of
 from crashcast.versioning.revision import SHOWN_DIGITS, Revision
 
 SHOWN_FIGURES = (".csv", ".md")  # made of figures that other outputs hold
+TAIL_LINES = 30  # of what a failed run said
 EXIT_STATUS = {"same": 0, "different": 1, "close": 3}
 
 
@@ -109,14 +114,12 @@ def rebuild(name: str) -> Rebuilt:
     except UserError as error:
         notes.append(str(error))
     python = environment.interpreter(revision, cache.review_folder())
-    stages = tuple(
-        worktree_runs.upstream(revision, {path for stage in revision.stages.values() for path in stage.outs})
-    )
-    with worktree_runs.worktree(revision) as project:
+    stages = tuple(revision.upstream({path for stage in revision.stages.values() for path in stage.outs}))
+    with worktree(revision) as project:
         cache_folder = project / ".dvc" / "cache"
         (project / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache_folder}\n", encoding="utf-8")
         _link_raw_data(revision, project, cache_folder)
-        worktree_runs.run_dvc(python, project, "repro", "--force", why=f", {revision.name}", **{memo.SWITCH: "off"})
+        _run_dvc(python, project, "repro", "--force", why=f", {revision.name}", **{memo.SWITCH: "off"})
         written = dvc_files.read_lock(project / LOCK)
         differing = {}
         for stage in stages:
@@ -130,6 +133,27 @@ def rebuild(name: str) -> Rebuilt:
     return Rebuilt(revision.sha, stages, differing, tuple(notes))
 
 
+@contextmanager
+def worktree(revision: Revision) -> Iterator[Path]:
+    """Give the project as a commit has it, in a worktree without data, for as long as needed.
+
+    Raises
+    ------
+    UserError
+        If the commit has files where the worktree gets its own, such as a link .dvc/config.local.
+    """
+    commit_limits.check_places(revision)
+    prefix = git.prefix()
+    with cache.temporary() as folder:
+        git.run("worktree", "prune")  # forgets those that killed reviews left
+        place = folder / "worktree"
+        git.run("worktree", "add", "--quiet", "--detach", str(place), revision.sha)
+        try:
+            yield place / prefix
+        finally:
+            git.run("worktree", "remove", "--force", "--force", str(place), expected=git.ANY_STATUS)
+
+
 def _link_raw_data(revision: Revision, project: Path, cache_folder: Path) -> None:
     """Link the data that stages need and none makes into the worktree and its cache."""
     needed = {path for stage in revision.stages.values() for path in stage.deps}
@@ -141,9 +165,32 @@ def _link_raw_data(revision: Revision, project: Path, cache_folder: Path) -> Non
         if output.path not in needed - made:
             continue
         what = f"{output.path} of commit {revision.name}"
-        cache.put(output.md5, project / output.path, what)
+        cache.lay_out(output.md5, project / output.path, what)
         for md5 in {output.md5, *(cache.members(output.md5, what).values() if output.is_folder else ())}:
             files.link(cache.locate(md5, what), cache_folder / dvc_files.object_path(md5))
+
+
+def _run_dvc(python: Path, project: Path, *arguments: str, why: str, **variables: str) -> None:
+    """Run DVC with the code and environment of another commit, and pass on its messages.
+
+    Raises
+    ------
+    UserError
+        If it fails: a sentence that ends with `why`.
+    """
+    said: deque[str] = deque(maxlen=TAIL_LINES)
+    with subprocess.Popen(
+        [python, "-m", "dvc", *arguments], cwd=project, env=environment.variables(python) | variables, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(line)
+            print(f"  {line.rstrip()}", file=sys.stderr)
+    if process.returncode:
+        raise UserError(
+            f"`{' '.join(['dvc', *arguments])}` failed with the code of another commit{why}:\n{''.join(said).rstrip()}"
+        )
 
 
 def _output(revision: Revision, project: Path, path: str, committed: str | None, rebuilt: str | None) -> Output:

@@ -17,10 +17,10 @@ from crashcast.errors import UserError
 from crashcast.review.data_changes import partition_of
 from crashcast.review.test_set import CONSENSUS, LABELS, SPLIT
 from crashcast.versioning import cache, committed_model, git
-from crashcast.versioning.dvc_files import PIPELINE
 from crashcast.versioning.revision import (
     ACTIONS,
     ALARMS,
+    CODE,
     COVERAGE,
     INCIDENTS,
     TELEMETRY,
@@ -29,7 +29,6 @@ from crashcast.versioning.revision import (
     flatten,
 )
 
-CODE = ("src", PIPELINE, "requirements.txt")
 POLICY = "acceptance"
 VALIDATION, CANDIDATES = "metrics/validate.json", "metrics/candidates.json"
 RULES, RULES_PARAMS = (LABELS, SPLIT, CONSENSUS, COVERAGE), (f"{POLICY}.", "alarms.")

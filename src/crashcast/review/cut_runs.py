@@ -1,85 +1,53 @@
-"""Compute features from data that ends at a moment, by the stages of the commit in whose work tree this runs.
+"""Compute features from data that ends at a moment, by the stages of the commit in whose project this runs.
+
+For each moment on standard input, in ISO 8601 and rising, data/raw has been laid out as it was then. The answer on
+standard output is the features of that moment's rows: the size in 8 bytes, then a Parquet file.
 
 It must not assume more of that commit than `src/run.py`'s call of a stage: `stages.<name>.main` with its paths. So
 everything else here is polars.
 
-    python -P cut_runs.py PLAN.json
+    python -P cut_runs.py FEATURES STAGE PATH... , STAGE PATH... < MOMENTS > ANSWERS
 """
 
 from __future__ import annotations
 
 import importlib
-import json
+import io
+import os
 import sys
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-TELEMETRY, INCIDENTS, COVERAGE = "data/raw/telemetry", "data/raw/incidents.parquet", "data/raw/coverage.parquet"
-FEATURES = "data/features"
 PART = "part-0.parquet"
+SIZE_BYTES = 8
+NEXT = ","  # between stages
 
 
-def main(plan: dict[str, Any]) -> None:
-    """Write the features of each moment's rows, computed from what was known then.
+def main(features: Path, stages: Sequence[Sequence[str]]) -> None:
+    """Answer for each moment on standard input.
 
     Parameters
     ----------
-    plan : dict
-        `moments` (ISO 8601, rising), `whole` (the folder of all raw data), `stages` (a list of words each, name and
-        paths), `reporting_delay_s` and `out` (a folder: gets N.parquet for moment number N).
+    features : Path
+        The table that the last stage writes.
+    stages : sequence of sequences of str
+        The name and the paths of each.
     """
-    whole = Path(plan["whole"])
-    delay = timedelta(seconds=plan["reporting_delay_s"])
-    for number, text in enumerate(plan["moments"]):
-        moment = datetime.fromisoformat(text)
-        cut(whole, moment, delay)
-        for stage, *paths in plan["stages"]:
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what stages print is no answer
+    for line in sys.stdin:
+        now = pl.col("timestamp") == datetime.fromisoformat(line.strip()).replace(tzinfo=UTC)
+        for stage, *paths in stages:
             importlib.import_module(f"stages.{stage}").main(*map(Path, paths))
-        now = pl.col("timestamp") == _aware(moment)
-        pieces = [pl.read_parquet(path, hive_partitioning=False).filter(now) for path in _parts(Path(FEATURES))[-2:]]
-        pl.concat(pieces).write_parquet(Path(plan["out"], f"{number}.parquet"))
-
-
-def cut(whole: Path, moment: datetime, delay: timedelta) -> None:
-    """Lay raw data out as it was at a moment: samples until then, incidents that were reported by then."""
-    end, time = _aware(moment), pl.col("timestamp")
-    for path in _parts(whole / TELEMETRY):
-        first, last = (
-            pl.scan_parquet(path, hive_partitioning=False).select(time.min(), time.max().alias("last")).collect().row(0)
-        )
-        target = Path(TELEMETRY, path.parent.name, PART)
-        target.unlink(missing_ok=True)
-        if first is None or first > end:
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if last <= end:
-            target.symlink_to(path.resolve())
-        else:
-            pl.read_parquet(path, hive_partitioning=False).filter(time <= end).write_parquet(target)
-    incidents = pl.read_parquet(whole / INCIDENTS)
-    is_known = pl.col("reported_at").fill_null(pl.col("started_at") + delay) <= end
-    resolved = pl.when(pl.col("resolved_at") <= end).then("resolved_at").alias("resolved_at")
-    coverage = pl.read_parquet(whole / COVERAGE)
-    begun = coverage.filter(pl.col("covered_from") <= end)
-    _replace(INCIDENTS, incidents.filter(is_known).with_columns(resolved))
-    _replace(COVERAGE, begun.with_columns(pl.min_horizontal("covered_to", pl.lit(end)).alias("covered_to")))
-
-
-def _parts(table: Path) -> list[Path]:
-    return sorted(table.glob(f"*/{PART}"))
-
-
-def _replace(path: str, frame: pl.DataFrame) -> None:
-    Path(path).unlink(missing_ok=True)  # it may be a link to DVC's cache
-    frame.write_parquet(path)
-
-
-def _aware(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC)
+        parts = sorted(features.glob(f"*/{PART}"))[-2:]
+        buffer = io.BytesIO()
+        pl.concat(pl.read_parquet(path, hive_partitioning=False).filter(now) for path in parts).write_parquet(buffer)
+        answers.write(buffer.tell().to_bytes(SIZE_BYTES, "big") + buffer.getvalue())
+        answers.flush()
 
 
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    main(Path(sys.argv[1]), [words.split() for words in " ".join(sys.argv[2:]).split(f" {NEXT} ")])

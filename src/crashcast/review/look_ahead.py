@@ -2,24 +2,26 @@
 
 A feature that knows the future makes a model look better than it will ever be on call, and no comparison of figures
 shows it. So the judge draws moments of the test period, and the stages of the model's own commit compute the features
-again from data that is cut there. Every cell of the rows at that moment must be equal.
+again from data that is cut there. Every cell of the rows at that moment must be equal. That code runs in the sandbox,
+and is shown what came after a moment once it has answered for it: it cannot know more, even if it means to.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import yaml
 
-from crashcast import tables
+from crashcast import files, tables
 from crashcast.canonical import write_json
 from crashcast.errors import UserError
 from crashcast.modeling.alarms import INSTANT
@@ -27,14 +29,16 @@ from crashcast.params.base import DAY
 from crashcast.params.features import Features
 from crashcast.params.incidents import Incidents
 from crashcast.params.telemetry import Telemetry
-from crashcast.review import cut_runs
+from crashcast.review import cut_runs, stage_runs
 from crashcast.review.test_set import FEATURES, Period, lay_out
 from crashcast.text import some_of
-from crashcast.versioning import cache, environment, worktree_runs
+from crashcast.versioning import cache, sandbox
 from crashcast.versioning.revision import COVERAGE, INCIDENTS, PARAMS, TELEMETRY, Revision
 from stages.featurize import lookback
 
 MOMENTS = 20
+MAX_SERVERS = 1_000_000
+MAX_ANSWER_BYTES = 1_000_000_000  # the features of one moment: 10,000 servers have some 4 million bytes
 MARGIN = timedelta(days=31)  # of telemetry, beyond the longest window
 COMMAND = ["python", "src/run.py"]  # of a stage, then its name and paths
 VALIDATE = "validate"
@@ -79,13 +83,13 @@ def check(
         f"review: commit {revision.name} computes its features again from data cut at {len(moments)} moments",
         file=sys.stderr,
     )
-    with cache.temporary() as place, worktree_runs.worktree(revision) as project:
-        found = _run(revision, project, place, stages, raw, moments)
+    with cache.temporary() as place:
+        cuts = _run(revision, place / "whole", stages, raw, moments)
         span = moments[0], moments[-1] + INSTANT
         table = lay_out(features, span, place / "features", f"{FEATURES} of commit {revision.name}")
         examples: dict[str, str] = {}
-        for number, moment in enumerate(moments):
-            whole, cut = tables.read_period(table, moment, moment + INSTANT), tables.read(found / f"{number}.parquet")
+        for moment, cut in zip(moments, cuts, strict=True):
+            whole = tables.read_period(table, moment, moment + INSTANT)
             examples = {**_differences(revision, moment, whole, cut), **examples}
     if examples:
         raise UserError(
@@ -98,7 +102,7 @@ def check(
 def _stages(revision: Revision) -> list[list[str]] | None:
     """Return name and paths of each stage that leads to the features, in order; None if one is called otherwise."""
     found = []
-    for name in worktree_runs.upstream(revision, [FEATURES]):
+    for name in revision.upstream([FEATURES]):
         words = revision.lock[name].command.split()
         if words[:2] != COMMAND or words[2:3] != [name]:
             return None
@@ -116,50 +120,87 @@ def _moments(features: str, period: Period, interval: timedelta) -> list[datetim
 
 
 def _key(revision: Revision, features: str, raw: Mapping[str, str], moments: list[datetime]) -> str:
-    recipe = worktree_runs.recipe(revision, FEATURES)
+    recipe = stage_runs.recipe(revision, FEATURES)
     content = [recipe, features, {path: raw[path] for path in RAW}, [moment.isoformat() for moment in moments]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _run(
-    revision: Revision,
-    project: Path,
-    place: Path,
-    stages: list[list[str]],
-    raw: Mapping[str, str],
-    moments: list[datetime],
-) -> Path:
-    """Compute the features of each moment in a commit's work tree; return the folder N.parquet for moment number N."""
+    revision: Revision, whole: Path, stages: list[list[str]], raw: Mapping[str, str], moments: list[datetime]
+) -> list[pl.DataFrame]:
+    """Compute the features of each moment by a commit's stages; all raw data is laid out in `whole`."""
     reach = lookback(revision.section(Telemetry), revision.section(Features)) + MARGIN
     for path in RAW:
         if path == TELEMETRY:
-            lay_out(raw[path], (moments[0] - reach, moments[-1] + DAY), place / "whole" / path, f"{path} of the review")
+            lay_out(raw[path], (moments[0] - reach, moments[-1] + DAY), whole / path, f"{path} of the review")
         else:
-            cache.lay_out(raw[path], place / "whole" / path, f"{path} of the review")
-    params: dict[str, Any] = yaml.safe_load((project / PARAMS).read_text(encoding="utf-8"))
-    # a moment changes one partition, and the memo of this work tree has the others
-    (project / PARAMS).write_text(yaml.safe_dump(params | {"execution": {"workers": 1, "memo_gb": 5}}), "utf-8")
-    (project / "data" / "validated.json").write_text('{"success": true}', encoding="utf-8")
-    out, plan = place / "cut", place / "plan.json"
-    out.mkdir()
-    write_json(
-        plan,
-        {
-            "moments": [moment.isoformat() for moment in moments],
-            "whole": str(place / "whole"),
-            "stages": stages,
-            "reporting_delay_s": revision.section(Incidents).reporting_delay.total_seconds(),
-            "out": str(out),
-        },
-    )
-    python = environment.interpreter(revision, cache.review_folder())
+            cache.lay_out(raw[path], whole / path, f"{path} of the review")
+    delay, found = revision.section(Incidents).reporting_delay, []
     failure = f"the features of commit {revision.name} cannot be computed from data that ends at a moment"
-    worktree_runs.run_script(cut_runs.__file__, [plan], project, python, failure)
-    return out
+    with sandbox.room(revision) as room:
+        # a moment changes one partition, and the memo of this project has the others
+        room.write(PARAMS, yaml.safe_dump(revision.params | {"execution": {"workers": 1, "memo_gb": 5}}))
+        room.write("data/validated.json", '{"success": true}')
+        shutil.copy(cut_runs.__file__, room.input("cut_runs.py"))
+        shown = room.input("data/raw")
+        shown.mkdir()
+        words = f" {cut_runs.NEXT} ".join(map(" ".join, stages)).split()
+        with room.running(room.python, "-P", "cut_runs.py", FEATURES, *words, failure=failure) as process:
+            for moment in moments:
+                cut(whole, shown.parents[1], moment, delay)
+                found.append(_ask(process, moment))
+    return found
+
+
+def cut(whole: Path, project: Path, moment: datetime, delay: timedelta) -> None:
+    """Lay raw data out as it was at a moment: samples until then, incidents that were reported by then."""
+    end, time = moment.replace(tzinfo=UTC), pl.col("timestamp")
+    for path in sorted((whole / TELEMETRY).glob(f"*/{cut_runs.PART}")):
+        first, last = tables.read(path, ["timestamp"]).select(time.min(), time.max().alias("last")).row(0)
+        target = project / path.relative_to(whole)
+        if first is None or first > end:
+            continue
+        target.unlink(missing_ok=True)
+        if last <= end:
+            files.link(path, target)
+        else:
+            tables.write(target, tables.read(path, where=time <= end))
+    incidents, coverage = tables.read(whole / INCIDENTS), tables.read(whole / COVERAGE)
+    is_known = pl.col("reported_at").fill_null(pl.col("started_at") + delay) <= end
+    resolved = pl.when(pl.col("resolved_at") <= end).then("resolved_at").alias("resolved_at")
+    tables.write(project / INCIDENTS, incidents.filter(is_known).with_columns(resolved))
+    begun = coverage.filter(pl.col("covered_from") <= end)
+    until = pl.min_horizontal("covered_to", pl.lit(end)).alias("covered_to")
+    tables.write(project / COVERAGE, begun.with_columns(until))
+
+
+def _ask(process: subprocess.Popen[bytes], moment: datetime) -> pl.DataFrame:
+    """Return the features of a moment's rows, as the code of a commit answers: foreign bytes.
+
+    Raises
+    ------
+    EOFError
+        If it has ended.
+    UserError
+        If it does not answer with a table.
+    """
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(f"{moment.isoformat()}\n".encode())
+    process.stdin.flush()
+    size_bytes = int.from_bytes(process.stdout.read(cut_runs.SIZE_BYTES), "big")
+    answer = process.stdout.read(min(size_bytes, MAX_ANSWER_BYTES))
+    if not answer:
+        raise EOFError
+    stage_runs.check_table(answer, f"the features of {moment:%Y-%m-%d %H:%M} UTC", MAX_SERVERS)
+    return pl.read_parquet(answer)
 
 
 def _differences(revision: Revision, moment: datetime, whole: pl.DataFrame, cut: pl.DataFrame) -> dict[str, str]:
     """Return the features that are not those of the data up to the moment, each with an example."""
+    before, now = dict(whole.schema), dict(cut.schema)
+    if names := sorted(name for name in before | now if before.get(name) != now.get(name)):
+        raise UserError(f"commit {revision.name} computes other columns if its data ends: {some_of(names)}")
     if not whole.select(*tables.KEYS).equals(cut.select(*tables.KEYS)):
         raise UserError(
             f"commit {revision.name} has other rows at {moment:%Y-%m-%d %H:%M} UTC if its data ends then "

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from crashcast import tables
 from crashcast.errors import UserError
-from crashcast.history.byte_comparison import TOLERANCE
+from crashcast.history.byte_comparison import TOLERANCE, is_close
 from crashcast.modeling import model, row_metrics, split_rule
 from crashcast.modeling.alarms import AlarmWindow, choose_threshold, known_rows
 from crashcast.modeling.baselines import one_rules, with_baselines
@@ -31,7 +32,7 @@ from crashcast.modeling.slices import names
 from crashcast.params.alarms import Alarms
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.telemetry import Telemetry
-from crashcast.review import look_ahead, scoring
+from crashcast.review import look_ahead, retraining, scoring, stage_runs
 from crashcast.review.data_changes import History, partition_of
 from crashcast.review.test_set import (
     CONSENSUS,
@@ -49,7 +50,8 @@ from crashcast.review.test_set import (
     lay_out,
     read_rule,
 )
-from crashcast.versioning import cache, committed_model, environment, worktree_runs
+from crashcast.text import some_of
+from crashcast.versioning import cache, committed_model, environment, sandbox
 from crashcast.versioning.revision import COVERAGE, INCIDENTS, MODELS, Revision
 
 EVALUATION = "metrics/evaluate.json"
@@ -122,6 +124,8 @@ class Rescoring:
         Of each model's file.
     history : History
         Corrections of what the base already had.
+    trained_again : {"same", "close"}
+        Whether the challenger's model came out with the same bytes, or as close as types of CPU let it.
     rows_hash : str
         Names the test rows of known label by the base's rules: nothing in the challenger's commit but its raw data
         changes it.
@@ -136,6 +140,7 @@ class Rescoring:
     size_bytes: dict[str, int]
     history: History
     rows_hash: str
+    trained_again: str
 
     @property
     def forward(self) -> ScoredRows:
@@ -162,7 +167,9 @@ def rescore(base: Revision | None, head: Revision, anchor: Revision | None = Non
         return _beside_baselines(head)
     revisions = {CHAMPION: base, CHALLENGER: head} | ({ANCHOR: anchor} if anchor and anchor != base else {})
     rules = {name: read_rule(revision) for name, revision in revisions.items()}
-    known, history = worktree_runs.recorded(*revisions.values()), History.of(base, head)
+    # not the challenger's: its dvc.lock may say anything of what the base's code makes of new data
+    known = stage_runs.recorded(*(revision for name, revision in revisions.items() if name != CHALLENGER))
+    history = History.of(base, head)
     metrics_of_base = base.section(Telemetry).metrics.keys()
 
     def raw_of(revision: Revision) -> dict[str, str]:
@@ -170,7 +177,7 @@ def rescore(base: Revision | None, head: Revision, anchor: Revision | None = Non
         return history.base if is_like_base else history.head
 
     def made_from(revision: Revision, *paths: str) -> dict[str, str]:
-        return worktree_runs.compute(revision, raw_of(revision), paths, known)
+        return stage_runs.compute(revision, raw_of(revision), paths, known)
 
     made = made_from(base, LABELS, SPLIT, FEATURES, *({CONSENSUS} & base.outs.keys()))
     truth = GroundTruth(base, made[LABELS], made.get(CONSENSUS, history.base[INCIDENTS]), history.base[COVERAGE])
@@ -183,6 +190,7 @@ def rescore(base: Revision | None, head: Revision, anchor: Revision | None = Non
         raise UserError(f"there is nothing to judge the challenger on: {forward}")
     for name, revision in ((CHALLENGER, head), (CHAMPION, base)):
         look_ahead.check(revision, models[name].features, raw_of(revision), forward.period, name == CHAMPION)
+    trained_again = _train_again(models[CHALLENGER], truth)
     reverse = _score_rows(truth, rules[CHAMPION], models, unlike=forward, unlike_rule=rules[CHALLENGER])
 
     own = GroundTruth.of(head)
@@ -194,7 +202,7 @@ def rescore(base: Revision | None, head: Revision, anchor: Revision | None = Non
                 model,
                 features=head.outs[FEATURES]
                 if who == CHALLENGER
-                else worktree_runs.compute(model.revision, raw, [FEATURES], known)[FEATURES],
+                else stage_runs.compute(model.revision, raw, [FEATURES], known)[FEATURES],
             )
             for who, model in models.items()
         }
@@ -216,6 +224,7 @@ def rescore(base: Revision | None, head: Revision, anchor: Revision | None = Non
         size_bytes={name: _model_size(revision) for name, revision in revisions.items()},
         history=history,
         rows_hash=expected.rows_hash,
+        trained_again=trained_again,
     )
 
 
@@ -223,7 +232,7 @@ def _what_differs(history: History, base: GroundTruth, own: GroundTruth) -> str:
     """Name what the challenger's own definition of a crash has otherwise; empty if nothing."""
     has_other_labels = own.labels != base.labels or not own.has_the_crashes_of(base)
     if has_other_labels and history.is_corrected:  # other data alone makes other labels
-        recipes = [worktree_runs.recipe(truth.rules, LABELS) for truth in (base, own)]
+        recipes = [stage_runs.recipe(truth.rules, LABELS) for truth in (base, own)]
         has_other_labels = recipes[0] != recipes[1]
     differing = {"the challenger's labels": has_other_labels, "the corrected history": history.is_corrected}
     return " and ".join(name for name, differs in differing.items() if differs)
@@ -245,6 +254,7 @@ def _beside_baselines(head: Revision) -> Rescoring:
         raise UserError(f"there is nothing to judge the first model on: {scored}")
     _confirm(head, scored)
     look_ahead.check(head, head.outs[FEATURES], head.raw, scored.period)
+    trained_again = _train_again(ScoredModel(head, head.outs[FEATURES], rule), truth)
     rules, seed = one_rules(committed_model.describe(head)["features"]), head.section(Evaluate).seed
     rows: dict[str, pl.DataFrame] = {}
     with cache.temporary() as place:
@@ -278,6 +288,7 @@ def _beside_baselines(head: Revision) -> Rescoring:
         size_bytes={CHALLENGER: _model_size(head)},
         history=History(dict(head.raw), dict(head.raw)),
         rows_hash=whole.rows_hash,
+        trained_again=trained_again,
     )
 
 
@@ -307,6 +318,8 @@ def _score_rows(
         for name, scored in models.items():
             print(f"review: the {name} scores {rows.height:,} rows", file=sys.stderr)
             scores, latency_ms[name] = _score(scored, place / "rows", place / name)
+            if len(scores) != rows.height:
+                raise UserError(f"the {name} gives {len(scores):,} scores for {rows.height:,} rows")
             rows = rows.with_columns(pl.Series(name, scores))
     wanted, unscored = known_rows(rows), known_rows(rows.filter(pl.col(CHALLENGER).is_nan()))
     for name in models:
@@ -321,7 +334,7 @@ def _score_rows(
         crashes=test_set.crashes(truth.crashes()),
         period=test_set.period,
         window=truth.window,
-        thresholds={name: committed_model.describe(scored.revision)["threshold"] for name, scored in models.items()},
+        thresholds={name: scored.threshold for name, scored in models.items()},
         slices=models[CHALLENGER].slices(names(rows), truth.coverage),
         excluded=dict(excluded),
         wanted=wanted,
@@ -337,19 +350,54 @@ def _score(scored: ScoredModel, rows: Path, place: Path) -> tuple[NDArray[np.flo
     unit = partition_of(next(iter(cache.members(scored.features, f"{FEATURES} {commit}")))).unit
     rows = _repartitioned(rows, unit, place / "rows")
     names = {partition.name for partition in tables.partitions(rows)}
-    features = cache.lay_out(
-        scored.features, place / "features", f"{FEATURES} {commit}", lambda path: Path(path).parts[0] in names
-    )
-    model_folder = cache.lay_out(revision.outs[MODELS], place / "model", f"the model {commit}")
-    (place / "scores").mkdir()
-    arguments = (model_folder, features, rows, place / "scores")
-    python = environment.interpreter(revision, cache.review_folder())
-    if python == Path(sys.executable) and not committed_model.differing_code(revision, [Path(model.__file__)]):
-        latency_ms = scoring.score(*arguments)["latency_ms"]
-    else:
-        latency_ms = _score_elsewhere(revision, python, arguments)
-    scores = [np.load(file) for file in sorted((place / "scores").iterdir())]
-    return np.concatenate(scores), latency_ms
+
+    def lay_out(model_folder: Path, features: Path) -> None:
+        cache.lay_out(scored.model or revision.outs[MODELS], model_folder, f"the model {commit}")
+        cache.lay_out(scored.features, features, f"{FEATURES} {commit}", lambda path: Path(path).parts[0] in names)
+
+    is_own = environment.interpreter(revision, cache.review_folder()) == Path(sys.executable)
+    if is_own and not committed_model.differing_code(revision, [Path(model.__file__)]):
+        folders = place / "model", place / "features", rows, place / "scores"
+        lay_out(*folders[:2])
+        folders[-1].mkdir()
+        latency_ms = scoring.score(*folders)["latency_ms"]
+        return _read_scores({file.name: file for file in folders[-1].iterdir()}), latency_ms
+    with sandbox.room(revision) as room:
+        lay_out(room.input("scoring/model"), room.input("scoring/features"))
+        shutil.copytree(rows, room.input("scoring/rows"))
+        shutil.copy(scoring.__file__, room.input("scoring/script.py"))
+        paths = ("scoring/model", "scoring/features", "scoring/rows", "scoring/scores")
+        failure = f"the model {commit} cannot be run with that commit's code"
+        # -P: the script's folder is no package
+        printed = room.run(room.python, "-P", "scoring/script.py", *paths, failure=failure)
+        try:
+            latency_ms = float(json.loads(printed)["latency_ms"])
+            return _read_scores(room.written(paths[-1])), latency_ms
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise UserError(f"{failure}: it writes no scores ({error})") from None
+
+
+def _read_scores(files: Mapping[str, Path]) -> NDArray[np.float64]:
+    """Read scores, which another commit's code may have written: numbers alone, as many as the file has bytes for.
+
+    Raises
+    ------
+    ValueError
+        If they are anything but probabilities and NaN.
+    """
+    found = []
+    for _, path in sorted(files.items()):
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, kind = np.lib.format.read_array_header_1_0(file)
+            content = file.read()
+        if kind != np.float64 or shape != (len(content) // 8,):
+            raise ValueError(f"{path.name} holds other values than a score for each row")
+        found.append(np.frombuffer(content, np.float64))
+    scores = np.concatenate(found)
+    if not (np.isnan(scores) | ((scores >= 0) & (scores <= 1))).all():
+        raise ValueError("a score is no probability")
+    return scores
 
 
 def _repartitioned(rows: Path, unit: str, out: Path) -> Path:
@@ -368,13 +416,31 @@ def _repartitioned(rows: Path, unit: str, out: Path) -> Path:
     return out
 
 
-def _score_elsewhere(revision: Revision, python: Path, arguments: tuple[Path, ...]) -> float:
-    """Score with a commit's own code, in its own environment."""
-    with worktree_runs.worktree(revision) as project:
-        failure = f"the model of commit {revision.name} cannot be run with that commit's code"
-        printed = worktree_runs.run_script(scoring.__file__, arguments, project, python, failure)
-    latency_ms: float = json.loads(printed)["latency_ms"]
-    return latency_ms
+def _train_again(challenger: ScoredModel, truth: GroundTruth) -> Literal["same", "close"]:
+    """Refuse a model that its commit's `train` does not make without the test part.
+
+    Raises
+    ------
+    UserError
+        If its bytes are others, and its figures further apart than types of CPU could bring them.
+    """
+    revision = challenger.revision
+    again = retraining.train(revision, challenger.rule)
+    if retraining.is_same(revision, again):
+        return "same"
+    both = {CHALLENGER: challenger, ANCHOR: replace(challenger, model=again)}
+    scored = _score_rows(truth, challenger.rule, both)
+    assert isinstance(scored, ScoredRows)
+    known = scored.rows.filter(split_rule.HAS_LABEL)
+    labels = known["label"].to_numpy()
+    old, new = (row_metrics.row_metrics(labels, known[who].to_numpy(), scored.thresholds[who]) for who in both)
+    if far := [f"{name} is {old[name]}, not {new[name]}" for name in old if not is_close(old[name], new[name])]:
+        raise UserError(
+            f"the model of commit {revision.name} is not the one that its `train` makes of its train and validation "
+            f"parts; on the test rows {some_of(far)}, and types of CPU may differ by {TOLERANCE:.0%}. "
+            "`dvc repro --force train` there, and commit what it writes"
+        )
+    return "close"
 
 
 def _confirm(revision: Revision, scored: ScoredRows) -> None:

@@ -49,6 +49,7 @@ def score(model_folder: Path, features: Path, rows: Path, scores: Path) -> dict[
     """
     from crashcast.modeling.model import load
 
+    scores.mkdir(exist_ok=True)
     model = load(model_folder)
     timed: pl.DataFrame | None = None
     for folder in sorted(rows.iterdir()):

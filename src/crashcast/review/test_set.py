@@ -25,7 +25,7 @@ from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.review.data_changes import partition_of
 from crashcast.tables import Partition
-from crashcast.versioning import cache
+from crashcast.versioning import cache, committed_model
 from crashcast.versioning.revision import COVERAGE, INCIDENTS, Revision
 
 LABELS, FEATURES, SPLIT = "data/labels", "data/features", "data/split.json"
@@ -76,11 +76,21 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """A model: the commit that made it, the hash of the features it scores, and the split it was trained by."""
+    """A model: the commit that made it, the hash of the features it scores, and the split it was trained by.
+
+    `model` is its own hash, by default that of the commit's.
+    """
 
     revision: Revision
     features: str
     rule: Rule
+    model: str = ""
+
+    @property
+    def threshold(self) -> float:
+        """At which it raises alarms, as it was trained."""
+        threshold: float = committed_model.describe(self.revision, self.model)["threshold"]
+        return threshold
 
     @property
     def embargo(self) -> timedelta:

@@ -91,18 +91,18 @@ def bring(digests: Iterable[str], what: str) -> set[str]:
 
 
 def lay_out(digest: str, target: Path, what: str, wanted: Callable[[str], bool] = lambda _: True) -> Path:
-    """Make `target` a folder of links to the files of a folder that `wanted` picks by name, or a link to a file.
+    """Make `target` a folder of the files of a folder that `wanted` picks by name, or a file; and return it.
 
-    They are DVC's cache itself: to be read only.
+    They are hard links like DVC's own, to DVC's cache itself: to be read only.
     """
     if not digest.endswith(".dir"):
-        _link(locate(digest, what), target)
+        files.link(locate(digest, what), target)
         return target
     picked = {path: member for path, member in members(digest, what).items() if wanted(path)}
     fetch(picked.values(), what)
     target.mkdir(parents=True, exist_ok=True)
     for path, member in picked.items():
-        _link(locate(member, what), target / path)
+        files.link(locate(member, what), target / path)
     return target
 
 
@@ -116,14 +116,6 @@ def hold_folder(contents: Mapping[str, str]) -> str:
     with temporary() as folder:
         (folder / "listing").write_text(files.folder_list(contents), encoding="utf-8")
         return _copy_in(folder / "listing", files.md5(folder / "listing") + ".dir")
-
-
-def put(digest: str, target: Path, what: str) -> None:
-    """Put a file or folder into a work tree, as hard links like DVC's own."""
-    contents = members(digest, what) if digest.endswith(".dir") else {"": digest}
-    fetch(contents.values(), what)
-    for path, member in contents.items():
-        files.link(locate(member, what), target / path if path else target)
 
 
 def is_whole(path: Path, digest: str) -> bool:
@@ -192,11 +184,6 @@ def _copy_in(path: Path, digest: str) -> str:
             shutil.copyfile(path, aside)
             aside.chmod(READ_ONLY)
     return digest
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.symlink_to(source)
 
 
 @cache

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 CARD = "card.md"
 
 
-def files_of(revision: Revision) -> dict[str, str]:
-    """Return the hash of each file of a commit's model."""
-    return members(revision.outs[MODELS], f"the model of commit {revision.name}")
+def files_of(revision: Revision, model: str = "") -> dict[str, str]:
+    """Return the hash of each file of a commit's model, or of another one that its code made."""
+    return members(model or revision.outs[MODELS], f"the model of commit {revision.name}")
 
 
 def is_same(one: Revision, other: Revision) -> bool:
@@ -36,9 +36,9 @@ def is_same(one: Revision, other: Revision) -> bool:
     return model == another
 
 
-def describe(revision: Revision) -> dict[str, Any]:
-    """Return what model.json says of a commit's model."""
-    file = locate(files_of(revision)["model.json"], f"the model of commit {revision.name}")
+def describe(revision: Revision, model: str = "") -> dict[str, Any]:
+    """Return what model.json says of a commit's model, or of another one that its code made."""
+    file = locate(files_of(revision, model)["model.json"], f"the model of commit {revision.name}")
     described: dict[str, Any] = json.loads(file.read_bytes())
     return described
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ PARAMS = "params.yaml"
 RAW = tuple(path.as_posix() for path in TABLES)  # as DVC names them
 TELEMETRY, INCIDENTS, COVERAGE, TICKET_SOURCES, ALARMS, ACTIONS = RAW
 MODELS = "models"  # the output of `train`
+CODE = ("src", PIPELINE, "requirements.txt")
 REGISTERED = "crash-model"  # what the registry calls it: a version's git tag is crash-model@v1.0.0
 OPTIONAL_FIGURE = re.compile(r"slices\..+")  # of too few crashes to say anything
 SHOWN_DIGITS = 8
@@ -162,6 +163,23 @@ class Revision:
     def outs(self) -> dict[str, str]:
         """The hash of everything that its stages wrote."""
         return dvc_files.outs_of(self.lock)
+
+    def upstream(self, wanted: Collection[str]) -> list[str]:
+        """Return the stages that make `wanted`, each after those that it needs."""
+        maker = {path: name for name, stage in self.stages.items() for path in stage.outs}
+        if unknown := sorted(path for path in wanted if path not in maker):
+            raise UserError(f"no stage of commit {self.name} writes {', '.join(unknown)}: it cannot be compared")
+        order: dict[str, None] = {}
+
+        def visit(name: str) -> None:
+            for path in sorted(self.stages[name].deps):
+                if path in maker and maker[path] not in order:
+                    visit(maker[path])
+            order[name] = None
+
+        for path in sorted(wanted):
+            visit(maker[path])
+        return list(order)
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,7 @@ from crashcast.modeling import model, split_rule
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.algorithms import logistic_regression
 from crashcast.modeling.model import Model, save
-from crashcast.review import look_ahead, rescoring, scoring, test_set
+from crashcast.review import look_ahead, rescoring, retraining, scoring, stage_runs, test_set
 from crashcast.review.data_changes import (
     ADDED,
     CHANGED,
@@ -641,13 +641,13 @@ def labels(days: range, positive: set[int] = frozenset(), unknown: set[int] = fr
     return pl.DataFrame(rows, schema={**tables.KEYS, "label": pl.Int8, "reason": pl.String})
 
 
-def model_of(value: float, feature: str = "x") -> str:
+def model_of(value: float, feature: str = "x", threshold: float | None = None) -> str:
     """Put a model that says the share of positives it saw into the cache: an odd constant per model."""
     x = np.zeros((100, 1), dtype=np.float32)
     estimator = DummyClassifier(strategy="prior").fit(x, np.arange(100) < value * 100)
     folder = Path("made-model")
     folder.mkdir(exist_ok=True)
-    save(Model(estimator, "dummy", {}, [feature], 0.0, threshold=value / 2), folder)
+    save(Model(estimator, "dummy", {}, [feature], 0.0, threshold=threshold or value / 2), folder)
     return cache.hold_folder({name: cache.hold(folder / name) for name in ("model.json", "model.skops")})
 
 
@@ -690,8 +690,9 @@ class TestRescore:
 
     @pytest.fixture(autouse=True)
     def looked_ahead(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-        """Note what is to be checked: commits by hand have no stages to run (tests/system/test_look_ahead.py)."""
+        """Note what is to be checked: commits by hand have no stages to run (tests/system has tests that do)."""
         asked: list[tuple] = []
+        monkeypatch.setattr(retraining, "train", lambda revision, _: revision.outs["models"])
         monkeypatch.setattr(look_ahead, "check", lambda *asked_for: asked.append(asked_for))
         return asked
 
@@ -740,6 +741,20 @@ class TestRescore:
         rescore(base, self.commit(0.3))
         with pytest.raises(UserError, match=said):
             rescore(base, self.commit(0.3, figures=honest | told))
+
+    def test_the_model_must_be_the_one_that_training_again_makes(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        base, head = self.commit(0.1), self.commit(0.3)
+        assert rescore(base, head).trained_again == "same"
+        for again, is_close in ((model_of(0.3, threshold=0.1501), True), (model_of(0.31), False)):
+            monkeypatch.setattr(retraining, "train", lambda *_, again=again: again)
+            if is_close:
+                assert rescore(base, head).trained_again == "close"
+                continue
+            for champion in (base, None):
+                with pytest.raises(UserError, match=r"is not the one that its `train` makes .* brier is 0.*, not 0"):
+                    rescore(champion, head)
 
     def test_the_champion_is_as_old_as_what_it_learned_from(self, project: Path) -> None:
         """Rows of one server, long after all others', make nothing stale."""
@@ -797,7 +812,14 @@ class TestRescore:
         assert isinstance(found.reverse, str)
         assert found.reverse.startswith("every row of its test period lies in a train or validation part")
 
-    def test_each_model_scores_the_features_of_the_columns_that_its_commit_knows(self, project: Path) -> None:
+    def trust(self, monkeypatch: pytest.MonkeyPatch, *commits: Revision) -> None:
+        """Take the challenger's word for what the base's code makes of new data, as the review does not."""
+        recorded = stage_runs.recorded
+        monkeypatch.setattr(stage_runs, "recorded", lambda *revisions: recorded(*revisions, *commits))
+
+    def test_each_model_scores_the_features_of_the_columns_that_its_commit_knows(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The challenger has another metric, and no features on the 17th."""
         cpu = {"cpu_pct": {"min": 0, "max": 100}}
         wider = PARAMS["telemetry"] | {"metrics": cpu | {"load": {"min": 0, "max": 100}}}
@@ -809,6 +831,7 @@ class TestRescore:
             figures=figures_of(self.RULE, self.DATA, 0.3),
         )  # fmt: skip
         assert base.raw[TELEMETRY] != head.raw[TELEMETRY]
+        self.trust(monkeypatch, base, head)
         assert rescore(base, head).forward.excluded == {"without features of the challenger": 2}
         assert rescore(head, base).forward.excluded == {"without features of the champion": 2}
 
@@ -838,19 +861,19 @@ class TestRescore:
         for scored in found.by_definition.values():
             assert scored.excluded == {"without features of the challenger": 2}
 
-    def test_a_commits_other_code_runs_with_the_users_variables(
+    def test_a_commits_other_code_runs_without_the_users_variables(
         self, project: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("THEIR_OWN", "kept")
+        monkeypatch.setenv("THEIR_OWN", "secret")
         base = self.commit(0.1)
         Path("src/crashcast/modeling/model.py").write_text(
             'import os, sys\nsys.exit(f\'OMP {os.environ["OMP_WAIT_POLICY"]}, own {os.environ.get("THEIR_OWN")}\')\n'
         )
         head = self.commit(0.3)
-        with pytest.raises(UserError, match="cannot be run with that commit's code: OMP PASSIVE, own kept"):
+        with pytest.raises(UserError, match="cannot be run with that commit's code: OMP PASSIVE, own None"):
             rescore(base, head)
         Path("src/crashcast/modeling/model.py").write_text("import os\nos._exit(3)\n")
-        with pytest.raises(UserError, match="cannot be run with that commit's code: no reason given"):
+        with pytest.raises(UserError, match="cannot be run with that commit's code: it ended with status 3"):
             rescore(base, self.commit(0.3))
 
     def test_a_commit_without_a_split_cannot_be_compared(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -873,21 +896,28 @@ class TestRescore:
         with pytest.raises(UserError, match="nothing to judge the challenger on under the challenger's labels: no row"):
             rescore(base, commit(months, incidents=self.CRASH, made=made))
 
-    def test_a_corrected_history_is_judged_with_the_bases_and_with_its_own(self, project: Path) -> None:
+    def test_a_corrected_history_is_judged_with_the_bases_and_with_its_own(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Of the corrected data no features are known on the 17th, of either model."""
         base, months = self.commit(0.1), {JANUARY: telemetry(1, range(1, 21), d5=50)}
         fewer = features_of(self.DATA).filter(pl.col("timestamp") != at(17))
-        found = rescore(base, self.run(0.3, self.DATA, fewer, months=months))
+        head = self.run(0.3, self.DATA, fewer, months=months)
+        self.trust(monkeypatch, head)
+        found = rescore(base, head)
         assert list(found.by_definition) == ["the base's rules", "the corrected history"]
         forward, corrected = found.by_definition.values()
         assert (forward.excluded, forward.rows.height) == ({}, 12)
         assert (corrected.excluded, corrected.rows.height) == ({"without features of the champion": 2}, 10)
         assert found.history.counts == {"telemetry": {CHANGED: 1}}
 
-    def test_other_data_alone_is_no_other_definition_of_a_crash(self, project: Path) -> None:
+    def test_other_data_alone_is_no_other_definition_of_a_crash(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         base, months = self.commit(0.1), {JANUARY: telemetry(1, range(1, 21), d5=50)}
         other = labels(range(1, 21), positive={4, 12, 17})
         by_the_same_rules = self.run(0.3, other, features_of(other), months=months)
+        self.trust(monkeypatch, by_the_same_rules)
         assert [*rescore(base, by_the_same_rules).by_definition][1:] == ["the corrected history"]
         longer = PARAMS["label"] | {"recovery": "3h"}
         by_others = self.run(0.3, other, features_of(other), months=months, label=longer)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from crashcast.errors import UserError
-from crashcast.versioning import cache, worktree_runs
+from crashcast.history import rebuild
+from crashcast.versioning import cache
 from crashcast.versioning.commit_limits import check_places, check_same_settings, check_settings
 from crashcast.versioning.lock_checks import check
 from crashcast.versioning.revision import Revision
@@ -84,11 +85,11 @@ def test_no_worktree_is_made_whose_settings_lead_elsewhere(
     (tmp_path / ".dvc").symlink_to("elsewhere")
     made = commit("other", "x")
     shell("git add -f .dvc && git commit -q -m link")
-    with worktree_runs.worktree(made) as project:
+    with rebuild.worktree(made) as project:
         assert (project / "other").exists()
     with (
         pytest.raises(UserError, match=r"^\.dvc in commit"),
-        worktree_runs.worktree(Revision.find("HEAD")),
+        rebuild.worktree(Revision.find("HEAD")),
     ):
         pytest.fail("it was made")
 
