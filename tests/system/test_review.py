@@ -22,11 +22,11 @@ from crashcast.cli import main as crashcast
 from crashcast.errors import UserError
 from crashcast.modeling import row_metrics
 from crashcast.modeling.split_rule import HAS_LABEL
-from crashcast.review import commit_changes, rescoring
+from crashcast.review import commit_changes, rescoring, stage_runs
 from crashcast.review.data_changes import History
 from crashcast.review.report import plot_data
 from crashcast.review.review import EXIT_STATUS, _find_anchor
-from crashcast.versioning import cache, committed_model, dvc_files, environment, lock_checks, worktree_runs
+from crashcast.versioning import cache, committed_model, dvc_files, environment, lock_checks, sandbox
 from crashcast.versioning.revision import COVERAGE, INCIDENTS, RAW, TELEMETRY, Revision, default_base
 
 pytestmark = pytest.mark.usefixtures("_ask_dvc_here", "_few_moments")
@@ -153,9 +153,10 @@ def test_with_more_data_and_other_features_the_champions_own_code_computes_its_f
     base, same_code = Revision.find("main"), Revision(month)
     head = branch("features", {"rolling_std: [1d]": "rolling_std: [2d]"}, start="month")
     found = rescoring.rescore(base, head)
-    # what the challenger's commit cleaned and labelled the same way is taken from there
-    assert f"commit {base.name} computes featurize in a temporary worktree" in capfd.readouterr().err
-    assert worktree_runs.compute(base, head.raw, ["data/features"], {}) == {
+    # what the challenger's dvc.lock says of it is not taken
+    computed = f"commit {base.name} computes validate, clean, featurize, label, split"
+    assert computed in capfd.readouterr().err
+    assert stage_runs.compute(base, head.raw, ["data/features"], {}) == {
         "data/features": same_code.outs["data/features"]
     }
     assert found.kind == "later"
@@ -303,7 +304,7 @@ def test_a_damaged_model_is_refused_before_it_is_loaded(
 
 class Review(Protocol):
     def __call__(
-        self, head: str, base: str = "main", push: bool = True, apart: bool = False
+        self, head: str, base: str = "main", push: bool = True, apart: bool = False, *options: str
     ) -> tuple[int, str, dict | None]: ...
 
 
@@ -311,7 +312,9 @@ class Review(Protocol):
 def review(here: Path, dvc: Dvc, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Review:
     """Return what reviews a branch with the command: its exit status, what it printed, and the decision record."""
 
-    def review(head: str, base: str = "main", push: bool = True, apart: bool = False) -> tuple[int, str, dict | None]:
+    def review(
+        head: str, base: str = "main", push: bool = True, apart: bool = False, *options: str
+    ) -> tuple[int, str, dict | None]:
         shutil.rmtree(here / "reports", ignore_errors=True)
         run(f"git checkout -q {head}", here)
         dvc(here, "checkout")
@@ -322,7 +325,7 @@ def review(here: Path, dvc: Dvc, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
             status, printed = done.returncode, done.stdout + done.stderr
         else:
             capfd.readouterr()
-            monkeypatch.setattr(sys, "argv", ["crashcast", "review", "--base", base])
+            monkeypatch.setattr(sys, "argv", ["crashcast", "review", "--base", base, *options])
             with pytest.raises(SystemExit) as ended:
                 crashcast()
             status, printed = ended.value.code, "".join(capfd.readouterr())
@@ -349,6 +352,27 @@ def test_the_command_judges_writes_it_down_and_counts_the_look(here: Path, branc
     assert review("training")[2] == record  # recalled, and no other look
     looks = json.loads(run("git show refs/crashcast/looks:looks.json", here.parent / "remote.git").stdout)
     assert record["look"]["number"] in range(1, 1 + len(looks[record["look"]["rows"]]))
+
+
+def test_code_that_no_sandbox_holds_is_run_only_if_its_authors_are_trusted(
+    here: Path, branch: Branch, review: Review, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branch("training", {"max_iter: 10": "max_iter: 30"})
+    run(
+        "git checkout -q -b coded training && echo '# more' >> src/crashcast/console.py && git commit -q -a -m more",
+        here,
+    )
+    monkeypatch.setattr(sandbox, "missing", lambda: "bubblewrap is not installed")
+    status, told, record = review("coded")
+    assert (status, record) == (EXIT_STATUS["INCONCLUSIVE"], None)
+    assert "INCONCLUSIVE: The challenger's code was not run: bubblewrap is not installed" in told
+    comment = here / "reports/review/comment.md"
+    assert "was not run: bubblewrap is not installed" in comment.read_text()
+    _, told, record = review("coded", "main", True, False, "--trust-authors")
+    assert record["run"] == {"sandbox": "none", "trusts_authors": True, "trained_again": "same"}
+    said = "ran without a sandbox, by a reviewer who trusts its authors (--trust-authors)"
+    for text in (told, comment.read_text(), (here / "reports/review/review.html").read_text()):
+        assert said in " ".join(text.replace("\\", "").split())
 
 
 def test_a_change_of_other_things_leaves_nothing_to_judge(here: Path, branch: Branch, review: Review) -> None:

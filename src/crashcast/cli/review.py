@@ -12,6 +12,13 @@ from crashcast.cli.shared import AsJson, print_result
 from crashcast.errors import UserError
 
 commands = typer.Typer()
+TrustAuthors = Annotated[
+    bool,
+    typer.Option(
+        "--trust-authors",
+        help="Run the challenger's code even without a sandbox, and install packages that it changes. It is recorded.",
+    ),
+]
 FORMS = {
     "first": "the first model, compared only with chance and one-rule baselines",
     "improvement": "better than the last model",
@@ -34,6 +41,7 @@ def review(
     unreserved: Annotated[
         bool, typer.Option("--unreserved", help="Do not count this attempt in the shared ledger, as in a fork.")
     ] = False,
+    trust_authors: TrustAuthors = False,
     folder: Annotated[
         Path, typer.Option("--out", help="The folder for record.json, comment.md and review.html.")
     ] = Path("reports/review"),
@@ -58,7 +66,14 @@ def review(
     refuse_committed_links(folder / "record.json")  # before minutes of work
     if base is not None:
         commit_limits.check_same_settings(Revision.find(base), Revision.find(head))
-    found = reviewing.review(base, head, reserve=not unreserved)
+    try:
+        found = reviewing.review(base, head, reserve=not unreserved, trust_authors=trust_authors)
+    except reviewing.UntrustedCodeError as error:
+        write_text(
+            folder / "comment.md", f"{comment.MARKER}\n## {comment.EMOJI['INCONCLUSIVE']} INCONCLUSIVE\n\n{error}"
+        )
+        print(f"INCONCLUSIVE: {error}")
+        raise typer.Exit(reviewing.EXIT_STATUS["INCONCLUSIVE"]) from None
     if found is None:
         text = "Both commits have the same model: there is nothing to judge."
         changed = [] if base is None else commit_changes.of_the_rules(Revision.find(base), Revision.find(head))
@@ -89,6 +104,7 @@ def accept(
     first: Annotated[
         bool, typer.Option("--first", help="This is another fleet than the last version's: there is no champion.")
     ] = False,
+    trust_authors: TrustAuthors = False,
 ) -> None:
     """Register HEAD's model as a version (a git tag that carries the evidence), if the review accepts it."""
     from crashcast import registry
@@ -96,7 +112,9 @@ def accept(
     from crashcast.review.review import review
 
     evidence = None if record is None else read(record)
-    model = registry.accept(evidence, review=review, version=version, force_reason=force, first=first)
+    model = registry.accept(
+        evidence, review=review, version=version, force_reason=force, first=first, trust_authors=trust_authors
+    )
     told = [model.verdict, model.form and FORMS[model.form]]
     print(f"Registered {model.tag}, a git tag: {', '.join(filter(None, told))}")
 

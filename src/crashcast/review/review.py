@@ -22,15 +22,19 @@ if TYPE_CHECKING:
     from crashcast.params.acceptance import Acceptance
     from crashcast.review.ledger import Look
     from crashcast.review.policy import Facts
-    from crashcast.review.report.schema import Record
+    from crashcast.review.report.schema import Record, Run
     from crashcast.review.rescoring import Rescoring, ScoredRows
 
-__all__ = ["EXIT_STATUS", "Review", "default_base", "review"]
+__all__ = ["EXIT_STATUS", "Review", "UntrustedCodeError", "default_base", "review"]
 
 EXIT_STATUS = {"ACCEPT": 0, "REJECT": 1, "INCONCLUSIVE": 3}  # 2: an error
 VALIDATION = "metrics/validate.json"
 COUNTED = ("rows", "servers", "server_days", "crashes", "groups", "blocks")
 MB = 1_000_000
+
+
+class UntrustedCodeError(UserError):
+    """A challenger whose code would have to run where it could do harm: INCONCLUSIVE."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,14 @@ class Review:
     plot_data: dict[str, Any]
 
 
-def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed: bool = True) -> Review | None:
+def review(
+    base: str | None,
+    head: str = "HEAD",
+    *,
+    reserve: bool = True,
+    pushed: bool = True,
+    trust_authors: bool = False,
+) -> Review | None:
     """Decide whether the model of one commit may replace that of another, by the latter's policy.
 
     Parameters
@@ -54,6 +65,8 @@ def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed
         Whether to write the attempt down in the ledger. False for a user who may not push, as in a fork.
     pushed : bool
         Whether everything of the work tree's commit must be on DVC's remote.
+    trust_authors : bool
+        Whether the challenger's code may run without a sandbox, and its packages be installed; it is recorded.
 
     Returns
     -------
@@ -62,6 +75,8 @@ def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed
 
     Raises
     ------
+    UntrustedCodeError
+        If there is no sandbox for code that the challenger changes, or it changes locked packages.
     UserError
         If anything is missing, does not fit together or cannot be fetched: never a pass.
     """
@@ -75,6 +90,7 @@ def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed
     champion, challenger = _find_commits(base, head, pushed)
     if champion and committed_model.is_same(champion, challenger):
         return None
+    run = _way_to_run(champion, challenger, trust_authors)
     anchor, no_anchor = _find_anchor(champion) if champion else (None, None)
     incumbent = champion or challenger  # whose policy and alarm budget apply
     acceptance, changes = incumbent.section(Acceptance), commit_changes.between(incumbent, challenger)
@@ -89,7 +105,7 @@ def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed
         "validation": challenger.metrics[VALIDATION],
     }
 
-    key = _key(record, no_anchor)
+    key = _key(record, no_anchor, run)
     found = _recall(key)
     rescoring = None if found else rescore(champion, challenger, anchor)
     # the number is taken once the rows are scored, and before anybody sees how the models compare
@@ -102,7 +118,7 @@ def review(base: str | None, head: str = "HEAD", *, reserve: bool = True, pushed
         rescoring = rescore(champion, challenger, anchor)
     if rescoring:
         facts = _facts(rescoring, look, acceptance, incumbent, challenger, no_anchor, record["policy_changes"])
-        found = _keep(key, _decided(rescoring, acceptance, facts, _budget(incumbent)))
+        found = _keep(key, _decided(rescoring, acceptance, facts, _budget(incumbent), run))
     if reserve:
         ledger.record(rows_hash, identity, found["decided"]["verdict"])
     record |= found["decided"] | {
@@ -160,6 +176,30 @@ def _find_anchor(base: Revision) -> tuple[Revision | None, str | None]:
     return revision, None
 
 
+def _way_to_run(base: Revision | None, head: Revision, trust_authors: bool) -> Run:
+    """Return how the challenger's code runs, as the record has it.
+
+    The first model's code is that which judges, and so is trusted.
+    """
+    from crashcast.review import commit_changes
+    from crashcast.versioning import environment, sandbox
+
+    changed = commit_changes.code_between(base, head) if base else []
+    packages = [
+        name for name in (environment.RUN, environment.BUILD) if base and base.find_file(name) != head.find_file(name)
+    ]
+    way: Run = {"sandbox": sandbox.kind(), "trusts_authors": trust_authors and bool(changed or packages)}
+    reason = sandbox.missing() if changed else None
+    if packages:
+        reason = f"it changes {' and '.join(packages)}, and installing packages can run any code"
+    if reason and not trust_authors:
+        raise UntrustedCodeError(
+            f"The challenger's code was not run: {reason}. "
+            f"If you trust its authors, read the change and review it with --trust-authors (docs/review.md)"
+        )
+    return way
+
+
 def _budget(revision: Revision) -> float:
     from crashcast.params.alarms import Alarms
 
@@ -199,7 +239,7 @@ def _facts(
     )
 
 
-def _decided(rescoring: Rescoring, acceptance: Acceptance, facts: Facts, budget: float) -> dict[str, Any]:
+def _decided(rescoring: Rescoring, acceptance: Acceptance, facts: Facts, budget: float, run: Run) -> dict[str, Any]:
     """Compare the models by every definition, or with every baseline, decide, and put it as the record has it."""
     from crashcast.review.comparison import compare
     from crashcast.review.policy import POWER, decide, difference_rows, slice_rows
@@ -237,6 +277,7 @@ def _decided(rescoring: Rescoring, acceptance: Acceptance, facts: Facts, budget:
             "differences": rows.pop(shown),
             "definitions": rows,
             "reverse": _reversed(rescoring, acceptance, budget),
+            "run": {**run, "trained_again": rescoring.trained_again},
             "slices": slice_rows(found, acceptance, facts),
             "detectable": None if decision.detectable is None else {"difference": decision.detectable, "power": POWER},
         },
@@ -290,7 +331,7 @@ def _side(revision: Revision) -> dict[str, Any]:
     }
 
 
-def _key(record: dict[str, Any], no_anchor: str | None) -> str:
+def _key(record: dict[str, Any], no_anchor: str | None, run: Run) -> str:
     """Return the name of a decision: a hash of everything that it depends on. Commits are not part of it."""
     from crashcast.execution import code_hash
 
@@ -299,7 +340,7 @@ def _key(record: dict[str, Any], no_anchor: str | None) -> str:
         for side in (record["base"], record["challenger"], record["anchor"])
     ]
     code = code_hash.digest("crashcast.review.review", with_carriers=True)
-    return _hash([sides, record["policy"], no_anchor, code])
+    return _hash([sides, record["policy"], no_anchor, run, code])
 
 
 def _keep(key: str, found: dict[str, Any]) -> dict[str, Any]:

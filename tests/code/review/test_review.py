@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +10,8 @@ from scored_fleet import BUDGET, POLICY, altered, fleet
 
 from crashcast.params.acceptance import ERROR
 from crashcast.review import comparison, review
+from crashcast.versioning import sandbox
+from crashcast.versioning.revision import Revision
 
 POOR = POLICY.model_copy(update={"min_groups": 2, "min_servers": 2})
 
@@ -39,3 +44,60 @@ def test_why_the_champions_rows_say_nothing_is_told():
     for name, has in (("min_groups", found.groups), ("min_servers", found.servers_with_crashes)):
         assert "differences" in on_the_champions_rows(rows, POOR.model_copy(update={name: has}))
         assert "not_judged" in on_the_champions_rows(rows, POOR.model_copy(update={name: has + 1}))
+
+
+@pytest.fixture
+def changing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Revision]:
+    """Return what commits another content of a file, on top of a commit that has them all."""
+    monkeypatch.chdir(tmp_path)
+    for path in ("src/code.py", "params.yaml", "requirements.txt", "requirements-build.txt", "requirements-dev.txt"):
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).write_text("one")
+    subprocess.run("git init -q -b main && git add . && git commit -q -m one", shell=True, check=True)
+
+    def change(path: str) -> Revision:
+        Path(path).write_text("two")
+        subprocess.run("git checkout -q -b other && git commit -q -a -m two", shell=True, check=True)
+        return Revision.find("other")
+
+    return change
+
+
+NO_SANDBOX = "bubblewrap is not installed"
+TRUSTED = pytest.mark.parametrize(
+    ("path", "missing", "why"),
+    [
+        ("src/code.py", NO_SANDBOX, NO_SANDBOX),
+        ("requirements.txt", None, "it changes requirements.txt, and"),
+        ("requirements-build.txt", None, "it changes requirements-build.txt, and"),
+    ],
+)
+
+
+@TRUSTED
+def test_code_that_could_do_harm_is_not_run_unless_its_authors_are_trusted(
+    changing: Callable[[str], Revision], monkeypatch: pytest.MonkeyPatch, path: str, missing: str | None, why: str
+):
+    monkeypatch.setattr(sandbox, "missing", lambda: missing)
+    head, base = changing(path), Revision.find("main")
+    with pytest.raises(review.UntrustedCodeError, match=f"^The challenger's code was not run: {why}"):
+        review._way_to_run(base, head, False)
+    way = {"sandbox": "none" if missing else "bubblewrap", "trusts_authors": True}
+    assert review._way_to_run(base, head, True) == way
+    assert review._way_to_run(None, head, False) == way | {"trusts_authors": False}  # a first model judges itself
+
+
+@pytest.mark.parametrize(
+    ("path", "missing", "kind"),
+    [
+        ("src/code.py", None, "bubblewrap"),
+        ("params.yaml", NO_SANDBOX, "none"),
+        ("requirements-dev.txt", NO_SANDBOX, "none"),  # no review installs these
+    ],
+)
+def test_other_changes_need_no_trust(
+    changing: Callable[[str], Revision], monkeypatch: pytest.MonkeyPatch, path: str, missing: str | None, kind: str
+):
+    monkeypatch.setattr(sandbox, "missing", lambda: missing)
+    head = changing(path)
+    assert review._way_to_run(Revision.find("main"), head, False) == {"sandbox": kind, "trusts_authors": False}

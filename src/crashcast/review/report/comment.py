@@ -54,7 +54,7 @@ def _in_sight(record: Record) -> Iterator[tuple[str, str]]:
         yield "differences", _differences(record["differences"], record)
     weighty, _ = wording.weighed_reasons(record)
     yield "reasons", _reasons(weighty)
-    about = [wording.on_rows(record), wording.could_show(record), wording.looks(record)]
+    about = [wording.on_rows(record), wording.could_show(record), wording.looks(record), wording.how_it_ran(record)]
     yield "rows", " ".join(escape(sentence, LONGEST_SENTENCE) for sentence in about if sentence)
     sides = {"challenger": record["challenger"], "champion": record["base"], "anchor": record["anchor"]}
     yield (

@@ -186,6 +186,14 @@ class Changes(TypedDict):
     history: History
 
 
+class Run(TypedDict):
+    """How the challenger's code ran, and how its model came out when it was trained again."""
+
+    sandbox: str
+    trusts_authors: bool
+    trained_again: NotRequired[Literal["same", "close"]]
+
+
 class Record(TypedDict):
     """What was compared, found and decided."""
 
@@ -208,6 +216,7 @@ class Record(TypedDict):
     slices: list[Slice]
     changes: Changes
     validation: dict[str, Any]
+    run: NotRequired[Run]
 
 
 _RECORD = TypeAdapter(Record)

@@ -126,6 +126,20 @@ def looks(record: Record) -> str:
     return f"Look {look['number']} at these test rows: held to an error of {_three_digits(look['error'])}.{before}"
 
 
+def how_it_ran(record: Record) -> str:
+    """Say how the challenger's code ran and its model came out again, or nothing if an older review did not say."""
+    if "run" not in record:
+        return ""
+    run = record["run"]
+    trusted = ", by a reviewer who trusts its authors (--trust-authors)" if run["trusts_authors"] else ""
+    where = f"in a sandbox ({run['sandbox']})" if run["sandbox"] != "none" else "without a sandbox"
+    again = {"same": "the same bytes", "close": "figures as close as types of CPU let them"}
+    came_out = again.get(run.get("trained_again", ""), "an unknown result")
+    return (
+        f"The challenger's code ran {where}{trusted}. Trained again without the test part, its model gave {came_out}."
+    )
+
+
 def sentence(text: str) -> str:
     """Give a text a full stop and, unless it begins with a name, a capital letter."""
     begun = re.sub("^[a-z](?=[a-z']* )", lambda letter: letter[0].upper(), text)
