@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +23,12 @@ from crashcast.execution import memo
 from crashcast.history.byte_comparison import TOLERANCE, is_close
 from crashcast.history.diff import File, read_difference, show_files
 from crashcast.history.log import changed_files
-from crashcast.versioning import cache, commit_limits, dvc_files, environment, git
+from crashcast.versioning import cache, dvc_files, environment
 from crashcast.versioning.dvc_files import LOCK
 from crashcast.versioning.lock_checks import check
 from crashcast.versioning.outputs import outputs_of
 from crashcast.versioning.revision import SHOWN_DIGITS, Revision
+from crashcast.versioning.worktree import worktree
 
 SHOWN_FIGURES = (".csv", ".md")  # made of figures that other outputs hold
 TAIL_LINES = 30  # of what a failed run said
@@ -131,27 +131,6 @@ def rebuild(name: str) -> Rebuilt:
                     _output(revision, project, path, before.get(path), after.get(path)) for path in changed
                 )
     return Rebuilt(revision.sha, stages, differing, tuple(notes))
-
-
-@contextmanager
-def worktree(revision: Revision) -> Iterator[Path]:
-    """Give the project as a commit has it, in a worktree without data, for as long as needed.
-
-    Raises
-    ------
-    UserError
-        If the commit has files where the worktree gets its own, such as a link .dvc/config.local.
-    """
-    commit_limits.check_places(revision)
-    prefix = git.prefix()
-    with cache.temporary() as folder:
-        git.run("worktree", "prune")  # forgets those that killed reviews left
-        place = folder / "worktree"
-        git.run("worktree", "add", "--quiet", "--detach", str(place), revision.sha)
-        try:
-            yield place / prefix
-        finally:
-            git.run("worktree", "remove", "--force", "--force", str(place), expected=git.ANY_STATUS)
 
 
 def _link_raw_data(revision: Revision, project: Path, cache_folder: Path) -> None:

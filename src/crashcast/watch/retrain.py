@@ -29,7 +29,7 @@ from crashcast.versioning import cache, dvc_files, environment, git
 from crashcast.versioning.dvc_files import LOCK, pointer
 from crashcast.versioning.lock_checks import check
 from crashcast.versioning.revision import MODELS, PARAMS, RAW, REMOTES, Revision, main_branch
-from crashcast.versioning.worktree_runs import worktree
+from crashcast.versioning.worktree import worktree
 from crashcast.watch import proposal
 from crashcast.watch.pull_request import Request, Site, find_site
 from crashcast.watch.steps import Step

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from crashcast.errors import UserError
-from crashcast.history import rebuild
 from crashcast.versioning import cache
 from crashcast.versioning.commit_limits import check_places, check_same_settings, check_settings
 from crashcast.versioning.lock_checks import check
 from crashcast.versioning.revision import Revision
+from crashcast.versioning.worktree import worktree
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 HONEST = """
@@ -85,11 +85,11 @@ def test_no_worktree_is_made_whose_settings_lead_elsewhere(
     (tmp_path / ".dvc").symlink_to("elsewhere")
     made = commit("other", "x")
     shell("git add -f .dvc && git commit -q -m link")
-    with rebuild.worktree(made) as project:
+    with worktree(made) as project:
         assert (project / "other").exists()
     with (
         pytest.raises(UserError, match=r"^\.dvc in commit"),
-        rebuild.worktree(Revision.find("HEAD")),
+        worktree(Revision.find("HEAD")),
     ):
         pytest.fail("it was made")
 
