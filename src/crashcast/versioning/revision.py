@@ -56,7 +56,7 @@ class Revision:
         UserError
             If git knows none, as in a clone that was not fetched whole.
         """
-        for meant in (name, f"{REGISTERED}@{name}"):
+        for meant in (f"refs/tags/{REGISTERED}@{name}", name):  # a branch that is called as a version is none
             if sha := git.commit(meant):
                 return cls(sha)
         raise UserError(
