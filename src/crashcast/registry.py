@@ -22,6 +22,7 @@ from typing_extensions import TypedDict  # pydantic cannot read typing's before 
 from crashcast import canonical
 from crashcast.errors import UserError
 from crashcast.history.raw_data import is_another_fleet
+from crashcast.review import ledger
 from crashcast.versioning import commit_limits, git, remote
 from crashcast.versioning.dvc_files import LOCK
 from crashcast.versioning.lock_checks import check
@@ -215,8 +216,11 @@ def show(models: Sequence[Model], console: Console) -> None:
     from rich.table import Table
 
     table = Table("version", "verdict", "stage", "model", "commit", "why", box=None, padding=(0, 2, 0, 0))
+    looks = ledger.known_verdicts()
     for known in reversed(models):
         verdict = {None: "not reviewed", "ERROR": "not judged"}.get(known.verdict, known.verdict)
+        if is_in_ledger(known, looks) is False:
+            verdict = f"NOT IN THE LEDGER: {verdict}"
         why = f"forced: {known.forced}" if known.forced else (known.record or {}).get("headline", "")
         table.add_row(
             known.version,
@@ -231,11 +235,37 @@ def show(models: Sequence[Model], console: Console) -> None:
         "`crashcast accept` registers that of HEAD."
     )
     console.print(table if models else nothing, soft_wrap=True)
+    if models and looks is None:
+        fetch = f"git fetch {git.shared_remote() or 'REMOTE'} {ledger.REF}:{ledger.REF}"
+        console.print(f"No verdict is compared with the ledger of looks, which is not here: {fetch}", highlight=False)
 
 
 def as_json(models: Sequence[Model]) -> list[dict[str, Any]]:
     """Return versions, verdicts, stages and decision records as plain values, for programs."""
-    return [asdict(known) for known in models]
+    looks = ledger.known_verdicts()
+    return [asdict(known) | {"in_ledger": is_in_ledger(known, looks)} for known in models]
+
+
+def is_in_ledger(known: Model, looks: Mapping[tuple[str, str], str | None] | None) -> bool | None:
+    """Tell whether a version's verdict was written down by a review, too: whoever may push tags can write a record.
+
+    Parameters
+    ----------
+    known : Model
+    looks : mapping or None
+        What `ledger.known_verdicts` returns.
+
+    Returns
+    -------
+    bool or None
+        None if that cannot be told: there is no ledger here, or the version has no verdict on test rows.
+    """
+    look = (known.record or {}).get("look")
+    if looks is None or known.record is None or not look:
+        return None
+    own = known.record["challenger"]
+    identity = ledger.identity(own["model"], own["data"], own["params"])
+    return looks.get((look["rows"], identity)) == known.verdict
 
 
 def _decide(

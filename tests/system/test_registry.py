@@ -20,6 +20,7 @@ from rich.console import Console
 from crashcast import registry, tables
 from crashcast.canonical import json_text
 from crashcast.errors import UserError
+from crashcast.review import ledger
 from crashcast.versioning import revision
 from crashcast.versioning.revision import Revision
 
@@ -462,7 +463,8 @@ def test_the_list_shows_versions_verdicts_and_stages(judge: Judge, train: Train)
     registry.show(registry.models(), Console(file=out, width=200))
 
     lines = out.getvalue().splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["version", "v1.1.0", "v1.0.0"]
+    assert [line.split("  ")[0] for line in lines[:3]] == ["version", "v1.1.0", "v1.0.0"]
+    assert lines[3].endswith(f"which is not here: git fetch origin {ledger.REF}:{ledger.REF}")
     assert "REJECT" in lines[1]
     assert "prod" in lines[1]
     assert "forced: urgent [/]" in lines[1]
@@ -472,6 +474,37 @@ def test_the_list_shows_versions_verdicts_and_stages(judge: Judge, train: Train)
         ("v1.0.0", "ACCEPT", []),
         ("v1.1.0", "REJECT", ["prod"]),
     ]
+
+
+def test_a_verdict_that_no_review_wrote_down_is_told(judge: Judge, train: Train) -> None:
+    """Whoever may push tags can write a record; the ledger is written by the reviews."""
+    own = record_of("HEAD")["challenger"]
+    identity = ledger.identity(own["model"], own["data"], own["params"])
+    judge.says = {"look": {"number": 1, "error": 0.05, "rows": "rows", "previous": []}}
+    registry.accept(review=judge)
+    ledger.look("others", identity)
+    ledger.record("others", identity, "ACCEPT")  # of other test rows
+    assert registry.as_json(registry.models())[0]["in_ledger"] is False
+    ledger.look("rows", identity)
+    assert registry.as_json(registry.models())[0]["in_ledger"] is False  # no verdict yet
+    ledger.record("rows", identity, "REJECT")
+    out = io.StringIO()
+    registry.show(registry.models(), Console(file=out, width=200))
+    assert "NOT IN THE LEDGER: ACCEPT, first" in out.getvalue()
+
+    ledger.record("rows", identity, "ACCEPT")
+    assert registry.as_json(registry.models())[0]["in_ledger"] is True
+    out = io.StringIO()
+    registry.show(registry.models(), Console(file=out, width=200))
+    assert "LEDGER" not in out.getvalue()
+
+
+def test_a_branch_that_is_called_as_a_version_is_none(trained: Path, judge: Judge, shell: Shell) -> None:
+    registered = registry.accept(review=judge).revision
+    shell("git commit -q --allow-empty -m later && git branch v1.0.0 && git branch crash-model@v1.0.0", cwd=trained)
+    assert Revision.find("v1.0.0").sha == registered
+    shell("git branch v7.0.0", cwd=trained)
+    assert Revision.find("v7.0.0").sha != registered  # an honest name of a branch
 
 
 def test_an_empty_registry_says_how_to_begin() -> None:

@@ -133,6 +133,20 @@ def record(rows: str, challenger: str, verdict: Verdict) -> None:
     _change(git.shared_remote(), rows, judged)
 
 
+def known_verdicts() -> dict[tuple[str, str], Verdict | None] | None:
+    """Return the verdicts that this clone's copy of the ledger has, by test rows and challenger; None without a copy.
+
+    Raises
+    ------
+    UserError
+        If it is corrupt.
+    """
+    local = git.run("rev-parse", "--verify", "--quiet", REF, expected=(0, 1)).text
+    if not local:
+        return None
+    return {(rows, entry.challenger): entry.verdict for rows, looks in _read(local).items() for entry in looks}
+
+
 def _with(looks: list[Entry], entry: Entry) -> list[Entry]:
     return looks if any(known.challenger == entry.challenger for known in looks) else [*looks, entry]
 
