@@ -21,6 +21,7 @@ from typing_extensions import TypedDict  # pydantic cannot read typing's before 
 
 from crashcast import canonical
 from crashcast.errors import UserError
+from crashcast.files import replacing
 from crashcast.history.raw_data import is_another_fleet
 from crashcast.review import ledger
 from crashcast.versioning import commit_limits, git, remote
@@ -244,6 +245,37 @@ def as_json(models: Sequence[Model]) -> list[dict[str, Any]]:
     """Return versions, verdicts, stages and decision records as plain values, for programs."""
     looks = ledger.known_verdicts()
     return [asdict(known) | {"in_ledger": is_in_ledger(known, looks)} for known in models]
+
+
+def write_csv(models: Sequence[Model], path: Path) -> None:
+    """Write who registered which model, when, and on what evidence, as a table for an audit."""
+    import polars as pl
+
+    from crashcast import spreadsheet
+
+    if not models:
+        raise UserError("no model is registered here: there is nothing to write")
+    looks = ledger.known_verdicts()
+    rows = [_evidence(known, is_in_ledger(known, looks)) for known in models]
+    with replacing(path) as aside:
+        spreadsheet.write_csv(pl.DataFrame(rows, infer_schema_length=None), aside)
+
+
+def _evidence(known: Model, in_ledger: bool | None) -> dict[str, Any]:
+    form = "%(taggerdate:iso-strict)%00%(taggername)%00%(taggeremail)"
+    at, name, email = git.run("for-each-ref", f"--format={form}", f"refs/tags/{known.tag}").text.split("\0")
+    record = known.record or {}
+    rows, look, base = (record.get(part) or {} for part in ("rows", "look", "base"))
+    gain: dict[str, Any] = next((one for one in record.get("differences", ()) if one.get("role") == "primary"), {})
+    return {
+        "version": known.version, "registered_at": at, "registered_by": f"{name} {email}".strip(),
+        "verdict": known.verdict, "form": known.form, "forced_because": known.forced, "in_ledger": in_ledger,
+        "stages": ", ".join(known.stages), "commit": known.revision, "model": known.model,
+        "base": base.get("revision"), "test_from": rows.get("from"), "test_to": rows.get("to"),
+        "test_crashes": rows.get("crashes"), "look": look.get("number"), "figure": gain.get("name"),
+        "gain": gain.get("difference"), "gain_low": gain.get("low"), "gain_high": gain.get("high"),
+        "headline": record.get("headline"),
+    }  # fmt: skip
 
 
 def is_in_ledger(known: Model, looks: Mapping[tuple[str, str], str | None] | None) -> bool | None:

@@ -499,6 +499,33 @@ def test_a_verdict_that_no_review_wrote_down_is_told(judge: Judge, train: Train)
     assert "LEDGER" not in out.getvalue()
 
 
+def test_who_registered_what_on_which_evidence_is_one_table(
+    trained: Path, judge: Judge, train: Train, tmp_path: Path, shell: Shell
+) -> None:
+    gain = {"name": "pr_auc", "role": "primary", "difference": 0.02, "low": 0.01, "high": 0.03}
+    judge.says = {
+        "headline": "=1+1", "rows": {"from": "2025-01-01", "to": "2025-02-01", "crashes": 300}, "differences": [gain],
+        "look": {"number": 2, "error": 0.05, "rows": "rows", "previous": []},
+    }  # fmt: skip
+    first = registry.accept(review=judge)
+    judge.says = {"verdict": "REJECT", "form": None}
+    train("two")
+    registry.accept(review=judge, force_reason="urgent")
+    registry.stage("v1.1.0", "prod")
+
+    registry.write_csv(registry.models(), tmp_path / "models.csv")
+
+    table = pl.read_csv(tmp_path / "models.csv").to_dicts()
+    assert [row["version"] for row in table] == ["v1.0.0", "v1.1.0"]
+    assert table[0] | {
+        "registered_by": "A Tester <tester@example.com>", "verdict": "ACCEPT", "form": "first",
+        "commit": first.revision, "model": first.model, "test_from": "2025-01-01", "test_crashes": 300, "look": 2,
+        "figure": "pr_auc", "gain": 0.02, "gain_low": 0.01, "headline": "'=1+1", "stages": "",
+    } == table[0]  # fmt: skip
+    assert table[0]["registered_at"].startswith("20")
+    assert (table[1]["verdict"], table[1]["forced_because"], table[1]["stages"]) == ("REJECT", "urgent", "prod")
+
+
 def test_a_branch_that_is_called_as_a_version_is_none(trained: Path, judge: Judge, shell: Shell) -> None:
     registered = registry.accept(review=judge).revision
     shell("git commit -q --allow-empty -m later && git branch v1.0.0 && git branch crash-model@v1.0.0", cwd=trained)

@@ -120,11 +120,19 @@ def accept(
 
 
 @commands.command()
-def models(as_json: AsJson = False) -> None:
+def models(
+    csv: Annotated[
+        Path | None, typer.Option(help="Write who registered which model when, and on what evidence, to this file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """List the registered models with their verdicts and stages; as JSON, with their evidence."""
     from crashcast import registry
 
-    print_result(registry.models(), as_json, registry.as_json, registry.show)
+    known = registry.models()
+    if csv is not None:
+        registry.write_csv(known, csv)
+    print_result(known, as_json, registry.as_json, registry.show)
 
 
 @commands.command()
