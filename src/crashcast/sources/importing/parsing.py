@@ -288,7 +288,7 @@ def read_samples(
         check_one_series(sheet, keys, sorted(telling, key=lambda column: left_out[names[column]] == IDS))
         frame = keys.with_columns(**{name: written.values for name, written in metrics.items()})
         if sheet.frame.height > len(sheet.numbers):
-            frame = frame.drop_nulls()  # of another server's column
+            frame = frame.filter(~pl.all_horizontal(pl.col(list(metrics)).is_null()))  # of another server's column
     frame = frame.sort("timestamp", maintain_order=True)
     frame.write_parquet(staged, compression="lz4", row_group_size=STAGED_ROWS)
     staged_names = frame.columns[len(KEYS) :]
