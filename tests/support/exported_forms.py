@@ -30,8 +30,6 @@ class Form:
         Writes `timestamp` in UTC, `server_id` and metrics into a folder, which is then imported.
     options : mapping
         Of `import_files`.
-    exact : bool
-        A row whose metrics are all missing is kept.
     """
 
     condition: str
@@ -190,6 +188,12 @@ def as_folder_for_each_server(frame: pl.DataFrame, folder: Path) -> None:
 
 def as_dotted(frame: pl.DataFrame, folder: Path) -> None:
     zulu(frame).rename({name: f"sys.{name}[5m]" for name in metrics_of(frame)}).write_csv(folder / "samples.csv")
+
+
+def table() -> str:
+    """Return the table in docs/import.md."""
+    rows = [f"| {name} | {form.condition} |" for name, form in FORMS.items()]
+    return "\n".join(["| form of telemetry | condition |", "|---|---|", *rows])
 
 
 FORMS: dict[str, Form] = {

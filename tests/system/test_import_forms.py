@@ -10,7 +10,7 @@ from random import Random
 
 import polars as pl
 import pytest
-from exported_forms import FORMS
+from exported_forms import FORMS, table
 from polars.testing import assert_frame_equal, assert_series_equal
 
 from crashcast import cli, tables
@@ -541,3 +541,7 @@ def test_a_dry_run_shows_the_report_and_writes_nothing(
     assert "To be written, without --dry-run:\n  data/raw/telemetry: 1,142 rows added" in printed
     assert "Next:" not in printed
     assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
+
+
+def test_the_docs_list_the_forms_that_are_tested() -> None:
+    assert f"\n\n{table()}\n\n" in (ROOT / "docs/import.md").read_text()
