@@ -191,8 +191,8 @@ def _unrecorded(latest: pl.DataFrame, covered: pl.DataFrame) -> list[str]:
 
 def last_row(moment: datetime, interval: timedelta) -> datetime:
     """Return the time of the last row that is complete at a moment."""
-    midnight = datetime(moment.year, moment.month, moment.day)
-    return midnight + (moment - midnight) // interval * interval
+    monday = datetime(moment.year, moment.month, moment.day) - timedelta(days=moment.weekday())
+    return monday + (moment - monday) // interval * interval
 
 
 def _newest_rows(cleaned: pl.DataFrame, oldest: datetime) -> pl.DataFrame:

@@ -27,7 +27,7 @@ from crashcast import strict_yaml
 from crashcast.errors import UserError
 
 PATH = Path("params.yaml")
-DAY = timedelta(days=1)
+DAY, WEEK = timedelta(days=1), timedelta(days=7)
 CENTURY = 36_525 * DAY
 UNITS = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1), "d": DAY}
 

@@ -7,13 +7,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from crashcast.params.base import DAY, Group, PositiveDuration, Section
+from crashcast.params.base import DAY, WEEK, Group, PositiveDuration, Section
 
 UNLIMITED = 3.4028234663852886e38  # the largest float32
 
 
 def checked_interval(value: timedelta) -> timedelta:
-    """Return an interval that divides a day."""
+    """Return an interval if it divides a day."""
     if DAY % value:
         raise ValueError("must divide a day, so that rows fall on the same times every day")
     return value
@@ -58,8 +58,14 @@ class Telemetry(Section):
 
     @field_validator("interval")
     @classmethod
-    def _divides_a_day(cls, value: timedelta) -> timedelta:
-        return checked_interval(value)
+    def _divides_a_day_or_is_a_week(cls, value: timedelta) -> timedelta:
+        return value if value == WEEK else checked_interval(value)
+
+    @model_validator(mode="after")
+    def _weeks_begin_on_monday(self) -> Self:
+        if self.interval == WEEK and self.partition != "week":
+            raise ValueError("an interval of 7d needs partition: week")
+        return self
 
     @field_validator("metrics")
     @classmethod

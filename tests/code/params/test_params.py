@@ -128,12 +128,13 @@ def test_a_misspelt_section_is_refused_whichever_section_is_read(refusal):
         ("demo.interval", "2d", "must divide a day"),
         # between keys
         ("telemetry.metrics.cpu_pct.min", 100, "min must be below max"),
+        ("telemetry.interval", "7d", "an interval of 7d needs partition: week"),
         ("split.train", 0.9, "train + validation + test must be 1, not 1.2"),
     ],
 )
 def test_a_bad_value_is_refused_with_file_key_and_what_was_given(refusal, key, value, problem):
     message = refusal(key.split(".")[0], changed(key, value))
-    between_keys = key in ("telemetry.metrics.cpu_pct.min", "split.train")
+    between_keys = key in ("telemetry.metrics.cpu_pct.min", "split.train") or "needs partition" in problem
     where = key.rpartition(".")[0] if between_keys else key
     for line in message.splitlines():
         assert line.startswith(f"params.yaml: {where}: ")

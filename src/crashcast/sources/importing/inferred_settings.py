@@ -16,15 +16,16 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from crashcast.params.base import DAY
+from crashcast.params.base import DAY, WEEK
 from crashcast.params.telemetry import Metric
 
 CADENCES = [
     *(timedelta(seconds=n) for n in (1, 2, 5, 10, 15, 20, 30)),
     *(timedelta(minutes=n) for n in (1, 2, 3, 5, 10, 15, 20, 30)),
     *(timedelta(hours=n) for n in (1, 2, 3, 4, 6, 8, 12, 24)),
+    WEEK,
 ]
-LONGEST_GAP = 2 * DAY  # between samples of one recording
+LONGEST_GAP = 2 * DAY  # between samples of one recording, or two intervals
 # written by exporters for a missing value; never taken as a limit
 MARKERS = [-1, -99, -999, -9999, -99999, -(2**31), 2**31 - 1, 2**32 - 1, -(2**63), 2**63 - 1, 2**64 - 1]
 UNLIKELY_LOW = -99  # -1 is a marker only if no value can be negative
@@ -117,7 +118,7 @@ def _filled_share(gaps: pl.DataFrame, cadence: timedelta) -> float:
     seconds = cadence.total_seconds()
     interval = (pl.col("timestamp").dt.epoch("us") / (seconds * 1e6)).ceil()
     # a longer gap is an outage or another recording, not the cadence
-    lasting = pl.col("gap").filter(pl.col("gap") <= LONGEST_GAP).dt.total_microseconds().sum() / 1e6
+    lasting = pl.col("gap").filter(pl.col("gap") <= max(LONGEST_GAP, 2 * cadence)).dt.total_microseconds().sum() / 1e6
     held, span = gaps.select(pl.struct("server_id", interval).n_unique() - pl.col("server_id").n_unique(), lasting).row(
         0
     )

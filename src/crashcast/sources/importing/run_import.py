@@ -48,6 +48,7 @@ from crashcast.sources.importing.consistency import (
 )
 from crashcast.sources.importing.layouts import Layout, beside_servers, metric_of, servers_of
 from crashcast.sources.importing.local_time import Clock
+from crashcast.sources.importing.outlook import report_outlook
 from crashcast.sources.importing.params_file import describe_import
 from crashcast.sources.importing.parsing import (
     Records,
@@ -64,13 +65,14 @@ from crashcast.sources.importing.transaction import exchanged, recover, workspac
 from crashcast.sources.importing.units import with_uptime
 from crashcast.sources.importing.writing import (
     MAY_BE_EMPTY,
+    fleet_end,
     write_actions,
     write_coverage,
     write_empty,
     write_incidents,
     write_telemetry,
 )
-from crashcast.tables import KEYS
+from crashcast.tables import CRASH, KEYS
 from crashcast.versioning.dvc_files import pointer
 from crashcast.versioning.tracked_data import forget, track
 
@@ -178,8 +180,10 @@ def import_files(
         if files and write_telemetry(files, section, folder, known is not None, report):
             changed.append(TELEMETRY_PATH)
         if new_incidents is not None or known is None:
-            write_incidents(new_incidents, folder, known is not None, report)
+            known_incidents = write_incidents(new_incidents, folder, known is not None, report)
             changed.append(INCIDENTS_PATH)
+        else:
+            known_incidents = tables.read(INCIDENTS_PATH, ["server_id", "kind", "started_at"])
         if new_actions is not None:
             write_actions(new_actions, folder, known is not None, report)
             changed.append(ACTIONS_PATH)
@@ -189,9 +193,13 @@ def import_files(
         if files or new_coverage is not None:
             write_coverage(new_coverage, old_coverage, files, spans, section.interval, folder, report)
             changed.append(COVERAGE_PATH)
+        first, last = spans.select(pl.col("first").min(), pl.col("last").max()).row(0)
         if new_incidents is not None:
-            first, last = spans.select(pl.col("first").min(), pl.col("last").max()).row(0)
             report_periods(new_incidents, new_coverage is not None, first, last, report)
+        if old_coverage is not None:
+            first, last = min(first, old_coverage["covered_from"].min()), max(last, fleet_end())
+        known_crashes = known_incidents.filter(kind=CRASH)
+        report_outlook(known_crashes, len(servers), (first, last), section.interval, report)
         if section != known:
             _write_params(section, folder, report)
             changed.append(PATH)

@@ -8,7 +8,7 @@ from datetime import timedelta
 import polars as pl
 
 from crashcast.errors import UserError
-from crashcast.params.base import DAY, format_duration, parse_duration
+from crashcast.params.base import DAY, WEEK, format_duration, parse_duration
 from crashcast.params.clean import Clean
 from crashcast.params.features import Features
 from crashcast.params.label import Label
@@ -32,8 +32,8 @@ def parse_interval(text: str) -> timedelta:
         interval = parse_duration(text)
     except (ValueError, OverflowError) as error:
         raise UserError(f"--interval {text}: {error}") from None
-    if not interval or DAY % interval:
-        raise UserError(f"--interval {text} does not divide a day: take one that does, such as 1m, 5m, 15m or 1h")
+    if not interval or (DAY % interval and interval != WEEK):
+        raise UserError(f"--interval {text} does not divide a day: take one that does, such as 1m, 5m, 1h or 1d, or 7d")
     return interval
 
 
@@ -71,7 +71,7 @@ def infer_section(
         raise UserError("no server has two samples: say the cadence with --interval, such as --interval 5m")
     months = rows.group_by(pl.col("timestamp").dt.truncate("1mo")).len().select(pl.col("len").max())
     densest = months.collect().item()
-    unit = partition or inferred_settings.infer_partition(densest)
+    unit = "week" if interval == WEEK else partition or inferred_settings.infer_partition(densest)
     report.inferred.append(f"interval {format_duration(interval)}: {why}")
     report.inferred.append(f"a file per {unit}: at most {densest:,} rows a month")
     names = rows.collect_schema().names()[len(KEYS) :]

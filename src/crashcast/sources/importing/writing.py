@@ -109,8 +109,8 @@ def _changes(counts: Counter[str], noun: str) -> str:
     return f"{counts['added']:,} {noun} added, {counts['corrected']:,} corrected, {counts['unchanged']:,} unchanged"
 
 
-def write_incidents(incidents: Records | None, folder: Path, is_merge: bool, report: Report) -> None:
-    """Write the incidents, merged into those of earlier imports; without incidents, an empty table."""
+def write_incidents(incidents: Records | None, folder: Path, is_merge: bool, report: Report) -> pl.DataFrame:
+    """Write and return the incidents, merged into those of earlier imports; without incidents, an empty table."""
     if incidents is None:
         brings = "`crashcast import --incidents` or `crashcast incidents` brings them"
         report.assumed.append(f"there are no incidents yet, and nothing to learn from: {brings}")
@@ -123,6 +123,7 @@ def write_incidents(incidents: Records | None, folder: Path, is_merge: bool, rep
     crashes = merged.filter(pl.col("kind") == CRASH)
     total = f"{crashes.height:,} crashes on {crashes['server_id'].n_unique():,} servers in all"
     report.written.append(f"{INCIDENTS_PATH}: {_changes(counts, 'incidents')}; {total}")
+    return merged
 
 
 def write_actions(actions: Records, folder: Path, is_merge: bool, report: Report) -> None:

@@ -35,6 +35,14 @@ def test_the_cadence_of_jittered_samples_with_holes(cadence: timedelta) -> None:
     assert found[0] == cadence
 
 
+def test_a_weekly_check_has_a_cadence_of_a_week() -> None:
+    random = np.random.default_rng(0)
+    times = np.arange(100) * 7 * 86400 + random.uniform(-1, 1, 100) * 86400  # some day later, some earlier
+    found = inferred_settings.infer_interval(keys(*times[random.random(100) > 0.1]))
+    assert found is not None
+    assert found[0] == timedelta(days=7)
+
+
 def test_irregular_samples_get_a_cadence_that_most_intervals_can_fill() -> None:
     # in threes, a minute apart, every three hours: the commonest gap would leave 98 % of rows empty
     times = [3 * 3600 * i + extra for i in range(50) for extra in (60, 120, 180)]
