@@ -146,6 +146,10 @@ def as_wide(frame: pl.DataFrame, folder: Path) -> None:
         zulu(frame).pivot("server_id", index="timestamp", values=name).write_csv(folder / f"{name}.csv")
 
 
+def as_wide_with_ports(frame: pl.DataFrame, folder: Path) -> None:
+    as_wide(frame.with_columns(pl.col("server_id") + ":9100"), folder)
+
+
 def as_wide_with_labels(frame: pl.DataFrame, folder: Path) -> None:
     one = zulu(frame).select("timestamp").unique(maintain_order=True)
     for server in frame["server_id"].unique(maintain_order=True):
@@ -215,6 +219,7 @@ FORMS: dict[str, Form] = {
         "servers of incidents name columns, or `--metric` is given; the metric is the file's name, or `--metric`",
         as_wide,
     ),
+    "the same with ports": Form("`web-01:9100`", as_wide_with_ports),
     "the same with labels, as Grafana exports": Form(
         '`instance="web-01"` or the like in each header', as_wide_with_labels
     ),

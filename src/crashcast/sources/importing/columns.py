@@ -41,7 +41,13 @@ Fits = Mapping[str, Callable[[Sheet, str], bool]]
 CLOCK = r"^\d{1,2}:\d{2}(:\d{2}([.,]\d{1,9})?)?$"
 
 
-def choose(sheet: Sheet, roles: Roles, required: tuple[str, ...], fits: Fits | None = None) -> dict[str, str]:
+def choose(
+    sheet: Sheet,
+    roles: Roles,
+    required: tuple[str, ...],
+    fits: Fits | None = None,
+    hints: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Find the column of each role.
 
     Parameters
@@ -55,6 +61,8 @@ def choose(sheet: Sheet, roles: Roles, required: tuple[str, ...], fits: Fits | N
     fits : mapping of str to callables, optional
         Tell for a role whether a column's values are of its kind. A column that has a name of a role, but other values,
         is not taken for it, unless it has the role's own name.
+    hints : mapping of str to str, optional
+        What else the user can do if a role has no column.
 
     Returns
     -------
@@ -83,7 +91,8 @@ def choose(sheet: Sheet, roles: Roles, required: tuple[str, ...], fits: Fits | N
                 f"'{free[name]}' holds {_example(sheet, free[name])}, so it is none; " for name in names if name in free
             ]
             message = f"no column for {role}: {''.join(odd)}name it one of {', '.join(names)}"
-            raise sheet.error(f"{message}; there are {some_of(sheet.frame.columns, SHOWN)}")
+            hint = f"; {hints[role]}" if hints and role in hints else ""
+            raise sheet.error(f"{message}; there are {some_of(sheet.frame.columns, SHOWN)}{hint}")
     return chosen
 
 

@@ -132,7 +132,8 @@ def read_headers(columns: Collection[str], servers: Collection[str]) -> dict[str
         if not header.names_server:
             fitting = [beside for beside in places if server_between(column.strip(), beside)]
             beside = max(fitting, key=lambda beside: len("".join(beside)), default=("", ""))
-            headers[column] = Header(server_between(column.strip(), beside), places.get(beside, ""))
+            server = server_between(column.strip(), beside)
+            headers[column] = Header(without_port(server, servers), places.get(beside, ""))
     return headers
 
 
@@ -147,8 +148,8 @@ def read_header(column: str, servers: Collection[str]) -> Header:
     text = column.strip()
     if label := re.search(LABEL, text):
         return Header(without_port(label[1], servers), re.sub(r"\{\W*\}", "", re.sub(NO_NAME, "", text)).strip(), True)
-    if text in servers:
-        return Header(text, "", True)
+    if (host := without_port(text, servers)) in servers:
+        return Header(host, "", True)
     words = [word.strip(BRACKETS) for word in re.split(r"[\s:,;|/()]+", text)]
     if len(found := [word for word in words if word in servers]) == 1:
         rest = text.replace(found[0], " ").strip(" :,;|/()-.")

@@ -24,7 +24,7 @@ METRIC_NAMES = tuple(
     (name,)
     for name in (
         *("metric", "metric_name", "key", "key_", "item_key", "item", "item_name", "counter", "parameter"),
-        *("_field", "field", "_measurement", "measurement", "variable", "sensor"),
+        *("_field", "field", "_measurement", "measurement", "variable", "sensor", "__name__", "name", "attribute"),
     )
 )
 VALUE_NAMES = tuple((name,) for name in ("value", "_value", "metric_value", "reading", "val"))

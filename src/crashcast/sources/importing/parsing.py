@@ -112,6 +112,7 @@ KINDS = {
 }
 RESERVED = {*KEYS, *tables.INCIDENTS, *tables.COVERAGE, "label", "reason", "part", "score", "hours_since_crash"}
 FEATURE = r"(?P<metric>.+)_((mean|std|max|diff)_\d+[smhd]|vs_fleet)|crashes_\d+[smhd]|missing_share_\d+[smhd]"
+ELSEWHERE = "if each column is a server, --metric NAME says so; a folder host=NAME/ names the server of its files"
 FITS = {
     **dict.fromkeys(("timestamp", "started_at", "resolved_at", "reported_at"), holds_times),
     "kind": lambda sheet, column: bool(texts(sheet, column).str.to_lowercase().is_in([*KINDS]).any()),
@@ -246,7 +247,7 @@ def read_samples(
         sheet, placed = with_servers(sheet, roles, layout, {name for tier in SERVER_NAMES for name in tier})
         sheet, new = _renamed(sheet, layout.new_names)
         chosen |= new
-        roles = choose(sheet, TELEMETRY_ROLES, ("timestamp", "server_id"), FITS)
+        roles = choose(sheet, TELEMETRY_ROLES, ("timestamp", "server_id"), FITS, {"server_id": ELSEWHERE})
     if {"value", "metric"} & roles.keys() == {"value"} and (layout.metric or layout.is_named_by_metric):
         metric = layout.metric or metric_of(path)
         sheet = replace(sheet, frame=sheet.frame.rename({roles.pop("value"): metric}))
