@@ -5,8 +5,10 @@ Of series, each sample is a row: `timestamp`, `value`, the labels, and the name 
 
 from __future__ import annotations
 
+import io
 import json
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ Record = dict[str, Any]
 Cells = dict[str, str | None]
 LINES = re.compile(r"\.(jsonl|ndjson)\b")
 NAME_LABEL = "__name__"
+ROWS_AT_ONCE = 1 << 16  # as Python's objects, which need ten times the memory
 DEEPEST = 8  # groups within groups
 
 
-def read_json(path: Path, content: bytes) -> tuple[pl.DataFrame, list[int]]:
+def read_json(path: Path, content: bytes) -> tuple[pl.DataFrame, Sequence[int]]:
     """Read JSON, all values as they are written.
 
     Parameters
@@ -36,7 +39,7 @@ def read_json(path: Path, content: bytes) -> tuple[pl.DataFrame, list[int]]:
     -------
     DataFrame
         All text. Groups of values become columns such as `labels.host`.
-    list of int
+    sequence of int
         The number of each row's record, or its line.
 
     Raises
@@ -44,7 +47,7 @@ def read_json(path: Path, content: bytes) -> tuple[pl.DataFrame, list[int]]:
     UserError
         If it is not JSON, or holds no records.
     """
-    rows, numbers = list[Cells](), list[int]()
+    frames, rows, numbers = list[pl.DataFrame](), list[Cells](), array("q")
     for number, record in _records(path, content.decode("utf-8-sig")):
         try:
             found = list(_samples(record)) if _is_series(record) else [_flat(record)]
@@ -53,8 +56,11 @@ def read_json(path: Path, content: bytes) -> tuple[pl.DataFrame, list[int]]:
                 f"{path}, row {number}: samples are no pairs of a time and a value; export it again"
             ) from None
         rows += found
-        numbers += [number] * len(found)
-    return as_text(rows), numbers
+        numbers.extend([number] * len(found))
+        if len(rows) >= ROWS_AT_ONCE:
+            frames.append(as_text(rows))
+            rows.clear()
+    return pl.concat([*frames, as_text(rows)], how="diagonal"), numbers
 
 
 def as_text(rows: Sequence[Cells]) -> pl.DataFrame:
@@ -81,7 +87,8 @@ def _numbered(text: str, is_by_line: bool) -> Iterable[tuple[int, Any]]:
         return json.loads(part, parse_float=str, parse_int=str, parse_constant=str)
 
     if is_by_line:
-        return ((number, parse(line)) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+        lines = io.StringIO(text, newline="\n")
+        return ((number, parse(line)) for number, line in enumerate(lines, 1) if line.strip())
     return enumerate(_list_in(parse(text)), 1)
 
 

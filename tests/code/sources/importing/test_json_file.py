@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from crashcast.errors import UserError
+from crashcast.sources.importing import json_file
 from crashcast.sources.importing.json_file import read_json
 from crashcast.sources.importing.table_file import read_sheet
 
@@ -28,7 +29,7 @@ ROW = {"a": "1.50", "b.c": "true", "b.d": None, "e": "x, y", "f": "1"}
 def test_records_keep_what_is_written(name: str, text: str) -> None:
     frame, numbers = read_json(Path(name), text.encode())
     assert frame.to_dicts() == [ROW]
-    assert numbers == [1]
+    assert list(numbers) == [1]
 
 
 def test_series_become_rows() -> None:
@@ -46,7 +47,16 @@ def test_series_become_rows() -> None:
     frame, numbers = read_json(Path("t.jsonl"), lines.encode())
     assert frame["value"].to_list() == ["1", "0.5", "1"]
     assert frame["timestamp"].to_list() == ["1767225600000", "1767225660500", "1767225600"]
-    assert numbers == [1, 1, 2]
+    assert list(numbers) == [1, 1, 2]
+
+
+def test_many_records_are_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_file, "ROWS_AT_ONCE", 2)
+    lines = [f'{{"a": {n}, "b{n}": "x"}}' for n in range(5)]
+    frame, numbers = read_json(Path("t.jsonl"), "\n".join(lines).encode())
+    assert frame["a"].to_list() == ["0", "1", "2", "3", "4"]
+    assert frame["b4"].to_list() == [None, None, None, None, "x"]
+    assert list(numbers) == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
