@@ -7,6 +7,7 @@ import sys
 import traceback
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -18,7 +19,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Predict server crashes: bring in data, then `dvc repro`. Run commands from the root of the project.",
 )
 GROUPS = {
     "Bring in data": data.commands,
@@ -36,6 +36,23 @@ for title, commands in GROUPS.items():
     for group in commands.registered_groups:
         group.rich_help_panel = title
     app.add_typer(commands)
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        print(f"crashcast {version('crashcast')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version, and exit.")
+    ] = False,
+) -> None:
+    """Predict server crashes: bring in data, then `dvc repro`. Run commands from the root of the project."""
 
 
 @clean_output()
@@ -66,7 +83,7 @@ def _check_folder() -> None:
     here, needed = Path.cwd(), ("dvc.yaml", "params.yaml")
     if {*str(here)} & {"{", "}"}:
         raise UserError(f"DVC fails in a folder with braces in its path: rename it ({here})")
-    if "--help" in sys.argv or any((here / name).exists() for name in needed):
+    if {"--help", "--version"} & {*sys.argv} or any((here / name).exists() for name in needed):
         return
     if root := next((folder for folder in here.parents if all((folder / name).exists() for name in needed)), None):
         raise UserError(f"run from the root of the project: cd {os.path.relpath(root)}")
