@@ -507,6 +507,24 @@ def test_tickets_that_name_no_server_or_several_are_said(project: Path) -> None:
         bring("t.csv", incidents="tickets.csv")
 
 
+def test_short_names_in_texts_are_proposed(project: Path) -> None:
+    canonical().write_csv("t.csv")
+    Path("tickets.csv").write_text(TICKETS["PagerDuty"].replace(".example.net", ""))
+    with pytest.raises(UserError, match="column 'description': no column for server_id; --short-names finds servers"):
+        bring("t.csv", incidents="tickets.csv")
+    bring("t.csv", incidents="tickets.csv", is_short=True)
+    check_canonical()
+
+
+def test_a_unit_beside_a_server_is_no_metric(project: Path) -> None:
+    wide = canonical().pivot("server_id", index="timestamp", values="cpu_pct")
+    wide = wide.with_columns(Total=pl.sum_horizontal(pl.exclude("timestamp")))
+    wide.rename({name: f"{name} (%)" for name in SERVERS}).write_csv("cpu_pct.csv")
+    said = bring("cpu_pct.csv")
+    check_canonical(canonical().select("timestamp", "server_id", "cpu_pct"))
+    assert any("all of the metric cpu_pct" in line and line.endswith("; left out: Total") for line in said)
+
+
 def test_telemetry_first_and_incidents_later(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     canonical().write_csv("t.csv")
     with pytest.raises(UserError, match="nothing has been imported yet: give --telemetry too"):

@@ -105,7 +105,7 @@ def with_servers(
     values = [column for column in sheet.frame.columns if column not in roles.values() and column.strip()]
     headers = read_headers(values, layout.servers)
     if (in_path := _server_of_path(sheet.path, server_names)) is not None:
-        return _named(sheet, in_path), f"server_id '{in_path}' from its folder's name"
+        return _named(sheet, in_path), "server_id from each file's folder"
     if values and (layout.metric is not None or any(header.names_server for header in headers.values())):
         return _stacked(sheet, roles["timestamp"], headers, layout)
     if (named := _server_in(sheet.path, layout)) is not None:
@@ -153,7 +153,7 @@ def read_header(column: str, servers: Collection[str]) -> Header:
     words = [word.strip(BRACKETS) for word in re.split(r"[\s:,;|/()]+", text)]
     if len(found := [word for word in words if word in servers]) == 1:
         rest = text.replace(found[0], " ").strip(" :,;|/()-.")
-        return Header(found[0], re.sub(r"\s+", " ", rest), True)
+        return Header(found[0], re.sub(r"\s+", " ", rest) if re.search("[A-Za-z]", rest) else "", True)
     return Header(text)
 
 

@@ -251,8 +251,8 @@ def read_samples(
     if {"value", "metric"} & roles.keys() == {"value"} and (layout.metric or layout.is_named_by_metric):
         metric = layout.metric or metric_of(path)
         sheet = replace(sheet, frame=sheet.frame.rename({roles.pop("value"): metric}))
-        named = "as --metric says" if layout.metric else "after the file: --metric says otherwise"
-        placed = ", ".join(filter(None, [placed, f"its values are {metric}, named {named}"]))
+        named = f"of {metric}, as --metric says" if layout.metric else "of the metric that each file is named after"
+        placed = ", ".join(filter(None, [placed, f"values {named}"]))
     if not is_long(sheet, roles) or roles["value"] in known:
         roles = {role: column for role, column in roles.items() if role not in ("metric", "value")}
     servers = identifiers(sheet, roles["server_id"])
@@ -471,6 +471,8 @@ def read_incidents(
 def _with_servers_of_text(sheet: Sheet, servers: Collection[str], is_short: bool) -> tuple[Sheet, list[str]]:
     found, columns = find_servers(sheet, servers, is_short)
     if not columns:
+        if not is_short and (columns := find_servers(sheet, servers, True)[1]):
+            raise sheet.error("no column for server_id; --short-names finds servers in this one", columns[0])
         return sheet, []
     frame = sheet.frame.with_columns(found.alias("server_id"))
     doubts = [f"{sheet.path}: servers are those that {all_of([repr(name) for name in columns])} name"]
