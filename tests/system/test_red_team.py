@@ -120,6 +120,16 @@ def test_scores_that_are_none_are_not_taken(branch: Callable[[Path, str], Revisi
         rescoring.rescore(base, head)
 
 
+def test_scores_that_depend_on_later_rows_are_named(branch: Callable[[Path, str], Revision]) -> None:
+    """Such as a rank among all rows that are scored together, which nobody has on call."""
+    ranks = "def of_rank(self, rows): return rows['cpu_pct'].fill_null(0).rank().to_numpy() / (len(rows) + 1)"
+    base, head = Revision.find("main"), branch(MODEL, f"{ranks}\nModel.predict = of_rank")
+    with pytest.raises(
+        UserError, match=f"the scores of the model of commit {head.name} look ahead: .* if the rows end"
+    ):
+        rescoring.rescore(base, head)
+
+
 @pytest.fixture
 def forged(fleet: Path) -> Revision:
     """Return a commit whose model was fitted on the test rows too, with a dvc.lock that names it."""

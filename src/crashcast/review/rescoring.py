@@ -8,13 +8,14 @@ computes from that data.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from crashcast import tables
+from crashcast import files, tables
 from crashcast.errors import UserError
 from crashcast.history.byte_comparison import TOLERANCE, is_close
 from crashcast.modeling import model, row_metrics, split_rule
@@ -58,6 +59,7 @@ EVALUATION = "metrics/evaluate.json"
 CHAMPION, CHALLENGER, ANCHOR = "champion", "challenger", "anchor"
 THE_BASES = "the base's rules"
 DUMMY = "dummy"
+CUTS = 3  # moments at which other code scores again, each in a process of its own
 
 
 @dataclass(frozen=True)
@@ -362,12 +364,30 @@ def _score(scored: ScoredModel, rows: Path, place: Path) -> tuple[NDArray[np.flo
         folders[-1].mkdir()
         latency_ms = scoring.score(*folders)["latency_ms"]
         return _read_scores({file.name: file for file in folders[-1].iterdir()}), latency_ms
+    lay_out(place / "model", place / "features")
+    scores, latency_ms = _score_apart(revision, place, rows)
+    for number, moment in enumerate(_cuts(scores, rows)):
+        cut = place / f"cut-{number}"
+        for table in ("rows", "features"):
+            _end_at(moment, rows if table == "rows" else place / table, cut / table)
+        (cut / "model").symlink_to(place / "model")
+        until, _ = _score_apart(revision, cut, cut / "rows")
+        if not np.allclose(until, scores[: len(until)], rtol=TOLERANCE / 1000, atol=0, equal_nan=True):
+            raise UserError(
+                f"the scores of the model {commit} look ahead: they are others if the rows end at "
+                f"{moment:%Y-%m-%d %H:%M} UTC. A score must depend on its own row alone"
+            )
+    return scores, latency_ms
+
+
+def _score_apart(revision: Revision, place: Path, rows: Path) -> tuple[NDArray[np.float64], float]:
+    """Score rows in the sandbox, by the model and the features in a folder."""
     with sandbox.room(revision) as room:
-        lay_out(room.input("scoring/model"), room.input("scoring/features"))
-        shutil.copytree(rows, room.input("scoring/rows"))
+        for name, folder in (("model", place / "model"), ("features", place / "features"), ("rows", rows)):
+            shutil.copytree(folder, room.input(f"scoring/{name}"), copy_function=_link)
         shutil.copy(scoring.__file__, room.input("scoring/script.py"))
         paths = ("scoring/model", "scoring/features", "scoring/rows", "scoring/scores")
-        failure = f"the model {commit} cannot be run with that commit's code"
+        failure = f"the model of commit {revision.name} cannot be run with that commit's code"
         # -P: the script's folder is no package
         printed = room.run(room.python, "-P", "scoring/script.py", *paths, failure=failure)
         try:
@@ -375,6 +395,27 @@ def _score(scored: ScoredModel, rows: Path, place: Path) -> tuple[NDArray[np.flo
             return _read_scores(room.written(paths[-1])), latency_ms
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f"{failure}: it writes no scores ({error})") from None
+
+
+def _link(source: str, target: str) -> None:
+    files.link(Path(source), Path(target))
+
+
+def _cuts(scores: NDArray[np.float64], rows: Path) -> list[datetime]:
+    """Draw moments of the rows by their scores: who wrote the code that gave them did not know the moments."""
+    moments = pl.concat(tables.read(one.path(rows), ["timestamp"]) for one in tables.partitions(rows)).to_series()
+    known = moments.unique().sort()
+    seed = [*hashlib.sha256(scores.tobytes()).digest()]
+    drawn = np.random.default_rng(seed).choice(len(known), min(CUTS, len(known)), replace=False)
+    return [known[int(number)] for number in sorted(drawn)]
+
+
+def _end_at(moment: datetime, table: Path, out: Path) -> None:
+    """Write the rows of a table until a moment."""
+    for partition in tables.partitions(table):
+        if partition.start.replace(tzinfo=UTC) <= moment:
+            rows = tables.read(partition.path(table), where=pl.col("timestamp") <= moment)
+            tables.write(partition.path(out), rows)
 
 
 def _read_scores(files: Mapping[str, Path]) -> NDArray[np.float64]:
