@@ -54,3 +54,13 @@ def test_parameters_exist(page: Path) -> None:
     sections = "|".join(PARAMS)
     dotted = named(page, rf"`((?:{sections})\.[a-z_]+)[`:]") - {"telemetry.py"}
     assert {name for name in dotted if name.split(".")[1] not in PARAMS[name.split(".")[0]]} == set()
+
+
+def test_every_threat_names_a_test_that_is_there() -> None:
+    """The table in docs/security.md says which test shows that a threat is stopped."""
+    rows = [line for line in (ROOT / "docs/security.md").read_text().splitlines() if line.startswith("| ")][1:]
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", row)
+        assert named, row
+        for path, name in named:
+            assert f"def {name or 'test_'}" in (ROOT / path).read_text(), (path, name)
