@@ -733,7 +733,11 @@ def test_gc_keeps_what_any_commit_needs(
 
     garbage.collect(on_remote=True, min_age_days=0, dry_run=True)
     assert kept_and_not.garbage in held()
-    assert f"  {kept_and_not.garbage}  0.000 MB, 0 days old" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"  {kept_and_not.garbage}  0.000 MB, 0 days old" in printed
+    assert "2 objects to delete, 0.0 MB; " in printed
+    assert "stay: a commit here needs them, or they are younger than 0 days" in printed
+    assert "is shared. What another project keeps there, or another clone has pushed" in printed
 
     garbage.collect(min_age_days=0, is_sure=True)
     assert kept_and_not.garbage in bucket.stored()  # the cache alone

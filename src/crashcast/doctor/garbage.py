@@ -19,7 +19,7 @@ from pathlib import Path
 
 from crashcast.errors import UserError
 from crashcast.progress import MB
-from crashcast.text import some_of
+from crashcast.text import counted, some_of
 from crashcast.versioning import cache, git, remote
 from crashcast.versioning.bucket import REQUESTS, Bucket, connect, read_list
 from crashcast.versioning.dvc_command import kept_out
@@ -57,10 +57,12 @@ class Garbage:
     kept: int
     delete: Callable[[Iterable[str]], None]
 
-    def lines(self) -> Iterator[str]:
+    def lines(self, min_age_days: float) -> Iterator[str]:
         """Say what there is, the largest first."""
         total_mb = sum(size_bytes for size_bytes, _ in self.found.values()) / MB
-        yield f"{self.where}: no commit needs {len(self.found)} objects, {total_mb:,.1f} MB; {self.kept} stay"
+        count = counted(len(self.found), "object") if self.found else "nothing"
+        why = f"a commit here needs them, or they are younger than {min_age_days:g} days"
+        yield f"{self.where}: {count} to delete, {total_mb:,.1f} MB; {counted(self.kept, 'object')} stay: {why}"
         for md5, (size_bytes, age_s) in sorted(self.found.items(), key=lambda item: (-item[1][0], item[0]))[:SHOWN]:
             yield f"  {md5}  {size_bytes / MB:,.3f} MB, {age_s / DAY_S:.0f} days old"
         if len(self.found) > SHOWN:
@@ -89,15 +91,16 @@ def collect(
         As `find` does, and if nobody can be asked.
     """
     shown = find(on_remote, min_age_days)
-    print("\n".join(line for place in shown for line in place.lines()))
+    print("\n".join(line for place in shown for line in place.lines(min_age_days)))
     number = sum(len(place.found) for place in shown)
+    if on_remote and number:
+        told = "What another project keeps there, or another clone has pushed and not committed here, looks the same."
+        print(f"{remote.url()} is shared. {told}")
     if dry_run or not number:
         return
     if not is_sure:
         if not sys.stdin.isatty():
             raise UserError("nothing was deleted, since nobody can be asked here: --yes says that you are sure")
-        if on_remote:
-            print(f"What another project keeps at {remote.url()} looks like garbage too.")
         if input(f"Delete them? Type their number, {number}, to go on: ").strip() != str(number):
             print("Nothing was deleted.")
             return
