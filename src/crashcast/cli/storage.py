@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from typing import Annotated, Literal
 
@@ -76,6 +77,48 @@ def gc(
     from crashcast.doctor.garbage import collect
 
     collect(on_remote, min_age_days, dry_run, yes)
+
+
+@commands.command()
+def forget(
+    names: Annotated[list[str], typer.Argument(help="All that a person is called: name, login, address.")],
+    now: Annotated[
+        bool, typer.Option("--now", help="Replace them in raw data and in serve's log, instead of listing them.")
+    ] = False,
+    old_versions: Annotated[
+        bool, typer.Option("--old-versions", help="List older versions of the data that name them, and ask to delete.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """List where the data names a person, and take the name out (docs/privacy.md)."""
+    from crashcast.doctor import personal_data
+    from crashcast.errors import UserError
+
+    if now:
+        changed = personal_data.remove(names)
+        print("\n".join(f"Replaced in {path}" for path in changed) or "Nothing names them.")
+        if changed:
+            print('Next:\n  git add data/raw && git commit -m "Take a name out of the data"\n  dvc repro')
+        return
+    if not old_versions:
+        for place, column, cells in personal_data.find(names):
+            print(f"{place}, {column}: {cells:,} cells")
+        return
+    found = personal_data.old_versions(names)
+    for md5, (path, commit) in found.items():
+        print(f"{md5}  {path}, such as of commit {commit}")
+    if not found:
+        print("No version in DVC's cache or on its remote names them.")
+        return
+    print(f"If these {len(found)} are deleted, commits that have them can no longer be pulled whole or reproduced.")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UserError("nothing was deleted, since nobody can be asked here: --yes says that you are sure")
+        if input(f"Delete them? Type their number, {len(found)}, to go on: ").strip() != str(len(found)):
+            print("Nothing was deleted.")
+            return
+    personal_data.delete(found)
+    print(f"{len(found)} objects deleted")
 
 
 @commands.command(context_settings={"allow_interspersed_args": False})
