@@ -18,6 +18,8 @@ from crashcast.operate.served_log import ServedLog
 from crashcast.params.serve import Serve
 from crashcast.paths import ACTIONS_PATH, INCIDENTS_PATH
 
+pytestmark = pytest.mark.ci
+
 NOON = datetime(2026, 2, 2, 12, tzinfo=UTC)
 TEXTS = ["Ada Lovelace restarted db-1", "adamant ADA LOVELACE, ada@example.com", "Adalbert looked", None]
 NAMES = ("Ada Lovelace", "ada@example.com")
