@@ -9,10 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import polars as pl
+
 from crashcast import tables
 from crashcast.canonical import write_text
 from crashcast.errors import UserError
 from crashcast.paths import COVERAGE_PATH, RAW
+from crashcast.spreadsheet import write_csv
 from crashcast.text import counted, some_of
 
 PATH = RAW / "changes.csv"
@@ -111,14 +114,12 @@ def _change(row: dict[str, str], where: str) -> Change:
     try:
         at = datetime.fromisoformat(row["at"])
         at = at.astimezone(UTC).replace(tzinfo=None) if at.tzinfo else at
-        return named(row["what"], (row.get("servers") or "").split(), at)
+        # `write_csv` puts an apostrophe before what a spreadsheet would take for a formula
+        return named(row["what"].removeprefix("'"), (row.get("servers") or "").split(), at)
     except (ValueError, TypeError, AttributeError):
         raise UserError(f"{where}: expected a time such as 2026-01-31T12:00, and what was changed") from None
 
 
 def _text(changes: Iterable[Change]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(Change._fields)
-    writer.writerows((change.at.strftime(FORMAT), change.what, " ".join(change.servers)) for change in changes)
-    return out.getvalue()
+    rows = [(change.at.strftime(FORMAT), change.what, " ".join(change.servers) or None) for change in changes]
+    return write_csv(pl.DataFrame(rows, dict.fromkeys(Change._fields, pl.String), orient="row"))

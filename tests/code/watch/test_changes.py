@@ -43,6 +43,14 @@ def test_the_table_is_sorted_and_has_each_change_once() -> None:
     assert str(KERNEL) == "kernel 6.12 on 2 servers (2026-04-28)"
 
 
+def test_a_text_that_a_spreadsheet_would_run_stays_the_same_change() -> None:
+    formula = named("=1+1", [], AT)
+    assert add([formula]) == [formula]
+    assert "'=1+1" in changes.PATH.read_text()
+    assert add([formula]) == []
+    assert read() == [formula]
+
+
 def test_a_servers_name_is_one_of_the_fleet() -> None:
     with pytest.raises(UserError, match=r"no server is called wep-1"):
         add([RELEASE, named("a disk", ["wep-1", "db-1"], AT)])
