@@ -42,7 +42,7 @@ def make(folder: Path, small_fleet: Callable[[Path], Path], s3: dict[str, str]) 
     run("git commit -q -a -m policy && dvc push -q && git clone -q --bare . ../remote.git", fleet)
     run("git remote add origin ../remote.git && git fetch -q", fleet)
     params.write_text(params.read_text().replace("months: 3", "months: 4"))
-    run("crashcast demo", fleet)
+    run("crashcast demo && git restore --staged --worktree data/demo.dvc && dvc checkout -q data/demo.dvc", fleet)
     return fleet
 
 

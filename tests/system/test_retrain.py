@@ -170,6 +170,22 @@ def test_data_that_the_main_branch_changed_meanwhile_wins(fleet: Path, site: Cod
         pass
 
 
+def test_the_collectors_find_the_files_of_the_clone(fleet: Path) -> None:
+    ticket_source = "{type: notes, files: [notes/**/*.md, exports/july.md]}"
+    params = fleet / "params.yaml"
+    params.write_text(params.read_text().replace("sources: {}", f"sources: {{wiki: {ticket_source}}}"))
+    for path in ("notes/2026/one.md", "exports/july.md", "data/served/alarms/one"):
+        (fleet / path).parent.mkdir(parents=True, exist_ok=True)
+        (fleet / path).write_text("one")
+    run("git commit -q -m sources params.yaml && git push -q origin main", fleet)
+    with retraining.Work.at(retraining.read_state()) as work:
+        for path in ("notes/2026/one.md", "exports/july.md", "data/served/alarms/one"):
+            assert (work.folder / path).read_text() == "one"
+        work._commit("nothing")
+        assert work._head() == work.state.base.sha
+    assert (fleet / "notes/2026/one.md").exists()
+
+
 def test_one_runs_at_a_time(fleet: Path, site: CodeSite) -> None:
     with Path(".git/crashcast-retrain.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

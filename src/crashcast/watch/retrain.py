@@ -8,6 +8,7 @@ says how far a run came. So after a run that was killed, the next one goes on.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import shutil
 import subprocess
@@ -18,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crashcast import registry, run_record
+from crashcast import paths, registry, run_record
 from crashcast.errors import UserError
 from crashcast.operate.deployment import PROD
+from crashcast.params.serve import Serve
 from crashcast.params.telemetry import Telemetry
 from crashcast.params.tickets import Tickets
 from crashcast.review import ledger
@@ -246,7 +248,7 @@ class Work:
             git.run("update-ref", REF, state.tip.sha)
         with worktree(start) as folder:
             work = cls(folder, state, environment.interpreter(start, cache.review_folder()))
-            work._settle()
+            work._settle(start)
             if merges and state.tip is not None:
                 work._merge()
             yield work
@@ -281,8 +283,8 @@ class Work:
         lease = f"--force-with-lease={REF}:{self.state.published or ''}"
         git.run("push", "--quiet", lease, self.state.remote, f"{sha}:{REF}")
 
-    def _settle(self) -> None:
-        """Give it this clone's settings of DVC, its cache and its record of runs."""
+    def _settle(self, start: Revision) -> None:
+        """Give it this clone's settings of DVC, its cache, its record of runs, and files that the collectors read."""
         from dvc.config import Config
 
         own, local = Path(".dvc/config.local"), self.folder / ".dvc/config.local"
@@ -290,10 +292,12 @@ class Work:
             shutil.copyfile(own, local)
         with Config(str(self.folder / ".dvc"), validate=False).edit("local") as settings:
             settings.setdefault("cache", {})["dir"] = str(cache.root())
-        record = self.folder / run_record.FOLDER
-        record.parent.mkdir(parents=True, exist_ok=True)
         run_record.FOLDER.mkdir(parents=True, exist_ok=True)
-        record.symlink_to(run_record.FOLDER.absolute())
+        saved = (name for source in start.section(Tickets).sources.values() for name in source.files)
+        for path in (run_record.FOLDER, Path(start.section(Serve).log), *map(_without_pattern, saved)):
+            if path.parts and not path.is_absolute() and path.exists() and not (self.folder / path).exists():
+                (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / path).symlink_to(path.absolute())
 
     def _merge(self) -> None:
         """Merge the main branch. If both changed data or what the pipeline wrote, the main branch's is taken."""
@@ -362,7 +366,8 @@ class Work:
 
     def _commit(self, subject: str, body: str = "") -> None:
         """Commit what changed, if anything, and put the branch there."""
-        self._git("add", "--all", "--", ".")
+        self._git("add", "--update", "--", ".")
+        self._git("add", "--all", "--", str(paths.RAW))
         if self._git("diff", "--cached", "--quiet", expected=(0, 1)).status == 0:
             return
         self._git("commit", "--quiet", "-m", subject, *(("-m", body) if body else ()))
@@ -390,6 +395,11 @@ class Work:
         command = [str(self.python), "-m", program, *arguments]
         sys.stdout.flush()
         return subprocess.run(command, cwd=self.folder, env=variables, check=False, stdout=stdout, stderr=stderr)
+
+
+def _without_pattern(name: str) -> Path:
+    """Return the folder of a pattern such as notes/**/*.md, and other names as they are."""
+    return Path(*itertools.takewhile(lambda part: not set("*?[") & set(part), Path(name).parts))
 
 
 @contextmanager
