@@ -1,6 +1,6 @@
 # `make` sets up, runs the pipeline and shows the verdict; `make help` lists all targets.
 .DEFAULT_GOAL := all
-.PHONY: all env dev data pipeline verdict docs publish push pull s3 lint format test test-ci test-slow mutants hooks lock clean help \
+.PHONY: all env dev data pipeline verdict docs publish push pull s3 lint format test test-ci test-airflow test-slow mutants hooks lock clean help \
 	doctor gc reproduce review accept secrets audit licences sbom
 .NOTPARALLEL:  # `all` is a sequence
 
@@ -111,10 +111,19 @@ format: dev  ## correct the style automatically
 RUN_TESTS = $(BIN)pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: dev  ## run the tests; ten minutes
-	$(RUN_TESTS) -m "not slow and not ci" $(ARGS)
+	$(RUN_TESTS) -m "not slow and not ci and not airflow" $(ARGS)
 
 test-ci: dev  ## run the tests that take minutes: kills, servers, several machines, simulations; CI does
 	$(RUN_TESTS) -m "ci and not slow" $(ARGS)
+
+.venv-airflow/.done: deploy/airflow/requirements.txt | .venv/.dev
+	$(BIN)python -m venv --clear .venv-airflow
+	.venv-airflow/bin/python -m pip install --quiet --no-compile --require-hashes -r $<
+	-.venv-airflow/bin/python -m compileall -qq -j 0 .venv-airflow/lib
+	@touch $@
+
+test-airflow: dev .venv-airflow/.done  ## run the DAG of deploy/airflow with the real Airflow; five minutes
+	$(BIN)pytest -m airflow $(ARGS)
 
 mutants: dev  ## see whether tests fail if the code is wrong, for one error at a time; takes an hour; ARGS=alarms
 	$(BIN)python benchmarks/mutants.py $(ARGS)
@@ -147,10 +156,11 @@ lock: dev  ## update requirements*.txt from pyproject.toml; UPGRADE=--upgrade ta
 	$(UV_COMPILE) $(UPGRADE) pyproject.toml -o requirements.txt
 	$(UV_COMPILE) $(UPGRADE) --extra operate -c requirements.txt pyproject.toml -o requirements-operate.txt
 	$(UV_COMPILE) $(UPGRADE) --group build -c requirements.txt -o requirements-build.txt
+	$(UV_COMPILE) $(UPGRADE) --group airflow -o deploy/airflow/requirements.txt
 	$(UV_COMPILE) $(UPGRADE) --group dev -c requirements-operate.txt -c requirements-build.txt -o requirements-dev.txt
 
 clean:  ## remove the environment; data, models and DVC's cache stay
-	rm -rf .venv
+	rm -rf .venv .venv-airflow
 
 help:  ## show this list
 	@awk -F ':[^#]*## *' '/^[a-z0-9-]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' Makefile

@@ -26,6 +26,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ("requirements-build.txt", "requirements.txt", "requirements-operate.txt", "requirements-dev.txt")
+AIRFLOW = "deploy/airflow/requirements.txt"  # of an environment of its own
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 # As packages call them: licences under which anybody may use, change and pass on the code, and, in the last row, those
@@ -54,7 +55,7 @@ def locked(lock: str) -> list[tuple[Requirement, list[str]]]:
     return found
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, AIRFLOW])
 def test_every_line_of_a_lock_is_one_version_known_by_its_hashes(lock: str) -> None:
     for requirement, hashes in locked(lock):
         assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), requirement
@@ -63,7 +64,7 @@ def test_every_line_of_a_lock_is_one_version_known_by_its_hashes(lock: str) -> N
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", text) for text in hashes), requirement
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, AIRFLOW])
 def test_no_lock_says_where_packages_come_from(lock: str) -> None:
     assert "://" not in (ROOT / lock).read_text()  # an index of somebody's own, with a password in its URL
     assert not re.search(r"^\s*-(?!-hash)", (ROOT / lock).read_text(), flags=re.MULTILINE)

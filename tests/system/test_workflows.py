@@ -30,6 +30,7 @@ from crashcast.versioning.dvc_files import hash_of
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parents[2]
 WORKFLOW, GITLAB = ROOT / ".github/workflows/review.yml", ROOT / ".gitlab-ci.yml"
+RETRAIN = ROOT / ".github/workflows/retrain.yml"
 JOBS = yaml.safe_load(WORKFLOW.read_text())["jobs"]
 GITLAB_JOBS = yaml.safe_load(GITLAB.read_text())
 STEPS = [(name, step) for name, job in JOBS.items() for step in job["steps"]]
@@ -100,8 +101,10 @@ def actionlint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]
     return lint
 
 
-def test_actionlint_finds_nothing(actionlint: Callable[[str], str]) -> None:
-    assert actionlint(WORKFLOW.read_text()) == ""
+@pytest.mark.parametrize("workflow", [WORKFLOW, RETRAIN], ids=lambda workflow: workflow.stem)
+def test_actionlint_finds_nothing(actionlint: Callable[[str], str], workflow: Path) -> None:
+    text = workflow.read_text().replace("vars.RETRAIN", "github.actor")  # `vars` is newer than the linter
+    assert actionlint(text) == ""
 
 
 @pytest.mark.parametrize(
@@ -120,9 +123,11 @@ def test_actionlint_finds_what_is_broken(actionlint: Callable[[str], str], sound
     assert named in actionlint(text.replace(sound, broken))
 
 
-def test_every_action_is_pinned_to_a_commit_and_says_its_version() -> None:
-    used = re.findall(r"uses: (.*)", WORKFLOW.read_text())
-    assert len(used) == sum("uses" in step for _, step in STEPS) > 0
+@pytest.mark.parametrize("workflow", [WORKFLOW, RETRAIN], ids=lambda workflow: workflow.stem)
+def test_every_action_is_pinned_to_a_commit_and_says_its_version(workflow: Path) -> None:
+    used = re.findall(r"uses: (.*)", workflow.read_text())
+    jobs = yaml.safe_load(workflow.read_text())["jobs"]
+    assert len(used) == sum("uses" in step for job in jobs.values() for step in job["steps"]) > 0
     for line in used:
         assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", line)
 
@@ -195,6 +200,32 @@ def test_both_sites_run_the_same_commands() -> None:
     github = [essence([step["run"] for step in job["steps"] if "run" in step]) for job in JOBS.values()]
     assert github == [essence(GITLAB_JOBS[name]["script"]) for name in ("review", "comment")]
     assert [len(commands) for commands in github] == [4, 1]
+
+
+def test_a_retraining_has_its_own_token_and_keys_in_one_step_alone() -> None:
+    workflow = yaml.safe_load(RETRAIN.read_text())
+    (job,) = workflow["jobs"].values()
+    assert workflow["permissions"] == {}
+    assert job["permissions"] == {"contents": "read"}
+    assert "env" not in job
+    assert job["steps"][0]["with"]["persist-credentials"] is False
+    (step,) = (step for step in job["steps"] if re.search(r"secrets\.|github\.token", json.dumps(step)))
+    assert "github.token" not in json.dumps(step)  # its pull requests start no review
+    assert not any(EXPRESSION.search(step.get("run", "")) for step in job["steps"])
+
+
+@pytest.mark.parametrize(("status", "ends"), [(0, 0), (1, 0), (4, 0), (2, 2), (137, 137)])
+@pytest.mark.parametrize("reason", ["", "a new 'kernel' $(reboot)"])
+def test_a_retraining_that_is_not_due_is_no_failure(tmp_path: Path, status: int, ends: int, reason: str) -> None:
+    (job,) = yaml.safe_load(RETRAIN.read_text())["jobs"].values()
+    program = tmp_path / "crashcast"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@"\nexit {status}\n')
+    program.chmod(0o755)
+    variables = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "REASON": reason}
+    command = ["bash", "-eo", "pipefail", "-c", job["steps"][-1]["run"]]
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+    assert done.returncode == ends
+    assert done.stdout.splitlines() == ["retrain", *(["--reason", reason] if reason else [])]
 
 
 def owned(path: str) -> bool:
