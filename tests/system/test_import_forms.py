@@ -249,7 +249,10 @@ def test_a_server_in_the_name_of_its_file_or_folder(project: Path) -> None:
         rows.write_parquet(Path("hive", f"host={server}", "part-0.parquet"))
     said = bring("files")
     check_canonical()
-    assert f"  files/{SERVERS[0]}.csv and 2 more files: timestamp (UTC), server_id from each file's name" in said
+    assert (
+        f"  files/{SERVERS[0]}.csv and 2 more files: timestamp (UTC), server_id from each file's name, or its folder's"
+        in said
+    )
     bring("hive", replace=True)
     check_canonical()
     Path("files", f"{SERVERS[0]}.csv").rename("alone.csv")
@@ -514,6 +517,17 @@ def test_short_names_in_texts_are_proposed(project: Path) -> None:
         bring("t.csv", incidents="tickets.csv")
     bring("t.csv", incidents="tickets.csv", is_short=True)
     check_canonical()
+
+
+def test_two_targets_of_a_host_stay_apart(project: Path) -> None:
+    frame = canonical().rename({"server_id": "instance"})
+    frame.with_columns(pl.col("instance") + ":9100").write_csv("t.csv")
+    assert any(line.endswith("server_id without its port") for line in bring("t.csv"))
+    check_canonical()
+    twice = [frame.with_columns(pl.col("instance") + port) for port in (":9100", ":9256")]
+    pl.concat(twice).write_csv("t.csv")
+    with pytest.raises(UserError, match="no incident is on a server that has telemetry"):
+        bring("t.csv", replace=True)
 
 
 def test_a_unit_beside_a_server_is_no_metric(project: Path) -> None:

@@ -33,7 +33,9 @@ def collect(
     ] = None,
     is_open: Annotated[bool, typer.Option("--open", help="Also the partition that has not ended yet.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Also partitions that were collected before.")] = False,
-    incidents: Annotated[Path | None, typer.Option(help="Incidents: a Parquet or CSV file, as for import.")] = None,
+    incidents: Annotated[
+        Path | None, typer.Option(help="Incidents: a table, or an export of tickets, as for import.")
+    ] = None,
     coverage: Annotated[
         Path | None, typer.Option(help="The period of each server's incident records, as for import.")
     ] = None,
@@ -107,9 +109,7 @@ def import_(
             help="The period of each server's incident records; by default, the period of the server's telemetry."
         ),
     ] = None,
-    actions: Annotated[
-        Path | None, typer.Option(help="What was done to servers, and when: a Parquet or CSV file.")
-    ] = None,
+    actions: Annotated[Path | None, typer.Option(help="What was done to servers, and when: a table.")] = None,
     interval: Annotated[
         str | None,
         typer.Option(help="The interval between rows, such as 5m; by default, that of the samples."),

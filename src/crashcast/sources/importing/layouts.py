@@ -109,7 +109,7 @@ def with_servers(
     if values and (layout.metric is not None or any(header.names_server for header in headers.values())):
         return _stacked(sheet, roles["timestamp"], headers, layout)
     if (named := _server_in(sheet.path, layout)) is not None:
-        return _named(sheet, named), "server_id from each file's name"
+        return _named(sheet, named), "server_id from each file's name, or its folder's"
     return sheet, ""
 
 

@@ -257,7 +257,9 @@ def read_samples(
         roles = {role: column for role, column in roles.items() if role not in ("metric", "value")}
     servers = identifiers(sheet, roles["server_id"])
     if plain_name(roles["server_id"]) == "instance":
-        hosts = servers.replace({server: without_port(server, layout.servers) for server in servers.unique()})
+        targets = {server: without_port(server, layout.servers) for server in servers.unique()}
+        is_distinct = len(set(targets.values())) == len(targets)  # or two targets of one host would be mixed
+        hosts = servers.replace(targets) if is_distinct else servers
         placed += "" if hosts.equals(servers) else f"{', ' if placed else ''}server_id without its port"
         servers = hosts
     series = pl.DataFrame({"server_id": servers})
