@@ -292,6 +292,25 @@ def test_the_same_data_is_no_difference(project: Path) -> None:
     assert [dataset.path for dataset in diff.diff("HEAD~1", "HEAD~3")] == [str(NOTE), str(INCIDENTS), str(TELEMETRY)]
 
 
+def test_a_commit_is_compared_with_the_work_tree_unless_another_one_is_named(project: Path) -> None:
+    before = sh("git rev-parse HEAD && git stash list && git status --short")
+    write(part(1), month(1).head(ROWS - 3))
+    dvc("add", str(TELEMETRY))
+    assert diff.diff("HEAD", "HEAD") == []
+    [telemetry] = diff.diff("HEAD")
+    assert [file.rows for file in telemetry.files] == [(ROWS - 1, ROWS - 3)]
+    sh("git checkout -q .")
+    assert sh("git rev-parse HEAD && git stash list && git status --short") == before
+
+
+def test_a_work_tree_in_the_middle_of_a_merge_is_not_compared(project: Path) -> None:
+    sh("git switch -q -c theirs && printf a > code && git commit -q -am theirs")
+    sh("git switch -q main && printf b > code && git commit -q -am ours")
+    sh("git merge -q theirs || true")
+    with pytest.raises(UserError, match="the work tree cannot be compared"):
+        diff.diff("HEAD")
+
+
 def test_what_came_or_went_is_told_with_its_rows(project: Path) -> None:
     [gone] = diff.diff("HEAD", "HEAD~3", [str(TELEMETRY)])
 

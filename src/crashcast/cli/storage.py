@@ -186,7 +186,9 @@ def data_log(
 @versions.command("diff")
 def data_diff(
     base: Annotated[str, typer.Argument(metavar="REV", help="The earlier commit.")],
-    head: Annotated[str, typer.Argument(metavar="[REV]", help="The later one.")] = "HEAD",
+    head: Annotated[
+        str | None, typer.Argument(metavar="[REV]", help="The later one.", show_default="the work tree")
+    ] = None,
     paths: Annotated[
         list[str] | None,
         typer.Option("--path", help="Such as data/raw; may be repeated.", show_default="all that DVC keeps"),
@@ -194,7 +196,7 @@ def data_diff(
     pull: Annotated[bool, typer.Option("--pull", help="Fetch files that differ from DVC's remote.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the data of two commits, by partition and column.
+    """Compare the data of two commits, or of one and the work tree, by partition and column.
 
     Exit status: 0 the same, 1 it differs, 2 not all of it could be read.
     """

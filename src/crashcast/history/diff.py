@@ -21,7 +21,7 @@ from crashcast.errors import UserError
 from crashcast.history.files import ONLY_REMOTE, Files
 from crashcast.history.log import PART, TABLE, changed_files, is_among, name_files
 from crashcast.history.row_diff import KOLMOGOROV_SMIRNOV, Column, Difference, compare
-from crashcast.versioning import cache
+from crashcast.versioning import cache, git
 from crashcast.versioning.outputs import Output, outputs_of
 from crashcast.versioning.revision import Revision
 
@@ -90,13 +90,13 @@ class Dataset:
     unread: str | None = None
 
 
-def diff(base: str, head: str = "HEAD", paths: Sequence[str] = (), pull: bool = False) -> list[Dataset]:
+def diff(base: str, head: str | None = None, paths: Sequence[str] = (), pull: bool = False) -> list[Dataset]:
     """Compare what DVC keeps for two commits.
 
     Parameters
     ----------
     base, head : str
-        The commits.
+        The commits; instead of the later one, the work tree by default, without files that git does not track.
     paths : sequence of str
         Datasets, or folders of them; all by default.
     pull : bool
@@ -113,6 +113,7 @@ def diff(base: str, head: str = "HEAD", paths: Sequence[str] = (), pull: bool = 
         If git does not know a commit, a dvc.lock or .dvc file cannot be read, neither has such a dataset, or what
         is to be pulled cannot be had.
     """
+    head = work_tree() if head is None else head
     before, after = _datasets(base), _datasets(head)
     chosen = sorted(path for path in before.keys() | after.keys() if is_among(path, paths))
     if not chosen and paths:
@@ -123,6 +124,15 @@ def diff(base: str, head: str = "HEAD", paths: Sequence[str] = (), pull: bool = 
         lists = {output.md5 for pair in differing for output in pair if output and output.is_folder}
         cache.fetch(lists, "a list of files")
     return [_dataset(one, other, Files(), pull) for one, other in differing]
+
+
+def work_tree() -> str:
+    """Return a commit of the work tree's tracked files, which no branch has; HEAD if nothing was changed."""
+    owner = ("-c", "user.name=crashcast", "-c", "user.email=crashcast@localhost")  # stash needs some
+    made = git.run(*owner, "stash", "create", expected=(0, 1))
+    if made.status and made.words != "exit status 1":  # without a message, nothing was changed
+        raise UserError(f"the work tree cannot be compared: {made.words}")
+    return made.text or "HEAD"
 
 
 def exit_status(found: Sequence[Dataset]) -> int:
