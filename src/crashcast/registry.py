@@ -247,18 +247,18 @@ def as_json(models: Sequence[Model]) -> list[dict[str, Any]]:
     return [asdict(known) | {"in_ledger": is_in_ledger(known, looks)} for known in models]
 
 
-def write_csv(models: Sequence[Model], path: Path) -> None:
+def write_evidence(models: Sequence[Model], path: Path) -> None:
     """Write who registered which model, when, and on what evidence, as a table for an audit."""
     import polars as pl
 
-    from crashcast import spreadsheet
+    from crashcast.spreadsheet import write_csv
 
     if not models:
         raise UserError("no model is registered here: there is nothing to write")
     looks = ledger.known_verdicts()
     rows = [_evidence(known, is_in_ledger(known, looks)) for known in models]
     with replacing(path) as aside:
-        spreadsheet.write_csv(pl.DataFrame(rows, infer_schema_length=None), aside)
+        write_csv(pl.DataFrame(rows, infer_schema_length=None), aside)
 
 
 def _evidence(known: Model, in_ledger: bool | None) -> dict[str, Any]:

@@ -513,7 +513,7 @@ def test_who_registered_what_on_which_evidence_is_one_table(
     registry.accept(review=judge, force_reason="urgent")
     registry.stage("v1.1.0", "prod")
 
-    registry.write_csv(registry.models(), tmp_path / "models.csv")
+    registry.write_evidence(registry.models(), tmp_path / "models.csv")
 
     table = pl.read_csv(tmp_path / "models.csv").to_dicts()
     assert [row["version"] for row in table] == ["v1.0.0", "v1.1.0"]

@@ -131,7 +131,7 @@ def models(
 
     known = registry.models()
     if csv is not None:
-        registry.write_csv(known, csv)
+        registry.write_evidence(known, csv)
     print_result(known, as_json, registry.as_json, registry.show)
 
 
