@@ -156,7 +156,7 @@ def test_a_file_with_another_type_is_refused_before_it_is_loaded(boosted, monkey
 
     monkeypatch.setattr(skops.io, "loads", fail)
     dump(boosted, make_pipeline(FunctionTransformer(os.system)))
-    with pytest.raises(UserError, match=r"model.skops is refused: it holds \w+\.system, which no model of crashcast"):
+    with pytest.raises(UserError, match=r"model.skops is refused: it holds \w+\.system, .*which no model of crashcast"):
         load(boosted)
 
 
@@ -289,7 +289,11 @@ def encoder_in_place_of_scaler(attributes):
         ("hist_gradient_boosting", lambda own: own.update(max_iter=plain("15")), "max_iter: .* has '15' there"),
         ("extra_trees", lambda own: own.update(n_jobs=plain(10**6)), "n_jobs: no model of this algorithm has 1000000"),
         ("extra_trees", lambda own: own.update(n_outputs_=plain(10**9)), "n_outputs_: .* has 1000000000 there"),
-        ("logistic_regression", encoder_in_place_of_scaler, "steps.* holds sklearn.*LabelEncoder there"),
+        (
+            "logistic_regression",
+            encoder_in_place_of_scaler,
+            "it holds sklearn.*LabelEncoder, which no model of crashcast does",
+        ),
         ("logistic_regression", swap_steps, "steps.* holds numpy.ndarray there"),
         ("dummy", lambda own: own.update(constant=own["classes_"]), "constant: .* holds numpy.ndarray there"),
     ],
@@ -308,7 +312,9 @@ def test_what_no_model_of_the_algorithm_holds_is_refused_before_it_is_loaded(
 @pytest.mark.parametrize("content", [{"a": 1}, [1.5], "text", LogisticRegression()])
 def test_harmless_content_that_is_no_model_is_refused(boosted, content):
     dump(boosted, content)
-    with pytest.raises(UserError, match=rf"no model of this algorithm holds \S+\.{type(content).__name__} there"):
+    with pytest.raises(
+        UserError, match=rf"holds \S+\.{type(content).__name__}(, which no model of crashcast does| there)"
+    ):
         load(boosted)
 
 
