@@ -292,7 +292,7 @@ def encoder_in_place_of_scaler(attributes):
         (
             "logistic_regression",
             encoder_in_place_of_scaler,
-            "it holds sklearn.*LabelEncoder, which no model of crashcast does",
+            "holds sklearn.*LabelEncoder(, which no model of crashcast does| there)",
         ),
         ("logistic_regression", swap_steps, "steps.* holds numpy.ndarray there"),
         ("dummy", lambda own: own.update(constant=own["classes_"]), "constant: .* holds numpy.ndarray there"),
