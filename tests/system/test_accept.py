@@ -20,7 +20,7 @@ from crashcast import registry
 from crashcast.cli import main as crashcast
 from crashcast.registry import Model
 
-pytestmark = pytest.mark.usefixtures("_ask_dvc_here", "_few_moments")
+pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("_ask_dvc_here", "_few_moments")]
 
 POLICY = {
     "  train: 0.70": "  train: 0.50",

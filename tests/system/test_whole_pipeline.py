@@ -135,6 +135,7 @@ def test_a_teammate_pulls_what_was_pushed(
         assert (clone / path).read_bytes() == (project / path).read_bytes()
 
 
+@pytest.mark.ci
 def test_a_new_month_costs_a_month_and_gives_what_a_rebuild_gives(
     project: Path,
     clone: Path,
