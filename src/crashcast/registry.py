@@ -256,7 +256,10 @@ def write_evidence(models: Sequence[Model], path: Path) -> None:
     if not models:
         raise UserError("no model is registered here: there is nothing to write")
     looks = ledger.known_verdicts()
-    rows = [_evidence(known, is_in_ledger(known, looks)) for known in models]
+    try:
+        rows = [_evidence(known, is_in_ledger(known, looks)) for known in models]
+    except (AttributeError, KeyError, TypeError):
+        raise UserError("a version's tag holds a record that no review writes: `crashcast models --json`") from None
     with replacing(path) as aside:
         write_csv(pl.DataFrame(rows, infer_schema_length=None), aside)
 
@@ -296,8 +299,11 @@ def is_in_ledger(known: Model, looks: Mapping[tuple[str, str], str | None] | Non
     if looks is None or known.record is None or not look:
         return None
     own = known.record["challenger"]
-    identity = ledger.identity(own["model"], own["data"], own["params"])
-    return looks.get((look["rows"], identity)) == known.verdict
+    try:
+        identity = ledger.identity(own["model"], own["data"], own["params"])
+        return looks.get((look["rows"], identity)) == known.verdict
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False  # no review writes such a record
 
 
 def _decide(

@@ -409,6 +409,7 @@ def read_tag(path: Path) -> None:
     message = f"crash-model v1.0.0\n\nheadline\n\n{path.read_text(errors='surrogateescape')}"
     registration = {"message": message, "tag": "crash-model@v1.0.0"}
     version = {"version": "v1.0.0", "registrations": [registration], "commit_hexsha": "1" * 40, "stages": []}
+    ledger.known_verdicts = lambda: {("r" * 64, "c" * 64): "ACCEPT"}
     found = registry._read(version)
     registry.show([found], Console(file=io.StringIO()))
     json_text(registry.as_json([found]))
