@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import suppress
 from typing import Annotated, Literal
 
@@ -91,8 +90,7 @@ def forget(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """List where the data names a person, and take the name out (docs/privacy.md)."""
-    from crashcast.doctor import personal_data
-    from crashcast.errors import UserError
+    from crashcast.doctor import garbage, personal_data
 
     if now:
         changed = personal_data.remove(names)
@@ -111,14 +109,9 @@ def forget(
         print("No version in DVC's cache or on its remote names them.")
         return
     print(f"If these {len(found)} are deleted, commits that have them can no longer be pulled whole or reproduced.")
-    if not yes:
-        if not sys.stdin.isatty():
-            raise UserError("nothing was deleted, since nobody can be asked here: --yes says that you are sure")
-        if input(f"Delete them? Type their number, {len(found)}, to go on: ").strip() != str(len(found)):
-            print("Nothing was deleted.")
-            return
-    personal_data.delete(found)
-    print(f"{len(found)} objects deleted")
+    if yes or garbage.confirmed(len(found)):
+        personal_data.delete(found)
+        print(f"{len(found)} objects deleted")
 
 
 @commands.command(context_settings={"allow_interspersed_args": False})

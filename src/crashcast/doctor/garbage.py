@@ -98,17 +98,29 @@ def collect(
         print(f"{remote.url()} is shared. {told}")
     if dry_run or not number:
         return
-    if not is_sure:
-        if not sys.stdin.isatty():
-            raise UserError("nothing was deleted, since nobody can be asked here: --yes says that you are sure")
-        if input(f"Delete them? Type their number, {number}, to go on: ").strip() != str(number):
-            print("Nothing was deleted.")
-            return
+    if not is_sure and not confirmed(number):
+        return
     with kept_out():
         for before, now in zip(shown, find(on_remote, min_age_days), strict=True):
             gone = before.found.keys() & now.found.keys()  # not what somebody has come to need meanwhile
             now.delete(sorted(gone, key=lambda md5: not md5.endswith(".dir")))
             print(f"{now.where}: {len(gone)} objects deleted")
+
+
+def confirmed(number: int) -> bool:
+    """Ask whether to delete so many objects; say so if they stay.
+
+    Raises
+    ------
+    UserError
+        If nobody can be asked.
+    """
+    if not sys.stdin.isatty():
+        raise UserError("nothing was deleted, since nobody can be asked here: --yes says that you are sure")
+    if input(f"Delete them? Type their number, {number}, to go on: ").strip() == str(number):
+        return True
+    print("Nothing was deleted.")
+    return False
 
 
 def find(on_remote: bool = False, min_age_days: float = MIN_AGE_DAYS) -> list[Garbage]:
