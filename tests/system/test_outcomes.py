@@ -55,6 +55,7 @@ def stack() -> Iterator[ExitStack]:
 def crashcast(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Run a command in this process, and return what it printed."""
     monkeypatch.setattr(sys, "argv", ["crashcast", *arguments])
+    capsys.readouterr()  # a `dvc` in this process may have printed hints
     with pytest.raises(SystemExit) as ended:
         cli.main()
     printed = capsys.readouterr()
