@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,3 +28,8 @@ def environment(folder: Path, clean: Callable[[str], str]) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def source(text: str) -> str:
+    """Return what a page's policy calls a stylesheet or a script of its own: only text with this hash counts."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,13 +1,12 @@
 """The review as one HTML page that opens offline: nothing in it is fetched, and nothing in it runs.
 
-What is said comes from the decision record and is worded in `wording`; `page.html` says where, `page.css` how it looks.
-Every string is escaped by the template engine, and the page forbids itself everything but its own stylesheet.
+What is said comes from the decision record and is worded in `wording`; `page.html` says where, and `page.css` and
+`charts.css` how it looks. Every string is escaped by the template engine, and the page forbids itself everything but
+its own stylesheet.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -23,6 +22,8 @@ from crashcast.review.report import svg, wording
 from crashcast.review.report.schema import Record
 
 FOLDER = Path(__file__).parent
+CHARTS, PAGE = ((FOLDER / f"{name}.css").read_text(encoding="utf-8") for name in ("charts", "page"))
+STYLE = f"\n{CHARTS}{PAGE}"
 MOST_CRASHES = 200  # in the table of those that only one model warned of
 LONGEST_SENTENCE = 2000
 RECALLS = [tenths / 10 for tenths in range(1, 10)]
@@ -49,14 +50,12 @@ def write(path: Path, record: Record, pictures: dict[str, Any]) -> None:
 
 def render(record: Record, pictures: dict[str, Any]) -> str:
     """Return the page's HTML; the same input gives the same bytes (see `write`)."""
-    style = (FOLDER / "page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(f"\n{style}".encode()).digest()).decode()
     return (
         _environment()
         .get_template("page.html")
         .render(
-            style=Markup(style),  # our own
-            policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+            style=Markup(STYLE),  # our own
+            policy=f"default-src 'none'; style-src {html_templates.source(STYLE)}; base-uri 'none'; form-action 'none'",
             record=record,
             pictures=pictures,
             crashes=_by_catcher(pictures["crashes"]),

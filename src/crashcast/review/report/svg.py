@@ -23,6 +23,8 @@ LEFT, WIDTH = 13, 85  # of it, in percent of the chart
 TOP, BOTTOM = 30, 50  # room for titles and ticks, in pixels
 LINE = 20  # a line of text, in pixels
 
+Series = dict[str, Sequence[float | None]]
+Bands = dict[str, tuple[Sequence[float | None], Sequence[float | None]]]
 Tick = tuple[float, str]  # a share of the axis, and what is written there
 Point = tuple[float, float]  # shares of both axes, from the lower left corner
 
@@ -132,41 +134,129 @@ def timeline(
         Hours before the crash from which, and up to which, an alarm counts as true.
     """
     hours = [hour or 0.0 for hour in scores["hours"]]
-    first, last = min([*hours, -1.0]), max([*hours, 0.0])
     drawn = {name: scores[name] for name in SERIES if name in scores}
     known = {name: [value for value in series if value is not None] for name, series in drawn.items()}
     top = 1.05 * (max([*thresholds.values(), *(value for values in known.values() for value in values)]) or 1.0)
-
-    def at(hour: float) -> float:
-        return (max(hour, first) - first) / (last - first)
-
-    marks = []
-    if warning_h is not None:
-        start, end = (SIDE * at(-hour) for hour in warning_h)
-        marks.append(_element("rect", class_="window", x=_short(start), width=_short(end - start), y=0, height=SIDE))
-    marks.append(_path("crash", [(at(0), 0), (at(0), 1)]))
-    for name in filter(thresholds.get, drawn):
-        marks.append(_path(f"{name} threshold", [(0, thresholds[name] / top), (1, thresholds[name] / top)]))
-    for name, series in drawn.items():
-        run: list[Point] = []
-        for hour, value in [*zip(hours, series, strict=True), (last, None)]:  # a gap in the scores is one in the line
-            if value is not None:
-                run.append((at(hour), value / top))
-            elif run:
-                marks.append(_path(name if len(run) > 1 else f"{name} dot", run))
-                run = []
-    step = next(step for step in (1, 2, 3, 6, 12, 24, 48, 96, last - first) if (last - first) / step <= 8)
-    x_ticks = [
-        (at(k * step), f"{k * step:+g}".replace("-", "\N{MINUS SIGN}") if k else "crash")
-        for k in range(math.ceil(first / step), math.floor(last / step) + 1)
-    ]
-    y_ticks = [(value / top, f"{value:g}") for value in _steps(top)]
     raised = [
         f"the {name} reaches {max(values):.3g}, {thresholds[name]:.3g} raises an alarm"
         for name, values in known.items()
         if values and name in thresholds
     ]
-    return _chart("Scores around the crash", "; ".join(raised), 220, ("hours", x_ticks), ("score", y_ticks), marks)
+    levels = {name: thresholds[name] for name in filter(thresholds.get, drawn)}
+    windows = [] if warning_h is None else [(-warning_h[0], -warning_h[1])]
+    title, description = "Scores around the crash", "; ".join(raised)
+    return around(title, description, "score", hours, drawn, "crash", (0.0, top), levels=levels, windows=windows)
+
+
+def around(
+    title: str,
+    description: str,
+    unit: str,
+    hours: Sequence[float],
+    series: Series,
+    zero: str,
+    extent: tuple[float, float],
+    *,
+    levels: dict[str, float] | None = None,
+    bands: Bands | None = None,
+    windows: Sequence[tuple[float, float]] = (),
+    marks: Sequence[tuple[str, float]] = (),
+    height: int = 220,
+) -> Markup:
+    """Draw series over the hours around a moment, with a gap in the line where a value is missing.
+
+    Parameters
+    ----------
+    title, description, unit : str
+        What is drawn; the unit is that of the values.
+    hours : sequence of float
+        After the moment, negative before it, rising.
+    series : dict of str to sequence of (float or None)
+        The values at each hour of `champion` and `challenger`, or one of them.
+    zero : str
+        What the moment is.
+    extent : pair of float
+        The lowest and the highest value of the axis.
+    levels : dict of str to float, optional
+        A threshold of a series.
+    bands : dict of str to pair of sequences, optional
+        The limits of an area behind a series.
+    windows : sequence of pair of float, optional
+        Periods in hours, shaded.
+    marks : sequence of (str, float), optional
+        Vertical lines beside that at the moment: `crash` or `alarm`, and the hour.
+    height : int
+        In pixels.
+    """
+    first, last = min([*hours, -1.0]), max([*hours, 0.0])
+
+    def at(hour: float) -> float:
+        return (min(max(hour, first), last) - first) / (last - first)
+
+    under = []
+    for window in windows:
+        start, end = (SIDE * at(hour) for hour in window)
+        under.append(_element("rect", class_="window", x=_short(start), width=_short(end - start), y=0, height=SIDE))
+    lines = [_path(kind, [(at(hour), 0), (at(hour), 1)]) for kind, hour in [("crash", 0.0), *marks]]
+    step = next(step for step in (1, 2, 3, 6, 12, 24, 48, 96, last - first) if (last - first) / step <= 8)
+    ticks = [
+        (at(k * step), f"{k * step:+g}".replace("-", "\N{MINUS SIGN}") if k else zero)
+        for k in range(math.ceil(first / step), math.floor(last / step) + 1)
+    ]
+    drawn = _drawn([at(hour) for hour in hours], series, extent, levels or {}, bands or {})
+    y_axis = unit, _y_ticks(extent)
+    return _chart(title, description, height, ("hours", ticks), y_axis, [*under, *lines, *drawn])
+
+
+def by_period(
+    title: str, description: str, unit: str, periods: Sequence[str], series: Series, bands: Bands, height: int = 180
+) -> Markup:
+    """Draw series and their bands over periods such as months: see `around`."""
+    across = [(k + 0.5) / len(periods) for k in range(len(periods))]
+    every = -(-len(periods) // 4)  # so many names stand side by side on a phone
+    ticks = [(share, periods[k]) for k, share in enumerate(across) if k % every == 0]
+    extent = extent_of([*series.values(), *(limit for band in bands.values() for limit in band)])
+    y_axis = unit, _y_ticks(extent)
+    return _chart(title, description, height, ("", ticks), y_axis, _drawn(across, series, extent, {}, bands))
+
+
+def extent_of(values: Iterable[Sequence[float | None]]) -> tuple[float, float]:
+    """Return an axis on which all these values have room; those of None are missing."""
+    known = [value for some in values for value in some if value is not None]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    return (0.0 if 0 <= low < high / 2 else low - room), high + room
+
+
+def _drawn(
+    across: Sequence[float], series: Series, extent: tuple[float, float], levels: dict[str, float], bands: Bands
+) -> list[Element]:
+    """Draw bands, then thresholds, then lines."""
+    low, high = extent
+
+    def y(value: float) -> float:
+        return min(max((value - low) / (high - low), 0.0), 1.0)
+
+    marks = []
+    for name, (lower, upper) in bands.items():
+        both = [(x, a, b) for x, a, b in zip(across, lower, upper, strict=True) if a is not None and b is not None]
+        outline = [(x, y(b)) for x, _, b in both] + [(x, y(a)) for x, a, _ in reversed(both)]
+        marks += [_path(f"{name} band", outline)] if outline else []
+    marks += [_path(f"{name} threshold", [(0, y(level)), (1, y(level))]) for name, level in levels.items()]
+    for name, values in series.items():
+        run: list[Point] = []
+        for x, value in [*zip(across, values, strict=True), (1.0, None)]:  # a gap in the values is one in the line
+            if value is not None:
+                run.append((x, y(value)))
+            elif run:
+                marks.append(_path(name if len(run) > 1 else f"{name} dot", run))
+                run = []
+    return marks
+
+
+def _y_ticks(extent: tuple[float, float]) -> list[Tick]:
+    low, high = extent
+    return [((value - low) / (high - low), f"{value:g}") for value in _steps(high, low)]
 
 
 def swatch(name: str) -> Markup:
@@ -220,11 +310,12 @@ def _chart(
     return _svg("chart", height, title, description, [*frame, square, *words])
 
 
-def _steps(highest: float) -> list[float]:
-    """Return round values from 0 to the highest, at most five steps."""
-    power = 10.0 ** math.floor(math.log10(highest))
-    step = next(step * power for step in (0.2, 0.5, 1.0, 2.0) if highest / (step * power) <= 5)
-    return [float(f"{k * step:.6g}") for k in range(int(highest / step) + 1)]
+def _steps(highest: float, lowest: float = 0.0) -> list[float]:
+    """Return round values from the lowest to the highest, at most five steps."""
+    reach = highest - lowest
+    power = 10.0 ** math.floor(math.log10(reach))
+    step = next(step * power for step in (0.2, 0.5, 1.0, 2.0) if reach / (step * power) <= 5)
+    return [float(f"{k * step:.6g}") for k in range(math.ceil(lowest / step), int(highest // step) + 1)]
 
 
 def _path(kind: str, points: Sequence[Point]) -> Element:
