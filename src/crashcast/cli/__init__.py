@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from crashcast.cli import data, labels, operate, pipeline, review, storage, watch
+from crashcast.cli import data, explore, labels, operate, pipeline, review, storage, watch
 from crashcast.errors import UserError, refusal
 from crashcast.text import clean_output
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 GROUPS = {
     "Bring in data": data.commands,
     "Run the pipeline and read its results": pipeline.commands,
+    "Look at the fleet and its data": explore.commands,
     "Judge and register models": review.commands,
     "Warn of crashes": operate.commands,
     "Know when to train again": watch.commands,

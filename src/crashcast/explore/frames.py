@@ -81,7 +81,10 @@ def read(
     columns: Sequence[str] | None = None,
 ) -> pl.DataFrame:
     """Read a table as a frame of polars: see `load`."""
-    period = _moment(since, datetime.min), _moment(until, datetime.max)
+    period = (
+        datetime.min if since is None else moment(since),
+        datetime.max if until is None else moment(until),
+    )
     with _places(rev, period) as (where, places):
 
         def rows(name: str, wanted: Sequence[str] | None) -> pl.DataFrame | None:
@@ -159,10 +162,14 @@ def _need(column: str, names: Sequence[str], path: Path, option: str) -> None:
         raise UserError(f"{path.name} has no column {column}: leave out {option}")
 
 
-def _moment(value: Moment, default: datetime) -> datetime:
-    """Return a moment as a naive datetime, meaning UTC."""
-    if value is None:
-        return default
+def moment(value: str | date) -> datetime:
+    """Return a moment as a naive datetime, meaning UTC.
+
+    Raises
+    ------
+    UserError
+        If it is none.
+    """
     try:
         found = datetime.fromisoformat(value if isinstance(value, str) else value.isoformat())
         return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found

@@ -7,7 +7,7 @@ champion is dashed, the challenger solid; colours come from the page's styleshee
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -22,9 +22,10 @@ SIDE = 1000  # of the square that stretches
 LEFT, WIDTH = 13, 85  # of it, in percent of the chart
 TOP, BOTTOM = 30, 50  # room for titles and ticks, in pixels
 LINE = 20  # a line of text, in pixels
+LONGEST_UNIT = 40  # in characters; a phone has room for so many
 
-Series = dict[str, Sequence[float | None]]
-Bands = dict[str, tuple[Sequence[float | None], Sequence[float | None]]]
+Series = Mapping[str, Sequence[float | None]]
+Bands = Mapping[str, tuple[Sequence[float | None], Sequence[float | None]]]
 Tick = tuple[float, str]  # a share of the axis, and what is written there
 Point = tuple[float, float]  # shares of both axes, from the lower left corner
 
@@ -295,7 +296,7 @@ def _chart(
         preserveAspectRatio="none",
         overflow="visible",
     )
-    words = [_element("text", text=y_title, x="0%", y=LINE - 6)]
+    words = [_element("text", text=wording.plain(y_title, LONGEST_UNIT), x="0%", y=LINE - 6)]
     words += [
         _element("text", text=label, x=f"{LEFT - 1.5}%", y=y(share), text_anchor="end", dominant_baseline="central")
         for share, label in y_ticks

@@ -1,0 +1,232 @@
+"""The page of `crashcast explore`: the fleet, what happens before a crash, what was missed and why, and the data.
+
+It opens offline: nothing is fetched, and only its own search runs. Large fleets are read in part, and the page says so:
+crashes and alarms are those of the newest `NEWEST_ROWS` rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment
+from markupsafe import Markup
+
+from crashcast import html_templates, tables
+from crashcast.canonical import write_text
+from crashcast.explore import before_crash, cases, catalogue, plot
+from crashcast.explore.before_crash import Aligned
+from crashcast.explore.catalogue import CLEAN, MetricHistory, Period
+from crashcast.explore.plot import Operation
+from crashcast.incidents import read_covered_crashes
+from crashcast.modeling.alarms import AlarmWindow, judge
+from crashcast.modeling.slices import crash_kinds
+from crashcast.modeling.split_rule import crashes_of_part, period, read_rule
+from crashcast.operate.deployment import Deployment
+from crashcast.operate.page import MOST_REASONS, number
+from crashcast.params.clean import Clean
+from crashcast.params.features import Features
+from crashcast.params.incidents import Incidents
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
+from crashcast.paths import COVERAGE_PATH
+from crashcast.review.report import html, svg
+from crashcast.tables import CRASH
+from crashcast.text import counted, printable
+from crashcast.versioning import committed_model
+
+FOLDER = Path(__file__).parent
+STYLE = html.STYLE + (FOLDER / "page.css").read_text(encoding="utf-8")
+SCRIPT = (FOLDER / "search.js").read_text(encoding="utf-8")
+NEWEST_ROWS = 3_000_000  # of 10,000 servers, hourly, 12 days
+CHARTS = 6  # of a crash or an alarm: the score, the metrics of its reasons, and others
+MOST_GROUPS = 12
+LAST_PERIODS = 4  # in the tables of missing values
+KINDS = {"fresh_crashes": (plot.SERVER, "first crash in 30 days"), "repeated_crashes": (plot.FLEET, "repeated crash")}
+INCIDENTS, PREDICTIONS, FEATURES = Path("data/incidents.parquet"), Path("data/predictions"), Path("data/features")
+
+
+def write(path: Path) -> None:
+    """Write the page of the work tree.
+
+    Raises
+    ------
+    UserError
+        If data or the model is missing, or is not what dvc.lock says.
+    """
+    write_text(path, render(read()))
+
+
+def read() -> dict[str, Any]:
+    """Read what the page shows of the work tree."""
+    sections = (kind.read() for kind in (Telemetry, Clean, Features, Incidents, Label))
+    deployment = Deployment("the work tree", committed_model.load(), *sections)  # type: ignore[arg-type]
+    telemetry = deployment.telemetry
+    incidents = tables.read(INCIDENTS)
+    crashes = read_covered_crashes(INCIDENTS, COVERAGE_PATH, deployment.incidents)
+    periods, metrics = catalogue.read_periods(telemetry, incidents)
+
+    rule, window = read_rule(Path("data/split.json")), AlarmWindow.of(deployment.label, telemetry.interval)
+    predictions, judged_from = _newest(PREDICTIONS, ["timestamp", "server_id", "label", "observed", "score"])
+    start, end = period(rule, "test")
+    judged_period = max(start, judged_from), end
+    judged = judge(
+        predictions, crashes_of_part(crashes, rule, "test"), deployment.model.threshold, window, judged_period
+    )
+    clean, clean_from = _newest(CLEAN, [*tables.KEYS, *telemetry.metrics])
+    found = cases.find(predictions, judged, Operation(deployment.model.threshold, window))
+    missed, false_alarms = (
+        cases.draw(some, what, predictions, judged, clean, FEATURES, deployment)
+        for some, what in zip(found, (CRASH, "alarm"), strict=True)
+    )
+
+    own = crashes.filter(pl.col("started_at") >= tables.utc(clean_from, clean_from)[0])
+    kind = pl.Series("kind", [""] * own.height)
+    for name, is_kind in crash_kinds(own, crashes).items():
+        kind = kind.set(pl.Series(is_kind), name)
+    own = own.with_columns(kind)
+    aligned = before_crash.align(clean, own, list(telemetry.metrics), telemetry.interval)
+    aligned |= before_crash.align(predictions, own, ["score"], telemetry.interval)
+    medians = dict(zip(telemetry.metrics, clean.select(pl.col(*telemetry.metrics).median()).row(0), strict=True))
+    return {
+        "tables": catalogue.read_tables(),
+        "metrics": metrics,
+        "periods": periods,
+        "groups": _groups(incidents),
+        "judged": judged.metrics,
+        "judged_period": judged_period,
+        "missed": missed,
+        "false_alarms": false_alarms,
+        "aligned": aligned,
+        "aligned_from": clean_from,
+        "medians": medians,
+        "telemetry": telemetry,
+        "label": deployment.label,
+    }
+
+
+def _newest(table: Path, columns: Sequence[str]) -> tuple[pl.DataFrame, datetime]:
+    """Read the newest rows, at most `NEWEST_ROWS` and of whole moments; and return the time from which they are whole.
+
+    A fleet of more servers than that gets one moment.
+    """
+    frames: list[pl.DataFrame] = []
+    room, start = NEWEST_ROWS, datetime.max
+    for partition in reversed(tables.partitions(table)):
+        path = partition.path(table)
+        times = tables.read(path, ["timestamp"])["timestamp"]
+        if len(times) > room:
+            later = times.filter(times > times[-room - 1]) if room else times.clear()
+            if later.is_empty() and frames:
+                break
+            start = (later if later.len() else times)[-1 if later.is_empty() else 0].replace(tzinfo=None)
+            frames.insert(0, tables.read(path, columns, pl.col("timestamp") >= tables.utc(start, start)[0]))
+            break
+        frames.insert(0, tables.read(path, columns))
+        start, room = partition.start, room - len(times)
+    return pl.concat(frames, how="vertical_relaxed"), start
+
+
+def _groups(incidents: pl.DataFrame) -> list[tuple[str, int, int]]:
+    """Return the servers and crashes of each group, the largest first."""
+    coverage = tables.read(COVERAGE_PATH, ["server_id", "group"]).unique("server_id", keep="last")
+    crashes = incidents.filter(kind=CRASH).group_by("server_id").len("crashes")
+    found = coverage.with_columns(pl.col("group").fill_null(catalogue.NO_GROUP)).join(
+        crashes, on="server_id", how="left"
+    )
+    grouped = found.group_by("group").agg(pl.len(), pl.col("crashes").sum())
+    return grouped.sort("len", "group", descending=[True, False]).rows()
+
+
+def render(content: dict[str, Any]) -> str:
+    """Return the page's HTML; `content` is what `read` returns."""
+    own = f"style-src {html_templates.source(STYLE)}; script-src {html_templates.source(SCRIPT)}"
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            **content,
+            style=Markup(STYLE),  # our own
+            script=Markup(SCRIPT),
+            policy=f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'",
+            charts=svg,
+            kinds=KINDS,
+            case_charts=_case_charts,
+            aligned_chart=lambda name: _aligned_chart(name, content["aligned"][name], content["medians"].get(name)),
+            range_chart=lambda metric: _range_chart(metric, content["periods"]),
+            missing_chart=lambda metric: _missing_chart(metric, content["periods"]),
+            incident_chart=lambda: _incident_chart(content["periods"]),
+            most_reasons=MOST_REASONS,
+            most_groups=MOST_GROUPS,
+            last_periods=LAST_PERIODS,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = html_templates.environment(FOLDER, printable)
+    environment.filters |= {
+        "counted": counted,
+        "number": number,
+        "count": lambda value: f"{value:,}",
+        "percent": _percent,
+    }
+    return environment
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}" if 0 < share < 0.1 else f"{share:.0%}"
+
+
+def _case_charts(case: cases.Case) -> list[Markup]:
+    assert case.view is not None
+    named = [reason.source for reason in case.reasons[:MOST_REASONS] if reason.source in case.view.metrics]
+    metrics = dict.fromkeys([*named, *case.view.metrics])
+    return plot.charts(case.view, list(metrics)[: CHARTS - 1])
+
+
+def _aligned_chart(name: str, kinds: dict[str, Aligned], median: float | None) -> Markup:
+    """Draw the median and the quartiles of each kind of crash."""
+    drawn = {style: kinds[kind] for kind, (style, _) in reversed(KINDS.items()) if kind in kinds}
+    hours = max((one.hours for one in drawn.values()), key=len, default=[0.0])
+    series = {style: _at(hours, one, one.middle) for style, one in drawn.items()}
+    bands = {style: (_at(hours, one, one.lower), _at(hours, one, one.upper)) for style, one in drawn.items()}
+    levels = {} if median is None else {"chance": median}
+    extent = svg.extent_of([*(side for band in bands.values() for side in band), list(levels.values())])
+    told = "; ".join(f"{KINDS[kind][1]}: {counted(one.crashes, 'crash')}" for kind, one in kinds.items())
+    title = f"{name} before crashes: median and quartiles"
+    return svg.around(title, told, name, hours, series, CRASH, extent, levels=levels, bands=bands, height=180)
+
+
+def _at(hours: Sequence[float], one: Aligned, values: Sequence[float | None]) -> list[float | None]:
+    known = dict(zip(one.hours, values, strict=True))
+    return [known.get(hour) for hour in hours]
+
+
+def _range_chart(metric: MetricHistory, periods: Sequence[Period]) -> Markup:
+    title = f"{metric.name} by period: median, and 1st to 99th percentile"
+    return svg.by_period(
+        title, "", metric.unit or "value", [one.name for one in periods],
+        {plot.SERVER: metric.middle}, {plot.SERVER: (metric.low, metric.high)},
+    )  # fmt: skip
+
+
+def _missing_chart(metric: MetricHistory, periods: Sequence[Period]) -> Markup:
+    shares = [[100 * share for share in groups.values()] for groups in metric.missing]
+    worst = [max(some, default=0.0) for some in shares]
+    middle = [sorted(some)[len(some) // 2] if some else 0.0 for some in shares]
+    title = f"{metric.name}: rows without a value, in the group with most and in the middle one"
+    names = [one.name for one in periods]
+    return svg.by_period(title, "", "missing, %", names, {plot.FLEET: worst, plot.SERVER: middle}, {})
+
+
+def _incident_chart(periods: Sequence[Period]) -> Markup:
+    series = {plot.SERVER: [one.crashes for one in periods], plot.FLEET: [one.planned for one in periods]}
+    return svg.by_period(
+        "Crashes and planned work by period", "", "incidents", [one.name for one in periods], series, {}
+    )
