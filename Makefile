@@ -155,9 +155,11 @@ UV_COMPILE = $(BIN)uv pip compile --universal --python-version 3.11 --fork-strat
 lock: dev  ## update requirements*.txt from pyproject.toml; UPGRADE=--upgrade takes the newest releases
 	$(UV_COMPILE) $(UPGRADE) pyproject.toml -o requirements.txt
 	$(UV_COMPILE) $(UPGRADE) --extra operate -c requirements.txt pyproject.toml -o requirements-operate.txt
+	$(UV_COMPILE) $(UPGRADE) --extra notebooks -c requirements-operate.txt pyproject.toml -o requirements-notebooks.txt
 	$(UV_COMPILE) $(UPGRADE) --group build -c requirements.txt -o requirements-build.txt
 	$(UV_COMPILE) $(UPGRADE) --group airflow -o deploy/airflow/requirements.txt
-	$(UV_COMPILE) $(UPGRADE) --group dev -c requirements-operate.txt -c requirements-build.txt -o requirements-dev.txt
+	$(UV_COMPILE) $(UPGRADE) --group dev -c requirements-operate.txt -c requirements-notebooks.txt \
+		-c requirements-build.txt -o requirements-dev.txt
 
 clean:  ## remove the environment; data, models and DVC's cache stay
 	rm -rf .venv .venv-airflow

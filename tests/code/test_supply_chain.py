@@ -25,7 +25,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("requirements-build.txt", "requirements.txt", "requirements-operate.txt", "requirements-dev.txt")
+EXTRAS = ("operate", "notebooks")
+LOCKS = (
+    "requirements-build.txt",
+    "requirements.txt",
+    *(f"requirements-{extra}.txt" for extra in EXTRAS),
+    "requirements-dev.txt",
+)
 AIRFLOW = "deploy/airflow/requirements.txt"  # of an environment of its own
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -73,8 +79,8 @@ def test_no_lock_says_where_packages_come_from(lock: str) -> None:
 def test_the_locks_hold_what_the_project_declares_and_agree_with_each_other() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups, own = project["dependency-groups"], project["project"]
-    to_operate = [*own["dependencies"], *own["optional-dependencies"]["operate"]]
-    declarations = (groups["build"], own["dependencies"], to_operate, groups["dev"])
+    extras = [[*own["dependencies"], *own["optional-dependencies"][extra]] for extra in EXTRAS]
+    declarations = (groups["build"], own["dependencies"], *extras, groups["dev"])
     agreed: dict[str, set[str]] = {}
     for lock, declared in zip(LOCKS, declarations, strict=True):
         versions: dict[str, set[str]] = {}  # more than one where they differ between Pythons

@@ -9,6 +9,7 @@ from datetime import timedelta
 import polars as pl
 
 from crashcast.modeling.alarms import HOUR
+from crashcast.modeling.slices import crash_kinds
 from crashcast.operate.score import last_row
 
 BEFORE, AFTER = timedelta(hours=24), timedelta(hours=6)
@@ -36,6 +37,13 @@ class Aligned:
     middle: list[float | None]
     upper: list[float | None]
     crashes: int
+
+
+def kinds(crashes: pl.DataFrame) -> pl.DataFrame:
+    """Return crashes, `server_id` and `started_at`, with their `kind`: see `crash_kinds`."""
+    masks = crash_kinds(crashes, crashes)
+    kind = pl.coalesce(pl.when(pl.Series(mask)).then(pl.lit(name)) for name, mask in masks.items())
+    return crashes.select("server_id", "started_at", kind=kind)
 
 
 def align(

@@ -19,12 +19,10 @@ from markupsafe import Markup
 from crashcast import html_templates, tables
 from crashcast.canonical import write_text
 from crashcast.explore import before_crash, cases, catalogue, plot
-from crashcast.explore.before_crash import Aligned
 from crashcast.explore.catalogue import CLEAN, MetricHistory, Period
 from crashcast.explore.plot import Operation
 from crashcast.incidents import read_covered_crashes
 from crashcast.modeling.alarms import AlarmWindow, judge
-from crashcast.modeling.slices import crash_kinds
 from crashcast.modeling.split_rule import crashes_of_part, period, read_rule
 from crashcast.operate.deployment import Deployment
 from crashcast.operate.page import MOST_REASONS, number
@@ -46,7 +44,6 @@ NEWEST_ROWS = 3_000_000  # of 10,000 servers, hourly, 12 days
 CHARTS = 6  # of a crash or an alarm: the score, the metrics of its reasons, and others
 MOST_GROUPS = 12
 LAST_PERIODS = 4  # in the tables of missing values
-KINDS = {"fresh_crashes": (plot.SERVER, "first crash in 30 days"), "repeated_crashes": (plot.FLEET, "repeated crash")}
 INCIDENTS, PREDICTIONS, FEATURES = Path("data/incidents.parquet"), Path("data/predictions"), Path("data/features")
 
 
@@ -84,11 +81,7 @@ def read() -> dict[str, Any]:
         for some, what in zip(found, (CRASH, "alarm"), strict=True)
     )
 
-    own = crashes.filter(pl.col("started_at") >= tables.utc(clean_from, clean_from)[0])
-    kind = pl.Series("kind", [""] * own.height)
-    for name, is_kind in crash_kinds(own, crashes).items():
-        kind = kind.set(pl.Series(is_kind), name)
-    own = own.with_columns(kind)
+    own = before_crash.kinds(crashes).filter(pl.col("started_at") >= tables.utc(clean_from, clean_from)[0])
     aligned = before_crash.align(clean, own, list(telemetry.metrics), telemetry.interval)
     aligned |= before_crash.align(predictions, own, ["score"], telemetry.interval)
     medians = dict(zip(telemetry.metrics, clean.select(pl.col(*telemetry.metrics).median()).row(0), strict=True))
@@ -154,9 +147,9 @@ def render(content: dict[str, Any]) -> str:
             script=Markup(SCRIPT),
             policy=f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'",
             charts=svg,
-            kinds=KINDS,
+            kinds=plot.KINDS,
             case_charts=_case_charts,
-            aligned_chart=lambda name: _aligned_chart(name, content["aligned"][name], content["medians"].get(name)),
+            aligned_chart=lambda name: plot.aligned_chart(name, content["aligned"][name], content["medians"].get(name)),
             range_chart=lambda metric: _range_chart(metric, content["periods"]),
             missing_chart=lambda metric: _missing_chart(metric, content["periods"]),
             incident_chart=lambda: _incident_chart(content["periods"]),
@@ -188,24 +181,6 @@ def _case_charts(case: cases.Case) -> list[Markup]:
     named = [reason.source for reason in case.reasons[:MOST_REASONS] if reason.source in case.view.metrics]
     metrics = dict.fromkeys([*named, *case.view.metrics])
     return plot.charts(case.view, list(metrics)[: CHARTS - 1])
-
-
-def _aligned_chart(name: str, kinds: dict[str, Aligned], median: float | None) -> Markup:
-    """Draw the median and the quartiles of each kind of crash."""
-    drawn = {style: kinds[kind] for kind, (style, _) in reversed(KINDS.items()) if kind in kinds}
-    hours = max((one.hours for one in drawn.values()), key=len, default=[0.0])
-    series = {style: _at(hours, one, one.middle) for style, one in drawn.items()}
-    bands = {style: (_at(hours, one, one.lower), _at(hours, one, one.upper)) for style, one in drawn.items()}
-    levels = {} if median is None else {"chance": median}
-    extent = svg.extent_of([*(side for band in bands.values() for side in band), list(levels.values())])
-    told = "; ".join(f"{KINDS[kind][1]}: {counted(one.crashes, 'crash')}" for kind, one in kinds.items())
-    title = f"{name} before crashes: median and quartiles"
-    return svg.around(title, told, name, hours, series, CRASH, extent, levels=levels, bands=bands, height=180)
-
-
-def _at(hours: Sequence[float], one: Aligned, values: Sequence[float | None]) -> list[float | None]:
-    known = dict(zip(one.hours, values, strict=True))
-    return [known.get(hour) for hour in hours]
 
 
 def _range_chart(metric: MetricHistory, periods: Sequence[Period]) -> Markup:

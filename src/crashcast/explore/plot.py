@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 from markupsafe import Markup, escape
 
 from crashcast.canonical import write_text
 from crashcast.errors import UserError
+from crashcast.explore import before_crash as aligning
 from crashcast.explore import frames
+from crashcast.explore.before_crash import Aligned
 from crashcast.explore.frames import Moment
 from crashcast.modeling.alarms import HOUR, AlarmWindow, open_alarms
 from crashcast.params.label import Label
@@ -26,10 +28,15 @@ from crashcast.text import printable
 from crashcast.versioning import committed_model
 from crashcast.versioning.revision import MODELS, Revision
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 BEFORE, AFTER = timedelta(hours=48), timedelta(hours=12)
 SERVER, FLEET = "challenger", "champion"  # how the review draws them: a solid and a dashed line
 MOST_POINTS = 240  # of a line: more are not visible
-WIDTH, HEIGHT = 760, 150  # of a picture that stands alone, and of each chart, in pixels
+WIDTH = 760  # of a picture that stands alone, in pixels
+HEIGHT, ALIGNED_HEIGHT = 150, 180  # of a chart
+KINDS = {"fresh_crashes": (SERVER, "first crash in 30 days"), "repeated_crashes": (FLEET, "repeated crash")}
 
 
 class Operation(NamedTuple):
@@ -136,7 +143,40 @@ def server(
     if unknown := sorted({*(metrics or ())} - {*found.metrics}):
         raise UserError(f"there is no metric {unknown[0]}; there are {', '.join(found.metrics)}")
     title = f"{host} around {found.at:%Y-%m-%d %H:%M} UTC"
-    return Picture(title, _stacked(title, charts(found, metrics or found.metrics)))
+    legend = (
+        "solid: this server; dashed: the fleet's median; level: the alarm threshold",
+        "shaded: where an alarm counts; red: an alarm opens",
+    )
+    return _stacked(title, legend, charts(found, metrics or found.metrics), HEIGHT)
+
+
+def before_crash(rows: pd.DataFrame, crashes: pd.DataFrame, metrics: Sequence[str]) -> Picture:
+    """Draw columns before crashes: the median, and the middle half of the crashes as a band.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        `timestamp`, `server_id` and the columns, such as `crashcast.load("clean")`.
+    crashes : pandas.DataFrame
+        `server_id`, `started_at`.
+    metrics : sequence of str
+        Which columns.
+
+    Returns
+    -------
+    Picture
+        First crashes of a server in 30 days and repeated ones apart.
+    """
+    found = pl.from_pandas(rows[["timestamp", "server_id", *metrics]])
+    known = aligning.kinds(pl.from_pandas(crashes[["server_id", "started_at"]]))
+    aligned = aligning.align(found, known, metrics, Telemetry.read().interval)
+    medians_of = found.select(pl.col(*metrics).median()).row(0, named=True)
+    legend = (
+        "solid: first crash in 30 days; dashed: repeated crash",
+        "bands: the middle half of the crashes; level: the median of all rows",
+    )
+    drawn = [aligned_chart(name, aligned[name], medians_of[name]) for name in metrics]
+    return _stacked("Before crashes", legend, drawn, ALIGNED_HEIGHT)
 
 
 def view(
@@ -228,6 +268,26 @@ def charts(view: View, metrics: Sequence[str]) -> list[Markup]:
     return found
 
 
+def aligned_chart(name: str, kinds: dict[str, Aligned], median: float | None) -> Markup:
+    """Draw the median and the quartiles of a column before crashes, by kind, and the median of all rows."""
+    drawn = {style: kinds[kind] for kind, (style, _) in reversed(KINDS.items()) if kind in kinds}
+    hours = max((one.hours for one in drawn.values()), key=len, default=[0.0])
+    series = {style: _at(hours, one, one.middle) for style, one in drawn.items()}
+    bands = {style: (_at(hours, one, one.lower), _at(hours, one, one.upper)) for style, one in drawn.items()}
+    levels = {} if median is None else {"chance": median}
+    extent = svg.extent_of([*(side for band in bands.values() for side in band), list(levels.values())])
+    told = "; ".join(f"{KINDS[kind][1]}: {one.crashes:,}" for kind, one in kinds.items())
+    title = f"{name} before crashes: median and quartiles"
+    return svg.around(
+        title, told, name, hours, series, CRASH, extent, levels=levels, bands=bands, height=ALIGNED_HEIGHT
+    )
+
+
+def _at(hours: Sequence[float], one: Aligned, values: Sequence[float | None]) -> list[float | None]:
+    known = dict(zip(one.hours, values, strict=True))
+    return [known.get(hour) for hour in hours]
+
+
 def _hours(time: datetime, at: datetime) -> float:
     return (time - at) / HOUR
 
@@ -241,22 +301,19 @@ def _told(values: Sequence[float | None]) -> str:
     return f"from {min(known):.4g} to {max(known):.4g}" if known else "no value"
 
 
-def _stacked(title: str, drawn: Sequence[Markup]) -> str:
-    """Put charts of one width below each other, with the stylesheet that they need."""
-    lines = [
-        printable(title),
-        "solid: this server; dashed: the fleet's median; level: the alarm threshold",
-        "shaded: where an alarm counts; red: an alarm opens",
-    ]
+def _stacked(title: str, legend: Sequence[str], drawn: Sequence[Markup], height: int) -> Picture:
+    """Put charts of one height below each other, with the stylesheet that they need."""
+    lines = [printable(title), *legend]
     words = [f'<text x="12" y="{24 * (k + 1)}">{escape(line)}</text>' for k, line in enumerate(lines)]
     top = 24 * (len(lines) + 1)
     moved = [
-        f'<svg y="{top + HEIGHT * k}" width="{WIDTH}" height="{HEIGHT}">{one}</svg>' for k, one in enumerate(drawn)
+        f'<svg y="{top + height * k}" width="{WIDTH}" height="{height}">{one}</svg>' for k, one in enumerate(drawn)
     ]
-    height = top + HEIGHT * len(drawn)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{WIDTH}" height="{height}" '
-        f'viewBox="0 0 {WIDTH} {height}" font-family="system-ui, sans-serif"><title>{escape(lines[0])}</title>'
+    whole = top + height * len(drawn)
+    return Picture(
+        title,
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{WIDTH}" height="{whole}" '
+        f'viewBox="0 0 {WIDTH} {whole}" font-family="system-ui, sans-serif"><title>{escape(lines[0])}</title>'
         f'<style>{html.CHARTS}</style><rect width="100%" height="100%" fill="var(--page)"/>'
-        f"{''.join([*words, *moved])}</svg>"
+        f"{''.join([*words, *moved])}</svg>",
     )
