@@ -173,15 +173,20 @@ def models() -> list[Model]:
     return [_read(version) for version in ordered if Revision(version["commit_hexsha"]).find_file(LOCK) is not None]
 
 
-def anchor() -> Model | None:
+def anchor(asks_remote: bool = True) -> Model | None:
     """Return the last version that was accepted as an improvement, or as the first model; None if none was.
+
+    Parameters
+    ----------
+    asks_remote : bool
+        Whether this clone must know every version that the git remote has.
 
     Raises
     ------
     UserError
         If this clone does not know every version that the remote has.
     """
-    shared = git.shared_remote()
+    shared = git.shared_remote() if asks_remote else None
     pattern = f"refs/tags/{REGISTERED}@*"
     there = git.run("ls-remote", "--refs", shared, pattern).text.split()[1::2] if shared else []
     if absent := {*there}.difference(git.run("for-each-ref", "--format=%(refname)", pattern).text.split()):

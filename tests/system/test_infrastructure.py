@@ -34,6 +34,7 @@ PEOPLE = {
     "Writers": f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:role/ci",
     "Keepers": f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:user/ann,arn:aws:iam::{DEFAULT_ACCOUNT_ID}:user/bob",
 }
+PROVIDER, SUBJECT = "token.actions.githubusercontent.com", "repo:team/fleet:environment:review"
 ROLES = ("reader", "writer", "keeper")
 ADMIN = "admin"
 
@@ -41,7 +42,13 @@ ADMIN = "admin"
 @pytest.fixture(scope="module")
 def aws() -> Iterator[boto3.Session]:
     """Return a session with a simulated AWS in which the template is deployed."""
-    parameters = {"BucketName": BUCKET, "Prefix": PREFIX, **PEOPLE}
+    parameters = {
+        "BucketName": BUCKET,
+        "Prefix": PREFIX,
+        **PEOPLE,
+        "IdentityProvider": PROVIDER,
+        "ReviewSubject": SUBJECT,
+    }
     with mock_aws():
         session = boto3.Session(region_name=REGION)
         with pytest.warns(UserWarning, match="BucketPolicy"):  # moto's CloudFormation has none
@@ -89,7 +96,8 @@ def policies(aws: boto3.Session, outputs: dict[str, str]) -> dict[str, dict[str,
         assert iam.list_role_policies(RoleName=name)["PolicyNames"] == []
         return iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]
 
-    return {role: {policy["PolicyName"]: document(policy["PolicyArn"]) for policy in attached(role)} for role in ROLES}
+    roles = (*ROLES, "reviewer")
+    return {role: {policy["PolicyName"]: document(policy["PolicyArn"]) for policy in attached(role)} for role in roles}
 
 
 def listed(value: Any) -> list[Any]:
@@ -131,6 +139,23 @@ def test_only_those_named_take_a_role(aws: boto3.Session, outputs: dict[str, str
         (statement,) = trust["Statement"]
         assert statement["Action"] == "sts:AssumeRole"
         assert listed(statement["Principal"]["AWS"]) == PEOPLE[f"{role.title()}s"].split(",")
+
+
+def test_the_job_that_fetches_for_a_review_takes_its_role_by_identity_alone(
+    aws: boto3.Session, outputs: dict[str, str], policies: dict[str, dict[str, Any]]
+) -> None:
+    name = outputs["ReviewerRole"].split("/")[-1]
+    (statement,) = aws.client("iam").get_role(RoleName=name)["Role"]["AssumeRolePolicyDocument"]["Statement"]
+    assert statement == {
+        "Effect": "Allow",
+        "Principal": {"Federated": f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:oidc-provider/{PROVIDER}"},
+        "Action": "sts:AssumeRoleWithWebIdentity",
+        "Condition": {
+            "StringEquals": {f"{PROVIDER}:aud": "sts.amazonaws.com"},
+            "StringLike": {f"{PROVIDER}:sub": SUBJECT},
+        },
+    }
+    assert policies["reviewer"] == policies["reader"]
 
 
 @pytest.mark.parametrize("name", ["Readers", "Writers", "Keepers"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from crashcast.errors import UserError
-from crashcast.review import look_ahead, rescoring, retraining
+from crashcast.review import look_ahead, rescoring, retraining, review
 from crashcast.review.test_set import read_rule
 from crashcast.versioning import cache, sandbox
 from crashcast.versioning.revision import Revision
@@ -156,6 +156,15 @@ def test_a_model_that_was_fitted_on_test_rows_is_refused(fleet: Path, forged: Re
         rescoring.rescore(honest, forged)
     rule = read_rule(honest)
     assert retraining.is_same(honest, retraining.train(honest, rule))
+
+
+def test_a_judge_runs_no_commit_that_nobody_merged(branch: Callable[[Path, str], Revision]) -> None:
+    """Such as the one that a forged version's tag names."""
+    attack = branch(MODEL, "print()")
+    run("git checkout -q -f main")
+    review._check_history(Revision.find("main"), None)
+    with pytest.raises(UserError, match=f"commit {attack.name} is not in the history .* does not run its code"):
+        review._check_history(Revision.find("main"), attack)
 
 
 def test_a_model_is_trained_again_once(fleet: Path, capfd: pytest.CaptureFixture[str]) -> None:

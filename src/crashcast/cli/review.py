@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,6 +12,7 @@ from crashcast.cli.shared import AsJson, print_result
 from crashcast.errors import UserError
 
 commands = typer.Typer()
+Step = Literal["fetch", "run", "judge"]
 TrustAuthors = Annotated[
     bool,
     typer.Option(
@@ -42,6 +43,17 @@ def review(
         bool, typer.Option("--unreserved", help="Do not count this attempt in the shared ledger, as in a fork.")
     ] = False,
     trust_authors: TrustAuthors = False,
+    step: Annotated[
+        Step | None,
+        typer.Option(
+            help="Do one part, for jobs of CI that have different rights: bring all data into DVC's cache; run the "
+            "challenger's code and keep its answers in --answers; judge those.",
+            show_default="all of it here",
+        ),
+    ] = None,
+    answers: Annotated[
+        Path, typer.Option(help="The folder in which --step run leaves the answers, and --step judge finds them.")
+    ] = Path("answers"),
     folder: Annotated[
         Path, typer.Option("--out", help="The folder for record.json, comment.md and review.html.")
     ] = Path("reports/review"),
@@ -56,18 +68,30 @@ def review(
     from crashcast.review import commit_changes
     from crashcast.review import review as reviewing
     from crashcast.review.report import comment, html, schema, terminal
+    from crashcast.versioning import answers as given_answers
     from crashcast.versioning import commit_limits
     from crashcast.versioning.revision import Revision
 
     if first and base is not None:
         raise UserError("--first says that there is no champion, but --base names one: leave one of them out")
+    if step and (first or trust_authors):
+        raise UserError("--step is for jobs that no person watches: leave --first and --trust-authors out")
     if base is None and not first:
         base = reviewing.default_base().sha
     refuse_committed_links(folder / "record.json")  # before minutes of work
     if base is not None:
         commit_limits.check_same_settings(Revision.find(base), Revision.find(head))
+    if step in ("fetch", "run"):
+        assert base is not None
+        reviewing.fetch(base, head) if step == "fetch" else reviewing.run(base, head, answers)
+        return
+    is_judge = step == "judge"
+    reading = given_answers.given(answers, Revision.find(head).sha) if is_judge else nullcontext()
     try:
-        found = reviewing.review(base, head, reserve=not unreserved, trust_authors=trust_authors)
+        with reading:
+            found = reviewing.review(
+                base, head, reserve=not unreserved, pushed=not is_judge, trust_authors=trust_authors
+            )
     except reviewing.UntrustedCodeError as error:
         write_text(
             folder / "comment.md", f"{comment.MARKER}\n## {comment.EMOJI['INCONCLUSIVE']} INCONCLUSIVE\n\n{error}"

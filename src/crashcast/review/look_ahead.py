@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -34,6 +33,7 @@ from crashcast.review.test_set import FEATURES, Period, lay_out
 from crashcast.text import some_of
 from crashcast.versioning import cache, sandbox
 from crashcast.versioning.revision import COVERAGE, INCIDENTS, PARAMS, TELEMETRY, Revision
+from crashcast.versioning.sandbox import Talk
 from stages.featurize import lookback
 
 MOMENTS = 20
@@ -76,7 +76,8 @@ def check(
         print(f"review: {told}: whether its features look ahead was not checked", file=sys.stderr)
         return
     moments = _moments(features, period, revision.section(Telemetry).interval)
-    passed = cache.review_folder() / "look_ahead" / f"{_key(revision, features, raw, moments)}.json"
+    key = _key(revision, features, raw, moments)
+    passed = cache.review_folder() / "look_ahead" / f"{key}.json"
     if passed.exists():
         return
     print(
@@ -84,7 +85,7 @@ def check(
         file=sys.stderr,
     )
     with cache.temporary() as place:
-        cuts = _run(revision, place / "whole", stages, raw, moments)
+        cuts = _run(revision, place / "whole", stages, raw, moments, key)
         span = moments[0], moments[-1] + INSTANT
         table = lay_out(features, span, place / "features", f"{FEATURES} of commit {revision.name}")
         examples: dict[str, str] = {}
@@ -126,9 +127,17 @@ def _key(revision: Revision, features: str, raw: Mapping[str, str], moments: lis
 
 
 def _run(
-    revision: Revision, whole: Path, stages: list[list[str]], raw: Mapping[str, str], moments: list[datetime]
+    revision: Revision,
+    whole: Path,
+    stages: list[list[str]],
+    raw: Mapping[str, str],
+    moments: list[datetime],
+    asked: str,
 ) -> list[pl.DataFrame]:
-    """Compute the features of each moment by a commit's stages; all raw data is laid out in `whole`."""
+    """Compute the features of each moment by a commit's stages; all raw data is laid out in `whole`.
+
+    `asked` names the moments and the data: see `sandbox.Room.running`.
+    """
     reach = lookback(revision.section(Telemetry), revision.section(Features)) + MARGIN
     for path in RAW:
         if path == TELEMETRY:
@@ -145,10 +154,10 @@ def _run(
         shown = room.input("data/raw")
         shown.mkdir()
         words = f" {cut_runs.NEXT} ".join(map(" ".join, stages)).split()
-        with room.running(room.python, "-P", "cut_runs.py", FEATURES, *words, failure=failure) as process:
+        with room.running(room.python, "-P", "cut_runs.py", FEATURES, *words, failure=failure, asked=asked) as talk:
             for moment in moments:
                 cut(whole, shown.parents[1], moment, delay)
-                found.append(_ask(process, moment))
+                found.append(_ask(talk, moment))
     return found
 
 
@@ -174,7 +183,7 @@ def cut(whole: Path, project: Path, moment: datetime, delay: timedelta) -> None:
     tables.write(project / COVERAGE, begun.with_columns(until))
 
 
-def _ask(process: subprocess.Popen[bytes], moment: datetime) -> pl.DataFrame:
+def _ask(talk: Talk, moment: datetime) -> pl.DataFrame:
     """Return the features of a moment's rows, as the code of a commit answers: foreign bytes.
 
     Raises
@@ -184,12 +193,10 @@ def _ask(process: subprocess.Popen[bytes], moment: datetime) -> pl.DataFrame:
     UserError
         If it does not answer with a table.
     """
-    assert process.stdin
-    assert process.stdout
-    process.stdin.write(f"{moment.isoformat()}\n".encode())
-    process.stdin.flush()
-    size_bytes = int.from_bytes(process.stdout.read(cut_runs.SIZE_BYTES), "big")
-    answer = process.stdout.read(min(size_bytes, MAX_ANSWER_BYTES))
+    talk.stdin.write(f"{moment.isoformat()}\n".encode())
+    talk.stdin.flush()
+    size_bytes = int.from_bytes(talk.stdout.read(cut_runs.SIZE_BYTES), "big")
+    answer = talk.stdout.read(min(size_bytes, MAX_ANSWER_BYTES))
     if not answer:
         raise EOFError
     stage_runs.check_table(answer, f"the features of {moment:%Y-%m-%d %H:%M} UTC", MAX_SERVERS)

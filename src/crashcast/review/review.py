@@ -2,6 +2,9 @@
 
 `review` is a straight line: find the commits, rescore their models on shared rows, take the attempt's number, compare,
 decide, record. What is drawn from the record is in `report`.
+
+In CI, three jobs with different rights share the work: `fetch` may read the bucket, `run` may do nothing and runs the
+challenger's code, and `review` judges its answers.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crashcast.errors import UserError
+from crashcast.versioning import cache, committed_model, git
 from crashcast.versioning.lock_checks import check, check_pushed, check_work_tree
 from crashcast.versioning.revision import MODELS, Revision, default_base
 
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from crashcast.review.report.schema import Record, Run
     from crashcast.review.rescoring import Rescoring, ScoredRows
 
-__all__ = ["EXIT_STATUS", "Review", "UntrustedCodeError", "default_base", "review"]
+__all__ = ["EXIT_STATUS", "Review", "UntrustedCodeError", "default_base", "fetch", "review", "run"]
 
 EXIT_STATUS = {"ACCEPT": 0, "REJECT": 1, "INCONCLUSIVE": 3}  # 2: an error
 VALIDATION = "metrics/validate.json"
@@ -35,6 +39,55 @@ MB = 1_000_000
 
 class UntrustedCodeError(UserError):
     """A challenger whose code would have to run where it could do harm: INCONCLUSIVE."""
+
+
+def fetch(base: str, head: str) -> None:
+    """Bring all data that a review of two commits can need into DVC's cache; no code of either runs.
+
+    Raises
+    ------
+    UserError
+        As `review` does; or naming what is not on DVC's remote.
+    """
+    champion, challenger = _find_commits(base, head, pushed=False)
+    anchor, _ = _find_anchor(champion, asks_remote=False) if champion else (None, None)
+    cache.fetch_whole(
+        {
+            f"{path} of commit {revision.name}": digest
+            for revision in filter(None, (champion, challenger, anchor))
+            for path, digest in {**revision.raw, **revision.data}.items()
+        }
+    )
+
+
+def run(base: str, head: str, folder: Path) -> None:
+    """Run the challenger's code as a review of these commits does, and keep its answers; nothing is judged.
+
+    Parameters
+    ----------
+    base, head : str
+    folder : Path
+        For `crashcast.versioning.answers.given`; what it holds is removed.
+
+    Raises
+    ------
+    UserError
+        As `review` does.
+    """
+    from crashcast.review.rescoring import rescore
+    from crashcast.versioning import answers, sandbox
+
+    champion, challenger = _find_commits(base, head, pushed=False)
+    with answers.keeping(folder, challenger.sha, sandbox.missing()):
+        if champion and committed_model.is_same(champion, challenger):
+            return
+        try:
+            _way_to_run(champion, challenger, trust_authors=False)
+        except UntrustedCodeError as error:  # the judge says so
+            print(f"review: {error}", file=sys.stderr)
+            return
+        anchor, _ = _find_anchor(champion, asks_remote=False) if champion else (None, None)
+        rescore(champion, challenger, anchor)
 
 
 @dataclass(frozen=True)
@@ -85,13 +138,15 @@ def review(
     from crashcast.review import commit_changes, ledger
     from crashcast.review.report import schema
     from crashcast.review.rescoring import rescore
-    from crashcast.versioning import committed_model
+    from crashcast.versioning import answers
 
     champion, challenger = _find_commits(base, head, pushed)
     if champion and committed_model.is_same(champion, challenger):
         return None
-    run = _way_to_run(champion, challenger, trust_authors)
+    way = _way_to_run(champion, challenger, trust_authors)
     anchor, no_anchor = _find_anchor(champion) if champion else (None, None)
+    if answers.of(challenger.sha):
+        _check_history(champion, anchor)
     incumbent = champion or challenger  # whose policy and alarm budget apply
     acceptance, changes = incumbent.section(Acceptance), commit_changes.between(incumbent, challenger)
     own = _side(challenger)
@@ -105,7 +160,7 @@ def review(
         "validation": challenger.metrics[VALIDATION],
     }
 
-    key = _key(record, no_anchor, run)
+    key = _key(record, no_anchor, way)
     found = _recall(key)
     rescoring = None if found else rescore(champion, challenger, anchor)
     # the number is taken once the rows are scored, and before anybody sees how the models compare
@@ -118,7 +173,7 @@ def review(
         rescoring = rescore(champion, challenger, anchor)
     if rescoring:
         facts = _facts(rescoring, look, acceptance, incumbent, challenger, no_anchor, record["policy_changes"])
-        found = _keep(key, _decided(rescoring, acceptance, facts, _budget(incumbent), run))
+        found = _keep(key, _decided(rescoring, acceptance, facts, _budget(incumbent), way))
     if reserve:
         ledger.record(rows_hash, identity, found["decided"]["verdict"])
     record |= found["decided"] | {
@@ -154,7 +209,7 @@ def _find_commits(base: str | None, head: str, pushed: bool) -> tuple[Revision |
     return champion, challenger
 
 
-def _find_anchor(base: Revision) -> tuple[Revision | None, str | None]:
+def _find_anchor(base: Revision, asks_remote: bool = True) -> tuple[Revision | None, str | None]:
     """Return the commit of the last model accepted as an improvement, if it is not the base's own model.
 
     If that model cannot score the base's data any more, there is none, and the second value says why.
@@ -163,7 +218,7 @@ def _find_anchor(base: Revision) -> tuple[Revision | None, str | None]:
     from crashcast.history.raw_data import is_another_fleet
     from crashcast.params.telemetry import Telemetry
 
-    found = registry.anchor()
+    found = registry.anchor(asks_remote)
     if found is None or found.model == base.outs[MODELS]:
         return None, None
     revision, who = Revision.find(found.revision), f"{found.version}, the last model accepted as an improvement,"
@@ -176,20 +231,33 @@ def _find_anchor(base: Revision) -> tuple[Revision | None, str | None]:
     return revision, None
 
 
+def _check_history(*revisions: Revision | None) -> None:
+    """Refuse commits that are not in HEAD's history: a job that holds a token runs no code that nobody merged."""
+    for revision in filter(None, revisions):
+        if git.run("merge-base", "--is-ancestor", revision.sha, "HEAD", expected=(0, 1)).status:
+            raise UserError(
+                f"commit {revision.name} is not in the history of the commit whose code judges: nobody merged it, so "
+                "the job that judges does not run its code. Who pushed its tag?"
+            )
+
+
 def _way_to_run(base: Revision | None, head: Revision, trust_authors: bool) -> Run:
     """Return how the challenger's code runs, as the record has it.
 
     The first model's code is that which judges, and so is trusted.
     """
     from crashcast.review import commit_changes
-    from crashcast.versioning import environment, sandbox
+    from crashcast.versioning import answers, environment, sandbox
 
+    given = answers.of(head.sha)
+    missing = answers.missing_sandbox(given) if given else sandbox.missing()
     changed = commit_changes.code_between(base, head) if base else []
     packages = [
         name for name in (environment.RUN, environment.BUILD) if base and base.find_file(name) != head.find_file(name)
     ]
-    way: Run = {"sandbox": sandbox.kind(), "trusts_authors": trust_authors and bool(changed or packages)}
-    reason = sandbox.missing() if changed else None
+    trusts = trust_authors and bool(changed or packages)
+    way: Run = {"sandbox": "none" if missing else sandbox.NAME, "trusts_authors": trusts}
+    reason = missing if changed else None
     if packages:
         reason = f"it changes {' and '.join(packages)}, and installing packages can run any code"
     if reason and not trust_authors:
@@ -317,7 +385,6 @@ def _reversed(rescoring: Rescoring, acceptance: Acceptance, budget: float) -> di
 def _side(revision: Revision) -> dict[str, Any]:
     """Return what a commit's model was made of."""
     from crashcast.canonical import json_text
-    from crashcast.versioning import committed_model
 
     described = committed_model.describe(revision)
     return {
@@ -364,8 +431,6 @@ def _recall(key: str) -> dict[str, Any]:
 
 
 def _path(key: str) -> Path:
-    from crashcast.versioning import cache
-
     return cache.review_folder() / "judged" / f"{key}.json"
 
 

@@ -90,6 +90,27 @@ def bring(digests: Iterable[str], what: str) -> set[str]:
     return {digest for digest in missing if not cached(digest).exists()}
 
 
+def fetch_whole(digests: Mapping[str, str]) -> None:
+    """Bring files and folders, with all their files, from DVC's remote: in two transfers, for keys that expire soon.
+
+    Parameters
+    ----------
+    digests : mapping of str to str
+        The hash of each, by what it is.
+
+    Raises
+    ------
+    UserError
+        Naming those that are not on the remote.
+    """
+    missing = bring(digests.values(), "data")
+    folders = {what: digest for what, digest in digests.items() if digest.endswith(".dir") and digest not in missing}
+    files_of = {what: {*members(digest, what).values()} for what, digest in folders.items()}
+    missing |= bring({md5 for found in files_of.values() for md5 in found}, "data")
+    if absent := sorted(what for what in digests if missing & {digests[what], *files_of.get(what, ())}):
+        raise UserError(f"not on DVC's remote: {some_of(absent)}: `make push` where it was made")
+
+
 def lay_out(digest: str, target: Path, what: str, wanted: Callable[[str], bool] = lambda _: True) -> Path:
     """Make `target` a folder of the files of a folder that `wanted` picks by name, or a file; and return it.
 

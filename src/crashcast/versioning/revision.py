@@ -164,6 +164,12 @@ class Revision:
         """The hash of everything that its stages wrote."""
         return dvc_files.outs_of(self.lock)
 
+    @cached_property
+    def data(self) -> dict[str, str]:
+        """The hash of each output that DVC keeps: all but the figures, which git has."""
+        figures = {path for stage in self.stages.values() for path in stage.metrics}
+        return {path: digest for path, digest in self.outs.items() if path not in figures}
+
     def upstream(self, wanted: Collection[str]) -> list[str]:
         """Return the stages that make `wanted`, each after those that it needs."""
         maker = {path: name for name, stage in self.stages.items() for path in stage.outs}

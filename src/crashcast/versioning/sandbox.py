@@ -10,10 +10,10 @@ Source: https://github.com/containers/bubblewrap
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import threading
@@ -23,13 +23,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache as remembered
 from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
 
 import psutil
 import yaml
 
+from crashcast import files
 from crashcast.errors import UserError
 from crashcast.text import printable
-from crashcast.versioning import cache, commit_limits, dvc_files, environment, git
+from crashcast.versioning import answers, cache, commit_limits, environment, git
+from crashcast.versioning.answers import Answers, Readable
 from crashcast.versioning.revision import PARAMS, Revision
 
 PROGRAM, NAME = "bwrap", "bubblewrap"
@@ -54,7 +57,6 @@ os.execvp(sys.argv[6], sys.argv[6:])
 LOOK_EVERY_S = 0.1
 TAIL_LINES, TAIL_BYTES = 30, 20_000  # of what a failed run said
 MAX_ANSWER_BYTES = 1_000_000  # on standard output
-MAX_FILES = 100_000  # in an output
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,11 @@ def missing() -> str | None:
     return None
 
 
-def kind() -> str:
-    """Name the sandbox, for a record."""
-    return NAME if missing() is None else "none"
+class Talk(NamedTuple):
+    """The standard input and output of a command that runs."""
+
+    stdin: IO[bytes]
+    stdout: Readable
 
 
 @dataclass
@@ -118,14 +122,18 @@ class Room:
         The project in it.
     is_apart : bool
         Whether the code runs in the sandbox; without one, only that of trusted authors does.
+    answers : Answers or None
+        Where its answers are kept, or given.
     """
 
     python: Path
     place: Path
     folder: Path
     is_apart: bool
+    answers: Answers | None = None
     _inputs: list[str] = field(default_factory=list)
     _excess: str = ""
+    _answer: Path | None = None
 
     def input(self, path: str) -> Path:
         """Return where to lay out an input that the code finds at a path of the project, read-only."""
@@ -150,24 +158,64 @@ class Room:
         UserError
             If it fails or uses more than `BOUNDS`: the sentence that `failure` begins.
         """
-        with self.running(*command, failure=failure) as process:
-            assert process.stdin
-            assert process.stdout
-            process.stdin.close()
-            answer = process.stdout.read(MAX_ANSWER_BYTES + 1)
+        with self.running(*command, failure=failure) as talk:
+            talk.stdin.close()
+            answer = talk.stdout.read(MAX_ANSWER_BYTES + 1)
             if len(answer) > MAX_ANSWER_BYTES:
                 raise UserError(f"{failure}: it prints more than {MAX_ANSWER_BYTES:,} bytes")
         return answer
 
     @contextmanager
-    def running(self, *command: str | Path, failure: str) -> Iterator[subprocess.Popen[bytes]]:
+    def running(self, *command: str | Path, failure: str, asked: str = "") -> Iterator[Talk]:
         """Run a command whose standard input and output are the caller's, and wait for its end.
+
+        Parameters
+        ----------
+        *command : str or Path
+        failure : str
+            The beginning of an error.
+        asked : str
+            Names what the caller writes to standard input: see `answers`.
 
         Raises
         ------
         UserError
             See `run`. An `EOFError` in the block means that the command has ended, and becomes this one.
         """
+        self._answer = self._place_of_answer(command, asked)
+        if self._answer and self._is_given:
+            with self._given(failure) as talk:
+                yield talk
+        elif self._answer:
+            self._answer.mkdir(parents=True, exist_ok=True)
+            with (self._answer / answers.PRINTED).open("wb") as copy, self._run_here(command, failure) as talk:
+                yield Talk(talk.stdin, answers.Copied(talk.stdout, copy))
+        else:
+            with self._run_here(command, failure) as talk:
+                yield talk
+
+    @contextmanager
+    def _given(self, failure: str) -> Iterator[Talk]:
+        """Give what the command answered on another machine."""
+        assert self._answer
+        with suppress(FileNotFoundError, EOFError), (self._answer / answers.PRINTED).open("rb") as printed:
+            yield Talk(io.BytesIO(), printed)
+            return
+        raise UserError(f"{failure}: the answers that were given of this commit's code have none to this question")
+
+    def _place_of_answer(self, command: Sequence[str | Path], asked: str) -> Path | None:
+        if self.answers is None:
+            return None
+        words = ["python" if word == self.python else str(word) for word in command]
+        inputs = {path: files.md5(self.place / "inputs" / path) for path in self._inputs}
+        return self.answers.place(words, asked, inputs)
+
+    @property
+    def _is_given(self) -> bool:
+        return self.answers is not None and self.answers.are_given
+
+    @contextmanager
+    def _run_here(self, command: Sequence[str | Path], failure: str) -> Iterator[Talk]:
         self._excess = ""
         (self.place / "tmp").mkdir(exist_ok=True)
         outside, inside = os.pipe()  # by which bubblewrap says what it started; it needs a reader until then
@@ -184,7 +232,9 @@ class Room:
         watch.start()
         try:
             with suppress(EOFError, BrokenPipeError):  # it has ended, and below it is said why
-                yield process
+                assert process.stdin
+                assert process.stdout
+                yield Talk(process.stdin, process.stdout)
                 is_whole = True
         except BaseException:
             _kill(process)
@@ -212,22 +262,15 @@ class Room:
         UserError
             If there is none, or anything else than regular files and folders: links and devices lead elsewhere.
         """
+        if self._answer and self._is_given:
+            return answers.regular_files(self._answer / answers.WRITTEN / path, path)
         self._refuse_links(path)
-        top, found = self.folder / path, dict[str, Path]()
-        waiting = [top]
-        while waiting:
-            entry = waiting.pop()
-            name = entry.relative_to(top).as_posix()
-            mode = entry.lstat().st_mode if os.path.lexists(entry) else 0
-            if stat.S_ISDIR(mode):
-                waiting += entry.iterdir()
-            elif stat.S_ISREG(mode) and (entry == top or not dvc_files.leads_out(name)):
-                found["" if entry == top else name] = entry
-            else:
-                what = "was not written" if not mode else "is no regular file"
-                raise UserError(f"{entry.relative_to(self.folder)} {what}: it is not taken")
-            if len(found) + len(waiting) > MAX_FILES:
-                raise UserError(f"{path} holds more than {MAX_FILES:,} files: it is not taken")
+        found = answers.regular_files(self.folder / path, path)
+        if self._answer:
+            for name, file in found.items():
+                kept = self._answer / answers.WRITTEN / path / name
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, kept)
         return found
 
     def _refuse_links(self, path: str) -> None:
@@ -337,7 +380,7 @@ def room(revision: Revision) -> Iterator[Room]:
         index = {"GIT_INDEX_FILE": str(place / "index")}
         git.run("read-tree", "--no-sparse-checkout", revision.sha, variables=index)
         git.run("checkout-index", "--all", "--quiet", f"--prefix={place / 'code'}/", variables=index)
-        found = Room(python, place, place / "code" / git.prefix(), missing() is None)
+        found = Room(python, place, place / "code" / git.prefix(), missing() is None, answers.of(revision.sha))
         found.write(".dvc/config.local", "[cache]\n    dir = cache\n")  # its memo's, which none but this run uses
         workers = revision.params.get("execution", {}).get("workers")
         if isinstance(workers, str) and "://" in workers:  # a cluster
