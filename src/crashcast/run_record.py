@@ -71,16 +71,35 @@ def recorded(name: str) -> Iterator[None]:
             _append(json.dumps(run))
 
 
-def count_partitions(name: str, total: int, remembered: int, rows: int) -> None:
-    """Note how many partitions a run has, how many of them came from the memo, and the rows of all."""
+def count_partitions(name: str, total: int, remembered: int, rows: int, workers: int | None = 1) -> None:
+    """Note how many partitions a run has, how many of them came from the memo, and the rows of all.
+
+    `workers` is the number of processes that computed the rest; None: the machines of a cluster, whose cost is not
+    measured here.
+    """
     _counted.setdefault("partitions", {})[name] = {"total": total, "remembered": remembered}
     _counted["rows"] = rows
+    before = _counted.get("workers", 1)
+    _counted["workers"] = None if workers is None or before is None else max(workers, before)
 
 
-def runs() -> list[Run]:
-    """Return the recorded runs, the oldest first."""
+@contextmanager
+def step(name: str, rows: int) -> Iterator[None]:
+    """Note what the block costs, a part of a run that works on other rows than the rest of it."""
+    clock_s, cpu_s = time.monotonic(), _cpu_s()
+    yield
+    _counted.setdefault("steps", {})[name] = {
+        "rows": rows,
+        "duration_s": round(time.monotonic() - clock_s, 3),
+        "cpu_s": round(_cpu_s() - cpu_s, 3),
+        "peak_memory_bytes": _own_peak_bytes(),
+    }
+
+
+def runs(project: Path = Path()) -> list[Run]:
+    """Return the recorded runs of a project, the oldest first."""
     try:
-        lines = FILE.read_text(encoding="utf-8").splitlines()
+        lines = (project / FILE).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
     found = []
@@ -145,6 +164,10 @@ def _cpu_s() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
+def _own_peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES
+
+
 def _exit_status(error: BaseException) -> int:
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         return error.code or 0
@@ -179,8 +202,7 @@ class _PeakMemory:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        own_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES
-        self.size_bytes = max(self.size_bytes, own_bytes)
+        self.size_bytes = max(self.size_bytes, _own_peak_bytes())
 
     def _watch(self) -> None:
         own = psutil.Process()

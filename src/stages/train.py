@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from crashcast import run_record
 from crashcast.canonical import write_json, write_text
 from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import row_metrics
@@ -70,7 +71,8 @@ def main(
     if train.weigh_by_confidence:
         sample = replace(sample, weight=confidence_weights(sample, incidents, label.lead))
     competing = list(candidates(train.candidates, train.seed))
-    fitted = [fit_to(sample, candidate, columns) for candidate in competing]
+    with run_record.step("fit", len(sample.crash)):
+        fitted = [fit_to(sample, candidate, columns) for candidate in competing]
     of_sample = sample.figures()
     if not train.self_training:
         del sample  # the validation part needs the memory

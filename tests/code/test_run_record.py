@@ -57,6 +57,28 @@ def test_what_one_run_counted_is_not_the_next_ones(project: Path) -> None:
     assert runs()[1].keys() & {"partitions", "rows", "read_bytes"} == set()
 
 
+def test_a_part_of_a_run_and_its_processes_are_noted_apart() -> None:
+    with recorded("train"):
+        count_partitions("clean", total=3, remembered=2, rows=1000, workers=2)
+        count_partitions("label", total=3, remembered=3, rows=1000)
+        with run_record.step("fit", rows=70):
+            exec(BURN)
+        time.sleep(0.5)
+    (run,) = runs()
+    assert run["workers"] == 2
+    fit = run["steps"]["fit"]
+    assert (fit["rows"], fit["peak_memory_bytes"] <= run["peak_memory_bytes"]) == (70, True)
+    assert 0.39 < fit["cpu_s"] <= run["cpu_s"]
+    assert 0.39 < fit["duration_s"] < run["duration_s"] - 0.4
+
+
+def test_the_processes_of_a_cluster_are_not_counted() -> None:
+    with recorded("clean"):
+        count_partitions("evidence", total=3, remembered=0, rows=1000, workers=None)
+        count_partitions("clean", total=3, remembered=2, rows=1000, workers=2)
+    assert runs()[0]["workers"] is None
+
+
 @pytest.mark.parametrize(
     ("error", "status"), [(SystemExit(2), 2), (SystemExit("why"), 1), (SystemExit(None), 0), (KeyError("x"), 1)]
 )

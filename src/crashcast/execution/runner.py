@@ -70,11 +70,13 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
             found = _recall_all(store, cluster, keys, stage, tasks, aside)
         missing = [index for index, counts in enumerate(found) if counts is None]
         waiting = [tasks[index] for index in missing]
+        workers: int | None = None
         if cluster and missing:
             results = cluster.compute_all(stage, compute, waiting, [keys[index] for index in missing], aside)
         else:
             size = sum(signatures[path].size_bytes for path in {path for task in waiting for path in task.files})
-            results = _compute_all(compute, waiting, aside, min(_workers(execution, size), len(missing)))
+            workers = max(1, min(_workers(execution, size), len(missing)))
+            results = _compute_all(compute, waiting, aside, workers)
         with progress(stage, len(missing), "partition") as advance, closing(results):
             for position, counts in results:
                 index = missing[position]
@@ -95,7 +97,7 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
     )
     done = [counts for counts in found if counts is not None]
     rows = sum(counts.get("rows", 0) for counts in done)
-    run_record.count_partitions(stage, len(tasks), len(tasks) - len(missing), rows)
+    run_record.count_partitions(stage, len(tasks), len(tasks) - len(missing), rows, workers)
     return done
 
 
