@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from crashcast.cli.shared import parsed_duration
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -17,16 +19,10 @@ commands.add_typer(annotate, name="annotate")
 DAY = timedelta(days=1)
 
 
-def _duration(text: str | timedelta) -> timedelta:
-    from crashcast.params.base import parse_duration
-
-    return parse_duration(text)
-
-
 Window = Annotated[
     timedelta,
     typer.Option(
-        parser=_duration,
+        parser=parsed_duration,
         metavar="DURATION",
         show_default="1d",
         help="The period of one server that gets one label. Always use the same.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -11,6 +12,13 @@ from crashcast.canonical import SIGNIFICANT_DIGITS, json_text
 
 Result = TypeVar("Result")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def parsed_duration(text: str | timedelta) -> timedelta:
+    """Turn an option's text, or its default, into a duration."""
+    from crashcast.params.base import parse_duration
+
+    return parse_duration(text)
 
 
 def print_result(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crashcast.cli.operate import Textfile
-from crashcast.cli.shared import AsJson, print_result
+from crashcast.cli.shared import AsJson, parsed_duration, print_result
 from crashcast.watch.steps import Step
 
 if TYPE_CHECKING:
@@ -131,6 +132,49 @@ def retrain(
     done = retraining.retrain(reason, not no_collect, only, api)
     print(done.text)
     raise typer.Exit(done.status)
+
+
+@commands.command()
+def plan(
+    projects: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PROJECT]...", help="Plan these projects together.")
+    ] = None,
+    servers: Annotated[int | None, typer.Option(min=1, help="The fleet from now on.", show_default="as now")] = None,
+    interval: Annotated[
+        timedelta | None,
+        typer.Option(parser=parsed_duration, metavar="DURATION", help="The cadence of rows.", show_default="as now"),
+    ] = None,
+    months: Annotated[
+        float | None, typer.Option(min=0.1, help="The history at the start of the year.", show_default="as now")
+    ] = None,
+    metrics: Annotated[int | None, typer.Option(min=1, help="Their number.", show_default="as now")] = None,
+    retrain_every: Annotated[
+        timedelta | None,
+        typer.Option(parser=parsed_duration, metavar="DURATION", show_default="params.yaml: retrain.max_age"),
+    ] = None,
+    measure_decay: Annotated[
+        bool, typer.Option("--measure-decay", help="First fit models of several ages, and keep what they reach.")
+    ] = False,
+    budget_hours: Annotated[
+        float | None, typer.Option(min=0, help="With projects: people's hours in the year.")
+    ] = None,
+    budget_money: Annotated[float | None, typer.Option(min=0, help="With projects: money in the year.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Write one page with pictures.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Forecast the next 12 months from recorded runs: computers, storage, people, money (docs/planning.md)."""
+    from crashcast.planning import command
+    from crashcast.planning.forecast import Growth
+
+    growth = Growth(servers, interval, months, metrics, retrain_every)
+    content, reports = (
+        command.portfolio(projects, growth, budget_hours, budget_money)
+        if projects
+        else command.this_project(growth, measure_decay)
+    )
+    if page is not None:
+        command.write_page(reports, page)
+    print_result(content, as_json, dict, lambda _, console: command.show(reports, console))
 
 
 def _in_use(command: str, revision: str | None) -> tuple[Deployment, Revision]:

@@ -1,0 +1,66 @@
+"""What `crashcast plan` does: a plan of this project, or of several together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from crashcast.errors import UserError
+from crashcast.planning import decay, label_sources, output, report
+from crashcast.planning import portfolio as together
+from crashcast.planning.forecast import Growth, forecast, read_project
+from crashcast.planning.report import Report
+
+Result = tuple[dict[str, Any], list[Report]]
+
+
+def this_project(growth: Growth, measure_decay: bool) -> Result:
+    """Plan this project; return the plan as plain values and as a report."""
+    found = forecast(read_project(), growth)
+    if measure_decay:
+        decay.write(decay.measure_decay())
+    aged, content, shown = decay.read(), output.as_json(found), output.report(found)
+    if aged is None:
+        shown.notes.append("How often a retraining pays: `crashcast plan --measure-decay` measures how models age.")
+    else:
+        prices = found.project.plan.prices
+        options = decay.cadences(aged.loss, found.crashes_a_year, found.retraining_hours, found.retraining_money)
+        told = decay.block(aged, options, prices.missed_crash, prices.currency, found.times)
+        shown.blocks.extend([decay.recall_block(aged), told])
+        content["decay"] = {"loss": aged.loss._asdict(), "ages": aged.ages}
+    shown.blocks.append(label_sources.block(found))
+    return content, [shown]
+
+
+def portfolio(
+    projects: Sequence[Path], growth: Growth, budget_hours: float | None, budget_money: float | None
+) -> Result:
+    """Plan several projects together.
+
+    Raises
+    ------
+    UserError
+        If options of one fleet's growth are given, or two projects have the same name.
+    """
+    if any(growth[:-1]):
+        raise UserError("--servers, --interval, --months and --metrics are of one project: run it in its folder")
+    names = [folder.resolve().name for folder in projects]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"two projects are called {twice[0]}: the plan names them by their folders")
+    members = [together.Member(forecast(read_project(folder), growth), decay.read(folder)) for folder in projects]
+    found = together.plan(members, budget_hours, budget_money)
+    content = together.as_json(found) | {"plans": [output.as_json(member.forecast) for member in members]}
+    return content, [together.report(found), *(output.report(member.forecast) for member in members)]
+
+
+def show(reports: Sequence[Report], console: Console) -> None:
+    """Print the first report: of a portfolio the page and --json have each project's own."""
+    report.show(reports[0], console)
+
+
+def write_page(reports: Sequence[Report], path: Path) -> None:
+    """Write all reports as one page."""
+    report.write([*reports], path)

@@ -1,0 +1,221 @@
+"""How fast a model ages, and how often it pays to train it again.
+
+Models whose training data ended 0, 1, 2 and 3 months earlier are fitted to as many months each, and measured on the
+same rows, those of validation. The slope of event recall over age, with the interval of the paired replicates, is the
+decay. What a retraining brings beyond that, because there are more data, `crashcast learning-curve` estimates.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from crashcast import tables
+from crashcast.annotation.refitting import FEATURES, FIGURES, SPLIT, chosen_candidate, measure, training_sample
+from crashcast.canonical import write_json
+from crashcast.errors import UserError
+from crashcast.modeling.bootstrap import Floats, percentile_interval
+from crashcast.modeling.model import fit
+from crashcast.modeling.sampling import feature_names
+from crashcast.modeling.split_rule import period, read_rule
+from crashcast.params.train import Train
+from crashcast.planning.cost_model import CONFIDENCE, Estimate
+from crashcast.planning.report import Block
+from crashcast.planning.run_cost import MONTH
+
+PATH = Path("reports/plan/decay.json")
+AGES = (0, 1, 2, 3)  # months
+LEAST_MONTHS = 1.0  # of training data for each model
+
+
+@dataclass(frozen=True)
+class Decay:
+    """What models of several ages reach on the same rows.
+
+    Attributes
+    ----------
+    months : float
+        Of training data, for each model.
+    until : str
+        When the newest training data ended.
+    ages : list of dict
+        `age` in months, and each of `pr_auc` and `event_recall` with `_low` and `_high`.
+    loss : Estimate
+        Of event recall a month; above 0 if older models are worse.
+    """
+
+    months: float
+    until: str
+    ages: list[dict[str, float]]
+    loss: Estimate
+
+
+def measure_decay() -> Decay:
+    """Fit the models and measure them; takes as long as some fits, and a pass over the validation part for each.
+
+    Raises
+    ------
+    UserError
+        If the training part is too short.
+    """
+    rule, columns, train = read_rule(SPLIT), feature_names(FEATURES), Train.read()
+    start, end = period(rule, "train")
+    months = (end - start) / MONTH - AGES[-1]
+    if rule["method"] != "time" or months < LEAST_MONTHS:
+        raise UserError(
+            f"the decay needs `split.method: time` and {AGES[-1] + LEAST_MONTHS:g} months of training data or more"
+        )
+    candidate, sample = chosen_candidate(train), training_sample(train)
+    models = []
+    for age in AGES:
+        first, last = tables.utc(end - (age + months) * MONTH, end - age * MONTH)
+        inside = sample.keys.select(pl.col("timestamp").is_between(first, last)).to_series().to_numpy()
+        models.append(fit(candidate, columns, sample.values[inside], sample.crash[inside], sample.share))
+    measured = [*measure(rule, columns, [model.log_odds for model in models])]
+    ages = []
+    for age, found in zip(AGES, measured, strict=True):
+        row: dict[str, float] = {"age": age}
+        for figure in FIGURES:
+            value, replicates = found[figure]
+            low, high, _ = percentile_interval(replicates, CONFIDENCE)
+            row |= {figure: value, f"{figure}_low": low, f"{figure}_high": high}
+        ages.append(row)
+    recalls = np.array([np.append(*found["event_recall"]) for found in measured])  # the value, then its replicates
+    losses = -_slope(np.array(AGES, dtype=np.float64), recalls)
+    low, high, _ = percentile_interval(losses[1:], CONFIDENCE)
+    return Decay(months, end.isoformat(), ages, Estimate(float(losses[0]), low, high))
+
+
+def _slope(x: Floats, y: Floats) -> Floats:
+    """Return the least-squares slope of each column of y, shape (n, r)."""
+    centred = x - x.mean()
+    slope: Floats = centred @ y / np.sum(centred**2)
+    return slope
+
+
+def write(found: Decay) -> None:
+    """Keep what was measured, for later plans."""
+    PATH.parent.mkdir(parents=True, exist_ok=True)
+    loss = found.loss._asdict()
+    write_json(PATH, {"months": found.months, "until": found.until, "ages": found.ages, "loss": loss})
+
+
+def read(project: Path = Path()) -> Decay | None:
+    """Return what was measured last; None if nothing was."""
+    try:
+        content: dict[str, Any] = json.loads((project / PATH).read_text(encoding="utf-8"))
+        return Decay(content["months"], content["until"], content["ages"], Estimate(**content["loss"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{project / PATH} is unreadable ({error}): `crashcast plan --measure-decay` writes it"
+        ) from None
+
+
+class Cadence(NamedTuple):
+    """What a number of retrainings a year costs.
+
+    Attributes
+    ----------
+    times : int
+        Retrainings in the year, evenly spaced.
+    missed : Estimate
+        Crashes missed in the year because the model has aged.
+    hours, money : float
+        Of the retrainings; money None if a price is missing.
+    """
+
+    times: int
+    missed: Estimate
+    hours: float
+    money: float | None
+
+    def total(self, missed_crash: float) -> Estimate:
+        """Return the cost of the year, with a price for a missed crash in the unit of `money`."""
+        assert self.money is not None
+        return self.missed * missed_crash + Estimate(self.money, self.money, self.money)
+
+
+def mean_age(times: int) -> float:
+    """Return the mean age in months of a model that is trained again so many times a year, evenly spaced."""
+    return 12 / (times + 1) / 2
+
+
+def cadences(loss: Estimate, crashes_a_year: float, hours: float, money: float | None) -> list[Cadence]:
+    """Return what 0 to 12 and 26 or 52 retrainings a year cost.
+
+    Parameters
+    ----------
+    loss : Estimate
+        Of event recall for each month of age; a gain with age counts as no loss.
+    crashes_a_year : float
+    hours, money : float
+        Of one retraining.
+    """
+    low, value, high = (max(0.0, getattr(loss, end)) for end in ("low", "value", "high"))
+    found = []
+    for times in (*range(13), 26, 52):
+        missed = Estimate(value, low, high) * (mean_age(times) * crashes_a_year)
+        found.append(Cadence(times, missed, times * hours, None if money is None else times * money))
+    return found
+
+
+def best(found: list[Cadence], missed_crash: float, end: str = "value") -> int:
+    """Return the number of retrainings a year that costs least, by the value or a limit of the decay."""
+    return min(found, key=lambda one: getattr(one.total(missed_crash), end)).times
+
+
+def block(found: Decay, options: list[Cadence], missed_crash: float | None, currency: str, now: int) -> Block:
+    """Word what each cadence costs, and which one pays."""
+    has_money = missed_crash is not None and options[0].money is not None
+    rows = []
+    for one in options:
+        money = one.total(missed_crash) if has_money and missed_crash is not None else None
+        rows.append(
+            (
+                f"{one.times}{' (now)' if one.times == now else ''}",
+                f"{mean_age(one.times):.2g}",
+                f"{one.missed.value:,.1f} ({one.missed.low:,.1f} to {one.missed.high:,.1f})",
+                f"{one.hours:,.1f}",
+                "" if money is None else f"{money.value:,.0f} ({money.low:,.0f} to {money.high:,.0f})",
+            )
+        )
+    header = ("retrainings a year", "mean age, months", "crashes missed by age", "people's hours", currency)
+    loss = found.loss
+    words = (
+        f"Event recall falls by {100 * loss.value:.2g} points a month ({100 * loss.low:.2g} to {100 * loss.high:.2g}): "
+        f"models fitted to {found.months:.2g} months each, the newest until {found.until[:10]}, on the same rows. "
+        "Crashes missed = fall x mean age x crashes a year; mean age = 6 / (retrainings + 1)."
+    )
+    if loss.low <= 0:
+        words += " The interval includes no decay: it is not shown that retraining for age alone pays."
+    if has_money and missed_crash is not None:
+        limits = [best(options, missed_crash, end) for end in ("low", "high")]
+        words += (
+            f" Cheapest: {best(options, missed_crash)} a year (by the limits of the decay {limits[0]} to {limits[1]})."
+        )
+    elif (gain := options[0].missed.value - options[1].missed.value) > 0:
+        each = options[1].hours - options[0].hours
+        words += (
+            f" The first retraining of the year pays if a missed crash costs more than {each / gain:.2g} hours of work "
+            f"({each:.3g} h / {gain:.3g} crashes); plan.prices in params.yaml make it money."
+        )
+    return Block(header, rows, 4, words)
+
+
+def recall_block(found: Decay) -> Block:
+    """Word what models of several ages reach."""
+    rows = [
+        (
+            f"{one['age']:g}",
+            *(f"{one[name]:.3f} ({one[f'{name}_low']:.3f} to {one[f'{name}_high']:.3f})" for name in FIGURES),
+        )
+        for one in found.ages
+    ]
+    return Block(("age of the model, months", "PR-AUC", "event recall"), rows, 2)

@@ -1,0 +1,95 @@
+"""The record of runs as measurements that a cost model can be fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from crashcast.run_record import Run, is_failed
+
+DATA_STAGES = ("validate", "clean", "label", "featurize")  # which work partition by partition
+MODEL_STAGES = ("split", "train", "evaluate")
+FIT = "train: fit"
+REVIEW, TICK = "review", "tick"
+PARTS = (*DATA_STAGES, "split", "train", FIT, "evaluate")  # of a run of the pipeline
+KNOWN = {*DATA_STAGES, *MODEL_STAGES, REVIEW, TICK}
+
+
+class Measured(NamedTuple):
+    """One run of a part of the pipeline.
+
+    Attributes
+    ----------
+    part : str
+        A stage, `train: fit`, `review` or `tick`. `train` is all of the stage but the fits.
+    rows : float
+        Rows of its table, or of the fleet's if it has none; of `train: fit` the rows that it was fitted to.
+    computed : float
+        Those that were computed, not remembered.
+    partitions : int
+        Of the table.
+    workers : int
+        Processes at work side by side.
+    cpu_s, wall_s, peak_bytes : float
+    written_bytes, read_bytes : float or None
+        The sizes of all outputs and of all inputs.
+    """
+
+    part: str
+    rows: float
+    computed: float
+    partitions: int
+    workers: int
+    cpu_s: float
+    wall_s: float
+    peak_bytes: float
+    written_bytes: float | None = None
+    read_bytes: float | None = None
+
+
+def measurements(runs: Iterable[Run]) -> Iterator[Measured]:
+    """Yield what can be compared: runs that succeeded, on this machine, of a known number of rows.
+
+    A stage without a table of its own, such as train, has the rows of the last run of `label` before it.
+    """
+    fleet: tuple[float, int] | None = None  # rows and partitions
+    for run in runs:
+        if is_failed(run) or run["name"] not in KNOWN or run.get("workers", 1) is None:
+            continue
+        part, counts = run["name"], run.get("partitions", {}).values()
+        total, remembered = (sum(one[key] for one in counts) for key in ("total", "remembered"))
+        if part in DATA_STAGES:
+            if not total or "workers" not in run:  # of an older version, which did not count processes
+                continue
+            rows, partitions = run["rows"], max(one["total"] for one in counts)
+            computed = rows * (1 - remembered / total)
+            if part == "label":
+                fleet = rows, partitions
+        elif part == TICK:
+            rows, partitions, computed = 0, 0, 0
+        elif fleet is None:
+            continue
+        else:
+            (rows, partitions), computed = fleet, fleet[0]
+        costs = {key: run[key] for key in ("cpu_s", "duration_s")}
+        if fit := run.get("steps", {}).get("fit"):
+            costs = {key: cost - fit[key] for key, cost in costs.items()}
+            yield _measured(FIT, fit["rows"], fit["rows"], partitions, fit)
+        elif part == "train":
+            continue  # of an older version, which did not tell the fits apart
+        yield _measured(part, rows, computed, partitions, run | costs)
+
+
+def _measured(part: str, rows: float, computed: float, partitions: int, run: dict[str, Any]) -> Measured:
+    return Measured(
+        part,
+        rows,
+        computed,
+        partitions,
+        run.get("workers", 1),
+        run["cpu_s"],
+        run["duration_s"],
+        run["peak_memory_bytes"],
+        run.get("written_bytes"),
+        run.get("read_bytes"),
+    )

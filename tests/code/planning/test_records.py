@@ -1,0 +1,52 @@
+"""What the record of runs says of each part of the pipeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from crashcast.planning.records import FIT, measurements
+
+
+def run(name: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "exit_status": 0, "cpu_s": 8.0, "duration_s": 5.0, "peak_memory_bytes": 10, **more}
+
+
+def table(name: str, rows: int, total: int, remembered: int, **more: Any) -> dict[str, Any]:
+    parts = {name: {"total": total, "remembered": remembered}}
+    return run(name, rows=rows, partitions=parts, workers=1, **more)
+
+
+FITTED = {"fit": {"rows": 70, "cpu_s": 6.0, "duration_s": 4.0, "peak_memory_bytes": 9}}
+
+
+def test_remembered_partitions_are_no_work() -> None:
+    (one,) = measurements([table("clean", rows=800, total=8, remembered=6)])
+    assert (one.rows, one.computed, one.partitions) == (800, 200, 8)
+
+
+def test_a_stage_without_a_table_has_the_rows_of_the_last_labels() -> None:
+    runs = [table("label", 800, 8, 0), run("train", steps=FITTED), table("label", 900, 9, 8), run("evaluate")]
+    _, fit, train, _, evaluate = measurements(runs)
+    assert (fit.part, fit.rows, fit.cpu_s, fit.peak_bytes) == (FIT, 70, 6.0, 9)
+    assert (train.part, train.rows, train.cpu_s, train.wall_s) == ("train", 800, 2.0, 1.0)
+    assert (evaluate.rows, evaluate.partitions) == (900, 9)
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [run("evaluate")],  # of an unknown number of rows
+        [table("clean", 800, 8, 0, exit_status=2)],
+        [{**table("clean", 800, 8, 0), "workers": None}],  # on a cluster
+        [run("collect")],
+        [run("clean", rows=800, partitions={"clean": {"total": 8, "remembered": 0}})],  # by an older version
+    ],
+)
+def test_what_cannot_be_compared_is_left_out(runs: list[dict[str, Any]]) -> None:
+    assert [*measurements(runs)] == []
+
+
+def test_a_failed_run_gives_no_rows_to_those_after_it() -> None:
+    assert [*measurements([table("label", 800, 8, 0, exit_status=1), run("evaluate")])] == []
