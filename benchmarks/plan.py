@@ -45,6 +45,7 @@ CASES = {
     "3 times the history, 380 servers": (SMALL, (380, 12)),
     "4 times the servers": ([*SMALL, (100, 12), (380, 12)], (1500, 4)),
     "15 times the servers": ([(100, months) for months in (2, 4, 12)], (1500, 4)),
+    "26 times the servers": ([size for size in SIZES if size[0] <= 380], LARGE[0]),
     "3 times the history, from runs of one size": ([(380, 4)], (380, 12)),
 }
 Figures = dict[str, Any]
@@ -64,16 +65,16 @@ def main() -> None:
 
 def run_missing(folder: Path | None) -> None:
     """Run every size that the results do not hold, and add it at once."""
-    for number in range(ROUNDS):
-        for servers, months in SIZES:
-            found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
-            name = f"{servers} servers, {months} months, round {number + 1}"
-            if name in found["runs"]:
-                continue
-            with tempfile.TemporaryDirectory(dir=folder) as place:
-                found["runs"][name] = {"servers": servers, "months": months, **measured(Path(place), servers, months)}
-            write_json(RESULTS, found)
-            print(f"{name}: done", file=sys.stderr)
+    rounds = [(*size, number) for number in range(1, ROUNDS + 1) for size in SIZES]
+    for servers, months, number in [*rounds, (*LARGE[0], 1)]:
+        found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
+        name = f"{servers} servers, {months} months, round {number}"
+        if name in found["runs"]:
+            continue
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            found["runs"][name] = {"servers": servers, "months": months, **measured(Path(place), servers, months)}
+        write_json(RESULTS, found)
+        print(f"{name}: done", file=sys.stderr)
 
 
 def measured(folder: Path, servers: int, months: int) -> dict[str, Any]:

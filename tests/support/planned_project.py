@@ -13,7 +13,8 @@ from crashcast.params.features import Features
 from crashcast.params.label import Label
 from crashcast.params.plan import Plan
 from crashcast.params.retrain import Retrain
-from crashcast.planning.forecast import Forecast, Growth, Project, forecast
+from crashcast.planning.forecast import Forecast, Growth, forecast
+from crashcast.planning.project import Project
 from crashcast.planning.records import DATA_STAGES, FIT, PARTS, Measured
 from crashcast.planning.run_cost import Size
 

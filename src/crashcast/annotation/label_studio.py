@@ -135,6 +135,7 @@ class _Annotation(BaseModel):
     was_cancelled: bool = False
     created_at: AwareDatetime
     updated_at: AwareDatetime | None = None
+    lead_time: float | None = None  # seconds
 
 
 class _Window(BaseModel):
@@ -193,6 +194,18 @@ def read_export(path: Path, interval: timedelta) -> Export:
         more = f"\n... and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
         raise UserError(f"{path}: nothing was imported:\n" + "\n".join(problems[:MAX_SHOWN]) + more)
     return Export(pl.DataFrame(rows, schema=ANNOTATIONS, orient="row"), unanswered, skipped)
+
+
+def lead_times_s(path: Path) -> list[float]:
+    """Return how many seconds each answer of an export took, if Label Studio knows it.
+
+    Raises
+    ------
+    UserError
+        If the file is no such export.
+    """
+    answers = [one for task in _parse(path) for one in task.annotations if not one.was_cancelled]
+    return [one.lead_time for one in answers if one.lead_time is not None]
 
 
 def _parse(path: Path) -> list[_Task]:

@@ -155,6 +155,9 @@ def plan(
     measure_decay: Annotated[
         bool, typer.Option("--measure-decay", help="First fit models of several ages, and keep what they reach.")
     ] = False,
+    answers: Annotated[
+        Path | None, typer.Option(help="Label Studio's export as JSON, which tells how long an answer takes.")
+    ] = None,
     budget_hours: Annotated[
         float | None, typer.Option(min=0, help="With projects: people's hours in the year.")
     ] = None,
@@ -170,7 +173,7 @@ def plan(
     content, reports = (
         command.portfolio(projects, growth, budget_hours, budget_money)
         if projects
-        else command.this_project(growth, measure_decay)
+        else command.this_project(growth, measure_decay, answers)
     )
     if page is not None:
         command.write_page(reports, page)

@@ -11,15 +11,26 @@ from rich.console import Console
 from crashcast.errors import UserError
 from crashcast.planning import decay, label_sources, output, report
 from crashcast.planning import portfolio as together
-from crashcast.planning.forecast import Growth, forecast, read_project
+from crashcast.planning.forecast import Growth, forecast
+from crashcast.planning.project import read_project
 from crashcast.planning.report import Report
 
 Result = tuple[dict[str, Any], list[Report]]
 
 
-def this_project(growth: Growth, measure_decay: bool) -> Result:
-    """Plan this project; return the plan as plain values and as a report."""
-    found = forecast(read_project(), growth)
+def this_project(growth: Growth, measure_decay: bool, answers: Path | None) -> Result:
+    """Plan this project; return the plan as plain values and as a report.
+
+    Parameters
+    ----------
+    growth : Growth
+    measure_decay : bool
+        Measure the decay first.
+    answers : Path, optional
+        Label Studio's export, which tells how long an answer takes.
+    """
+    project = read_project()
+    found = forecast(project.with_lead_times(answers) if answers else project, growth)
     if measure_decay:
         decay.write(decay.measure_decay())
     aged, content, shown = decay.read(), output.as_json(found), output.report(found)

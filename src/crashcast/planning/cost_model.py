@@ -50,6 +50,11 @@ class Estimate(NamedTuple):
 NOTHING = Estimate(0.0, 0.0, 0.0)
 
 
+def exactly(value: float) -> Estimate:
+    """Return a value that is counted or assumed, not measured."""
+    return Estimate(value, value, value)
+
+
 @dataclass(frozen=True)
 class CostModel:
     """A fitted model.

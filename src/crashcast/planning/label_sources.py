@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from crashcast.planning.forecast import HOUR, Forecast
+from crashcast.planning.forecast import Forecast
+from crashcast.planning.machine import HOUR
 from crashcast.planning.report import Block
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
@@ -37,7 +38,7 @@ def block(found: Forecast, project: Path = Path()) -> Block:
     ]
     note = (
         "Gains in PR-AUC are means over ten demo fleets with 95 % intervals, except where a file of this project is "
-        f"named. An answer takes {found.project.plan.hours.answer / HOUR:.3g} h (plan.hours.answer, assumed)."
+        f"named. An answer takes {found.project.plan.hours.answer / HOUR:.3g} h ({found.project.answers})."
     )
     return Block(("more labels from", "people's hours", currency, "what it bought", "measured by"), rows, 2, note)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from crashcast.params.base import format_duration
 from crashcast.planning.cost_model import CONFIDENCE, Estimate
-from crashcast.planning.forecast import GB, Forecast, Limit, Line
+from crashcast.planning.forecast import Forecast, Line
+from crashcast.planning.machine import GB, Limit
 from crashcast.planning.report import Block, Report
 from crashcast.planning.run_cost import Cost, highest, total
 from crashcast.text import counted

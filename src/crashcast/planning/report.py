@@ -87,7 +87,7 @@ def write(reports: list[Report], path: Path) -> None:
     text = environment.get_template("page.html").render(
         style=Markup(style),  # our own
         policy=f"default-src 'none'; style-src {html_templates.source(style)}; base-uri 'none'; form-action 'none'",
-        reports=[(report, [_draw(curve) for curve in report.curves]) for report in reports],
+        reports=[(report, [(curve.title, _draw(curve)) for curve in report.curves]) for report in reports],
     )
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from planned_project import RATES, SIZE, forecast_of, project
 
 from crashcast.params.plan import Plan, Prices
 from crashcast.planning import output
-from crashcast.planning.forecast import GB, PAGE, RETRAINING, Growth, Need, _mend, forecast
+from crashcast.planning.forecast import ANSWER, PAGE, RETRAINING, Growth, forecast
+from crashcast.planning.machine import GB, Need, _mend
 from crashcast.planning.records import FIT
 from crashcast.planning.run_cost import RunModel, total
 
@@ -68,6 +70,14 @@ def test_without_prices_there_is_no_money() -> None:
     assert forecast_of().money is None
     assert forecast_of().retraining_money is None
     assert any("9 prices missing" in row for row in output.report(forecast_of()).blocks[1].rows[-1])
+
+
+def test_the_time_of_an_answer_comes_from_label_studio() -> None:
+    export = Path(__file__).parents[2] / "data" / "label_studio" / "export.json"
+    asked = project(answers_a_month=600).with_lead_times(export)
+    line = next(line for line in forecast(asked, Growth()).lines if line.name == ANSWER)
+    assert line.amount.value == pytest.approx(12 * 600 * 12.5 / 3600)  # each took 12.5 s
+    assert line.source.endswith("median of 5 answers in export.json")
 
 
 def test_a_fleet_too_large_for_the_machine_is_told_what_mends_it() -> None:
