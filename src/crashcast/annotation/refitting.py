@@ -77,7 +77,8 @@ def measure(rule: dict[str, Any], columns: list[str], scorers: list[Scorer]) -> 
     validation = score_validation(FEATURES, LABELS, rule, columns, scorers, covered, budget, window)
     servers = validation.rows["server_id"].cast(pl.String)
     draws = TwoWayDraws.draw(servers, validation.period, evaluate.block, REPLICATES, evaluate.seed)
-    cells = draws.cells(servers, validation.rows["timestamp"])
+    known = validation.rows.filter(validation.known)
+    cells = draws.cells(known["server_id"].cast(pl.String), known["timestamp"])
     for number in range(len(scorers)):
         scores = validation.scores(number)
         _, judgement = validation.at_budget(scores)
@@ -85,6 +86,7 @@ def measure(rule: dict[str, Any], columns: list[str], scorers: list[Scorer]) -> 
         of_crash = draws.cells(crashes["server_id"], crashes["last_warning_at"])
         caught = total_replicates(crashes["caught"].to_numpy(), of_crash, draws)
         total = total_replicates(np.ones(crashes.height), of_crash, draws)
+        scores = scores[validation.known]
         pr_auc, steps = row_metrics.pr_auc(validation.labels, scores), row_metrics.steps_of(validation.labels, scores)
         yield {
             "pr_auc": (pr_auc, pr_auc_replicates(validation.labels, steps, cells, draws)),
