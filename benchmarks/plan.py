@@ -98,6 +98,7 @@ def report() -> None:
     runs = list(found["runs"].values())
     compared = {name: compare(runs, *sizes) for name, sizes in CASES.items()}
     found |= {"compared": compared, "summary": summary(compared), "large": large(runs)}
+    found["beside_an_earlier_version"] = earlier_version(found["large"][f"{LARGE[1][0]} servers, {LARGE[1][1]} months"])
     write_json(RESULTS, found)
     show(found)
 
@@ -177,6 +178,20 @@ def large(runs: list[Figures]) -> Figures:
     return found
 
 
+def earlier_version(forecast: Figures) -> Figures:
+    """Put the forecast of the data stages beside what benchmarks/scale.py recorded of an earlier version."""
+    recorded = json.loads(RESULTS.with_name("scale.json").read_text())["append"]["rebuild"]
+    found = {}
+    for stage, cost in recorded["stages"].items():
+        value = forecast["value, low, high"][stage]["cpu_s"]
+        found[stage] = {"forecast": value, "recorded": cost["cpu_s"], "error": value[0] / cost["cpu_s"] - 1}
+    found["peak_bytes"] = {
+        "forecast": forecast["value, low, high"]["all"]["peak_bytes"],
+        "recorded": recorded["all_processes_mib"] * 2**20,
+    }
+    return found
+
+
 def show(found: Figures) -> None:
     """Draw the comparison."""
     for case, rows in found["compared"].items():
@@ -190,6 +205,7 @@ def show(found: Figures) -> None:
             )  # fmt: skip
         Console().print(table)
     Console().print(found["summary"])
+    Console().print(found["beside_an_earlier_version"])
     for name, size in found["large"].items():
         whole = size["value, low, high"]["all"]
         Console().print(name, {figure: [float(f"{one:.3g}") for one in values] for figure, values in whole.items()})

@@ -32,7 +32,9 @@ def measured(size: Size) -> list[Measured]:
         held = rows / size.partitions if part in DATA_STAGES else rows
         written = None if part == FIT else 10.0 * rows
         found.append(
-            Measured(part, rows, rows, size.partitions, 1, cpu_s, cpu_s, 2e8 + 100 * held, written, 5.0 * rows)
+            Measured(
+                part, rows, rows, size.rows, size.partitions, 1, cpu_s, cpu_s, 2e8 + 100 * held, written, 5.0 * rows
+            )
         )
     return found
 

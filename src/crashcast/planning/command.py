@@ -38,7 +38,8 @@ def this_project(growth: Growth, measure_decay: bool, answers: Path | None) -> R
         shown.notes.append("How often a retraining pays: `crashcast plan --measure-decay` measures how models age.")
     else:
         prices = found.project.plan.prices
-        options = decay.cadences(aged.loss, found.crashes_a_year, found.retraining_hours, found.retraining_money)
+        costs = found.retraining_hours, found.retraining_money, found.times
+        options = decay.cadences(aged.loss, found.crashes_a_year, *costs)
         told = decay.block(aged, options, prices.missed_crash, prices.currency, found.times)
         shown.blocks.extend([decay.recall_block(aged), told])
         content["decay"] = {"loss": aged.loss._asdict(), "ages": aged.ages}

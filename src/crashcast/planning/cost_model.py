@@ -24,6 +24,7 @@ USUAL_ERROR, OF_RUNS = 0.1, 4  # prior of the relative error: that of so many ru
 # 22 % off, which is 7 % for each of 3.3 factors
 ERROR_OF_GROWTH = 0.07
 USUAL_POWER = 0.4, 0.2  # of memory: prior mean and standard deviation
+CERTAIN = 0.01  # an error so small that runs outweigh every prior
 FAR = 3.0  # times the largest run: an extrapolation
 
 
@@ -97,13 +98,15 @@ class CostModel:
         known = [(place, value) for place, value in enumerate(prior) if value is not None]
         priors = np.array([np.eye(x.shape[1])[place] / value for place, value in known]).reshape(-1, x.shape[1])
         freedom = OF_RUNS + max(0, len(y) - x.shape[1])
-        error = USUAL_ERROR
-        for _ in range(3):  # the error weighs runs against priors
+
+        def solve(error: float) -> tuple[Floats, Floats]:
             rows = np.vstack([x / y[:, None] / error, priors])
-            rates, _residual = optimize.nnls(rows, np.append(np.full(len(y), 1 / error), np.ones(len(priors))))
-            missed = np.sum((1 - x @ rates / y) ** 2)
-            error = float(np.sqrt((OF_RUNS * USUAL_ERROR**2 + missed) / freedom))
-        covariance = np.linalg.pinv(rows.T @ rows)
+            rates, _ = optimize.nnls(rows, np.append(np.full(len(y), 1 / error), np.ones(len(priors))))
+            return rates, np.linalg.pinv(rows.T @ rows)
+
+        rates, _ = solve(CERTAIN)  # the runs' own error, free of priors
+        error = float(np.sqrt((OF_RUNS * USUAL_ERROR**2 + np.sum((1 - x @ rates / y) ** 2)) / freedom))
+        rates, covariance = solve(error)
         return cls(rates, covariance, error, freedom, float(np.max(x @ rates)), len(y))
 
     def predict(self, predictors: Sequence[float]) -> Estimate:
@@ -146,12 +149,18 @@ class PowerModel:
         """Fit to the costs of runs with so many million rows."""
         x, y = np.column_stack([np.ones(len(rows)), np.log(rows)]), np.log(np.array(costs, dtype=np.float64))
         power, deviation = USUAL_POWER
-        freedom, error = OF_RUNS + max(0, len(y) - 2), USUAL_ERROR
-        for _ in range(3):
+        freedom = OF_RUNS + max(0, len(y) - 2)
+
+        def solve(error: float) -> tuple[Floats, Floats]:
             weighed = np.vstack([x / error, [0, 1 / deviation]])
-            found = optimize.lsq_linear(weighed, np.append(y / error, power / deviation), ([-np.inf, 0], [np.inf, 1]))
-            error = float(np.sqrt((OF_RUNS * USUAL_ERROR**2 + np.sum((y - x @ found.x) ** 2)) / freedom))
-        return cls(found.x, np.linalg.inv(weighed.T @ weighed), error, freedom, max(rows))
+            limits = [-np.inf, 0], [np.inf, 1]
+            rates: Floats = optimize.lsq_linear(weighed, np.append(y / error, power / deviation), limits).x
+            return rates, np.linalg.inv(weighed.T @ weighed)
+
+        rates, _ = solve(CERTAIN)
+        error = float(np.sqrt((OF_RUNS * USUAL_ERROR**2 + np.sum((y - x @ rates) ** 2)) / freedom))
+        rates, covariance = solve(error)
+        return cls(rates, covariance, error, freedom, max(rows))
 
     def predict(self, rows: float) -> Estimate:
         """Forecast the cost of so many million rows, with its prediction interval."""

@@ -30,6 +30,7 @@ from crashcast.planning.run_cost import MONTH
 
 PATH = Path("reports/plan/decay.json")
 AGES = (0, 1, 2, 3)  # months
+OPTIONS = (0, 1, 2, 3, 4, 6, 9, 12, 17, 26, 52)  # retrainings a year
 LEAST_MONTHS = 1.0  # of training data for each model
 
 
@@ -147,8 +148,8 @@ def mean_age(times: int) -> float:
     return 12 / (times + 1) / 2
 
 
-def cadences(loss: Estimate, crashes_a_year: float, hours: float, money: float | None) -> list[Cadence]:
-    """Return what 0 to 12 and 26 or 52 retrainings a year cost.
+def cadences(loss: Estimate, crashes_a_year: float, hours: float, money: float | None, now: int) -> list[Cadence]:
+    """Return what several numbers of retrainings a year cost.
 
     Parameters
     ----------
@@ -157,10 +158,12 @@ def cadences(loss: Estimate, crashes_a_year: float, hours: float, money: float |
     crashes_a_year : float
     hours, money : float
         Of one retraining.
+    now : int
+        The number that is planned.
     """
     low, value, high = (max(0.0, getattr(loss, end)) for end in ("low", "value", "high"))
     found = []
-    for times in (*range(13), 26, 52):
+    for times in sorted({*OPTIONS, now}):
         missed = Estimate(value, low, high) * (mean_age(times) * crashes_a_year)
         found.append(Cadence(times, missed, times * hours, None if money is None else times * money))
     return found
@@ -189,12 +192,13 @@ def block(found: Decay, options: list[Cadence], missed_crash: float | None, curr
     header = ("retrainings a year", "mean age, months", "crashes missed by age", "people's hours", currency)
     loss = found.loss
     words = (
-        f"Event recall falls by {100 * loss.value:.2g} points a month ({100 * loss.low:.2g} to {100 * loss.high:.2g}): "
-        f"models fitted to {found.months:.2g} months each, the newest until {found.until[:10]}, on the same rows. "
-        "Crashes missed = fall x mean age x crashes a year; mean age = 6 / (retrainings + 1)."
+        f"Event recall changes by {-100 * loss.value:+.2g} points with each month of age ({-100 * loss.high:+.2g} to "
+        f"{-100 * loss.low:+.2g}): models fitted to {found.months:.2g} months each, the newest until "
+        f"{found.until[:10]}, measured on the same rows. Crashes missed = that loss x mean age x crashes a year; mean "
+        "age = 6 / (retrainings + 1) months."
     )
     if loss.low <= 0:
-        words += " The interval includes no decay: it is not shown that retraining for age alone pays."
+        words += " The interval includes 0: it is not shown that models age, or that retraining for age alone pays."
     if has_money and missed_crash is not None:
         limits = [best(options, missed_crash, end) for end in ("low", "high")]
         words += (

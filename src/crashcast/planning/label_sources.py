@@ -29,7 +29,7 @@ def block(found: Forecast, project: Path = Path()) -> Block:
     rows = [
         (
             way,
-            "none" if not hours else f"{hours:,.3g}",
+            "not known" if hours is None else f"{hours:,.3g}",
             "" if price is None or hours is None else f"{hours * price:,.0f}",
             bought,
             source,

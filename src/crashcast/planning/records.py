@@ -26,8 +26,10 @@ class Measured(NamedTuple):
         Rows of its table, or of the fleet's if it has none; of `train: fit` the rows that it was fitted to.
     computed : float
         Those that were computed, not remembered.
+    fleet : float
+        Rows of the fleet's table.
     partitions : int
-        Of the table.
+        Of that table.
     workers : int
         Processes at work side by side.
     cpu_s, wall_s, peak_bytes : float
@@ -38,6 +40,7 @@ class Measured(NamedTuple):
     part: str
     rows: float
     computed: float
+    fleet: float
     partitions: int
     workers: int
     cpu_s: float
@@ -74,17 +77,18 @@ def measurements(runs: Iterable[Run]) -> Iterator[Measured]:
         costs = {key: run[key] for key in ("cpu_s", "duration_s")}
         if fit := run.get("steps", {}).get("fit"):
             costs = {key: cost - fit[key] for key, cost in costs.items()}
-            yield _measured(FIT, fit["rows"], fit["rows"], partitions, fit)
+            yield _measured(FIT, fit["rows"], fit["rows"], rows, partitions, fit)
         elif part == "train":
             continue  # of an older version, which did not tell the fits apart
-        yield _measured(part, rows, computed, partitions, run | costs)
+        yield _measured(part, rows, computed, rows, partitions, run | costs)
 
 
-def _measured(part: str, rows: float, computed: float, partitions: int, run: dict[str, Any]) -> Measured:
+def _measured(part: str, rows: float, computed: float, fleet: float, partitions: int, run: dict[str, Any]) -> Measured:
     return Measured(
         part,
         rows,
         computed,
+        fleet,
         partitions,
         run.get("workers", 1),
         run["cpu_s"],

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import NamedTuple, Self
 
 from crashcast.execution.runner import SMALL_BYTES
+from crashcast.modeling.split_rule import PIECE_ROWS
 from crashcast.params.base import DAY
 from crashcast.planning.cost_model import NOTHING, CostModel, Estimate, PowerModel
 from crashcast.planning.records import DATA_STAGES, FIT, PARTS, REVIEW, Measured
@@ -18,7 +19,9 @@ PARTITIONS = {"month": MONTH, "week": 7 * DAY, "day": DAY}
 MILLION = 1e6
 # usual costs of a start (the imports), of a million rows (None: anything) and of a partition; each with a standard
 # deviation as large
-CPU_S, MEMORY_BYTES, FILE_BYTES = (1.0, None, 0.05), (200e6, 300e6, 5e6), (50e3, None)
+CPU_S, FILE_BYTES = (1.0, None, 0.05), (50e3, None)
+MEMORY_BYTES, FIT_BYTES = (200e6, 200e6, 5e6), (300e6, 1.5e9, 200e6)
+BY_PARTITION = (*DATA_STAGES, "split")  # which hold a partition for each worker
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class RunModel(NamedTuple):
     wall_per_cpu : dict of str to float
         Wall time x workers / CPU time of the quickest run: others used the machine in the slower ones.
     peak_bytes : dict of str to CostModel or PowerModel
-        A data stage holds one partition for each worker; the others read rows in pieces.
+        Data stages and split hold one partition for each worker; train and evaluate read rows in pieces.
     written_bytes : dict of str to CostModel
     raw_bytes : CostModel
     """
@@ -114,9 +117,13 @@ class RunModel(NamedTuple):
             work = [_work(part, one.computed, one.partitions, one.workers) for one in runs]
             cpu[part] = CostModel.fit(work, [max(one.cpu_s, 0.01) for one in runs], CPU_S)
             peaks = [one.peak_bytes for one in runs]
-            if part in DATA_STAGES:
+            if part in BY_PARTITION:
                 memory = [_memory(one.rows, one.partitions, one.workers) for one in runs]
                 peak[part] = CostModel.fit(memory, peaks, MEMORY_BYTES)
+            elif part == FIT:
+                peak[part] = CostModel.fit(
+                    [_fit_memory(one.rows, one.fleet / one.partitions) for one in runs], peaks, FIT_BYTES
+                )
             else:
                 peak[part] = PowerModel.fit([one.rows / MILLION for one in runs], peaks)
             if sized := [(one.rows, one.written_bytes) for one in runs if one.written_bytes]:
@@ -156,12 +163,16 @@ class RunModel(NamedTuple):
             rows = computed = size.fit_rows
         cpu_s, memory = self.cpu_s[part].predict(_work(part, computed, partitions, side_by_side)), self.peak_bytes[part]
         written = self.written_bytes.get(part)
+        if isinstance(memory, PowerModel):
+            peak = memory.predict(rows / MILLION)
+        elif part == FIT:
+            peak = memory.predict(_fit_memory(rows, size.rows / partitions))
+        else:
+            peak = memory.predict(_memory(rows, partitions, side_by_side))
         return Cost(
             cpu_s,
             cpu_s * (self.wall_per_cpu[part] / side_by_side),
-            memory.predict(rows / MILLION)
-            if isinstance(memory, PowerModel)
-            else memory.predict(_memory(rows, partitions, side_by_side)),
+            peak,
             written.predict((1.0, rows / MILLION)) if written else NOTHING,
         )
 
@@ -199,6 +210,11 @@ def _work(part: str, computed: float, partitions: int, workers: int) -> tuple[fl
 def _memory(rows: float, partitions: int, workers: int) -> tuple[float, float, int]:
     """Return what fills the memory of a data stage: processes, the rows that the workers hold, notes of partitions."""
     return _processes(workers), workers * rows / partitions / MILLION, partitions
+
+
+def _fit_memory(rows: float, of_partition: float) -> tuple[float, float, float]:
+    """Return what fills the memory of the fits: a start, their rows, and the last piece of a partition."""
+    return 1.0, rows / MILLION, min(of_partition, PIECE_ROWS) / MILLION
 
 
 def _volume(sized: Sequence[tuple[float, float]]) -> CostModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crashcast.planning.cost_model import CONFIDENCE, NOTHING, CostModel, Estimate
+from crashcast.planning.cost_model import CONFIDENCE, NOTHING, CostModel, Estimate, PowerModel
 
 PRIOR = (1.0, None, 0.05)
 RUNS = [(1, rows, partitions) for rows in (0.3, 0.6, 1.2) for partitions in (2, 4, 12)]
@@ -54,3 +54,17 @@ def test_estimates_add_up_end_by_end() -> None:
     assert Estimate(2, 1, 3, 4) + Estimate(1, 1, 1) == Estimate(3, 2, 4, 4)
     assert Estimate(2, 1, 3) * 2 == Estimate(4, 2, 6)
     assert CostModel.fit([(1, 1, 1)], [1], PRIOR).predict((0, 0, 0)) == NOTHING
+
+
+def test_what_was_measured_is_forecast_without_doubt_about_starts_and_rates() -> None:
+    found = CostModel.fit([(1, 0.01, 66)], [1.2], PRIOR).predict((1, 0.01, 66))
+    assert found.value == pytest.approx(1.2, rel=0.05)
+    assert found.high < 2 * found.low  # by the error of one run alone
+
+
+def test_a_power_is_found_again_and_is_at_most_one() -> None:
+    rows = [0.1, 0.3, 1.0, 3.0]
+    found = PowerModel.fit(rows, [500 * one**0.3 for one in rows])
+    assert found.rates[1] == pytest.approx(0.3, abs=0.02)
+    assert found.predict(30).value == pytest.approx(500 * 30**0.3, rel=0.05)
+    assert PowerModel.fit(rows, [one**3 for one in rows]).rates[1] <= 1

@@ -24,11 +24,11 @@ def test_retrainings_keep_the_mean_age_low() -> None:
 def test_the_cadence_that_pays_by_hand() -> None:
     # a tenth of recall a month, 100 crashes a year, a retraining costs 50 and a missed crash 10: 60 crashes are missed
     # without retraining, 30 with one, 20 with two and 15 with three: 600, 300 + 50, 200 + 100, 150 + 150
-    found = cadences(Estimate(0.1, 0.0, 0.2), 100, 2.0, 50.0)
+    found = cadences(Estimate(0.1, 0.0, 0.2), 100, 2.0, 50.0, 5)
     assert [one.total(10).value for one in found[:4]] == pytest.approx([600, 350, 300, 300])
     assert best(found, 10) == 2
     assert best(found, 10, "low") == 0  # no decay is shown
-    assert best(found, 10, "high") == 4  # 1,200 / 5 + 200 = 440, and 400 + 150 = 550 with two
+    assert best(found, 10, "high") == 4  # 1,200 / 5 + 200 = 440; with three 450, with five 450
 
 
 def test_the_least_gain_for_its_cost_is_dropped_first() -> None:
