@@ -106,6 +106,11 @@ def test_the_page_says_what_was_missed_and_why(content: dict[str, Any]) -> None:
                 assert inside.filter((times >= hours[0]) & (times < hours[1]))["score"].max() < threshold
 
 
+def test_a_fleet_without_cases_has_a_page(content: dict[str, Any]) -> None:
+    text = page.render(content | {"missed": [], "false_alarms": [], "aligned": {"score": {}}, "groups": []})
+    assert "<article" in text
+
+
 def test_the_page_says_where_data_comes_from_and_who_uses_it(content: dict[str, Any], project: Path) -> None:
     text = page.render(content)
     assert "Licence: Apache-2.0" in text

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from crashcast.explore import page
 from crashcast.params.telemetry import Telemetry
 
 pytest.importorskip("marimo", reason="the extra `notebooks` is not installed")
@@ -78,6 +79,8 @@ def test_a_notebook_runs(
         assert variables.get("metrics", list(Telemetry.read().metrics)) == list(Telemetry.read().metrics)
     if name == "missed_crash.py":
         assert variables["case"].why
+        text = page.render(variables["content"])  # `crashcast explore` of this fleet
+        assert all(f">{name}</h3>" in text for name in Telemetry.read().metrics)
     if name == "new_feature.py":
         found = variables["found"]
         assert 0 < found["base rate"] < found["metrics"] < 1

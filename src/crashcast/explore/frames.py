@@ -51,7 +51,7 @@ def load(
         A branch, a tag, a commit or a registered version such as v1.0.0. What DVC's cache lacks of it is fetched from
         DVC's remote, and only the partitions of the period. By default, the work tree's files are read.
     servers : sequence of str, optional
-        Whose rows; all by default.
+        Whose rows; all by default. A large fleet fits into memory only in part: name servers, a period or columns.
     since, until : str, date or datetime, optional
         The period [since, until), such as "2026-01-31" or "2026-01-31T12:00"; UTC unless they name another zone.
     columns : sequence of str, optional

@@ -68,13 +68,13 @@ def read() -> dict[str, Any]:
     periods, metrics = catalogue.read_periods(telemetry, incidents)
 
     rule, window = read_rule(Path("data/split.json")), AlarmWindow.of(deployment.label, telemetry.interval)
-    predictions, judged_from = _newest(PREDICTIONS, ["timestamp", "server_id", "label", "observed", "score"])
+    predictions, judged_from = newest(PREDICTIONS, ["timestamp", "server_id", "label", "observed", "score"])
     start, end = period(rule, "test")
     judged_period = max(start, judged_from), end
     judged = judge(
         predictions, crashes_of_part(crashes, rule, "test"), deployment.model.threshold, window, judged_period
     )
-    clean, clean_from = _newest(CLEAN, [*tables.KEYS, *telemetry.metrics])
+    clean, clean_from = newest(CLEAN, [*tables.KEYS, *telemetry.metrics])
     found = cases.find(predictions, judged, Operation(deployment.model.threshold, window))
     missed, false_alarms = (
         cases.draw(some, what, predictions, judged, clean, FEATURES, deployment)
@@ -102,25 +102,31 @@ def read() -> dict[str, Any]:
     }
 
 
-def _newest(table: Path, columns: Sequence[str]) -> tuple[pl.DataFrame, datetime]:
-    """Read the newest rows, at most `NEWEST_ROWS` and of whole moments; and return the time from which they are whole.
+def newest(table: Path, columns: Sequence[str], most: int = NEWEST_ROWS) -> tuple[pl.DataFrame, datetime]:
+    """Read the newest rows of a table: whole moments, at least one, and otherwise at most so many rows.
 
-    A fleet of more servers than that gets one moment.
+    Returns
+    -------
+    DataFrame
+        The rows, in order.
+    datetime
+        From when on they are there; naive, meaning UTC.
     """
     frames: list[pl.DataFrame] = []
-    room, start = NEWEST_ROWS, datetime.max
     for partition in reversed(tables.partitions(table)):
-        path = partition.path(table)
-        times = tables.read(path, ["timestamp"])["timestamp"]
-        if len(times) > room:
-            later = times.filter(times > times[-room - 1]) if room else times.clear()
-            if later.is_empty() and frames:
-                break
-            start = (later if later.len() else times)[-1 if later.is_empty() else 0].replace(tzinfo=None)
-            frames.insert(0, tables.read(path, columns, pl.col("timestamp") >= tables.utc(start, start)[0]))
-            break
-        frames.insert(0, tables.read(path, columns))
-        start, room = partition.start, room - len(times)
+        path, room = partition.path(table), most - sum(frame.height for frame in frames)
+        times = tables.read(path, ["timestamp"])["timestamp"]  # sorted
+        if len(times) <= room:
+            frames.insert(0, tables.read(path, columns))
+            start = partition.start
+            continue
+        moments = times.filter(times > times[-room - 1]) if room else times.clear()
+        if moments.is_empty() and not frames:
+            moments = times.tail(1)
+        if moments.len():
+            start = moments[0].replace(tzinfo=None)
+            frames.insert(0, tables.read(path, columns, pl.col("timestamp") >= moments[0]))
+        break
     return pl.concat(frames, how="vertical_relaxed"), start
 
 

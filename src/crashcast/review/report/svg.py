@@ -225,8 +225,8 @@ def extent_of(values: Iterable[Sequence[float | None]]) -> tuple[float, float]:
     """Return an axis on which all these values have room; those of None are missing."""
     known = [value for some in values for value in some if value is not None]
     low, high = min(known, default=0.0), max(known, default=1.0)
-    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    return (0.0 if 0 <= low < high / 2 else low - room), high + room
+    room = 0.05 * (high - low) or 0.05 * abs(high)
+    return (0.0 if 0 <= low <= high / 2 else low - room), high + room or 1.0
 
 
 def _drawn(

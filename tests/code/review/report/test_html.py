@@ -591,3 +591,31 @@ def test_timelines_in_figures_have_the_highest_score_of_each_hour():
         (-1, {"champion": None, "challenger": 0.4}),
         (0, {"champion": 0.2, "challenger": None}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[0.0, 0.0]], (0.0, 1.0)),
+        ([[None], []], (0.0, 1.05)),
+        ([[10.0, None, 20.0]], (0.0, 20.5)),
+        ([[15.0, 20.0]], (14.75, 20.25)),
+        ([[50.0]], (47.5, 52.5)),
+        ([[-4.0, -4.0]], (-4.2, -3.8)),
+        ([[-2.0], [2.0]], (-2.2, 2.2)),
+    ],
+)
+def test_an_axis_has_room_for_its_values(values, expected):
+    assert svg.extent_of(values) == pytest.approx(expected)
+
+
+def test_a_gap_in_the_values_is_one_in_the_line():
+    drawing = svg.around("", "", "", [-2, -1, 0, 1], {"challenger": [1, None, 1, 1]}, "crash", (0, 2))
+    (dot, line) = re.findall(r'class="(challenger[ a-z]*)" d="([^"]+)"', drawing)
+    assert dot == ("challenger dot", "M0 500h.01")
+    assert line == ("challenger", "M666.7 500L1000 500")
+
+
+def test_a_band_goes_along_its_upper_limit_and_back():
+    drawing = svg.by_period("", "", "", ["a", "b"], {}, {"challenger": ([0, None], [1.0, None])})
+    assert re.findall(r'class="challenger band" d="([^"]+)"', drawing) == ["M250 47.6L250 1000"]
