@@ -11,7 +11,7 @@ from pages import DESK, HOSTILE, PHONE, check_accessible, check_readable, chromi
 from planned_project import forecast_of, project
 
 from crashcast.params.plan import Prices
-from crashcast.planning import output, portfolio, report
+from crashcast.planning import output, portfolio, portfolio_output, report
 from crashcast.planning.cost_model import Estimate
 from crashcast.planning.decay import Decay
 from crashcast.planning.forecast import Growth, forecast
@@ -28,7 +28,10 @@ AGED = Decay(2.0, "2026-01-01", [], Estimate(0.01, -0.01, 0.02))
 
 def several() -> list[Report]:
     members = [Member(forecast_of(HOSTILE, prices=PRICES), AGED), Member(forecast_of("other"), None)]
-    return [portfolio.report(portfolio.plan(members, 10, None)), *(output.report(one.forecast) for one in members)]
+    return [
+        portfolio_output.report(portfolio.plan(members, 10, None)),
+        *(output.report(one.forecast) for one in members),
+    ]
 
 
 CASES = {

@@ -9,11 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from crashcast.errors import UserError
-from crashcast.planning import decay, label_sources, output, report
+from crashcast.planning import decay, decay_output, label_sources, output, portfolio_output, report
 from crashcast.planning import portfolio as together
 from crashcast.planning.forecast import Growth, forecast
 from crashcast.planning.project import read_project
 from crashcast.planning.report import Report
+from crashcast.text import all_of
 
 Result = tuple[dict[str, Any], list[Report]]
 
@@ -40,8 +41,8 @@ def this_project(growth: Growth, measure_decay: bool, answers: Path | None) -> R
         prices = found.project.plan.prices
         costs = found.retraining_hours, found.retraining_money, found.times
         options = decay.cadences(aged.loss, found.crashes_a_year, *costs)
-        told = decay.block(aged, options, prices.missed_crash, prices.currency, found.times)
-        shown.blocks.extend([decay.recall_block(aged), told])
+        told = decay_output.cadence_block(aged, options, prices.missed_crash, prices.currency, found.times)
+        shown.blocks.extend([decay_output.recall_block(aged), told])
         content["decay"] = {"loss": aged.loss._asdict(), "ages": aged.ages}
     shown.blocks.append(label_sources.block(found))
     return content, [shown]
@@ -55,17 +56,23 @@ def portfolio(
     Raises
     ------
     UserError
-        If options of one fleet's growth are given, or two projects have the same name.
+        If options of one fleet's growth are given, two projects have the same name, or other currencies.
     """
     if any(growth[:-1]):
         raise UserError("--servers, --interval, --months and --metrics are of one project: run it in its folder")
     names = [folder.resolve().name for folder in projects]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"two projects are called {twice[0]}: the plan names them by their folders")
-    members = [together.Member(forecast(read_project(folder), growth), decay.read(folder)) for folder in projects]
+    plans = [read_project(folder) for folder in projects]
+    if len(currencies := sorted({one.plan.prices.currency for one in plans})) > 1:
+        raise UserError(f"prices are in {all_of(currencies)}: write those of all projects in one (plan.prices)")
+    members = [
+        together.Member(forecast(plan, growth), decay.read(folder))
+        for plan, folder in zip(plans, projects, strict=True)
+    ]
     found = together.plan(members, budget_hours, budget_money)
-    content = together.as_json(found) | {"plans": [output.as_json(member.forecast) for member in members]}
-    return content, [together.report(found), *(output.report(member.forecast) for member in members)]
+    content = portfolio_output.as_json(found) | {"plans": [output.as_json(member.forecast) for member in members]}
+    return content, [portfolio_output.report(found), *(output.report(member.forecast) for member in members)]
 
 
 def show(reports: Sequence[Report], console: Console) -> None:

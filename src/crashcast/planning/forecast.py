@@ -87,9 +87,14 @@ class Forecast:
     warnings: list[str]
 
     @property
+    def people(self) -> list[Line]:
+        """The lines of people's hours."""
+        return [line for line in self.lines if line.name in (PAGE, ANSWER, RETRAINING, UPKEEP)]
+
+    @property
     def hours(self) -> float:
         """People's hours in the year."""
-        return sum(line.amount.value for line in self.lines if line.unit == "h" and line.name != "CPU")
+        return sum(line.amount.value for line in self.people)
 
     @property
     def crashes_a_year(self) -> float:

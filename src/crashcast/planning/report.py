@@ -60,7 +60,10 @@ def show(report: Report, console: Console) -> None:
         console.print(sentence, highlight=False, markup=False)
     for header, rows, numbers, note in report.blocks:
         first, *others = header
-        columns = [Column(name, justify="right" if place < numbers else "left") for place, name in enumerate(others)]
+        columns = [
+            Column(name, justify="right" if place < numbers else "left", overflow="fold")
+            for place, name in enumerate(others)
+        ]
         table = Table(first, *columns, box=None, padding=(0, 2, 0, 0))
         for row in rows:
             table.add_row(*row)
@@ -95,7 +98,7 @@ def write(reports: list[Report], path: Path) -> None:
 
 def _draw(curve: Curve) -> Markup:
     names, values = zip(*curve.points, strict=True)
-    series: svg.Series = {"challenger": [one.value for one in values]}
+    series: dict[str, list[float]] = {"challenger": [one.value for one in values]}
     told = f"From {number(values[0].value)} to {number(values[-1].value)} {curve.unit}."
     if curve.limit is not None:
         series["champion"] = [curve.limit] * len(values)

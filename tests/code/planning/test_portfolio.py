@@ -7,14 +7,18 @@ from dataclasses import replace
 import pytest
 from planned_project import forecast_of
 
+from crashcast.params.plan import Prices
 from crashcast.planning.cost_model import Estimate
 from crashcast.planning.decay import Decay, best, cadences, mean_age
-from crashcast.planning.portfolio import Member, Portfolio, as_json, hours, plan, report, weeks
+from crashcast.planning.portfolio import Member, Portfolio, hours, money, plan, suffices, weeks
+from crashcast.planning.portfolio_output import as_json, report
+
+PRICES = Prices.model_validate({name: 10.0 for name in Prices.model_fields if name != "currency"})
 
 
-def member(name: str, loss: float | None, crashes: int = 100, every: str = "90d") -> Member:
+def member(name: str, loss: float | None, crashes: int = 100, every: str = "90d", **section: Prices) -> Member:
     decay = None if loss is None else Decay(2.0, "2026-01-01", [], Estimate(loss, loss / 2, 2 * loss))
-    return Member(forecast_of(name, crashes=crashes, every=every), decay)
+    return Member(forecast_of(name, crashes=crashes, every=every, **section), decay)
 
 
 def test_retrainings_keep_the_mean_age_low() -> None:
@@ -77,3 +81,20 @@ def test_as_json_has_what_was_dropped() -> None:
     assert found["projects"]["slow"]["retrainings"] == 0
     assert len(found["dropped"]) == 8
     assert not found["suffices"]
+
+
+def test_a_budget_of_money_counts_people_and_computers() -> None:
+    members = [member("slow", 0.01, prices=PRICES), member("fast", 0.05, prices=PRICES)]
+    whole = money(Portfolio(members)) or 0.0
+    found = plan(members, None, whole - 50)  # a retraining costs 40 and some CPU time: two must go
+    assert [(one.name, one.number) for one in found.dropped] == [("slow", 4), ("slow", 3)]
+    assert all(40 < (one.money or 0.0) < 41 for one in found.dropped)
+    assert suffices(found)
+    assert report(found).verdict.startswith("The budget suffices after 2 retrainings dropped: ")
+
+
+def test_a_budget_of_money_without_prices_is_not_said_to_suffice() -> None:
+    found = plan([member("one", 0.01)], None, 1e9)
+    assert found.dropped == []
+    assert not report(found).is_good
+    assert report(found).verdict.startswith("Money is not known")
