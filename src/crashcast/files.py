@@ -1,8 +1,9 @@
-"""Files: atomic writes, hard links, and hashes as DVC computes them. Their content comes from the caller."""
+"""Files: atomic writes, locks, hard links, and hashes as DVC computes them. Their content comes from the caller."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import hashlib
 import json
@@ -97,6 +98,25 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def held_alone(lock: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock file for as long as the block runs; the kernel releases it, however the process ends.
+
+    Raises
+    ------
+    UserError
+        With the text of `refusal` if another process holds it.
+    """
+    refuse_committed_links(lock)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(refusal) from None
+        yield
 
 
 def refuse_committed_links(path: Path) -> None:

@@ -21,9 +21,17 @@ from hypothesis import strategies as st
 from crashcast import files
 from crashcast.canonical import json_text, write_json, write_text
 from crashcast.errors import UserError, refusal
-from crashcast.files import create, link, md5, replacing, replacing_folder
+from crashcast.files import create, held_alone, link, md5, replacing, replacing_folder
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_a_lock_has_one_holder_at_a_time(tmp_path):
+    lock = tmp_path / "folder/lock"
+    with held_alone(lock, "first"), pytest.raises(UserError, match="second"), held_alone(lock, "second"):
+        pass
+    with held_alone(lock, "third"):
+        assert lock.exists()
 
 
 def names(folder):

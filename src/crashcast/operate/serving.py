@@ -7,7 +7,6 @@ tick failed because of a bug.
 
 from __future__ import annotations
 
-import fcntl
 import signal
 import sys
 import threading
@@ -20,7 +19,7 @@ from types import FrameType
 
 from crashcast import registry
 from crashcast.errors import UserError
-from crashcast.files import refuse_committed_links
+from crashcast.files import held_alone
 from crashcast.operate.deployment import PROD, Deployment
 from crashcast.operate.score import last_row
 from crashcast.operate.state import OF_DELIVERY, State, utc_now
@@ -31,6 +30,7 @@ from crashcast.versioning import commit_limits, git
 from crashcast.versioning.revision import REGISTERED, Revision
 
 LOCK = TAIL.with_name("lock")
+ANOTHER = "another `crashcast serve` runs in this clone: a second one needs a clone of its own"
 RETRY = timedelta(minutes=5)  # after a tick that could not score; no longer than an interval
 LONGEST_WAIT_S = 10.0  # so that a clock that is set shows
 RETRIED = {"prometheus", "disk", "log", "internal"}  # problems that may pass before the next interval
@@ -112,7 +112,7 @@ def run(
     commit_limits.check_places()  # a log or a tail that a commit brought would be taken for this machine's own
     models.find()
     state: State | None = None
-    with _alone(), _until_signal(service) as ended:
+    with held_alone(LOCK, ANOTHER), _until_signal(service) as ended:
         while not ended.is_set():
             state = _tick(service, models, clock(), state)
             for listener in listeners:
@@ -170,20 +170,6 @@ def _next_tick(service: Service, models: ModelInUse, state: State) -> datetime:
 
 def _seconds(wait: timedelta) -> float:
     return max(0.0, wait.total_seconds())
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    refuse_committed_links(LOCK)
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with LOCK.open("w") as lock:  # the kernel releases it, however this ends
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                "another `crashcast serve` runs in this clone: a second one needs a clone of its own"
-            ) from None
-        yield
 
 
 @contextmanager

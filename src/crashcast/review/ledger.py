@@ -194,18 +194,13 @@ def _current(remote: str | None) -> tuple[Ledger, list[str]]:
     if shared:
         git.run("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--refmap=", remote, REF)
     ledger = _read(shared) if shared else {}
-    if not local or local == shared or (shared and _is_ancestor(local, shared)):
+    if not local or local == shared or (shared and git.is_ancestor(local, shared)):
         return ledger, [shared] if shared else []
     # looks from a time without a remote, or that somebody removed there
     for rows, looks in _read(local).items():
         for entry in looks:
             ledger[rows] = _with(ledger.get(rows, []), entry)
     return ledger, [shared, local]
-
-
-def _is_ancestor(older: str, newer: str) -> bool:
-    # a commit that this clone does not have is nobody's ancestor
-    return git.run("merge-base", "--is-ancestor", older, newer, expected=(0, 1, 128)).status == 0
 
 
 def _read(commit: str) -> Ledger:

@@ -234,7 +234,7 @@ def _find_anchor(base: Revision, asks_remote: bool = True) -> tuple[Revision | N
 def _check_history(*revisions: Revision | None) -> None:
     """Refuse commits that are not in HEAD's history: a job that holds a token runs no code that nobody merged."""
     for revision in filter(None, revisions):
-        if git.run("merge-base", "--is-ancestor", revision.sha, "HEAD", expected=(0, 1)).status:
+        if not git.is_ancestor(revision.sha, "HEAD"):
             raise UserError(
                 f"commit {revision.name} is not in the history of the commit whose code judges: nobody merged it, so "
                 "the job that judges does not run its code. Who pushed its tag?"

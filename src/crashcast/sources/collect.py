@@ -7,10 +7,8 @@ again.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import polars as pl
 
 from crashcast import tables
 from crashcast.errors import UserError
-from crashcast.files import refuse_committed_links
+from crashcast.files import held_alone
 from crashcast.params.base import PATH, format_duration
 from crashcast.params.collect import Collect, Query
 from crashcast.params.telemetry import Telemetry
@@ -75,7 +73,9 @@ def collect(
     UserError
         If a source cannot be read: data/raw and params.yaml are then as they were.
     """
-    with _locked():
+    if COLLECTED.exists():
+        commit_limits.check_places()  # chunks that a commit brought would be taken for a server's
+    with held_alone(COLLECTED / "lock", "another `crashcast collect` runs in this clone: wait until it is done"):
         recover()
         if sources:
             if since or until or is_open or again:
@@ -88,20 +88,6 @@ def collect(
             if done.is_dir():
                 shutil.rmtree(done)
     return lines
-
-
-@contextmanager
-def _locked() -> Iterator[None]:
-    refuse_committed_links(COLLECTED / "lock")
-    if COLLECTED.exists():
-        commit_limits.check_places()  # chunks that a commit brought would be taken for a server's
-    COLLECTED.mkdir(parents=True, exist_ok=True)
-    with (COLLECTED / "lock").open("w") as lock:  # the kernel releases it, however this ends
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError("another `crashcast collect` runs in this clone: wait until it is done") from None
-        yield
 
 
 def _from_server(

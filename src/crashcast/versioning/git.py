@@ -118,6 +118,11 @@ def commit(name: str) -> str | None:
     return run(*asked, expected=(0, 1)).text or None
 
 
+def is_ancestor(older: str, newer: str) -> bool:
+    """Tell whether a commit is another one, or in its history; one that this clone does not have is in no history."""
+    return run("merge-base", "--is-ancestor", older, newer, expected=(0, 1, 128)).status == 0
+
+
 def file(revision: str, path: str) -> bytes | None:
     """Return the content of a file of a commit, or of the index if `revision` is empty; None if there is no such file.
 

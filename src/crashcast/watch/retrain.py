@@ -7,7 +7,6 @@ says how far a run came. So after a run that was killed, the next one goes on.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import shutil
@@ -21,6 +20,7 @@ from typing import Any
 
 from crashcast import paths, registry, run_record
 from crashcast.errors import UserError
+from crashcast.files import held_alone
 from crashcast.operate.deployment import PROD
 from crashcast.params.serve import Serve
 from crashcast.params.telemetry import Telemetry
@@ -38,6 +38,8 @@ from crashcast.watch.steps import Step
 
 BRANCH = "crashcast/retrain"
 REF = f"refs/heads/{BRANCH}"
+LOCK_NAME = "crashcast-retrain.lock"  # in git's folder
+ANOTHER = "another `crashcast retrain` runs in this repository: wait until it is done"
 FEATURES = ("label", "featurize")  # the stages that `crashcast due` needs
 TRAINED = "Train the model again"  # the subject of a commit with a new model; its body says why
 OPEN, NOT_DUE, NOTHING_NEW = 0, 1, 4  # exit statuses
@@ -111,7 +113,7 @@ def retrain(
     UserError
         If a step fails. What the steps before it did is kept.
     """
-    with _alone():
+    with held_alone(git.common_folder() / LOCK_NAME, ANOTHER):
         state = read_state()
         site = find_site(git.run("remote", "get-url", state.remote).text, api) if only in ASKING else None
         known = site.newest(BRANCH, state.main) if site else None
@@ -171,7 +173,7 @@ def read_state() -> State:
     base = Revision.find(branch)
     ours, theirs = git.commit(REF), published
     candidates = [sha for sha in (theirs, ours) if sha and not _is_in(sha, base.sha)]
-    ahead = len(candidates) == 2 and _is_ancestor(candidates[0], candidates[1])
+    ahead = len(candidates) == 2 and git.is_ancestor(candidates[0], candidates[1])
     tip = Revision(candidates[-1 if ahead else 0]) if candidates else None
     return State(remote, branch.removeprefix(f"{REMOTES}{remote}/"), base, published, tip)
 
@@ -181,13 +183,9 @@ def is_unfinished(state: State, known: Request | None) -> bool:
     return state.is_trained and not (known and state.tip and known.head == state.tip.sha == state.published)
 
 
-def _is_ancestor(older: str, newer: str) -> bool:
-    return git.run("merge-base", "--is-ancestor", older, newer, expected=(0, 1)).status == 0
-
-
 def _is_in(sha: str, base: str) -> bool:
     """Tell whether a branch was merged: by a merge, or squashed, and then its files are the same."""
-    if _is_ancestor(sha, base):
+    if git.is_ancestor(sha, base):
         return True
     changed = git.run("diff", "--name-only", "--relative", "-z", f"{base}...{sha}").entries
     return not changed or git.run("diff", "--quiet", sha, base, "--", *changed, expected=(0, 1)).status == 0
@@ -400,14 +398,3 @@ class Work:
 def _without_pattern(name: str) -> Path:
     """Return the folder of a pattern such as notes/**/*.md, and other names as they are."""
     return Path(*itertools.takewhile(lambda part: not set("*?[") & set(part), Path(name).parts))
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    # the kernel releases it, however this ends
-    with (git.common_folder() / "crashcast-retrain.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError("another `crashcast retrain` runs in this repository: wait until it is done") from None
-        yield

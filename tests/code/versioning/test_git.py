@@ -163,6 +163,13 @@ def test_a_file_that_a_commit_does_not_have_is_none_and_no_failure(project: Path
     assert git.commit("HEAD^{tree}") is None
 
 
+def test_a_commit_that_this_clone_does_not_have_is_in_no_history(project: Path) -> None:
+    assert git.is_ancestor("side", "main")
+    assert git.is_ancestor("main", "main")
+    assert not git.is_ancestor("main", "side")
+    assert not git.is_ancestor("0" * 40, "main")
+
+
 def test_how_to_reach_a_remote_is_left_to_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {"GIT_SSH_COMMAND": "ssh -i key", "GIT_ASKPASS": "ask", "GIT_CONFIG_COUNT": "0", "GIT_SSL_CAINFO": "ca"}
     for name, value in (kept | {"GIT_DIR": "x", "GIT_AUTHOR_DATE": "x", "GIT_CONFIG": "x"}).items():
