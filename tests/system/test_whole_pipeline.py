@@ -114,6 +114,23 @@ def test_what_each_stage_cost_is_recorded(elsewhere: tuple[Path, str]) -> None:
     assert run("git status --porcelain", clone).stdout == ""
 
 
+@pytest.mark.ci
+def test_a_plan_is_made_of_the_run_that_was_recorded(elsewhere: tuple[Path, str]) -> None:
+    clone, _ = elsewhere
+    recorded = {run["name"]: run for run in json.loads(run("crashcast metrics --json", clone).stdout)}
+    found = json.loads(run("crashcast plan --json --page reports/plan.html", clone).stdout)
+    for stage in ("validate", "clean", "label", "featurize", "split", "evaluate"):
+        cost = found["run"][stage]
+        assert cost["cpu_s"]["low"] < recorded[stage]["cpu_s"] < cost["cpu_s"]["high"], stage
+        assert cost["peak_bytes"]["low"] < recorded[stage]["peak_memory_bytes"] < cost["peak_bytes"]["high"], stage
+    assert found["suffices"]
+    assert any("runs of one size alone" in one for one in found["warnings"])
+    larger = json.loads(run("crashcast plan --json --servers 1000000 --months 36", clone).stdout)
+    assert not larger["suffices"]
+    assert "the next 12 months of" in (clone / "reports/plan.html").read_text()
+    assert run("git status --porcelain", clone).stdout == ""
+
+
 def test_bytecode_and_a_second_run_change_nothing(project: Path) -> None:
     cache = project / "src" / "stages" / "__pycache__"
     cache.mkdir(exist_ok=True)

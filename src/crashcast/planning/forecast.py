@@ -213,7 +213,7 @@ def _times(price: float | None, factor: float) -> float | None:
 
 def _warnings(project: Project, run: dict[str, Cost]) -> list[str]:
     far = max(cost.cpu_s.beyond for cost in run.values())
-    sizes = {round(one.rows, -3) for one in project.measured if one.part in DATA_STAGES}
+    sizes = {one.computed for one in project.measured if one.part == "clean" and one.computed}
     found = []
     if far > FAR:
         found.append(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from planned_project import RATES, SIZE, forecast_of, project
+from planned_project import PARAMS, RATES, SIZE, forecast_of, project
 
+from crashcast.errors import UserError
 from crashcast.params.plan import Plan, Prices
-from crashcast.planning import output
+from crashcast.planning import command, output
 from crashcast.planning.forecast import ANSWER, PAGE, RETRAINING, Growth, forecast
 from crashcast.planning.machine import GB, Need, _mend
+from crashcast.planning.project import read_project
 from crashcast.planning.records import FIT
 from crashcast.planning.run_cost import RunModel, total
 
@@ -99,6 +102,14 @@ def test_a_finer_partition_is_proposed_before_a_cluster() -> None:
     assert _mend(need, by_week, FIT) == "a smaller `train.max_rows`"
 
 
+def test_runs_of_one_size_are_told_from_runs_of_several() -> None:
+    several = project()
+    one = replace(several, measured=[one for one in several.measured if one.fleet == SIZE.rows])
+    told = "runs of one size alone"
+    assert any(told in warning for warning in forecast(one, Growth()).warnings)
+    assert not any(told in warning for warning in forecast(several, Growth()).warnings)
+
+
 def test_json_and_report_say_the_same() -> None:
     found = forecast_of()
     plain = output.as_json(found)
@@ -115,3 +126,19 @@ def test_the_section_has_no_default_price() -> None:
     prices = Plan.model_fields["prices"].annotation
     assert prices is Prices
     assert {name for name, value in Prices() if value is not None} == {"currency"}
+
+
+def test_options_that_do_not_fit_several_projects_are_refused() -> None:
+    with pytest.raises(UserError, match="are of one project"):
+        command.portfolio([Path("one"), Path("two")], Growth(servers=10), None, None)
+    with pytest.raises(UserError, match="two projects are called web"):
+        command.portfolio([Path("one/web"), Path("two/web")], Growth(), None, None)
+
+
+def test_a_project_without_a_run_is_refused(tmp_path: Path) -> None:
+    shutil.copy(PARAMS, tmp_path / "params.yaml")
+    with pytest.raises(UserError, match="`dvc repro` writes it"):
+        read_project(tmp_path)
+    shutil.copytree(PARAMS.with_name("metrics"), tmp_path / "metrics")
+    with pytest.raises(UserError, match=r"no run of validate, clean, .* that computed anything"):
+        read_project(tmp_path)
