@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,19 @@ def check_accessible(tab: Any) -> None:
 
     found = Axe().run(tab, options={"resultTypes": ["violations"]}).response["violations"]
     assert [(rule["id"], rule["impact"], rule["nodes"][0]["html"][:200]) for rule in found] == []
+
+
+def check_file(browser: Any, path: Path, width: int, scheme: str) -> None:
+    """Fail if a page on disk is not readable or accessible, fetches anything, or lets the browser complain."""
+    noticed: list[str] = []
+    tab = new_tab(browser, noticed, width, scheme)
+    address = path.as_uri()
+    tab.on("request", lambda request: request.url == address or noticed.append(request.url))
+    tab.goto(address)
+    check_readable(tab, width)
+    check_accessible(tab)
+    tab.context.close()
+    assert noticed == []
 
 
 def reached_by_keyboard(tab: Any) -> list[tuple[str, str]]:

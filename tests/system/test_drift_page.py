@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import DESK, HOSTILE, PHONE, check_accessible, check_readable, chromium, needs_chromium, new_tab
+from pages import DESK, HOSTILE, PHONE, check_file, chromium, needs_chromium, new_tab
 
 from crashcast.watch import drift_page
 from crashcast.watch.changes import Change
@@ -54,15 +54,7 @@ def test_everybody_can_read_it_and_nothing_is_fetched(
     browser: Any, tmp_path: Path, case: str, width: int, scheme: str
 ) -> None:
     drift_page.write(CASES[case], tmp_path / "drift.html")
-    noticed: list[str] = []
-    tab = new_tab(browser, noticed, width, scheme)
-    address = (tmp_path / "drift.html").as_uri()
-    tab.on("request", lambda request: request.url == address or noticed.append(request.url))
-    tab.goto(address)
-    check_readable(tab, width)
-    check_accessible(tab)
-    tab.context.close()
-    assert noticed == []
+    check_file(browser, tmp_path / "drift.html", width, scheme)
 
 
 def test_the_ten_that_moved_most_are_drawn_and_the_others_are_listed(browser: Any, tmp_path: Path) -> None:

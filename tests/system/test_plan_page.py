@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import DESK, HOSTILE, PHONE, check_accessible, check_readable, chromium, needs_chromium, new_tab
+from pages import DESK, HOSTILE, PHONE, check_file, chromium, needs_chromium, new_tab
 from planned_project import forecast_of, project
 
 from crashcast.params.plan import Prices
@@ -53,15 +53,7 @@ def test_everybody_can_read_it_and_nothing_is_fetched(
     browser: Any, tmp_path: Path, case: str, width: int, scheme: str
 ) -> None:
     report.write(CASES[case](), tmp_path / "plan.html")
-    noticed: list[str] = []
-    tab = new_tab(browser, noticed, width, scheme)
-    address = (tmp_path / "plan.html").as_uri()
-    tab.on("request", lambda request: request.url == address or noticed.append(request.url))
-    tab.goto(address)
-    check_readable(tab, width)
-    check_accessible(tab)
-    tab.context.close()
-    assert noticed == []
+    check_file(browser, tmp_path / "plan.html", width, scheme)
 
 
 def test_it_says_whether_the_machine_suffices_and_draws_memory_and_disk(browser: Any, tmp_path: Path) -> None:
