@@ -143,7 +143,6 @@ def _groups(incidents: pl.DataFrame) -> list[tuple[str, int, int]]:
 
 def render(content: dict[str, Any]) -> str:
     """Return the page's HTML; `content` is what `read` returns."""
-    own = f"style-src {html_templates.source(STYLE)}; script-src {html_templates.source(SCRIPT)}"
     return (
         _environment()
         .get_template("page.html")
@@ -151,7 +150,7 @@ def render(content: dict[str, Any]) -> str:
             **content,
             style=Markup(STYLE),  # our own
             script=Markup(SCRIPT),
-            policy=f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'",
+            policy=html_templates.policy_of(STYLE, SCRIPT),
             charts=svg,
             kinds=plot.KINDS,
             case_charts=_case_charts,

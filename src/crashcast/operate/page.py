@@ -33,8 +33,7 @@ MOST_REASONS = 3
 HEIGHT = 90  # of a chart, in pixels
 SIDE = 1000  # of the square that is stretched to a chart
 STYLE = (FOLDER / "page.css").read_text(encoding="utf-8")
-ONLY_OWN = f"default-src 'none'; style-src {html_templates.source(STYLE)}; base-uri 'none'; form-action 'none'"
-POLICY = f"{ONLY_OWN}; frame-ancestors 'none'"
+POLICY = f"{html_templates.policy_of(STYLE)}; frame-ancestors 'none'"
 
 
 def render(
@@ -81,6 +80,7 @@ def render(
         .get_template("page.html")
         .render(
             style=Markup(STYLE),  # our own
+            policy=None,
             title=f"{counted(len(alarms), 'server')} {verb} likely to crash" if alarms else _quiet(doubtful),
             kind="alarm" if alarms else "doubtful" if doubtful else "quiet",
             state=state,

@@ -89,7 +89,7 @@ def write(reports: list[Report], path: Path) -> None:
     environment = html_templates.environment(FOLDER, printable)
     text = environment.get_template("page.html").render(
         style=Markup(style),  # our own
-        policy=f"default-src 'none'; style-src {html_templates.source(style)}; base-uri 'none'; form-action 'none'",
+        policy=html_templates.policy_of(style),
         reports=[(report, [(curve.title, _draw(curve)) for curve in report.curves]) for report in reports],
     )
     with replacing(path) as aside:

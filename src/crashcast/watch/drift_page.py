@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from crashcast import html_templates
 from crashcast.files import replacing
-from crashcast.operate.page import ONLY_OWN, STYLE, chart, number
+from crashcast.operate.page import STYLE, chart, number
 from crashcast.text import printable
 from crashcast.watch.drift import Finding, Report
 from crashcast.watch.drift_output import SHOWN, verdict
@@ -35,7 +35,7 @@ def render(report: Report) -> str:
         "drift_page.html"
     ).render(
         style=Markup(STYLE),  # our own
-        policy=ONLY_OWN,
+        policy=html_templates.policy_of(STYLE),
         kind="doubtful" if not report.is_known else "alarm" if report.alarms else "quiet",
         verdict=verdict(report),
         changes=report.changes,

@@ -55,7 +55,7 @@ def render(record: Record, pictures: dict[str, Any]) -> str:
         .get_template("page.html")
         .render(
             style=Markup(STYLE),  # our own
-            policy=f"default-src 'none'; style-src {html_templates.source(STYLE)}; base-uri 'none'; form-action 'none'",
+            policy=html_templates.policy_of(STYLE),
             record=record,
             pictures=pictures,
             crashes=_by_catcher(pictures["crashes"]),
