@@ -1,4 +1,4 @@
-"""Paths of raw data: what the demo, the import and the collectors write. Schemas are in `tables`."""
+"""Paths of raw data, which the demo, the import and the collectors write, and of what the stages write of it."""
 
 from pathlib import Path
 
@@ -16,4 +16,7 @@ TABLES = (  # what the stages read
     ALARMS_PATH,
     ACTIONS_PATH,
 )
+CLEAN_PATH, FEATURES_PATH, LABELS_PATH = Path("data/clean"), Path("data/features"), Path("data/labels")
+CONFIRMED_PATH = Path("data/incidents.parquet")  # the incidents that `label` confirmed
+SPLIT_PATH, PREDICTIONS_PATH = Path("data/split.json"), Path("data/predictions")
 DEMO_TRUTH = Path("data/demo")  # for an oracle, never for a model

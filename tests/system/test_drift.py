@@ -14,8 +14,9 @@ import pytest
 from crashcast import cli, tables
 from crashcast.operate import deployment
 from crashcast.params.telemetry import Telemetry
+from crashcast.paths import CLEAN_PATH
 from crashcast.watch import drift
-from crashcast.watch.drift import CLEAN, Report
+from crashcast.watch.drift import Report
 from crashcast.watch.weekly import WEEK
 from stages import featurize
 
@@ -67,13 +68,13 @@ def in_week(here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call
         assert isinstance(start, datetime)
         inside = pl.col("timestamp").is_between(*tables.utc(start, start + WEEK), closed="left")
         changed = tmp_path / "clean"
-        for partition in tables.partitions(CLEAN):
-            rows = tables.read(partition.path(CLEAN))
+        for partition in tables.partitions(CLEAN_PATH):
+            rows = tables.read(partition.path(CLEAN_PATH))
             name = change.meta.output_name()
             tables.write(partition.path(changed), rows.with_columns(pl.when(inside).then(change).otherwise(name)))
         featurize.main(changed, *RECORDS, tmp_path / "features")
-        monkeypatch.setattr(drift, "CLEAN", changed)
-        monkeypatch.setattr(drift, "FEATURES", tmp_path / "features")
+        monkeypatch.setattr(drift, "CLEAN_PATH", changed)
+        monkeypatch.setattr(drift, "FEATURES_PATH", tmp_path / "features")
         return told()
 
     return in_week

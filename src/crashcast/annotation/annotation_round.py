@@ -13,10 +13,11 @@ from crashcast.annotation.answers import windows_with_answers
 from crashcast.annotation.committee import MEMBERS, votes_out_of_fold
 from crashcast.annotation.label_studio import configuration, read_export, tasks
 from crashcast.annotation.selection import select
-from crashcast.annotation.windows import CLEAN, KEYS
+from crashcast.annotation.windows import KEYS
 from crashcast.canonical import write_json, write_text
 from crashcast.errors import UserError
 from crashcast.params.telemetry import Telemetry
+from crashcast.paths import CLEAN_PATH
 
 
 def export_tasks(folder: Path, budget: int, length: timedelta, seed: int) -> list[str]:
@@ -33,7 +34,7 @@ def export_tasks(folder: Path, budget: int, length: timedelta, seed: int) -> lis
         raise UserError("annotators have answered for every window: no window is left")
     chosen = windows.take(left[select(votes[left], windows.evidence[left], budget, seed)])
     write_text(folder / "labelling.xml", configuration(telemetry))
-    write_json(folder / "tasks.json", tasks(chosen, CLEAN, telemetry))
+    write_json(folder / "tasks.json", tasks(chosen, CLEAN_PATH, telemetry))
     return [
         f"{folder / 'tasks.json'}: {len(chosen):,} of {left.size:,} server-windows, the most informative first",
         f"{folder / 'labelling.xml'}: the labelling configuration of the project that they are imported into",

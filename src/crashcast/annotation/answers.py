@@ -12,8 +12,9 @@ from sklearn.metrics import cohen_kappa_score
 
 from crashcast import tables
 from crashcast.annotation import windows
-from crashcast.annotation.windows import CLEAN, COVERAGE, INCIDENTS, KEYS, Windows
+from crashcast.annotation.windows import KEYS, Windows
 from crashcast.labelling.candidate_events import ANNOTATIONS, NO_CRASH
+from crashcast.paths import CLEAN_PATH, COVERAGE_PATH, INCIDENTS_PATH
 from crashcast.tables import CRASH
 
 PATH = Path("data/raw/annotations.parquet")
@@ -37,7 +38,7 @@ def windows_with_answers(length: timedelta) -> tuple[Windows, np.ndarray]:
     bool array of shape (n,)
         Whether an annotator has answered for each.
     """
-    found = windows.read(CLEAN, INCIDENTS, COVERAGE, length)
+    found = windows.read(CLEAN_PATH, INCIDENTS_PATH, COVERAGE_PATH, length)
     agreed = consensus(read(PATH)).rename({"crash_at": "marked_at"}).with_columns(is_answered=True)
     frame = found.frame.join(agreed, on=KEYS, how="left", maintain_order="left")
     crash_at = pl.coalesce("marked_at", "crash_at", "started_at")

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from crashcast import tables
 from crashcast.annotation.answers import windows_with_answers
 from crashcast.annotation.committee import Floats, votes_out_of_fold
-from crashcast.annotation.windows import INCIDENTS, KEYS, Windows
+from crashcast.annotation.windows import KEYS, Windows
 from crashcast.errors import UserError
 from crashcast.files import replacing
+from crashcast.paths import INCIDENTS_PATH
 from crashcast.spreadsheet import write_csv
 
 ROUNDED = 4  # digits
@@ -99,6 +100,6 @@ def write_suspects(out: Path, limit: int, length: timedelta, seed: int) -> list[
 def _with_tickets(ranked: pl.DataFrame) -> pl.DataFrame:
     """Add the ticket of each recorded crash, to look it up."""
     columns = ["server_id", "incident_id", "source", "summary", "started_at", "kind"]
-    records = tables.read(INCIDENTS, columns).filter(kind=tables.CRASH).sort("incident_id")
+    records = tables.read(INCIDENTS_PATH, columns).filter(kind=tables.CRASH).sort("incident_id")
     tickets = records.drop("kind").rename({"started_at": "crash_at"}).unique(["server_id", "crash_at"], keep="first")
     return ranked.join(tickets, on=["server_id", "crash_at"], how="left", maintain_order="left")

@@ -24,8 +24,6 @@ from crashcast.params.incidents import Incidents
 from crashcast.params.telemetry import Telemetry
 from crashcast.tables import CRASH, MAINTENANCE, Partition
 
-CLEAN = Path("data/clean")
-INCIDENTS, COVERAGE = Path("data/raw/incidents.parquet"), Path("data/raw/coverage.parquet")
 BEFORE = timedelta(hours=6)  # signs of a crash just after a window's start lie before it
 LONGEST_GAP = DAY  # the end of a gap is searched no further
 HOUR = timedelta(hours=1)

@@ -86,10 +86,11 @@ def align(
     for (kind,), some in summary.partition_by("kind", as_dict=True, maintain_order=True).items():
         hours = [offset / HOUR for offset in some["offset"]]
         for name in columns:
-            lower, middle, upper = ([_rounded(value) for value in some[f"{name}/{share}"]] for share in QUARTILES)
+            lower, middle, upper = ([rounded(value) for value in some[f"{name}/{share}"]] for share in QUARTILES)
             found_of[name][str(kind)] = Aligned(hours, lower, middle, upper, counts[kind])
     return found_of
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """Return a value as a page shows it: with six digits."""
     return None if value is None else float(f"{value:.6g}")

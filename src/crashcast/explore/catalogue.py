@@ -18,13 +18,12 @@ import pyarrow.parquet as pq
 from crashcast import registry, tables
 from crashcast.params.data import Data, Input
 from crashcast.params.telemetry import Metric, Telemetry
-from crashcast.paths import COVERAGE_PATH, RAW, TABLES
+from crashcast.paths import CLEAN_PATH, COVERAGE_PATH, RAW, TABLES
 from crashcast.tables import CRASH, MAINTENANCE, OBSERVED, Partition
 from crashcast.versioning import dvc_files, git
 from crashcast.versioning.outputs import outputs_of
 from crashcast.versioning.revision import Revision
 
-CLEAN = Path("data/clean")
 SAMPLED_ROWS = 50_000  # of each partition
 PERCENTILES = (0.01, 0.5, 0.99)
 NO_GROUP = "no group"
@@ -186,7 +185,7 @@ def read_periods(telemetry: Telemetry, incidents: pl.DataFrame) -> tuple[list[Pe
         periods.append(
             Period(
                 partition.name.partition("=")[2],
-                pq.read_metadata(partition.path(CLEAN)).num_rows,
+                pq.read_metadata(partition.path(CLEAN_PATH)).num_rows,
                 servers.height,
                 inside.filter(kind=CRASH).height,
                 inside.filter(kind=MAINTENANCE).height,
@@ -211,8 +210,8 @@ def unit(name: str) -> str:
 
 def _samples(columns: list[str], interval: timedelta) -> Iterator[tuple[Partition, pl.DataFrame]]:
     """Yield some moments of each partition, with the rows of all servers; all of a small partition."""
-    for partition in tables.partitions(CLEAN):
-        path = partition.path(CLEAN)
+    for partition in tables.partitions(CLEAN_PATH):
+        path = partition.path(CLEAN_PATH)
         times = tables.read(path, ["timestamp"])["timestamp"]  # sorted
         where = None
         if len(times) > SAMPLED_ROWS:

@@ -7,7 +7,7 @@ crashes and alarms are those of the newest `NEWEST_ROWS` rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from markupsafe import Markup
 from crashcast import html_templates, tables
 from crashcast.canonical import write_text
 from crashcast.explore import before_crash, cases, catalogue, plot
-from crashcast.explore.catalogue import CLEAN, MetricHistory, Period
+from crashcast.explore.catalogue import MetricHistory, Period
 from crashcast.explore.plot import Operation
 from crashcast.incidents import read_covered_crashes
 from crashcast.modeling.alarms import AlarmWindow, judge
@@ -31,7 +31,7 @@ from crashcast.params.features import Features
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
-from crashcast.paths import COVERAGE_PATH
+from crashcast.paths import CLEAN_PATH, CONFIRMED_PATH, COVERAGE_PATH, FEATURES_PATH, PREDICTIONS_PATH, SPLIT_PATH
 from crashcast.review.report import html, svg
 from crashcast.tables import CRASH
 from crashcast.text import counted, printable
@@ -44,7 +44,6 @@ NEWEST_ROWS = 3_000_000  # of 10,000 servers, hourly, 12 days
 CHARTS = 6  # of a crash or an alarm: the score, the metrics of its reasons, and others
 MOST_GROUPS = 12
 LAST_PERIODS = 4  # in the tables of missing values
-INCIDENTS, PREDICTIONS, FEATURES = Path("data/incidents.parquet"), Path("data/predictions"), Path("data/features")
 
 
 def write(path: Path) -> None:
@@ -63,25 +62,25 @@ def read() -> dict[str, Any]:
     sections = (kind.read() for kind in (Telemetry, Clean, Features, Incidents, Label))
     deployment = Deployment("the work tree", committed_model.load(), *sections)  # type: ignore[arg-type]
     telemetry = deployment.telemetry
-    incidents = tables.read(INCIDENTS)
-    crashes = read_covered_crashes(INCIDENTS, COVERAGE_PATH, deployment.incidents)
+    incidents = tables.read(CONFIRMED_PATH)
+    crashes = read_covered_crashes(CONFIRMED_PATH, COVERAGE_PATH, deployment.incidents)
     periods, metrics = catalogue.read_periods(telemetry, incidents)
 
-    rule, window = read_rule(Path("data/split.json")), AlarmWindow.of(deployment.label, telemetry.interval)
-    predictions, judged_from = newest(PREDICTIONS, ["timestamp", "server_id", "label", "observed", "score"])
+    rule, window = read_rule(SPLIT_PATH), AlarmWindow.of(deployment.label, telemetry.interval)
+    predictions, judged_from = newest(PREDICTIONS_PATH, ["timestamp", "server_id", "label", "observed", "score"])
     start, end = period(rule, "test")
     judged_period = max(start, judged_from), end
     judged = judge(
         predictions, crashes_of_part(crashes, rule, "test"), deployment.model.threshold, window, judged_period
     )
-    clean, clean_from = newest(CLEAN, [*tables.KEYS, *telemetry.metrics])
+    clean, clean_from = newest(CLEAN_PATH, [*tables.KEYS, *telemetry.metrics])
     found = cases.find(predictions, judged, Operation(deployment.model.threshold, window))
     missed, false_alarms = (
-        cases.draw(some, what, predictions, judged, clean, FEATURES, deployment)
+        cases.draw(some, what, predictions, judged, clean, FEATURES_PATH, deployment)
         for some, what in zip(found, (CRASH, "alarm"), strict=True)
     )
 
-    own = before_crash.kinds(crashes).filter(pl.col("started_at") >= tables.utc(clean_from, clean_from)[0])
+    own = before_crash.kinds(crashes).filter(pl.col("started_at") >= clean_from.replace(tzinfo=UTC))
     aligned = before_crash.align(clean, own, list(telemetry.metrics), telemetry.interval)
     aligned |= before_crash.align(predictions, own, ["score"], telemetry.interval)
     medians = dict(zip(telemetry.metrics, clean.select(pl.col(*telemetry.metrics).median()).row(0), strict=True))

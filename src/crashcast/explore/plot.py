@@ -254,7 +254,7 @@ def charts(view: View, metrics: Sequence[str]) -> list[Markup]:
     marks = [(kind, hour) for kind, hour in marks if first <= hour <= last]
 
     def drawn(name: str, series: svg.Series, levels: dict[str, float]) -> Markup:
-        values = {kind: [_rounded(value) for value in some] for kind, some in series.items()}
+        values = {kind: [aligning.rounded(value) for value in some] for kind, some in series.items()}
         extent = svg.extent_of([*values.values(), [*levels.values()]])
         title = f"{name} of {view.server_id} around the {view.what}"
         return svg.around(
@@ -290,10 +290,6 @@ def _at(hours: Sequence[float], one: Aligned, values: Sequence[float | None]) ->
 
 def _hours(time: datetime, at: datetime) -> float:
     return (time - at) / HOUR
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.6g}")
 
 
 def _told(values: Sequence[float | None]) -> str:

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import numpy as np
@@ -31,12 +30,11 @@ from crashcast.params.evaluate import Evaluate
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.serve import Serve
-from crashcast.paths import ACTIONS_PATH, ALARMS_PATH, COVERAGE_PATH
+from crashcast.paths import ACTIONS_PATH, ALARMS_PATH, CONFIRMED_PATH, COVERAGE_PATH, LABELS_PATH
 from crashcast.review.standard_error import Spread, spread, total_influence
 from crashcast.sources.raw_table import read_or_empty
 
 MONTH = 365.25 / 12 * DAY
-LABELS, CONFIRMED = Path("data/labels"), Path("data/incidents.parquet")  # outputs of `label`
 DELIVERED, HELD_BACK = "delivered", "held_back"
 JEFFREYS = 0.5  # a crash and an alarm without one, half of each, are what a share of few alarms begins with
 
@@ -102,19 +100,19 @@ def read(since: datetime | None = None, until: datetime | None = None) -> Outcom
     issued, actions = read_or_empty(ALARMS_PATH, tables.ALARMS), read_or_empty(ACTIONS_PATH, tables.ACTIONS)
     inside = pl.lit(value=True)
     if since is not None:
-        inside &= pl.col("opened_at") >= tables.utc(since, since)[0]
+        inside &= pl.col("opened_at") >= since.replace(tzinfo=UTC)
     if until is not None:
-        inside &= pl.col("opened_at") < tables.utc(until, until)[0]
+        inside &= pl.col("opened_at") < until.replace(tzinfo=UTC)
     label, incidents, serve, evaluate = Label.read(), Incidents.read(), Serve.read(), Evaluate.read()
     alarms = by_opening(issued).filter(inside)
     if alarms.is_empty():
         return figures(follow(alarms, actions, *_nothing(), label, incidents), serve.never_hold_back, evaluate)
-    newest = tables.partitions(LABELS)[-1].path(LABELS)
+    newest = tables.partitions(LABELS_PATH)[-1].path(LABELS_PATH)
     end = tables.read(newest, ["timestamp"])["timestamp"].max()
     assert isinstance(end, datetime)
     covered = tables.read(COVERAGE_PATH, ["server_id", "covered_from", "covered_to"])
     covered = covered.with_columns(pl.min_horizontal("covered_to", pl.lit(end + INSTANT)))
-    crashes = read_covered_crashes(CONFIRMED, COVERAGE_PATH, incidents)
+    crashes = read_covered_crashes(CONFIRMED_PATH, COVERAGE_PATH, incidents)
     return figures(follow(alarms, actions, crashes, covered, label, incidents), serve.never_hold_back, evaluate)
 
 

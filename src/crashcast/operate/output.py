@@ -29,7 +29,6 @@ WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
     ".csv": write_csv,
     ".json": pl.DataFrame.write_json,
 }
-Explained = list[Reason]
 
 
 def moment(text: str) -> datetime:
@@ -67,7 +66,8 @@ def check_name(path: Path) -> None:
 
 def write(scores: Scores, path: Path) -> None:
     """Write every server's row, with the first reason of those at risk, whole or not at all."""
-    first = {server: str(found[0]) if (found := reasons(scores, server)) else None for server in _at_risk(scores)}
+    at_risk = scores.at_risk["server_id"]
+    first = {server: str(found[0]) if (found := reasons(scores, server)) else None for server in at_risk}
     rows = scores.rows.with_columns(
         age_s=pl.col("age").dt.total_seconds(),
         reason=pl.col("server_id").replace_strict(first, default=None, return_dtype=pl.String),
@@ -143,7 +143,7 @@ def show(scores: Scores, console: Console) -> None:
         console.print(f"and {more:,} more: --out FILE writes them all", highlight=False)
 
 
-def explained(scores: Scores, server_id: str) -> Explained:
+def explained(scores: Scores, server_id: str) -> list[Reason]:
     """Return the reasons for one server's risk.
 
     Raises
@@ -169,8 +169,3 @@ def show_reasons(found: Sequence[Reason], console: Console) -> None:
 def reasons_as_json(found: Sequence[Reason]) -> list[dict[str, Any]]:
     """Return reasons as plain values."""
     return [reason._asdict() for reason in found]
-
-
-def _at_risk(scores: Scores) -> list[str]:
-    found: list[str] = scores.at_risk["server_id"].to_list()
-    return found

@@ -8,7 +8,7 @@ gap after a server's last sample is never scored.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -197,9 +197,8 @@ def last_row(moment: datetime, interval: timedelta) -> datetime:
 
 def _newest_rows(cleaned: pl.DataFrame, oldest: datetime) -> pl.DataFrame:
     """Return the keys of each server's newest observed row, not before `oldest`, sorted."""
-    start, _ = tables.utc(oldest, oldest)
     return (
-        cleaned.filter(pl.col(tables.OBSERVED) & (pl.col("timestamp") >= start))
+        cleaned.filter(pl.col(tables.OBSERVED) & (pl.col("timestamp") >= oldest.replace(tzinfo=UTC)))
         .group_by("server_id")
         .agg(pl.col("timestamp").max())
         .select(*tables.KEYS)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +29,7 @@ from crashcast.operate.deployment import Deployment
 from crashcast.operate.reasons import sources
 from crashcast.params.drift import Drift
 from crashcast.params.features import Features
-from crashcast.paths import COVERAGE_PATH
+from crashcast.paths import CLEAN_PATH, CONFIRMED_PATH, COVERAGE_PATH, FEATURES_PATH, LABELS_PATH
 from crashcast.review.test_set import read_rule
 from crashcast.versioning.revision import Revision
 from crashcast.watch import changes, weekly
@@ -38,8 +37,6 @@ from crashcast.watch.changes import Change
 from crashcast.watch.weekly import DATA, Series, Weeks
 
 Floats = NDArray[np.float64]
-CLEAN, FEATURES, LABELS = Path("data/clean"), Path("data/features"), Path("data/labels")
-CONFIRMED = Path("data/incidents.parquet")
 WEEKS_A_YEAR = 365.25 / 7
 LEAST_DISTANCE = 1e-6  # two weeks that are the same
 MOVED = 0.01  # a shift of a metric that changes the mean risk by a smaller share is no alarm
@@ -153,7 +150,7 @@ def read(used: Deployment, revision: Revision) -> Report:
         )
     begun, trained_to = period(rule, "train")
     _, known_to = period(rule, "test")
-    newest = tables.partitions(CLEAN)[-1].path(CLEAN)
+    newest = tables.partitions(CLEAN_PATH)[-1].path(CLEAN_PATH)
     last = tables.read(newest, ["timestamp"])["timestamp"].max()
     if not isinstance(last, datetime):
         raise UserError(f"{newest} has no rows: run `dvc repro`")
@@ -166,19 +163,19 @@ def read(used: Deployment, revision: Revision) -> Report:
     ends = covered["covered_to"].max()
     assert isinstance(ends, datetime)
     series = [
-        *weekly.of_metrics(CLEAN, list(telemetry.metrics), weeks),
-        *weekly.of_fleet(CLEAN, groups, telemetry.interval, weeks),
-        *weekly.of_scores(FEATURES, model, weeks),
+        *weekly.of_metrics(CLEAN_PATH, list(telemetry.metrics), weeks),
+        *weekly.of_fleet(CLEAN_PATH, groups, telemetry.interval, weeks),
+        *weekly.of_scores(FEATURES_PATH, model, weeks),
         *weekly.of_crashes(
-            complete_incidents(tables.read(CONFIRMED), incidents),
+            complete_incidents(tables.read(CONFIRMED_PATH), incidents),
             covered,
             ends.replace(tzinfo=None) - incidents.reporting_delay,
             weeks,
         ),
         *weekly.of_alarms(
-            FEATURES,
-            LABELS,
-            read_covered_crashes(CONFIRMED, COVERAGE_PATH, incidents),
+            FEATURES_PATH,
+            LABELS_PATH,
+            read_covered_crashes(CONFIRMED_PATH, COVERAGE_PATH, incidents),
             model,
             AlarmWindow.of(used.label, telemetry.interval),
             weeks,
@@ -296,6 +293,6 @@ def with_effects(found: Sequence[Finding], model: Model, weeks: Weeks, features:
 def _drawn(columns: list[str], weeks: Weeks, first: int, last: int) -> pl.DataFrame:
     """Return rows of some weeks of the features, spread evenly over them, at most about `ROWS`."""
     inside = Weeks(weeks.start(first), last - first, last - first)
-    pieces = list(weekly.rows_of(FEATURES, columns, inside))
+    pieces = list(weekly.rows_of(FEATURES_PATH, columns, inside))
     height = sum(piece.height for piece in pieces)
     return pl.concat(piece.gather_every(max(1, height // ROWS)) for piece in pieces)

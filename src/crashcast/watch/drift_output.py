@@ -40,11 +40,8 @@ def verdict(report: Report) -> str:
     if report.week is None:
         return "Not known: no whole week has passed since the training period of the model."
     if not report.is_known:
-        weeks, needed = (
-            counted(report.weeks, "whole week"),
-            f"{report.needed} are needed (params.yaml: drift.min_weeks)",
-        )
-        return f"Not known: the training period has {weeks}, and {needed}."
+        weeks, needed = counted(report.weeks, "whole week"), f"{report.needed} are needed"
+        return f"Not known: the training period has {weeks}, and {needed} (params.yaml: drift.min_weeks)."
     about = f"the week from {report.week:%Y-%m-%d} UTC, compared with {report.weeks} weeks of the training period"
     if not report.alarms:
         return f"No drift in {about}."

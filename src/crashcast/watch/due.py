@@ -22,7 +22,7 @@ from crashcast.modeling.split_rule import period, read_labels
 from crashcast.operate.deployment import Deployment
 from crashcast.params.base import DAY, format_duration
 from crashcast.params.retrain import Retrain
-from crashcast.paths import COVERAGE_PATH
+from crashcast.paths import CONFIRMED_PATH, COVERAGE_PATH, FEATURES_PATH, LABELS_PATH
 from crashcast.review import ledger
 from crashcast.review.test_set import read_rule
 from crashcast.text import some_of
@@ -90,12 +90,11 @@ def read(used: Deployment, revision: Revision, looked_at: datetime | None, now: 
     """
     policy, window = Retrain.read(), AlarmWindow.of(used.label, used.telemetry.interval)
     ended = data_end(revision)
-    crashes = read_covered_crashes(drift.CONFIRMED, COVERAGE_PATH, used.incidents)
+    crashes = read_covered_crashes(CONFIRMED_PATH, COVERAGE_PATH, used.incidents)
     rows = new_rows(ended)
     labelled = rows.drop_nulls("label")["timestamp"].max()
     known_to = labelled.replace(tzinfo=None) if isinstance(labelled, datetime) else None
-    border, _ = tables.utc(ended, ended)
-    is_new = pl.col("started_at") >= border
+    is_new = pl.col("started_at") >= ended.replace(tzinfo=UTC)
     known, new = crashes.filter(~is_new), crashes.filter(is_new)
     found = Due(used.name, ended, known_to, known.height, new.height)
     found.reasons.extend(_by_data(found, policy))
@@ -127,13 +126,12 @@ def last_look() -> datetime | None:
 def new_rows(since: datetime) -> pl.DataFrame:
     """Return the labels of rows from a moment on: `timestamp`, `server_id`, `label`, `observed`."""
     frames = [
-        read_labels(partition.path(drift.LABELS))
-        for partition in tables.partitions(drift.LABELS)
+        read_labels(partition.path(LABELS_PATH))
+        for partition in tables.partitions(LABELS_PATH)
         if partition.end > since
     ]
     schema: dict[str, Any] = {**tables.KEYS, "label": pl.Int8, tables.OBSERVED: pl.Boolean}
-    start, _ = tables.utc(since, since)
-    return pl.concat([pl.DataFrame(schema=schema), *frames]).filter(pl.col("timestamp") >= start)
+    return pl.concat([pl.DataFrame(schema=schema), *frames]).filter(pl.col("timestamp") >= since.replace(tzinfo=UTC))
 
 
 def _by_data(found: Due, policy: Retrain) -> Iterator[str]:
@@ -173,14 +171,13 @@ def _by_performance(
     if low is None:
         return
     frames = []
-    for partition in tables.partitions(drift.FEATURES):
+    for partition in tables.partitions(FEATURES_PATH):
         if partition.end > span[0]:
-            features = tables.read(partition.path(drift.FEATURES), [*tables.KEYS, *used.model.features])
+            features = tables.read(partition.path(FEATURES_PATH), [*tables.KEYS, *used.model.features])
             own = rows.join(features, on=list(tables.KEYS), how="inner", maintain_order="left")
             if own.height:
                 frames.append(own.select(rows.columns).with_columns(score=pl.Series(used.model.predict(own))))
-    end, _ = tables.utc(span[1], span[1])
-    scored = pl.concat(frames).filter(pl.col("timestamp") < end)
+    scored = pl.concat(frames).filter(pl.col("timestamp") < span[1].replace(tzinfo=UTC))
     recall = alarms.judge(scored, crashes, used.model.threshold, window, span).metrics.event_recall
     if recall is not None and recall < low:
         yield (

@@ -11,7 +11,6 @@ from crashcast.sources.importing.columns import texts
 from crashcast.sources.importing.table_file import Sheet
 
 WORD = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"  # a name in a sentence, without its full stop or port
-SHORT_NAMES = "--short-names"
 
 
 def short_name(server: str) -> str:
