@@ -61,7 +61,7 @@ def test_it_says_whether_the_machine_suffices_and_draws_memory_and_disk(browser:
     tab = new_tab(browser, [], DESK, "light")
     tab.goto((tmp_path / "plan.html").as_uri())
     assert "the next 12 months of 1,000,000 servers" in tab.locator("h1").inner_text()
-    assert "This machine does not suffice." in tab.locator("header").inner_text()
+    assert "This machine does not suffice: " in tab.locator("header").inner_text()
     assert tab.locator("svg.chart").count() == 2
     assert "The dashed line is what there is" in tab.locator("svg desc").first.text_content()
     tab.context.close()

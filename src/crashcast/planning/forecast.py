@@ -152,7 +152,7 @@ def forecast(project: Project, growth: Growth) -> Forecast:
     if now.metrics != size.metrics:
         assumed.append("the cost of a row is in proportion to the number of metrics, which was never measured")
     need = Need(model, project, size.at(size.months + 12))
-    limits = sorted(limits_of(need, every), key=lambda one: one.breaks_at)
+    limits = sorted(limits_of(need, every), key=lambda one: one.breaks_at[::-1])
     warnings = _warnings(project, run)
     return Forecast(project, size, every, times, run, retraining, lines, limits, need.curves(limits), assumed, warnings)
 

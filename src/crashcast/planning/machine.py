@@ -13,9 +13,9 @@ import psutil
 
 from crashcast.planning.cost_model import Estimate
 from crashcast.planning.project import Project
-from crashcast.planning.records import DATA_STAGES, FIT
+from crashcast.planning.records import FIT
 from crashcast.planning.report import Curve
-from crashcast.planning.run_cost import Cost, RunModel, Size, disk_bytes, highest, total
+from crashcast.planning.run_cost import BY_PARTITION, Cost, RunModel, Size, disk_bytes, highest, total
 from crashcast.text import all_of
 
 GB, HOUR = 1e9, timedelta(hours=1)
@@ -23,14 +23,34 @@ MOST_OF_MEMORY = 0.9
 
 
 class Limit(NamedTuple):
-    """Something that this machine has, and the plan needs."""
+    """Something that this machine has, and a run needs.
+
+    Attributes
+    ----------
+    what, unit : str
+    need : Estimate
+    have : float
+    breaks_at : pair of float
+        Times the servers: where the upper limit of the need, and where the need itself, is more than there is.
+    mend : str
+    """
 
     what: str
     unit: str
-    need: float
+    need: Estimate
     have: float
-    breaks_at: float  # times the servers
+    breaks_at: tuple[float, float]
     mend: str
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it does not suffice."""
+        return self.need.value > self.have
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it may not suffice."""
+        return not self.is_short and self.need.high > self.have
 
 
 @dataclass(frozen=True)
@@ -62,14 +82,18 @@ class Need:
         """Return how long a tick of `crashcast serve` takes."""
         return self.project.tick_cpu_s(size, [])
 
-    def breaks_at(self, need: Callable[[Size], Estimate], have: float) -> float:
+    def breaks_at(self, need: Callable[[Size], Estimate], end: str, have: float) -> float:
         """Return how many times the servers are too many, by bisection; infinity above a million times."""
+
+        def is_enough(times: float) -> bool:
+            return bool(getattr(need(self.grown(times)), end) <= have)
+
         low, high = 1 / self.end.servers, 1e6
-        if need(self.grown(high)).high <= have:
+        if is_enough(high):
             return math.inf
         while high / low > 1.01:
             middle = math.sqrt(low * high)
-            low, high = (middle, high) if need(self.grown(middle)).high <= have else (low, middle)
+            low, high = (middle, high) if is_enough(middle) else (low, middle)
         return high
 
     def grown(self, times: float) -> Size:
@@ -81,11 +105,11 @@ class Need:
         drawn = []
         for name, need in (("memory", self.memory_gb), ("disk", self.disk_gb)):
             limit = next(one for one in limits if one.what.startswith(name))
-            reach = 1.25 * max(1.0, min(limit.breaks_at, 40.0))
+            reach = 1.25 * max(1.0, min(limit.breaks_at[1], 40.0))
             sizes = [self.grown(reach * step / 12) for step in range(1, 13)]
             points = [(f"{size.servers:,}", need(size)) for size in sizes]
             title = f"{name.capitalize()} of a whole run at the end of the year, over the number of servers"
-            drawn.append(Curve(title, "GB", points, limit.have if limit.breaks_at <= reach else None))
+            drawn.append(Curve(title, "GB", points, limit.have if limit.breaks_at[0] <= reach else None))
         return drawn
 
 
@@ -94,9 +118,10 @@ def limits_of(need: Need, every: timedelta) -> Iterator[Limit]:
     end, project = need.end, need.project
 
     def limit(what: str, unit: str, of: Callable[[Size], Estimate], have: float, mend: str) -> Limit:
-        return Limit(what, unit, of(end).high, have, need.breaks_at(of, have), mend)
+        breaks_at = need.breaks_at(of, "high", have), need.breaks_at(of, "value", have)
+        return Limit(what, unit, of(end), have, breaks_at, mend)
 
-    part = max(costs := need.costs(end), key=lambda name: costs[name].peak_bytes.high)
+    part = max(costs := need.costs(end), key=lambda name: costs[name].peak_bytes.value)
     memory = psutil.virtual_memory().total * MOST_OF_MEMORY / GB
     yield limit(f"memory ({part})", "GB", need.memory_gb, memory, _mend(need, memory, part))
     # what a run of today's size leaves is there already
@@ -108,21 +133,17 @@ def limits_of(need: Need, every: timedelta) -> Iterator[Limit]:
 
 
 def _mend(need: Need, have: float, part: str) -> str:
-    """Name the first setting that makes a run fit into memory."""
-    end = need.end
-    if need.memory_gb(end).high <= have:
-        return ""
-    if part in DATA_STAGES:
-        names = ("month", "week", "day")
-        for name in names[names.index(end.partition) :]:
-            for side_by_side in (None, 1):
-                settings = [f"`telemetry.partition: {name}`"] * (name != end.partition)
-                settings += ["`execution.workers: 1`"] * (side_by_side == 1)
-                if settings and need.memory_gb(replace(end, partition=name), side_by_side).high <= have:
-                    return all_of(settings)
+    """Name the first setting with which a run fits into memory: by the upper limit, or else by the value."""
+    end, names = need.end, ("month", "week", "day")
+    finer = [replace(end, partition=name) for name in names[names.index(end.partition) :]]
+    options = [(size, workers) for size in finer for workers in (None, 1)] if part in BY_PARTITION else []
+    for limit in ("high", "value"):
+        for size, workers in options:
+            if getattr(need.memory_gb(size, workers), limit) <= have:
+                settings = [f"`telemetry.partition: {size.partition}`"] * (size.partition != end.partition)
+                return all_of(settings + ["`execution.workers: 1`"] * (workers == 1))
+    if options:
         return "a cluster with more memory in each worker (docs/cluster.md)"
     if part == FIT:
         return "a smaller `train.max_rows`"
-    return (
-        f"a machine with {need.memory_gb(end).high / MOST_OF_MEMORY:,.0f} GB: {part} holds its whole part of the rows"
-    )
+    return f"a machine with {need.memory_gb(end).value / MOST_OF_MEMORY:,.0f} GB or more: {part} runs in one process"

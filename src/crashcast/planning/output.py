@@ -13,13 +13,15 @@ from crashcast.planning.report import Block, Report
 from crashcast.planning.run_cost import Cost, highest, total
 from crashcast.text import counted
 
+BILLION = 1e9
+
 
 def report(found: Forecast) -> Report:
     """Word a forecast."""
     return Report(
         title(found),
         verdict(found),
-        all(one.need <= one.have for one in found.limits),
+        not any(one.is_short or one.is_doubtful for one in found.limits),
         [f"Mind: {one}." for one in found.warnings],
         [_run(found), _year(found), _machine(found)],
         found.curves,
@@ -39,20 +41,28 @@ def title(found: Forecast) -> str:
 
 def verdict(found: Forecast) -> str:
     """Say whether this machine suffices, what breaks first and what mends it."""
-    short, first = [one for one in found.limits if one.need > one.have], found.limits[0]
-    if not short:
-        return f"This machine suffices. {first.what.capitalize()} would break first, {_at(first, found)}."
-    words = [
-        f"{one.what}: {_short(one.need)} {one.unit} needed, {_short(one.have)} there; mend it with {one.mend}"
-        for one in short
-    ]
-    return f"This machine does not suffice. {'; '.join(words).capitalize()}."
+    first = found.limits[0]
+    for is_so, words in (("is_short", "does not suffice"), ("is_doubtful", "may not suffice")):
+        if bad := [one for one in found.limits if getattr(one, is_so)]:
+            told = "; ".join(_told(one) for one in bad)
+            return f"This machine {words}: {told}."
+    return f"This machine suffices. What would break first is {first.what}, {_at(first, found)}."
+
+
+def _told(one: Limit) -> str:
+    need = f"{one.what}, {_short(one.need.value)}{_interval(one.need)} {one.unit} of {_short(one.have)}"
+    if one.is_doubtful:
+        return f"{need}; a run of a size in between tells more"
+    return f"{need}; mend it with {one.mend}"
 
 
 def _at(one: Limit, found: Forecast) -> str:
-    if math.isinf(one.breaks_at):
-        return "beyond a million times the servers"
-    return f"at about {int(float(f'{one.breaks_at * found.size.servers:.2g}')):,} servers"
+    first, last = (_round(times * found.size.servers) for times in one.breaks_at)
+    return f"at about {last} servers" if first == last else f"at about {last} servers, or already {first}"
+
+
+def _round(servers: float) -> str:
+    return "a billion" if servers > BILLION else f"{float(f'{servers:.2g}'):,.0f}"
 
 
 def _run(found: Forecast) -> Block:
@@ -103,14 +113,17 @@ def _machine(found: Forecast) -> Block:
     rows: list[tuple[str, ...]] = [
         (
             one.what,
-            f"{_short(one.need)} {one.unit}",
+            f"{_short(one.need.value)}{_interval(one.need)} {one.unit}",
             f"{_short(one.have)} {one.unit}",
             _at(one, found).removeprefix("at "),
-            one.mend if one.need > one.have else "",
+            one.mend if one.is_short else "",
         )
         for one in found.limits
     ]
-    note = "Needed at the end of the year, by the upper limit of the interval. What breaks first comes first."
+    note = (
+        "Needed at the end of the year. What breaks first comes first: at so many servers, or at already so few by the "
+        "upper limit of the interval."
+    )
     return Block(("this machine", "needed", "there", "breaks at", "what mends it"), rows, 2, note)
 
 
@@ -136,9 +149,14 @@ def as_json(found: Forecast) -> dict[str, Any]:
         "retraining": _costs_as_json(found.retraining),
         "year": [{**one._asdict(), "amount": one.amount._asdict()} for one in found.lines],
         "money": None if found.money is None else found.money._asdict(),
-        "suffices": all(one.need <= one.have for one in found.limits),
+        "suffices": not any(one.is_short or one.is_doubtful for one in found.limits),
         "limits": [
-            {**one._asdict(), "breaks_at": None if math.isinf(one.breaks_at) else one.breaks_at} for one in found.limits
+            {
+                **one._asdict(),
+                "need": one.need._asdict(),
+                "breaks_at": [None if math.isinf(times) else times for times in one.breaks_at],
+            }
+            for one in found.limits
         ],
         "assumptions": found.assumptions,
         "warnings": found.warnings,
