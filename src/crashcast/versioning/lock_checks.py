@@ -25,26 +25,31 @@ def check(revision: Revision) -> None:
         Naming everything that does not fit together.
     """
     commit_limits.check_places(revision)
-    lock = revision.lock
-    made = revision.outs
-    stale = [
-        f"{name}: {problem}"
-        for name, stage in revision.stages.items()
-        for problem in (_differences(revision, stage, lock[name], made) if name in lock else ["it was never run"])
-    ]
-    if stale:
+    if stale := stale_stages(revision):
         listed = "\n".join(f"  {line}" for line in stale)
         raise UserError(
             f"{LOCK} of commit {revision.name} does not match the commit:\n{listed}\n"
             "Run `dvc repro` there, commit what it writes and `make push`."
         )
-    edited = [path for path, digest in made.items() if _differs(revision.find_file(path), digest)]
+    edited = [path for path, digest in revision.outs.items() if _differs(revision.find_file(path), digest)]
     if edited:
         raise UserError(
             f"{', '.join(edited)} of commit {revision.name} is not what the pipeline wrote: {LOCK} records another "
             "hash. Was it edited by hand? `git restore` or `dvc repro` it, and commit that."
         )
     _ = revision.metrics  # reads every figure
+
+
+def stale_stages(revision: Revision) -> list[str]:
+    """Return what of a commit's dvc.lock is not of its code, parameters and data."""
+    lock = revision.lock
+    return [
+        f"{name}: {problem}"
+        for name, stage in revision.stages.items()
+        for problem in (
+            _differences(revision, stage, lock[name], revision.outs) if name in lock else ["it was never run"]
+        )
+    ]
 
 
 def _differences(revision: Revision, stage: Stage, locked: Locked, made: dict[str, str]) -> Iterator[str]:

@@ -28,7 +28,8 @@ TELEMETRY, INCIDENTS, COVERAGE, TICKET_SOURCES, ALARMS, ACTIONS = RAW
 MODELS = "models"  # the output of `train`
 CODE = ("src", PIPELINE, "requirements.txt")
 REGISTERED = "crash-model"  # what the registry calls it: a version's git tag is crash-model@v1.0.0
-OPTIONAL_FIGURE = re.compile(r"slices\..+")  # of too few crashes to say anything
+# of too few crashes to say anything; of rows or alarms, and of the crashes they caught, if there were none
+OPTIONAL_FIGURE = re.compile(r"slices\..+|(.+\.)?(precision|alarm_precision|median_lead_h)")
 SHOWN_DIGITS = 8
 REMOTES = "refs/remotes/"
 

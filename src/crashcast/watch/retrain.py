@@ -29,7 +29,7 @@ from crashcast.review import ledger
 from crashcast.text import some_of
 from crashcast.versioning import cache, dvc_files, environment, git
 from crashcast.versioning.dvc_files import LOCK, pointer
-from crashcast.versioning.lock_checks import check
+from crashcast.versioning.lock_checks import stale_stages
 from crashcast.versioning.revision import MODELS, PARAMS, RAW, REMOTES, Revision, main_branch
 from crashcast.versioning.worktree import worktree
 from crashcast.watch import proposal
@@ -83,11 +83,7 @@ class State:
     @property
     def is_trained(self) -> bool:
         """Whether the branch has a model that the main branch does not have, and a dvc.lock that belongs to it."""
-        if self.tip is None or self.tip.find_file(LOCK) is None:
-            return False
-        try:
-            check(self.tip)
-        except UserError:
+        if self.tip is None or self.tip.find_file(LOCK) is None or stale_stages(self.tip):
             return False
         return self.tip.outs[MODELS] != self.base.outs[MODELS]
 

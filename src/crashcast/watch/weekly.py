@@ -241,7 +241,8 @@ def of_crashes(incidents: pl.DataFrame, coverage: pl.DataFrame, known_to: dateti
         ).item()
         if covered:
             rates[week] = inside.height / (covered / WEEK)
-        minutes = (inside["reported_at"] - inside["started_at"]).dt.total_minutes().drop_nulls().to_numpy()
+        # other evidence may set a crash's start after its ticket's report
+        minutes = (inside["reported_at"] - inside["started_at"]).dt.total_minutes().drop_nulls().clip(0).to_numpy()
         if len(minutes) >= LEAST_EVENTS:  # no median: if half of the tickets are automatic, it lies at their edge
             delays[week] = np.expm1(np.log1p(minutes).mean())
         sources[week] = [inside.select(pl.col("source").eq_missing(name).sum()).item() for name in names]

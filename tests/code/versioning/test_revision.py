@@ -308,6 +308,13 @@ def test_a_figure_that_is_no_number_is_refused_whoever_wrote_it(project: Path, t
         check(commit())
 
 
+def test_a_model_whose_alarms_caught_nothing_may_have_no_lead(project: Path) -> None:
+    nothing = {"alarm_precision": None, "median_lead_h": None, "precision": None}
+    write(METRICS, json.dumps(nothing | {"baselines": {"one rule": nothing}}))
+    write("dvc.lock", lock())
+    check(commit())
+
+
 def test_a_slice_of_too_few_crashes_may_have_no_recall(project: Path) -> None:
     write(METRICS, json.dumps({"slices": {"group_db": {"crashes": 2, "event_recall": None}}}))
     write("dvc.lock", lock())
