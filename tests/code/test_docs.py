@@ -1,4 +1,4 @@
-"""What the documentation names exists: files, modules, commands, parameters."""
+"""What the documentation names exists: files, headings, modules, commands and their options, targets, parameters."""
 
 from __future__ import annotations
 
@@ -48,6 +48,30 @@ def test_imports_in_examples_work(page: Path) -> None:
 def test_commands_exist(page: Path) -> None:
     known = get_command(app).commands  # type: ignore[attr-defined]
     assert named(page, r"(?:`|\n|-- )crashcast ([a-z][\w-]*)") - known.keys() == set()
+
+
+def test_options_exist(page: Path) -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    for words in re.findall(r"(?:`|\n|-- |&& )crashcast ([a-z][^`\n#|&>]*)", page.read_text(encoding="utf-8")):
+        own = words.partition(" -- ")[0]
+        command = commands.get(own.split()[0])
+        assert command, own
+        subcommands = getattr(command, "commands", {})
+        command = subcommands.get((own.split()[1:] or [""])[0], command)
+        known = {"--help", *(name for one in command.params for name in one.opts)}
+        assert set(re.findall(r"(?<!\S)--?[a-z][\w-]*", own)) - known == set(), own
+
+
+def test_headings_that_links_name_exist(page: Path) -> None:
+    for file, heading in re.findall(r"\]\(([\w./-]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+        text = (page.parent / file if file else page).read_text(encoding="utf-8")
+        titles = [re.sub(r"[^\w\- ]", "", title.lower()) for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
+        assert heading in [title.replace(" ", "-") for title in titles], f"{file}#{heading}"
+
+
+def test_targets_of_make_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert named(page, r"(?:`|\n|&& )make ([a-z][\w-]*)[`\s]") - targets == set()
 
 
 def test_parameters_exist(page: Path) -> None:

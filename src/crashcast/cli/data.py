@@ -123,7 +123,9 @@ def import_(
     ] = None,
     ambiguous: Annotated[
         Literal["earlier", "later"] | None,
-        typer.Option(help="Which one a time is that its zone has twice, if the order of rows does not tell."),
+        typer.Option(
+            help="Which moment is meant by a time that occurs twice in its zone, if the order of rows does not tell."
+        ),
     ] = None,
     new_names: Annotated[
         list[str] | None,

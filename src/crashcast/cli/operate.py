@@ -97,13 +97,16 @@ def outcomes(
 def metrics(
     textfile: Textfile = None,
     with_remote: Annotated[
-        bool, typer.Option("--remote", help="With --textfile: list DVC's remote too, and what no commit needs there.")
+        bool,
+        typer.Option(
+            "--remote", help="With --textfile: also count the objects of DVC's remote, and those that no commit needs."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what the last run of each stage and command cost; or write it for Prometheus, with figures of the project.
+    """Show what the last run of each stage and command cost.
 
-    These are the model in use, how far the data reaches, the space that is left, and what came of alarms.
+    With --textfile, write it for Prometheus, beside figures of the model in use, the data, the disk and the alarms.
     """
     from crashcast import run_record
     from crashcast.operate import metrics as costs

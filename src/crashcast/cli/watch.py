@@ -21,7 +21,9 @@ NOT_DUE = 1  # exit status
 DRIFTED, NOT_KNOWN = 1, 3
 InUse = Annotated[
     str | None,
-    typer.Option(help="A registered version or a commit: whose model.", show_default="the version in stage prod"),
+    typer.Option(
+        help="The registered version, or the commit, whose model is meant.", show_default="the version in stage prod"
+    ),
 ]
 commands = typer.Typer()
 
@@ -90,7 +92,7 @@ def changed(
     from crashcast.watch import changes
 
     if csv is not None and (what or servers or at):
-        raise UserError("--csv has it all: leave out --what, --servers and --at")
+        raise UserError("--csv names all of these: leave out --what, --servers and --at")
     if csv is not None and not csv.is_file():
         raise UserError(f"{csv} is missing")
     if csv is None and what is None:
@@ -112,7 +114,7 @@ def retrain(
         bool, typer.Option("--no-collect", help="Take the raw data of this work tree, instead of collecting.")
     ] = False,
     only: Annotated[
-        Step | None, typer.Option(help="Do only this step, as a scheduler does that retries each by itself.")
+        Step | None, typer.Option(help="Do only this step, for a scheduler that retries each step.")
     ] = None,
     api: Annotated[
         str | None,
@@ -142,18 +144,25 @@ def plan(
     servers: Annotated[int | None, typer.Option(min=1, help="The fleet from now on.", show_default="as now")] = None,
     interval: Annotated[
         timedelta | None,
-        typer.Option(parser=parsed_duration, metavar="DURATION", help="The cadence of rows.", show_default="as now"),
+        typer.Option(
+            parser=parsed_duration, metavar="DURATION", help="The interval between rows.", show_default="as now"
+        ),
     ] = None,
     months: Annotated[
         float | None, typer.Option(min=0.1, help="The history at the start of the year.", show_default="as now")
     ] = None,
-    metrics: Annotated[int | None, typer.Option(min=1, help="Their number.", show_default="as now")] = None,
+    metrics: Annotated[int | None, typer.Option(min=1, help="The number of metrics.", show_default="as now")] = None,
     retrain_every: Annotated[
         timedelta | None,
-        typer.Option(parser=parsed_duration, metavar="DURATION", show_default="params.yaml: retrain.max_age"),
+        typer.Option(
+            parser=parsed_duration,
+            metavar="DURATION",
+            help="The time between retrainings.",
+            show_default="params.yaml: retrain.max_age",
+        ),
     ] = None,
     measure_decay: Annotated[
-        bool, typer.Option("--measure-decay", help="First fit models of several ages, and keep what they reach.")
+        bool, typer.Option("--measure-decay", help="First fit models to data of several ages, and store their figures.")
     ] = False,
     answers: Annotated[
         Path | None, typer.Option(help="Label Studio's export as JSON, which tells how long an answer takes.")

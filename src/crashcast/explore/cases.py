@@ -153,7 +153,7 @@ def _naive(moment: datetime) -> datetime:
 def _missed(
     server: str, started_at: datetime, rows: pl.DataFrame, alarms: pl.DataFrame | None, operation: Operation
 ) -> Case:
-    """Say why no alarm spoke of a crash."""
+    """Say why no alarm covered a crash."""
     window, threshold = operation.window, operation.threshold
     first, last = started_at - window.duration, started_at - window.lead
     inside = rows.filter(pl.col("timestamp").is_between(*tables.utc(first, last), closed="left"))
@@ -167,7 +167,7 @@ def _missed(
     if score >= threshold:
         earlier = max((moment for moment in opened if moment < first), default=None)
         told = f", at {earlier:%Y-%m-%d %H:%M}," if earlier else ""
-        why = f"An alarm opened too early{told} and spoke of the hours before the crash."
+        why = f"An alarm opened too early{told} and covered only hours before the crash."
         return Case(server, started_at, why, at)
     late = next((moment for moment in opened if last <= moment < started_at), None)
     below = f"The score stayed below the threshold: at most {score:.2g} at {at:%H:%M}; {threshold:.2g} raises an alarm."
@@ -182,7 +182,7 @@ def _false(server: str, opened_at: datetime, crashes: pl.DataFrame | None, opera
     """Say how an alarm was wrong."""
     window = operation.window
     start, end = opened_at + window.lead, opened_at + window.duration
-    why = f"It spoke of a crash from {start:%Y-%m-%d %H:%M} to {end:%H:%M}, and none came."
+    why = f"It announced a crash from {start:%Y-%m-%d %H:%M} to {end:%H:%M}, and none came."
     later = next((crash for crash in _moments(crashes, "started_at") if crash > end), None)
     if later is not None:
         why += f" The server's next crash came {(later - opened_at) / HOUR:,.0f} h after the alarm."

@@ -24,7 +24,7 @@ def by_opening(issued: pl.DataFrame) -> pl.DataFrame:
     Returns
     -------
     DataFrame
-        A row for each alarm: `server_id`, `opened_at`, `window_to` (up to when the opening spoke of a crash), `ends_at`
+        A row for each alarm: `server_id`, `opened_at`, `window_to` (the end of what the opening covers), `ends_at`
         (of the last renewal), `score` (the last one) and `delivered`; sorted by (opened_at, server_id).
     """
     return (

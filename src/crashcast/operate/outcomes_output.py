@@ -36,7 +36,7 @@ def show(found: Outcomes, console: Console) -> None:
         return
     console.print(
         f"Alarms that opened from {found.since:%Y-%m-%d %H:%M} to {found.until:%Y-%m-%d %H:%M} UTC, and what followed "
-        "in the time that they spoke of:",
+        "in the time that they covered:",
         highlight=False,
     )
     numbers = (Column(title, justify="right") for title in ("alarms", "crash", "no crash", "not known yet"))

@@ -196,7 +196,7 @@ class _Tick:
         return telemetry_tail.prune(tail, needed, self.service.collect, self.deployment.telemetry)
 
     def _due(self, issued: datetime | None) -> list[datetime]:
-        """Return the moments that were not scored and still speak of the future; at the first start the newest one."""
+        """Return the moments that were not scored and whose forecast is not over; at the first start the newest one."""
         if issued is None:
             return [self.moment]
         missed = [issued + (n + 1) * self.interval for n in range((self.moment - issued) // self.interval)]
@@ -208,7 +208,7 @@ class _Tick:
             number, last = counted((end - first) // self.interval, "moment"), end - self.interval
             print(
                 f"serve: {number} from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC passed without scores, and "
-                "what they would have spoken of is over",
+                "their forecasts would be over",
                 file=sys.stderr,
             )
 

@@ -47,7 +47,7 @@ def found(scored: pl.DataFrame, *crashes: datetime) -> tuple[list[Case], list[Ca
         ),
         (
             rows({12: 0.9, 13: 0.8}),
-            "An alarm opened too early, at 2026-01-01 12:00, and spoke of the hours before the crash.",
+            "An alarm opened too early, at 2026-01-01 12:00, and covered only hours before the crash.",
             13,
         ),
         (rows({}, silent=range(13, 19)), "No row was observed from 13:00 to 19:00, in time to warn.", None),
@@ -66,7 +66,7 @@ def test_a_crash_that_was_caught_is_no_case() -> None:
 
 def test_how_an_alarm_was_false() -> None:
     _, alone = found(rows({15: 0.9}))
-    assert [case.why for case in alone] == ["It spoke of a crash from 2026-01-01 16:00 to 22:00, and none came."]
+    assert [case.why for case in alone] == ["It announced a crash from 2026-01-01 16:00 to 22:00, and none came."]
     _, before = found(rows({2: 0.9}), CRASH_AT)
     assert before[0].why.endswith("The server's next crash came 18 h after the alarm.")
 

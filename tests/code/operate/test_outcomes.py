@@ -244,7 +244,7 @@ def told(found: Outcomes) -> str:
 def test_outcomes_are_told_with_what_is_not_known() -> None:
     assert " ".join(told(figures(UNMEASURED, [], EVALUATE)).split()) == (
         "Alarms that opened from 2026-01-05 12:00 to 2026-07-06 12:00 UTC, and what followed in the time that they "
-        "spoke of: alarms crash no crash not known yet delivered, acted on 61 8 50 3 "
+        "covered: alarms crash no crash not known yet delivered, acted on 61 8 50 3 "
         "delivered, not acted on 31 10 20 1 Live precision: from 20% to 77%. "
         "Crashes prevented a month: from 0 to 8.7. "
         "More is not known: 50 alarms that somebody acted on had no crash, because it was prevented or because there "
