@@ -7,7 +7,7 @@ decided by the review.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,8 @@ from crashcast.versioning.dvc_files import LOCK
 STAGES = ("validate", "clean", "label", "split", "candidates", "train", "evaluate")
 RANDOM = "random"  # the baseline without a rule: random alarms
 NONE = "none"
+DUMMY = "dummy"
+WHAT_MIGHT_HELP = "more months of data, a longer horizon (params.yaml: label.horizon), or other metrics might help"
 # of months in which a good alarm is acted on, and so counts as neither true nor false
 NOT_COMPARABLE = "figures of months in which people act on alarms cannot be compared with those of other months."
 
@@ -134,17 +136,27 @@ def conclude(found: Figures, rules: dict[str, Figures]) -> tuple[str, bool]:
     bool
         See `Summary.holds`.
     """
-    beaten = ["chance"] if found["lift_low"] > 1 else []
+    beats_chance = found["lift_low"] > 1
+    beaten = ["chance"] if beats_chance else []
     beaten += [name for name, rule in rules.items() if rule["pr_auc_gain_low"] > 0]
-    unbeaten = [name for name in ("chance", *rules) if name not in beaten]
+    unbeaten = [name for name in rules if name not in beaten]
     price = found["false_alarms_per_server_day"] / found["false_alarm_budget"]
     spent = f"{price:.4g}"  # 1.003 must not read as 1, over budget
     words = [
+        "" if beats_chance else beside_chance(found),
         f"better than {all_of(beaten)}" if beaten else "",
         f"not shown to be better than {all_of(unbeaten)}" if unbeaten else "",
         "false alarms " + ("within budget" if price <= 1 else "over budget") + f" ({spent} times the budget)",
+        "" if beats_chance else WHAT_MIGHT_HELP,
     ]
-    return f"{'; '.join(filter(None, words))}.", not unbeaten and price <= 1
+    return f"{'; '.join(filter(None, words))}.", beats_chance and not unbeaten and price <= 1
+
+
+def beside_chance(found: Mapping[str, Any]) -> str:
+    """Say in words how a model that is not shown to be better than chance compares with it."""
+    lift, low, high = (found[name] for name in ("lift", "lift_low", "lift_high"))
+    below = "below chance" if lift < 1 else "no better than chance, as far as is shown"
+    return f"{below} (a lift of {_number(lift)}, {_number(low)} to {_number(high)}; chance 1)"
 
 
 def _data(metrics: dict[str, Figures]) -> str:
@@ -182,6 +194,13 @@ def _model(metrics: dict[str, Figures]) -> str:
     rivals = [f"{reached[name]} ({name})" for name in reached if _algorithm(name) != _algorithm(chosen)]
     against = f" against {all_of(rivals)}" if rivals else ""
     threshold = _number(fitted["threshold"])
+    if chosen == DUMMY and len(evidence) > 1:
+        skill = metrics["candidates"]["skill"]
+        return (
+            f"Model: the dummy, which opens no alarm: none of the other {len(evidence) - 1} candidates is shown to be "
+            f"better than chance on validation. The best, {skill['best']}, has a lift of {_number(skill['lift'])} with "
+            f"a lower bound of {_number(skill['lift_low'])} ({skill['confidence']:.0%} confidence)."
+        )
     return (
         f"Model: {chosen}, by PR-AUC on validation the best of {len(evidence)} candidates, "
         f"{_number(evidence[chosen]['pr_auc'])}{against}. Its alarms open at a score of {threshold}, "

@@ -4,8 +4,9 @@ In: features, labels, the split's rule, the incidents and their coverage. Out: `
 `metrics/candidates.json` (the evidence for the choice) and `metrics/train.json` (the chosen model on validation).
 
 Crashes are rare, so the model is fitted to a sample that is rich in crash rows (`modeling/sampling.py`). Validation
-keeps every row. The test part is not looked at here. With `train.self_training` the chosen candidate is fitted
-again, with rows that no incident records cover.
+keeps every row. The test part is not looked at here. If no candidate is shown to rank better than chance there, the
+dummy is chosen, and no alarm opens. With `train.self_training` the chosen candidate is fitted again, with rows that no
+incident records cover.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from crashcast import run_record
 from crashcast.canonical import write_json, write_text
 from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import row_metrics
 from crashcast.modeling.alarms import AlarmWindow
-from crashcast.modeling.algorithms import Candidate, candidates
+from crashcast.modeling.algorithms import DUMMY, Candidate, candidates
 from crashcast.modeling.algorithms.base import Floats
+from crashcast.modeling.bootstrap import TwoWayDraws
 from crashcast.modeling.card import model_card
 from crashcast.modeling.model import Model, calibration, fit, save
 from crashcast.modeling.sampling import (
@@ -34,9 +37,11 @@ from crashcast.modeling.sampling import (
     feature_names,
     with_pseudo_labels,
 )
+from crashcast.modeling.skill import lower_bounds
 from crashcast.modeling.split_rule import read_rule
 from crashcast.modeling.validation_scores import Validation, score_validation
 from crashcast.params.alarms import Alarms
+from crashcast.params.evaluate import Evaluate
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
@@ -79,12 +84,15 @@ def main(
 
     validation = score([model.log_odds for model in fitted])
     evidence = {one.name: evidence_for(validation, validation.scores(n)) for n, one in enumerate(competing)}
-    best = int(np.argmax([figures["pr_auc"] for figures in evidence.values()]))  # the simplest of equals
-    write_json(candidates_metrics, {"chosen": competing[best].name, "candidates": evidence})
+    best, skill = shown_skill(validation, evidence, train.skill_confidence, Evaluate.read())
+    write_json(candidates_metrics, {"chosen": competing[best].name, "candidates": evidence, "skill": skill})
+    reason = why_the_dummy(skill)
+    if reason:
+        print(f"train: {reason}", file=sys.stderr)
 
     raw = validation.scores(best)
     model = calibrated(fitted[best], raw, validation)
-    if train.self_training:
+    if train.self_training and not reason:
         sample = with_pseudo_labels(features, labels, rule, model, sample, train)
         model = fit_to(sample, competing[best], columns)
         validation = score([model.log_odds])
@@ -96,7 +104,7 @@ def main(
     write_json(train_metrics, figures)
     save(model, models)
     inputs = {"features": features, "labels": labels, "split": split, "incidents": incidents, "coverage": coverage}
-    write_text(models / "card.md", model_card(model, inputs, rule, figures, evidence))
+    write_text(models / "card.md", model_card(model, inputs, rule, figures, evidence, reason))
 
 
 def fit_to(sample: Sample, candidate: Candidate, columns: list[str]) -> Model:
@@ -113,6 +121,60 @@ def evidence_for(validation: Validation, raw: Floats) -> dict[str, Any]:
     }
 
 
+def shown_skill(
+    validation: Validation, evidence: dict[str, dict[str, Any]], confidence: float, rules: Evaluate
+) -> tuple[int, dict[str, Any]]:
+    """Choose the best candidate, if it is shown to rank better than chance, else the dummy.
+
+    Parameters
+    ----------
+    validation : Validation
+        Scored by all candidates.
+    evidence : dict of str to dict
+        See `evidence_for`, of all candidates, the simplest first.
+    confidence : float
+        Of the bound of the best one's lift.
+    rules : Evaluate
+        How servers and blocks of time are drawn.
+
+    Returns
+    -------
+    int
+        The chosen one's place.
+    dict
+        `best` (the candidate; empty if only the dummy competes), its `lift` and `lift_low`, and `confidence`.
+    """
+    names = list(evidence)
+    rivals = [number for number, name in enumerate(names) if name != DUMMY]
+    if not rivals:
+        return names.index(DUMMY), {"best": "", "confidence": confidence}
+    known = validation.rows.filter(validation.known).select("timestamp", pl.col("server_id").cast(pl.String))
+    draws = TwoWayDraws.draw(known["server_id"], validation.period, rules.block, rules.replicates, rules.seed)
+    low = lower_bounds(
+        validation.labels,
+        (validation.scores(number)[validation.known] for number in rivals),
+        draws.cells(known["server_id"], known["timestamp"]),
+        draws,
+        confidence,
+    )
+    place = int(np.argmax([evidence[names[number]]["pr_auc"] for number in rivals]))  # the simplest of equals
+    best = rivals[place]
+    lift = {"lift": evidence[names[best]]["lift"], "lift_low": float(low[place])}
+    figures = {"best": names[best], **lift, "confidence": confidence}
+    return best if lift["lift_low"] > 1 else names.index(DUMMY), figures
+
+
+def why_the_dummy(skill: dict[str, Any]) -> str:
+    """Say why the dummy was chosen; empty if it was not, or if nothing else competed."""
+    if skill.get("lift_low", np.inf) > 1:
+        return ""
+    return (
+        "no candidate is shown to rank better than chance, so the dummy is chosen, which opens no alarm; the best, "
+        f"{skill['best']}, has a lift of {skill['lift']:.3g} on validation, with a lower bound of "
+        f"{skill['lift_low']:.2g} ({skill['confidence']:.0%} confidence), which must be above 1"
+    )
+
+
 def calibrated(model: Model, raw: Floats, validation: Validation) -> Model:
     """Return the model with the slope and intercept that fit its log-odds on validation."""
     slope, intercept = calibration(raw[validation.known], validation.labels == 1)
@@ -122,7 +184,10 @@ def calibrated(model: Model, raw: Floats, validation: Validation) -> Model:
 def with_threshold(model: Model, raw: Floats, validation: Validation) -> tuple[Model, dict[str, Any]]:
     """Return the model with the threshold that keeps to the alarm budget, and its figures on validation."""
     probability = model.probability(raw)
-    threshold, judgement = validation.at_budget(probability)
+    if model.algorithm == DUMMY:  # no alarm, even if the budget allows one at all times
+        threshold, judgement = 1.0, validation.judge(probability, 1.0)
+    else:
+        threshold, judgement = validation.at_budget(probability)
     known = probability[validation.known]
     figures = row_metrics.row_metrics(validation.labels, known, threshold) | judgement.metrics.as_dict()
     return replace(model, threshold=threshold), figures

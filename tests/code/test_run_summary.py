@@ -133,6 +133,16 @@ def test_mitigated_alarms_are_told_apart_and_what_that_means_for_figures(project
     )
 
 
+def test_a_verdict_says_why_the_dummy_was_chosen(project):
+    skill = {"best": "logistic_regression C=1", "lift": 1.52, "lift_low": 0.871, "confidence": 0.9}
+    change(project / "metrics" / "candidates.json", chosen="dummy", skill=skill)
+    assert summary(project).about[2] == (
+        "Model: the dummy, which opens no alarm: none of the other 4 candidates is shown to be better than chance on "
+        "validation. The best, logistic_regression C=1, has a lift of 1.52 with a lower bound of 0.871 (90% "
+        "confidence)."
+    )
+
+
 def test_crashes_that_nobody_could_warn_of_are_told(project):
     change(project / "metrics" / "evaluate.json", crashes_without_observed_row=1)
     assert summary(project).about[1] == (
@@ -140,8 +150,11 @@ def test_crashes_that_nobody_could_warn_of_are_told(project):
     )
 
 
-def conclude(lift_low: float = 2.0, false_alarms: float = 0.5, **gain_low: float) -> tuple[str, bool]:
-    figures = {"lift_low": lift_low, "false_alarms_per_server_day": false_alarms, "false_alarm_budget": 0.5}
+def conclude(
+    lift_low: float = 2.0, lift: float = 3.0, false_alarms: float = 0.5, **gain_low: float
+) -> tuple[str, bool]:
+    chance = {"lift": lift, "lift_low": lift_low, "lift_high": 3.5}
+    figures = {**chance, "false_alarms_per_server_day": false_alarms, "false_alarm_budget": 0.5}
     rules = {name: Figures({"pr_auc_gain_low": low}.items(), Path()) for name, low in gain_low.items()}
     return run_summary.conclude(Figures(figures.items(), Path()), rules)
 
@@ -154,7 +167,14 @@ def test_the_verdict_claims_only_what_the_intervals_show():
     assert words.startswith("better than chance and recent; not shown to be better than often; ")
     assert not holds
     words, holds = conclude(lift_low=1.0, recent=-0.1)
-    assert words.startswith("not shown to be better than chance and recent; ")
+    assert words.startswith(
+        "no better than chance, as far as is shown (a lift of 3, 1 to 3.5; chance 1); "
+        "not shown to be better than recent; "
+    )
+    assert words.endswith(f"; {run_summary.WHAT_MIGHT_HELP}.")
+    assert not holds
+    words, holds = conclude(lift_low=0.6, lift=0.79, recent=0.1)
+    assert words.startswith("below chance (a lift of 0.79, 0.6 to 3.5; chance 1); better than recent; ")
     assert not holds
     words, holds = conclude(false_alarms=0.75)
     assert words == "better than chance; false alarms over budget (1.5 times the budget)."

@@ -165,24 +165,77 @@ def test_the_best_on_validation_is_chosen(judged):
 @pytest.mark.parametrize(
     ("rank", "chosen"),
     [
-        (lambda labels, scores: float(np.ptp(scores) == 0), "dummy"),
-        (lambda labels, scores: 0.5, "dummy"),  # of equals, the simplest
-        (lambda labels, scores: float(np.ptp(scores)), "logistic_regression C=1"),
+        (lambda scores: 0.5, "logistic_regression C=1"),  # of equals, the simplest
+        (lambda scores: float(len(np.unique(scores))), "logistic_regression C=1"),
+        (lambda scores: -float(len(np.unique(scores))), "hist_gradient_boosting learning_rate=0.1 max_leaf_nodes=5"),
     ],
-    ids=["worst", "equal", "widest"],
+    ids=["equal", "finest", "coarsest"],
 )
-def test_nothing_but_pr_auc_on_validation_decides(project, monkeypatch, rank, chosen):
+def test_nothing_but_pr_auc_on_validation_ranks_candidates(project, monkeypatch, rank, chosen):
     validation = part_of(project, "validation")["label"].to_numpy()
 
     def ranking(labels, scores):
         assert (labels == validation).all()
-        return {"pr_auc": rank(labels, scores), "lift": 1.0, "roc_auc": 0.5}
+        return {"pr_auc": rank(scores), "lift": 2.0, "roc_auc": 0.5}
 
-    project.set("train", candidates=LOGISTIC)
     monkeypatch.setattr(train.row_metrics, "ranking", ranking)
     project.run("train")
     assert project.json("metrics/candidates.json")["chosen"] == chosen
     assert load(project.root / "models").algorithm == chosen.split()[0]
+
+
+def test_the_bound_of_a_skilled_candidates_lift_is_told(judged):
+    found = judged.json("metrics/candidates.json")
+    skill, chosen = found["skill"], found["candidates"][found["chosen"]]
+    assert skill["best"] == found["chosen"]
+    assert 1 < skill["lift_low"] < skill["lift"] == chosen["lift"]
+    assert "no alarm" not in (judged.root / "models" / "card.md").read_text()
+
+
+@pytest.fixture
+def without_signal(project):
+    """Return a project whose labels of each server are another's, a fortnight later."""
+
+    labels = project.table("data/labels")
+    servers = labels["server_id"].unique().sort().to_list()
+    other = dict(zip(servers, servers[7:] + servers[:7], strict=True))
+    moved = labels.select(
+        pl.col("timestamp").dt.offset_by("14d"), pl.col("server_id").replace_strict(other), moved="label"
+    )
+
+    def shuffle(rows):
+        found = rows.join(moved, on=["timestamp", "server_id"], how="left", maintain_order="left")
+        return found.with_columns(label="moved").drop("moved")
+
+    project.rewrite("data/labels", shuffle)
+    return project
+
+
+@pytest.mark.parametrize("self_training", [None, {"certainty": 0.5}], ids=["", "self-training"])
+def test_without_signal_the_dummy_is_chosen_which_opens_no_alarm(without_signal, capsys, self_training):
+    # a budget that an alarm at all times would keep to
+    without_signal.set("alarms", false_alarms_per_server_day=1000.0)
+    without_signal.set("train", self_training=self_training)
+    without_signal.run("train")
+    found, figures = without_signal.json("metrics/candidates.json"), without_signal.json("metrics/train.json")
+    assert found["chosen"] == "dummy"
+    assert found["skill"]["best"] != "dummy"
+    assert found["skill"]["lift_low"] <= 1
+    assert figures["alarms"] == 0
+    model = load(without_signal.root / "models")
+    assert model.predict(part_of(without_signal, "test")).max() < model.threshold
+    reason = "no candidate is shown to rank better than chance, so the dummy is chosen, which opens no alarm"
+    assert reason in capsys.readouterr().err
+    assert reason[3:] in (without_signal.root / "models" / "card.md").read_text()
+
+
+def test_a_higher_confidence_lowers_the_bound(project):
+    bounds = []
+    for confidence in (0.5, 0.99):
+        project.set("train", candidates=LOGISTIC, skill_confidence=confidence)
+        project.run("train")
+        bounds.append(project.json("metrics/candidates.json")["skill"]["lift_low"])
+    assert bounds[0] > 1.1 * bounds[1]
 
 
 def test_neither_the_test_part_nor_the_embargo_is_looked_at(project):

@@ -239,6 +239,22 @@ def test_the_version_in_stage_prod_is_used(here: Path, shell: Shell) -> None:
         shell("git tag -d crash-model@v1.0.0 'crash-model#prod#1'", cwd=here)
 
 
+def test_a_model_that_is_not_shown_to_be_better_than_chance_is_refused_unless_told_to(here: Path, shell: Shell) -> None:
+    evaluation = Path("metrics/evaluate.json")
+    figures = json.loads(evaluation.read_text()) | {"lift": 0.79, "lift_low": 0.5, "lift_high": 1.4}
+    evaluation.write_text(json.dumps(figures))
+    shell("git commit -q -a -m 'No skill'", cwd=here)
+    try:
+        refused = shell("crashcast score", cwd=here, check=False)
+        assert refused.returncode == 2
+        said = " ".join(refused.stderr.split())
+        assert "is below chance (a lift of 0.79, 0.5 to 1.4; chance 1), so its alarms would say nothing: more " in said
+        assert "a longer horizon (params.yaml: label.horizon), or other metrics might help; --without-skill" in said
+        assert "servers scored" in shell("crashcast score --without-skill", cwd=here).stdout
+    finally:
+        shell("git reset -q --hard HEAD~1", cwd=here)
+
+
 def test_a_model_of_other_code_is_refused_and_of_other_comments_is_not(here: Path, shell: Shell) -> None:
     stage, original = Path("src/stages/clean.py"), Path("src/stages/clean.py").read_text()
     try:

@@ -12,6 +12,9 @@ from crashcast.cli.shared import AsJson, print_result
 
 EVERY_BIT = 17  # digits: a risk is compared with the threshold
 commands = typer.Typer()
+WithoutSkill = Annotated[
+    bool, typer.Option("--without-skill", help="Use even a model that is not shown to be better than chance.")
+]
 Textfile = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Write gauges to this folder, for node_exporter's textfile collector."),
@@ -35,6 +38,7 @@ def score(
         Path | None, typer.Option(help="Write every server's risk to this file: .parquet, .csv or .json.")
     ] = None,
     textfile: Textfile = None,
+    without_skill: WithoutSkill = False,
     as_json: AsJson = False,
 ) -> None:
     """List the servers at risk: those whose newest row reaches the alarm threshold, and why."""
@@ -47,7 +51,7 @@ def score(
     moment = None if at is None else output.moment(at)
     if out is not None:
         output.check_name(out)
-    used, note = deployment.find(revision)
+    used, note = deployment.find(revision, without_skill)
     if note:
         print(f"score: {note}", file=sys.stderr)
     found = score_fleet(used, moment)
@@ -165,6 +169,7 @@ def serve(
     once: Annotated[
         bool, typer.Option("--once", help="Tick once, as for cron; exit status 1 says that the state is degraded.")
     ] = False,
+    without_skill: WithoutSkill = False,
 ) -> None:
     """Score the fleet at each interval, and warn of crashes, with the registered version in stage prod."""
     from crashcast.operate.alertmanager import Alertmanager
@@ -174,7 +179,7 @@ def serve(
     from crashcast.params.collect import Collect
     from crashcast.params.serve import Serve
 
-    section, models = Serve.read(), ModelInUse()
+    section, models = Serve.read(), ModelInUse(without_skill)
     service = Service.of(section, Collect.read())
     if once:
         raise typer.Exit(run(service, models, [Alertmanager(section).push], once))

@@ -23,6 +23,7 @@ def model_card(
     rule: dict[str, Any],
     figures: dict[str, Any],
     evidence: dict[str, dict[str, Any]],
+    reason: str = "",
 ) -> str:
     """Write the card as Markdown.
 
@@ -36,6 +37,8 @@ def model_card(
         What `split` wrote.
     figures, evidence : dict
         The chosen model's validation figures, and every candidate's.
+    reason : str
+        Why the dummy was chosen, if it was.
     """
     chosen = ", ".join(f"{name} = {value:g}" for name, value in model.hyperparameters.items()) or "none"
     periods = [f"| {part} | {span['from']} | {span['to']} |" for part, span in rule["periods"].items()]
@@ -50,6 +53,7 @@ def model_card(
             f"\n## Model\n\n{model.algorithm} ({chosen}) on {len(model.features)} features.",
             "The probability is that of a crash of this server in (t + lead, t + lead + horizon].",
             f"An alarm opens at {model.threshold:.6g} or above.",
+            *([f"\n{reason[0].upper()}{reason[1:]}."] if reason else []),
             f"\n## Intended use\n\n{INTENDED_USE}",
             "\n## Data\n\n| input | MD5, as DVC records it |\n|---|---|",
             *(f"| {name} | `{md5(path)}` |" for name, path in inputs.items()),

@@ -74,7 +74,11 @@ class Validation:
         scored = self.rows.with_columns(score=scores)
         counted = scored.with_columns(label=pl.when("mitigated").then(pl.lit(0, pl.Int8)).otherwise("label"))
         threshold = alarms.choose_threshold(counted, self.crashes, self.budget, self.window).threshold
-        return threshold, alarms.judge(scored, self.crashes, threshold, self.window, self.period)
+        return threshold, self.judge(scores, threshold)
+
+    def judge(self, scores: Floats, threshold: float) -> alarms.Judgement:
+        """Judge the alarms that scores of shape (n,) raise at a threshold."""
+        return alarms.judge(self.rows.with_columns(score=scores), self.crashes, threshold, self.window, self.period)
 
 
 def score_validation(

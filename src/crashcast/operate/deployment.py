@@ -20,10 +20,11 @@ from crashcast.params.features import Features
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
+from crashcast.run_summary import WHAT_MIGHT_HELP, Figures, beside_chance
 from crashcast.text import some_of
 from crashcast.versioning import cache, committed_model
 from crashcast.versioning.environment import RUN
-from crashcast.versioning.revision import MODELS, Revision
+from crashcast.versioning.revision import EVALUATION, MODELS, Revision
 from stages import clean, featurize
 
 PROD = "prod"
@@ -77,10 +78,34 @@ class Deployment:
         return cls(name, loaded, *sections)  # type: ignore[arg-type]
 
 
-def find(name: str | None = None) -> tuple[Deployment, str]:
-    """Return the model to score with, and what to say of the choice: see `find_revision`."""
+def find(name: str | None = None, without_skill: bool = False) -> tuple[Deployment, str]:
+    """Return the model to score with, and what to say of the choice: see `find_revision`.
+
+    Raises
+    ------
+    UserError
+        See `Deployment.of`, and, unless `without_skill`, `check_skill`.
+    """
     shown, revision, note = find_revision(name)
+    if not without_skill:
+        check_skill(shown, revision)
     return Deployment.of(shown, revision), note
+
+
+def check_skill(name: str, revision: Revision) -> None:
+    """Refuse a model that is not shown to be better than chance on its test part: its alarms would be noise.
+
+    Raises
+    ------
+    UserError
+        If its commit's evaluation does not show it.
+    """
+    figures = Figures(revision.metrics.get(EVALUATION, {}).items(), Path(EVALUATION))
+    if figures["lift_low"] <= 1:
+        raise UserError(
+            f"on its test part the model {name} is {beside_chance(figures)}, so its alarms would say nothing: "
+            f"{WHAT_MIGHT_HELP}; --without-skill uses it all the same"
+        )
 
 
 def find_revision(name: str | None = None) -> tuple[str, Revision, str]:

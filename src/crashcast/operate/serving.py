@@ -20,7 +20,7 @@ from types import FrameType
 from crashcast import registry
 from crashcast.errors import UserError
 from crashcast.files import held_alone
-from crashcast.operate.deployment import PROD, Deployment
+from crashcast.operate.deployment import PROD, Deployment, check_skill
 from crashcast.operate.score import last_row
 from crashcast.operate.state import OF_DELIVERY, State, utc_now
 from crashcast.operate.telemetry_tail import TAIL
@@ -41,7 +41,8 @@ Clock = Callable[[], datetime]
 class ModelInUse:
     """The registered version in stage `prod`, loaded again if another one is there."""
 
-    def __init__(self) -> None:
+    def __init__(self, without_skill: bool = False) -> None:
+        self._without_skill = without_skill
         self._tags = ""
         self._deployment: Deployment | None = None
 
@@ -52,11 +53,12 @@ class ModelInUse:
         ------
         UserError
             If none is in stage `prod`, a decision record is of another model than its commit, the model's bytes have
-            another hash, or this code is not what trained it.
+            another hash, this code is not what trained it, or it is not shown to be better than chance and nobody said
+            that this does not matter.
         """
         tags = git.run("for-each-ref", "--format=%(objectname) %(refname)", f"refs/tags/{REGISTERED}*").text
         if self._deployment is None or tags != self._tags:
-            self._deployment, self._tags = _load(self._deployment), tags
+            self._deployment, self._tags = _load(self._deployment, self._without_skill), tags
         return self._deployment
 
     @property
@@ -65,7 +67,7 @@ class ModelInUse:
         return self._deployment
 
 
-def _load(loaded: Deployment | None) -> Deployment:
+def _load(loaded: Deployment | None, without_skill: bool) -> Deployment:
     in_use = [known for known in registry.models() if PROD in known.stages]
     if not in_use:
         raise UserError(
@@ -75,7 +77,10 @@ def _load(loaded: Deployment | None) -> Deployment:
     version = in_use[-1]
     if loaded is not None and loaded.name == version.version:
         return loaded
-    return Deployment.of(version.version, Revision.find(version.revision))
+    revision = Revision.find(version.revision)
+    if not without_skill:
+        check_skill(version.version, revision)
+    return Deployment.of(version.version, revision)
 
 
 def run(

@@ -53,9 +53,8 @@ from crashcast.review.test_set import (
 )
 from crashcast.text import some_of
 from crashcast.versioning import cache, committed_model, environment, sandbox
-from crashcast.versioning.revision import COVERAGE, INCIDENTS, MODELS, Revision
+from crashcast.versioning.revision import COVERAGE, EVALUATION, INCIDENTS, MODELS, Revision
 
-EVALUATION = "metrics/evaluate.json"
 CHAMPION, CHALLENGER, ANCHOR = "champion", "challenger", "anchor"
 THE_BASES = "the base's rules"
 DUMMY = "dummy"

@@ -10,9 +10,10 @@ from crashcast.modeling.algorithms import dummy, extra_trees, hist_gradient_boos
 from crashcast.modeling.algorithms.base import Algorithm
 from crashcast.params.base import Group
 
+DUMMY = "dummy"
 # named as in params.yaml and model.json; the simplest first: of two that score alike, the first one is chosen
 ALGORITHMS: dict[str, Algorithm] = {
-    "dummy": dummy,
+    DUMMY: dummy,
     "logistic_regression": logistic_regression,
     "hist_gradient_boosting": hist_gradient_boosting,
     "extra_trees": extra_trees,

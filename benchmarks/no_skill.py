@@ -1,0 +1,179 @@
+"""Without signal no alarm is sent, and with a weak one alarms are: is the dummy chosen when it should be?
+
+    python benchmarks/no_skill.py                 # twenty fleets; those that have results already are left out
+    python benchmarks/no_skill.py --seeds 7 8     # others
+
+Each fleet is simulated anew. Then its tickets of crashes are given to another server, drawn at random, and moved to
+another week: all of them (no signal), or four in five (a weak signal). Everything after the raw data is the pipeline's.
+Alarms are counted on the test part, as are those that the best candidate would have sent: what was sent before the
+dummy was chosen in its place. The kinds of fleet, their size and the confidence in params.yaml were set beforehand, on
+other seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from demo_claims import BELIEVED, FEATURES, KNOWN, LABELS, RAW, SPLIT, VOTES
+from project import no_annotations
+from ruamel.yaml import YAML
+
+from crashcast import tables
+from crashcast.canonical import write_json
+from crashcast.incidents import read_covered_crashes
+from crashcast.modeling import row_metrics
+from crashcast.modeling.alarms import AlarmWindow, judge
+from crashcast.modeling.algorithms import candidates
+from crashcast.modeling.model import Model
+from crashcast.modeling.sampling import draw_sample, feature_names
+from crashcast.modeling.split_rule import HAS_LABEL, period, read_part, read_rule
+from crashcast.modeling.validation_scores import score_validation
+from crashcast.params.alarms import Alarms
+from crashcast.params.evaluate import Evaluate
+from crashcast.params.incidents import Incidents
+from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
+from crashcast.params.train import Train
+from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH
+from crashcast.sources.demo import simulator
+from stages import clean, featurize, label, split, train
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "benchmarks" / "results" / "no_skill.json"
+SEEDS = tuple(range(601, 621))
+SERVERS, MONTHS = 300, 4
+MOVED = {"no signal": 1.0, "weak signal": 0.8}  # share of the tickets of crashes
+WEEK = timedelta(days=7)
+
+
+def main() -> None:
+    """Run every fleet that has no results yet, write them, and print what they add up to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    fleets: dict[str, Any] = json.loads(out.read_text())["fleets"] if out.exists() else {}
+    for seed in arguments.seeds:
+        if str(seed) in fleets:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            fleets[str(seed)] = one_fleet(seed)
+            os.chdir(ROOT)
+        print(f"seed {seed}: {json.dumps(fleets[str(seed)])}", file=sys.stderr, flush=True)
+        write_json(out, {"fleets": fleets, "summary": summary(fleets)})
+    print(json.dumps(summary(fleets), indent=1))
+
+
+def one_fleet(seed: int) -> dict[str, Any]:
+    """Simulate a fleet in the current folder, and train on its tickets after many, or all, were moved."""
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    params["demo"].update(seed=seed, servers=SERVERS, months=MONTHS)
+    params["label"].update(aggregate="tickets")  # telemetry's evidence would find the crashes that were moved
+    params["execution"]["workers"] = 1
+    yaml.dump(params, Path("params.yaml"))
+    simulator.write()
+    no_annotations(Path.cwd())
+    validated, cleaned = Path("data/validated.json"), Path("data/clean")
+    write_json(validated, {"success": True})
+    clean.main(RAW, validated, cleaned, Path("metrics/clean.json"))
+    incidents, coverage = tables.read(INCIDENTS_PATH), tables.read(COVERAGE_PATH)
+    found = {}
+    for kind, share in MOVED.items():
+        tables.write(INCIDENTS_PATH, moved(incidents, coverage, share, np.random.default_rng(seed)))
+        label.main(cleaned, RAW, INCIDENTS_PATH, *KNOWN, LABELS, BELIEVED, VOTES, Path("metrics/label.json"))
+        featurize.main(cleaned, INCIDENTS_PATH, COVERAGE_PATH, FEATURES)
+        split.main(LABELS, SPLIT, Path("metrics/split.json"))
+        found[kind] = trained()
+    return found
+
+
+def moved(incidents: pl.DataFrame, coverage: pl.DataFrame, share: float, draw: np.random.Generator) -> pl.DataFrame:
+    """Give a share of the tickets of crashes to other servers, and move them by whole weeks."""
+    start, end = coverage["covered_from"].min(), coverage["covered_to"].max()
+    number = incidents.height
+    week = (incidents["started_at"] - start).dt.total_days() // 7
+    by = pl.Series(draw.integers((end - start) // WEEK, size=number)) - week
+    servers = draw.choice(coverage["server_id"].unique().sort().to_numpy(), number)
+    is_moved = pl.Series(draw.random(number) < share) & (incidents["kind"] == tables.CRASH)
+    times = [
+        pl.when(is_moved).then(pl.col(name) + pl.duration(weeks=by)).otherwise(name).alias(name)
+        for name in ("started_at", "resolved_at", "reported_at")
+    ]
+    server_id = pl.when(is_moved).then(pl.Series(servers)).otherwise("server_id")
+    return incidents.with_columns(*times, server_id=server_id).sort("started_at", "server_id", "incident_id")
+
+
+def trained() -> dict[str, Any]:
+    """Train as the stage does; return what it chose, and what the best candidate and the chosen one do on test rows."""
+    rules, rule, columns = Train.read(), read_rule(SPLIT), feature_names(FEATURES)
+    window, budget = AlarmWindow.of(Label.read(), Telemetry.read().interval), Alarms.read().false_alarms_per_server_day
+    crashes = read_covered_crashes(BELIEVED, COVERAGE_PATH, Incidents.read())
+    sample, competing = (
+        draw_sample(FEATURES, LABELS, rule, columns, rules),
+        list(candidates(rules.candidates, rules.seed)),
+    )
+    fitted = [train.fit_to(sample, candidate, columns) for candidate in competing]
+    scorers = [model.log_odds for model in fitted]
+    validation = score_validation(FEATURES, LABELS, rule, columns, scorers, crashes, budget, window)
+    evidence = {one.name: train.evidence_for(validation, validation.scores(n)) for n, one in enumerate(competing)}
+    chosen, skill = train.shown_skill(validation, evidence, rules.skill_confidence, Evaluate.read())
+    test = pl.concat(rows for _, rows in read_part(FEATURES, LABELS, rule, "test"))
+
+    def on_test(number: int) -> dict[str, float]:
+        raw = validation.scores(number)
+        model, _ = train.with_threshold(train.calibrated(fitted[number], raw, validation), raw, validation)
+        return alarms_of(model)
+
+    def alarms_of(model: Model) -> dict[str, float]:
+        scored = test.select("timestamp", "server_id", "label", "observed").with_columns(score=model.predict(test))
+        figures = judge(scored, crashes, model.threshold, window, period(rule, "test")).metrics
+        known = scored.filter(HAS_LABEL)
+        return {
+            "lift": row_metrics.ranking(known["label"].to_numpy(), known["score"].to_numpy())["lift"],
+            "alarms": figures.alarms,
+            "false_alarms_over_budget": (figures.false_alarms_per_server_day or 0.0) / budget,
+        }
+
+    best = [one.name for one in competing].index(skill["best"])
+    return {
+        "chosen": competing[chosen].name,
+        "crashes_of_validation": validation.judge(validation.scores(0), 1.0).metrics.crashes,
+        **{f"skill_{name}": value for name, value in skill.items()},
+        "sent": on_test(chosen),
+        "of_the_best": on_test(best),
+    }
+
+
+def summary(fleets: dict[str, Any]) -> dict[str, Any]:
+    """Count the fleets that send alarms, with the dummy in its place and without, and average the true lift."""
+    found: dict[str, Any] = {}
+    for kind in MOVED:
+        of_kind = [fleet[kind] for fleet in fleets.values()]
+        found[kind] = {
+            "fleets": len(of_kind),
+            "that_send_alarms": sum(one["sent"]["alarms"] > 0 for one in of_kind),
+            "that_would_send_alarms": sum(one["of_the_best"]["alarms"] > 0 for one in of_kind),
+            "alarms": sum(one["sent"]["alarms"] for one in of_kind),
+            "alarms_of_the_best": sum(one["of_the_best"]["alarms"] for one in of_kind),
+            "mean_lift_of_the_best": float(np.mean([one["of_the_best"]["lift"] for one in of_kind])),
+            "mean_false_alarms_over_budget_of_the_best": float(
+                np.mean([one["of_the_best"]["false_alarms_over_budget"] for one in of_kind])
+            ),
+        }
+    return found
+
+
+if __name__ == "__main__":
+    main()
