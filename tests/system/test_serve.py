@@ -730,6 +730,21 @@ def test_no_model_that_is_not_registered_is_served(
     assert contents() == {}
 
 
+def test_a_model_that_is_not_shown_to_be_better_than_chance_is_not_served_unless_told_to(
+    here: Path, restored: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = Path("metrics/evaluate.json")
+    figures = {"lift": 1.3, "lift_low": 0.9, "lift_high": 2.1}
+    evaluation.write_text(json.dumps(json.loads(evaluation.read_text()) | figures))
+    subprocess.run(["git", "commit", "--quiet", "--all", "--message", "No skill"], check=True)
+    register("v1.1.0", 2)
+    status, told = tick_once(capsys)
+    assert status == 2
+    assert "v1.1.0 is no better than chance, as far as is shown (a lift of 1.3, 0.9 to 2.1; chance 1)" in told
+    assert contents() == {}
+    assert ModelInUse(without_skill=True).find().name == "v1.1.0"
+
+
 def test_a_log_that_a_commit_brings_is_refused(here: Path, used: Deployment, prometheus: Prometheus) -> None:
     configure(prometheus.url)
     ticks(used, START, 1)
