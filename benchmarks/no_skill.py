@@ -118,7 +118,7 @@ def moved(incidents: pl.DataFrame, coverage: pl.DataFrame, share: float, draw: n
 def trained() -> dict[str, Any]:
     """Train as the stage does; return what it chose, and what the best candidate and the chosen one do on test rows."""
     rules, rule, columns = Train.read(), read_rule(SPLIT), feature_names(FEATURES)
-    window, budget = AlarmWindow.of(Label.read(), Telemetry.read().interval), Alarms.read().false_alarms_per_server_day
+    window, limits = AlarmWindow.of(Label.read(), Telemetry.read().interval), Alarms.read()
     crashes = read_covered_crashes(BELIEVED, COVERAGE_PATH, Incidents.read())
     sample, competing = (
         draw_sample(FEATURES, LABELS, rule, columns, rules),
@@ -126,9 +126,11 @@ def trained() -> dict[str, Any]:
     )
     fitted = [train.fit_to(sample, candidate, columns) for candidate in competing]
     scorers = [model.log_odds for model in fitted]
-    validation = score_validation(FEATURES, LABELS, rule, columns, scorers, crashes, budget, window)
+    validation = score_validation(
+        FEATURES, LABELS, rule, columns, scorers, crashes, limits, window, resampling=Evaluate.read()
+    )
     evidence = {one.name: train.evidence_for(validation, validation.scores(n)) for n, one in enumerate(competing)}
-    chosen, skill = train.shown_skill(validation, evidence, rules.skill_confidence, Evaluate.read())
+    chosen, skill = train.shown_skill(validation, evidence, rules.skill_confidence)
     test = pl.concat(rows for _, rows in read_part(FEATURES, LABELS, rule, "test"))
 
     def on_test(number: int) -> dict[str, float]:
@@ -143,7 +145,8 @@ def trained() -> dict[str, Any]:
         return {
             "lift": row_metrics.ranking(known["label"].to_numpy(), known["score"].to_numpy())["lift"],
             "alarms": figures.alarms,
-            "false_alarms_over_budget": (figures.false_alarms_per_server_day or 0.0) / budget,
+            "false_alarms_over_budget": (figures.false_alarms_per_server_day or 0.0)
+            / limits.false_alarms_per_server_day,
         }
 
     best = [one.name for one in competing].index(skill["best"])

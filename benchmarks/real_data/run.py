@@ -35,6 +35,8 @@ FIGURES = (
     "lift_low",
     "lift_high",
     "event_recall",
+    "false_alarms_per_server_day",
+    "false_alarm_budget",
     "crashes",
     "mean_score_over_base_rate",
 )

@@ -25,6 +25,7 @@ STAGES = ("validate", "clean", "label", "split", "candidates", "train", "evaluat
 RANDOM = "random"  # the baseline without a rule: random alarms
 NONE = "none"
 DUMMY = "dummy"
+PROMISED = (0.5, 1.5)  # times the alarm budget: what false alarms must lie between to keep to it
 WHAT_MIGHT_HELP = "more months of data, a longer horizon (params.yaml: label.horizon), or other metrics might help"
 # of months in which a good alarm is acted on, and so counts as neither true nor false
 NOT_COMPARABLE = "figures of months in which people act on alarms cannot be compared with those of other months."
@@ -204,8 +205,16 @@ def _model(metrics: dict[str, Figures]) -> str:
     return (
         f"Model: {chosen}, by PR-AUC on validation the best of {len(evidence)} candidates, "
         f"{_number(evidence[chosen]['pr_auc'])}{against}. Its alarms open at a score of {threshold}, "
-        f"with {_number(fitted['false_alarms_per_server_day'])} false alarms per server-day on validation."
+        f"with {_number(fitted['false_alarms_per_server_day'])} false alarms per server-day on validation, "
+        f"{_promise(fitted, metrics['evaluate']['confidence'])}."
     )
+
+
+def _promise(fitted: Figures, confidence: float) -> str:
+    """Say how surely the threshold keeps to the alarm budget, by the interval on validation."""
+    low, high = (fitted[f"false_alarms_over_budget_{side}"] for side in ("low", "high"))
+    interval = f"{_number(low)} to {_number(high)} times the budget ({confidence:.0%} interval)"
+    return interval if PROMISED[0] <= low and high <= PROMISED[1] else f"{interval}: too few to promise that it holds"
 
 
 def _algorithm(candidate: str) -> str:

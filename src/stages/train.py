@@ -27,7 +27,7 @@ from crashcast.modeling import row_metrics
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.algorithms import DUMMY, Candidate, candidates
 from crashcast.modeling.algorithms.base import Floats
-from crashcast.modeling.bootstrap import TwoWayDraws
+from crashcast.modeling.bootstrap import percentile_interval
 from crashcast.modeling.card import model_card
 from crashcast.modeling.model import Model, calibration, fit, save
 from crashcast.modeling.sampling import (
@@ -59,7 +59,7 @@ def main(
     train_metrics: Path,
 ) -> None:
     """Fit, choose, calibrate, set the threshold, and write the model and its figures."""
-    train, label, alarms, telemetry = Train.read(), Label.read(), Alarms.read(), Telemetry.read()
+    train, label, telemetry = Train.read(), Label.read(), Telemetry.read()
     rule, columns = read_rule(split), feature_names(features)
     score = partial(
         score_validation,
@@ -68,8 +68,9 @@ def main(
         rule,
         columns,
         crashes=read_covered_crashes(incidents, coverage, Incidents.read()),
-        budget=alarms.false_alarms_per_server_day,
+        limits=Alarms.read(),
         window=AlarmWindow.of(label, telemetry.interval),
+        resampling=Evaluate.read(),
     )
 
     sample = draw_sample(features, labels, rule, columns, train)
@@ -84,7 +85,7 @@ def main(
 
     validation = score([model.log_odds for model in fitted])
     evidence = {one.name: evidence_for(validation, validation.scores(n)) for n, one in enumerate(competing)}
-    best, skill = shown_skill(validation, evidence, train.skill_confidence, Evaluate.read())
+    best, skill = shown_skill(validation, evidence, train.skill_confidence)
     write_json(candidates_metrics, {"chosen": competing[best].name, "candidates": evidence, "skill": skill})
     reason = why_the_dummy(skill)
     if reason:
@@ -122,7 +123,7 @@ def evidence_for(validation: Validation, raw: Floats) -> dict[str, Any]:
 
 
 def shown_skill(
-    validation: Validation, evidence: dict[str, dict[str, Any]], confidence: float, rules: Evaluate
+    validation: Validation, evidence: dict[str, dict[str, Any]], confidence: float
 ) -> tuple[int, dict[str, Any]]:
     """Choose the best candidate, if it is shown to rank better than chance, else the dummy.
 
@@ -134,8 +135,6 @@ def shown_skill(
         See `evidence_for`, of all candidates, the simplest first.
     confidence : float
         Of the bound of the best one's lift.
-    rules : Evaluate
-        How servers and blocks of time are drawn.
 
     Returns
     -------
@@ -148,13 +147,12 @@ def shown_skill(
     rivals = [number for number, name in enumerate(names) if name != DUMMY]
     if not rivals:
         return names.index(DUMMY), {"best": "", "confidence": confidence}
-    known = validation.rows.filter(validation.known).select("timestamp", pl.col("server_id").cast(pl.String))
-    draws = TwoWayDraws.draw(known["server_id"], validation.period, rules.block, rules.replicates, rules.seed)
+    known = validation.rows.filter(validation.known)
     low = lower_bounds(
         validation.labels,
         (validation.scores(number)[validation.known] for number in rivals),
-        draws.cells(known["server_id"], known["timestamp"]),
-        draws,
+        validation.draws.cells(known["server_id"].cast(pl.String), known["timestamp"]),
+        validation.draws,
         confidence,
     )
     place = int(np.argmax([evidence[names[number]]["pr_auc"] for number in rivals]))  # the simplest of equals
@@ -190,4 +188,6 @@ def with_threshold(model: Model, raw: Floats, validation: Validation) -> tuple[M
         threshold, judgement = validation.at_budget(probability)
     known = probability[validation.known]
     figures = row_metrics.row_metrics(validation.labels, known, threshold) | judgement.metrics.as_dict()
+    spent = percentile_interval(validation.spent(probability).replicates(threshold), validation.resampling.confidence)
+    figures |= {"false_alarms_over_budget_low": spent.low, "false_alarms_over_budget_high": spent.high}
     return replace(model, threshold=threshold), figures

@@ -74,7 +74,12 @@ MEASURED = {
             }.items()
         },
     },
-    "train": {"threshold": 0.5, "false_alarms_per_server_day": 0.25},
+    "train": {
+        "threshold": 0.5,
+        "false_alarms_per_server_day": 0.25,
+        "false_alarms_over_budget_low": 0.71,
+        "false_alarms_over_budget_high": 1.32,
+    },
 }
 
 
@@ -118,8 +123,14 @@ def test_data_test_part_and_choice_are_told_in_sentences(project):
         "Test: 10 rows of 1 servers, 2026-01-01 to 2026-01-01; 1 crashes.",
         "Model: logistic_regression C=1, by PR-AUC on validation the best of 5 candidates, 0.65 against "
         "0.55 (hist_gradient_boosting max_leaf_nodes=7) and 0.2 (dummy). Its alarms open at a score of 0.5, with 0.25 "
-        "false alarms per server-day on validation.",
+        "false alarms per server-day on validation, 0.71 to 1.32 times the budget (90% interval).",
     ]
+
+
+@pytest.mark.parametrize(("side", "factor"), [("low", 0.49), ("high", 1.51)])
+def test_a_validation_part_that_is_too_short_to_promise_the_budget_is_said_to_be(project, side, factor):
+    change(project / "metrics" / "train.json", **{f"false_alarms_over_budget_{side}": factor})
+    assert summary(project).about[2].endswith(" times the budget (90% interval): too few to promise that it holds.")
 
 
 def test_mitigated_alarms_are_told_apart_and_what_that_means_for_figures(project):

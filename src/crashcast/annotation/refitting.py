@@ -15,7 +15,7 @@ from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import row_metrics
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.algorithms import Candidate, candidates
-from crashcast.modeling.bootstrap import Floats, TwoWayDraws, pr_auc_replicates, ratio_replicates, total_replicates
+from crashcast.modeling.bootstrap import Floats, pr_auc_replicates, ratio_replicates, total_replicates
 from crashcast.modeling.sampling import Sample, draw_sample, feature_names
 from crashcast.modeling.split_rule import read_rule
 from crashcast.modeling.validation_scores import Scorer, score_validation
@@ -71,12 +71,11 @@ def measure(rule: dict[str, Any], columns: list[str], scorers: list[Scorer]) -> 
     dict
         Of `pr_auc` and `event_recall` (at the alarm budget) the value and its replicates; the same draws for all.
     """
-    evaluate, budget = Evaluate.read(), Alarms.read().false_alarms_per_server_day
+    evaluate = Evaluate.read().model_copy(update={"replicates": REPLICATES})
     window = AlarmWindow.of(Label.read(), Telemetry.read().interval)
     covered = read_covered_crashes(INCIDENTS, COVERAGE, Incidents.read())
-    validation = score_validation(FEATURES, LABELS, rule, columns, scorers, covered, budget, window)
-    servers = validation.rows["server_id"].cast(pl.String)
-    draws = TwoWayDraws.draw(servers, validation.period, evaluate.block, REPLICATES, evaluate.seed)
+    validation = score_validation(FEATURES, LABELS, rule, columns, scorers, covered, Alarms.read(), window, evaluate)
+    draws = validation.draws
     known = validation.rows.filter(validation.known)
     cells = draws.cells(known["server_id"].cast(pl.String), known["timestamp"])
     for number in range(len(scorers)):

@@ -365,12 +365,13 @@ def choose_threshold(rows: pl.DataFrame, crashes: pl.DataFrame, budget: float, w
         fitting = OperatingPoint(score, rate)
     if np.isneginf(exceeding):
         return fitting
-    return fitting._replace(threshold=_halfway(fitting.threshold, exceeding))
+    return fitting._replace(threshold=halfway(fitting.threshold, exceeding))
 
 
-def _halfway(high: float, low: float) -> float:
+def halfway(high: float, low: float) -> float:
+    """Return the middle of two scores; the higher one if nothing lies between them."""
     middle = low + (high - low) / 2
-    return middle if middle > low else high  # neighbouring floats have nothing between them
+    return middle if middle > low else high
 
 
 def _false_alarms_by_threshold(

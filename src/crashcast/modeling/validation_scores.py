@@ -15,9 +15,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from crashcast.modeling import alarms
+from crashcast.modeling.alarm_budget import SpentBudget
 from crashcast.modeling.algorithms.base import Floats, Matrix
+from crashcast.modeling.bootstrap import TwoWayDraws
 from crashcast.modeling.model import matrix
 from crashcast.modeling.split_rule import crashes_of_part, mitigated_rows, period, read_part
+from crashcast.params.alarms import Alarms
+from crashcast.params.evaluate import Evaluate
 
 Scorer = Callable[[Matrix], Floats]
 
@@ -37,18 +41,21 @@ class Validation:
         Covered crashes of servers that can be in the part.
     period : pair of datetime
         Of the part.
-    budget : float
-        False alarms per server and day.
+    limits : Alarms
+        The alarm budget.
     window : AlarmWindow
         When an alarm counts as true.
+    resampling : Evaluate
+        How servers and blocks of time are drawn.
     """
 
     rows: pl.DataFrame
     files: list[BinaryIO]
     crashes: pl.DataFrame
     period: tuple[datetime, datetime]
-    budget: float
+    limits: Alarms
     window: alarms.AlarmWindow
+    resampling: Evaluate
 
     @cached_property
     def known(self) -> NDArray[np.bool_]:
@@ -60,21 +67,31 @@ class Validation:
         """The known labels, shape (known.sum(),)."""
         return self.rows["label"].drop_nulls().to_numpy()
 
+    @cached_property
+    def draws(self) -> TwoWayDraws:
+        """How often each server of the rows and each block of the period was drawn."""
+        servers, rules = self.rows["server_id"].cast(pl.String), self.resampling
+        return TwoWayDraws.draw(servers, self.period, rules.block, rules.replicates, rules.seed)
+
     def scores(self, number: int) -> Floats:
         """Read the scores of one model, shape (n,)."""
         self.files[number].seek(0)
         return np.frombuffer(self.files[number].read(), dtype=np.float64)
 
     def at_budget(self, scores: Floats) -> tuple[float, alarms.Judgement]:
-        """Return the threshold that keeps to the budget, and the alarms that scores of shape (n,) raise at it.
+        """Return the threshold that keeps to the budget, and the alarms that scores of shape (n,) raise at it."""
+        threshold = self.spent(scores).threshold(self.limits.confidence)
+        return threshold, self.judge(scores, threshold)
+
+    def spent(self, scores: Floats) -> SpentBudget:
+        """Return what alarms on scores of shape (n,) cost.
 
         An alarm on a mitigated row counts against the budget as a false one. If such alarms were left out, then the
         more of them people acted on, the lower the threshold would be, and the more alarms there would be next month.
         """
-        scored = self.rows.with_columns(score=scores)
-        counted = scored.with_columns(label=pl.when("mitigated").then(pl.lit(0, pl.Int8)).otherwise("label"))
-        threshold = alarms.choose_threshold(counted, self.crashes, self.budget, self.window).threshold
-        return threshold, self.judge(scores, threshold)
+        label = pl.when("mitigated").then(pl.lit(0, pl.Int8)).otherwise("label")
+        counted = self.rows.with_columns(score=scores, label=label)
+        return SpentBudget(counted, self.crashes, self.limits.false_alarms_per_server_day, self.window, self.draws)
 
     def judge(self, scores: Floats, threshold: float) -> alarms.Judgement:
         """Judge the alarms that scores of shape (n,) raise at a threshold."""
@@ -88,8 +105,9 @@ def score_validation(
     columns: list[str],
     scorers: Iterable[Scorer],
     crashes: pl.DataFrame,
-    budget: float,
+    limits: Alarms,
     window: alarms.AlarmWindow,
+    resampling: Evaluate,
 ) -> Validation:
     """Score the validation part with every model, a piece at a time.
 
@@ -101,7 +119,7 @@ def score_validation(
         Each turns features, float32 of shape (m, k), into scores of shape (m,).
     crashes : DataFrame
         All covered crashes.
-    budget, window
+    limits, window, resampling
         See `Validation`.
     """
     files: list[tuple[Scorer, BinaryIO]] = [(score, TemporaryFile()) for score in scorers]  # noqa: SIM115 - returned
@@ -116,4 +134,5 @@ def score_validation(
             file.write(score(values).astype(np.float64).tobytes())
     crashes = crashes_of_part(crashes, rule, "validation")
     rows = pl.concat(keys, rechunk=True)
-    return Validation(rows, [file for _, file in files], crashes, period(rule, "validation"), budget, window)
+    span = period(rule, "validation")
+    return Validation(rows, [file for _, file in files], crashes, span, limits, window, resampling)

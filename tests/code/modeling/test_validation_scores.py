@@ -11,10 +11,13 @@ import pytest
 from crashcast import tables
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.validation_scores import score_validation
+from crashcast.params.alarms import Alarms
+from crashcast.params.evaluate import Evaluate
 from crashcast.tables import partition_at
 
 START, HOUR = datetime(2025, 3, 3), timedelta(hours=1)
 WINDOW = AlarmWindow(HOUR, 6 * HOUR, HOUR)
+RESAMPLING = Evaluate(replicates=400, confidence=0.9, block="365d", seed=1)  # of servers alone: one block of time
 SPAN = {"from": START.isoformat(), "to": (START + 48 * HOUR).isoformat()}
 BY_SERVER = {
     "method": "server",
@@ -47,11 +50,13 @@ def fleet(tmp_path):
     return tmp_path
 
 
-def scored(fleet, budget, crashes):
+def scored(fleet, budget, crashes, confidence=0.5):
     """Score with two models: the risk itself, and twice that."""
     scorers = [lambda values, times=times: times * values[:, 0].astype(np.float64) for times in (1, 2)]
     frame = pl.DataFrame({"server_id": [name for name, _ in crashes], "started_at": moments(*(h for _, h in crashes))})
-    return score_validation(fleet / "features", fleet / "labels", BY_SERVER, ["risk"], scorers, frame, budget, WINDOW)
+    limits = Alarms(false_alarms_per_server_day=budget, confidence=confidence)
+    tables_read = fleet / "features", fleet / "labels", BY_SERVER, ["risk"]
+    return score_validation(*tables_read, scorers, frame, limits, WINDOW, RESAMPLING)
 
 
 def test_every_known_row_of_the_part_is_scored_once_by_every_model(fleet):
@@ -89,6 +94,25 @@ def test_the_threshold_is_set_by_the_crashes_of_the_parts_own_servers(fleet):
     )  # those of other parts are not missed
     assert judgement.metrics.pages_per_day == 1.0  # two in the two days of the part
     assert validation.at_budget(validation.scores(1))[0] == pytest.approx(0.9 + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "threshold"),
+    # b is drawn never, once or twice: with probabilities of 1/4, 1/2, 1/4. Its alarm at 8 alone is within the budget
+    # unless it is drawn twice, and both of its alarms only if it is never drawn
+    [(0.9, None), (0.6, (0.9 + 0.5) / 2), (0.4, (0.9 + 0.5) / 2), (0.1, (0.5 + 0.1) / 2)],
+)
+def test_the_budget_holds_in_the_share_of_resamples_that_is_asked_for(fleet, confidence, threshold):
+    validation = scored(fleet, 24 / 95, [("a", 9)], confidence)
+    found, judgement = validation.at_budget(validation.scores(0))
+    if threshold is None:
+        assert found > validation.scores(0).max()
+        assert judgement.metrics.alarms == 0
+    else:
+        assert found == pytest.approx(threshold)
+    spent = validation.spent(validation.scores(0)).replicates(0.7)
+    assert np.mean(spent == 0) == pytest.approx(1 / 4, abs=0.08)
+    assert np.mean(spent > 1) == pytest.approx(1 / 4, abs=0.08)
 
 
 def test_without_its_crash_the_same_alarms_exceed_the_budget(fleet):
