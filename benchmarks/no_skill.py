@@ -49,7 +49,7 @@ from stages import clean, featurize, label, split, train
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "no_skill.json"
-SEEDS = tuple(range(601, 621))
+SEEDS = tuple(range(621, 641))  # with a confidence of 0.9, 601 to 620 gave two false alarms of twenty: it was raised
 SERVERS, MONTHS = 300, 4
 MOVED = {"no signal": 1.0, "weak signal": 0.8}  # share of the tickets of crashes
 WEEK = timedelta(days=7)
@@ -161,10 +161,13 @@ def trained() -> dict[str, Any]:
 
 def summary(fleets: dict[str, Any]) -> dict[str, Any]:
     """Count the fleets that send alarms, with the dummy in its place and without, and average the true lift."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for fleet in fleets.values():
+        for kind in MOVED:
+            groups.setdefault(f"{kind}, confidence {fleet[kind]['skill_confidence']}", []).append(fleet[kind])
     found: dict[str, Any] = {}
-    for kind in MOVED:
-        of_kind = [fleet[kind] for fleet in fleets.values()]
-        found[kind] = {
+    for group, of_kind in groups.items():
+        found[group] = {
             "fleets": len(of_kind),
             "that_send_alarms": sum(one["sent"]["alarms"] > 0 for one in of_kind),
             "that_would_send_alarms": sum(one["of_the_best"]["alarms"] > 0 for one in of_kind),

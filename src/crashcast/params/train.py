@@ -29,5 +29,5 @@ class Train(Section):
     max_rows: Annotated[int, Field(ge=1000)]
     weigh_by_confidence: bool = False
     self_training: SelfTraining | None = None
-    skill_confidence: Share = 0.9
+    skill_confidence: Share = 0.95
     candidates: Candidates
