@@ -5,8 +5,9 @@ scores of the test rows, those of unknown label among them: alarms open there to
 tables that `dvc plots` draws.
 
 Three questions, each with its baseline: does the score rank rows better than chance (PR-AUC against the base rate),
-does it beat the one-rule baselines that anybody would try first, and would the alarms have warned of crashes at a price
-that on-call can bear? Intervals come from resampling servers and, independently, blocks of time.
+does it beat the rules of one feature that anybody would try first and the best one on train, and would the alarms have
+warned of crashes at a price that on-call can bear? Intervals come from resampling servers and, independently, blocks of
+time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from crashcast.canonical import write_json
 from crashcast.files import replacing_folder
 from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import alarms, plots, row_metrics
-from crashcast.modeling.baselines import RANDOM, one_rules, with_baselines
+from crashcast.modeling.baselines import FILE, RANDOM, read_rules, with_baselines
 from crashcast.modeling.bootstrap import (
     TwoWayDraws,
     percentile_interval,
@@ -70,7 +71,7 @@ def main(
     window, budget = alarms.AlarmWindow.of(label, settings.interval), limits.false_alarms_per_server_day
     rule, model = read_rule(split), load(models)
     crashes = read_covered_crashes(incidents, coverage, Incidents.read())
-    baselines = one_rules(model.features)
+    baselines = read_rules(models / FILE, model.features)
 
     # a baseline, too, sets its threshold on validation
     validation = read_part(features, labels, rule, "validation", list(baselines))

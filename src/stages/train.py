@@ -1,6 +1,7 @@
 """Fit the candidates, choose one on validation, and decide when it raises an alarm.
 
-In: features, labels, the split's rule, the incidents and their coverage. Out: `models/` (the model and its card),
+In: features, labels, the split's rule, the incidents and their coverage. Out: `models/` (the model, its card, and the
+baselines that it must beat: `evaluate` compares it with them),
 `metrics/candidates.json` (the evidence for the choice) and `metrics/train.json` (the chosen model on validation).
 
 Crashes are rare, so the model is fitted to a sample that is rich in crash rows (`modeling/sampling.py`). Validation
@@ -23,10 +24,11 @@ import polars as pl
 from crashcast import run_record
 from crashcast.canonical import write_json, write_text
 from crashcast.incidents import read_covered_crashes
-from crashcast.modeling import row_metrics
+from crashcast.modeling import baselines, row_metrics
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.algorithms import DUMMY, Candidate, candidates
 from crashcast.modeling.algorithms.base import Floats
+from crashcast.modeling.baselines import choose_rules
 from crashcast.modeling.bootstrap import percentile_interval
 from crashcast.modeling.card import model_card
 from crashcast.modeling.model import Model, calibration, fit, save
@@ -80,6 +82,7 @@ def main(
     with run_record.step("fit", len(sample.crash)):
         fitted = [fit_to(sample, candidate, columns) for candidate in competing]
     of_sample = sample.figures()
+    rules_to_beat = choose_rules(columns, sample.values, sample.crash, sample.share)
     if not train.self_training:
         del sample  # the validation part needs the memory
 
@@ -104,6 +107,7 @@ def main(
     figures |= of_sample
     write_json(train_metrics, figures)
     save(model, models)
+    write_json(models / baselines.FILE, rules_to_beat)
     inputs = {"features": features, "labels": labels, "split": split, "incidents": incidents, "coverage": coverage}
     write_text(models / "card.md", model_card(model, inputs, rule, figures, evidence, reason))
 

@@ -34,8 +34,8 @@ VALIDATION, CANDIDATES = "metrics/validate.json", "metrics/candidates.json"
 RULES, RULES_PARAMS = (LABELS, SPLIT, CONSENSUS, COVERAGE), (f"{POLICY}.", "alarms.")
 # figures of a server group, a baseline, a metric or a candidate, which one commit may have and the other not
 COMES_AND_GOES = {
-    "metrics/evaluate.json": r"slices\..+|baselines\.(hours_since_crash|crashes_7d)\..+",
-    CANDIDATES: r"candidates\..+",
+    "metrics/evaluate.json": r"slices\..+|baselines\.(?!random\.).+",
+    CANDIDATES: r"candidates\..+|skill\.(best|lift|lift_low)",
     "metrics/clean.json": r"(out_of_range|stuck)_.+",
     "metrics/label.json": r"evidence\.(dependence|sources)\..+",
 }

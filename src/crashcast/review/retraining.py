@@ -77,7 +77,7 @@ def train(revision: Revision, rule: Rule) -> str:
 
 
 def is_same(revision: Revision, model: str) -> bool:
-    """Tell whether a model has the bytes of a commit's; its card does not count, which names the data by hash."""
+    """Tell whether a model, and what it is to beat, has the bytes of a commit's; its card names the data by hash."""
     files = committed_model.files_of(revision, model), committed_model.files_of(revision)
     one, other = ({name: md5 for name, md5 in found.items() if name != committed_model.CARD} for found in files)
     return one == other

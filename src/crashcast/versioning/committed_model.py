@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from crashcast.modeling.model import Model
 
 CARD = "card.md"
+BASELINES = "baselines.json"
+BESIDE = {CARD, BASELINES}  # what is not the model itself
 
 
 def files_of(revision: Revision, model: str = "") -> dict[str, str]:
@@ -31,8 +33,8 @@ def files_of(revision: Revision, model: str = "") -> dict[str, str]:
 
 
 def is_same(one: Revision, other: Revision) -> bool:
-    """Tell whether two commits have the same model, whatever its card says of how it was chosen."""
-    model, another = ({name: digest for name, digest in files_of(r).items() if name != CARD} for r in (one, other))
+    """Tell whether two commits have the same model, whatever its card says of how it was chosen, and what it beats."""
+    model, another = ({name: md5 for name, md5 in files_of(r).items() if name not in BESIDE} for r in (one, other))
     return model == another
 
 
@@ -41,6 +43,12 @@ def describe(revision: Revision, model: str = "") -> dict[str, Any]:
     file = locate(files_of(revision, model)["model.json"], f"the model of commit {revision.name}")
     described: dict[str, Any] = json.loads(file.read_bytes())
     return described
+
+
+def baselines(revision: Revision) -> Path | None:
+    """Return the file with the baselines of a commit's model, if it has one."""
+    digest = files_of(revision).get(BASELINES)
+    return locate(digest, f"the baselines of commit {revision.name}") if digest else None
 
 
 def differing_code(revision: Revision, files: Iterable[Path]) -> list[str]:
