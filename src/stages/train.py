@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from crashcast import run_record
 from crashcast.canonical import write_json, write_text
@@ -151,11 +150,10 @@ def shown_skill(
     rivals = [number for number, name in enumerate(names) if name != DUMMY]
     if not rivals:
         return names.index(DUMMY), {"best": "", "confidence": confidence}
-    known = validation.rows.filter(validation.known)
     low = lower_bounds(
         validation.labels,
         (validation.scores(number)[validation.known] for number in rivals),
-        validation.draws.cells(known["server_id"].cast(pl.String), known["timestamp"]),
+        validation.cells,
         validation.draws,
         confidence,
     )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from crashcast.errors import UserError
 from crashcast.incidents import read_covered_crashes
@@ -76,8 +75,6 @@ def measure(rule: dict[str, Any], columns: list[str], scorers: list[Scorer]) -> 
     covered = read_covered_crashes(INCIDENTS, COVERAGE, Incidents.read())
     validation = score_validation(FEATURES, LABELS, rule, columns, scorers, covered, Alarms.read(), window, evaluate)
     draws = validation.draws
-    known = validation.rows.filter(validation.known)
-    cells = draws.cells(known["server_id"].cast(pl.String), known["timestamp"])
     for number in range(len(scorers)):
         scores = validation.scores(number)
         _, judgement = validation.at_budget(scores)
@@ -88,6 +85,6 @@ def measure(rule: dict[str, Any], columns: list[str], scorers: list[Scorer]) -> 
         scores = scores[validation.known]
         pr_auc, steps = row_metrics.pr_auc(validation.labels, scores), row_metrics.steps_of(validation.labels, scores)
         yield {
-            "pr_auc": (pr_auc, pr_auc_replicates(validation.labels, steps, cells, draws)),
+            "pr_auc": (pr_auc, pr_auc_replicates(validation.labels, steps, validation.cells, draws)),
             "event_recall": (judgement.metrics.event_recall or 0.0, ratio_replicates(caught, total)),
         }

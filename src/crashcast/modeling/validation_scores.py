@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from crashcast.modeling import alarms
 from crashcast.modeling.alarm_budget import SpentBudget
 from crashcast.modeling.algorithms.base import Floats, Matrix
-from crashcast.modeling.bootstrap import TwoWayDraws
+from crashcast.modeling.bootstrap import Ints, TwoWayDraws
 from crashcast.modeling.model import matrix
 from crashcast.modeling.split_rule import crashes_of_part, mitigated_rows, period, read_part
 from crashcast.params.alarms import Alarms
@@ -72,6 +72,12 @@ class Validation:
         """How often each server of the rows and each block of the period was drawn."""
         servers, rules = self.rows["server_id"].cast(pl.String), self.resampling
         return TwoWayDraws.draw(servers, self.period, rules.block, rules.replicates, rules.seed)
+
+    @cached_property
+    def cells(self) -> Ints:
+        """The cells of `draws` that the rows of known label lie in, shape (known.sum(),)."""
+        known = self.rows.filter(self.known)
+        return self.draws.cells(known["server_id"].cast(pl.String), known["timestamp"])
 
     def scores(self, number: int) -> Floats:
         """Read the scores of one model, shape (n,)."""
