@@ -27,13 +27,12 @@ from crashcast.review import ledger
 from crashcast.versioning import commit_limits, git, remote
 from crashcast.versioning.dvc_files import LOCK
 from crashcast.versioning.lock_checks import check
-from crashcast.versioning.revision import MODELS, PARAMS, REGISTERED, Revision, default_base
+from crashcast.versioning.revision import MODELS, PARAMS, REGISTERED, SHOWN_DIGITS, Revision, default_base
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 FIRST = "v1.0.0"
-SHOWN_DIGITS = 8
 SAME = ("model", "data", "params")  # what makes two commits the same challenger
 
 
@@ -373,11 +372,8 @@ def _differences(given: Mapping[str, Any], record: Mapping[str, Any]) -> list[st
         pairs["policy"] = given["policy"], record["policy"]
     except (KeyError, TypeError):
         raise UserError("the decision record lacks what every record has: is it the one that a review wrote?") from None
-    return [name for name, (one, other) in pairs.items() if _text(one) != _text(other)]
-
-
-def _text(value: Any) -> str:
-    return canonical.json_text(value)  # a record that was written and read is rounded
+    # as text: a record that was written and read is rounded
+    return [name for name, (one, other) in pairs.items() if canonical.json_text(one) != canonical.json_text(other)]
 
 
 def _reasons(record: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.incidents import read_incidents
+from crashcast.modeling.alarms import HOUR
 from crashcast.params.base import DAY, format_duration
 from crashcast.params.incidents import Incidents
 from crashcast.params.telemetry import Telemetry
@@ -26,7 +27,6 @@ from crashcast.tables import CRASH, MAINTENANCE, Partition
 
 BEFORE = timedelta(hours=6)  # signs of a crash just after a window's start lie before it
 LONGEST_GAP = DAY  # the end of a gap is searched no further
-HOUR = timedelta(hours=1)
 KEYS = ["server_id", "started_at", "ended_at"]
 
 

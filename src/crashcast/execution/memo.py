@@ -33,11 +33,11 @@ from crashcast.errors import UserError
 from crashcast.execution.file_hashes import Digests
 from crashcast.execution.orphan_guard import dvc_above
 from crashcast.files import link, replacing
+from crashcast.progress import MB
 from crashcast.versioning import cache
 
 SWITCH = "CRASHCAST_MEMO"
 NAME = "crashcast-memo"
-MB = 1_000_000
 MAX_SLICES = 20_000  # of 64 bytes
 
 

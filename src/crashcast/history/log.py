@@ -21,10 +21,9 @@ from crashcast.progress import MB
 from crashcast.versioning import git
 from crashcast.versioning.dvc_files import NAMING_DATA
 from crashcast.versioning.outputs import Output, outputs_of
-from crashcast.versioning.revision import Revision
+from crashcast.versioning.revision import SHOWN_DIGITS, Revision
 
 Kind = Literal["added", "removed", "changed"]
-SHOWN_DIGITS = 8
 SHOWN = 3
 TABLE, PART = ".parquet", f"/{tables.FILE_NAME}"
 NAME_WIDTH = 30

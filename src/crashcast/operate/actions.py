@@ -11,11 +11,11 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from crashcast.errors import UserError, refusal
+from crashcast.modeling.alarms import INSTANT
 from crashcast.operate.served_log import ACTIONS, ServedLog, aware
 from crashcast.sources.value_formats import EARLIEST
 
 AHEAD = timedelta(minutes=5)  # another machine's clock may be
-MICROSECOND = timedelta(microseconds=1)
 
 Line = StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")
 
@@ -105,7 +105,7 @@ def record(action: Action, log: ServedLog, now: datetime) -> None:
     """
     try:
         while not log.write("actions", now, _row(action, now)):  # another one was reported at this moment
-            now += MICROSECOND
+            now += INSTANT
     except OSError as error:
         raise refusal(error) or UserError(str(error)) from None
 

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from crashcast import files
 from crashcast.errors import UserError
 from crashcast.modeling.alarms import AlarmWindow, open_alarms
+from crashcast.sources.bucket import S3
 from crashcast.tables import TIMESTAMP
 
-S3 = "s3://"
 SCORES: dict[str, Any] = {
     "moment": TIMESTAMP,  # of the tick
     "timestamp": TIMESTAMP,  # of the row

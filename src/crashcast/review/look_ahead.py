@@ -9,7 +9,6 @@ and is shown what came after a moment once it has answered for it: it cannot kno
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ import yaml
 from crashcast import files, tables
 from crashcast.canonical import write_json
 from crashcast.errors import UserError
+from crashcast.files import sha256_of_json
 from crashcast.modeling.alarms import INSTANT
 from crashcast.params.base import DAY
 from crashcast.params.features import Features
@@ -123,7 +123,7 @@ def _moments(features: str, period: Period, interval: timedelta) -> list[datetim
 def _key(revision: Revision, features: str, raw: Mapping[str, str], moments: list[datetime]) -> str:
     recipe = stage_runs.recipe(revision, FEATURES)
     content = [recipe, features, {path: raw[path] for path in RAW}, [moment.isoformat() for moment in moments]]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return sha256_of_json(content)
 
 
 def _run(

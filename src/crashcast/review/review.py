@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crashcast.errors import UserError
+from crashcast.files import sha256_of_json
+from crashcast.progress import MB
 from crashcast.versioning import cache, committed_model, git
 from crashcast.versioning.lock_checks import check, check_pushed, check_work_tree
 from crashcast.versioning.revision import MODELS, Revision, default_base
@@ -34,7 +36,6 @@ __all__ = ["EXIT_STATUS", "Review", "UntrustedCodeError", "default_base", "fetch
 EXIT_STATUS = {"ACCEPT": 0, "REJECT": 1, "INCONCLUSIVE": 3}  # 2: an error
 VALIDATION = "metrics/validate.json"
 COUNTED = ("rows", "servers", "server_days", "crashes", "groups", "blocks")
-MB = 1_000_000
 
 
 class UntrustedCodeError(UserError):
@@ -166,7 +167,7 @@ def review(
     # the number is taken once the rows are scored, and before anybody sees how the models compare
     rows_hash = rescoring.rows_hash if rescoring else found["rows_hash"]
     identity = ledger.identity(own["model"], own["data"], own["params"])
-    look = ledger.look(rows_hash, identity, _hash(record["policy"]), reserve)
+    look = ledger.look(rows_hash, identity, sha256_of_json(record["policy"]), reserve)
     if look.note:
         print(f"review: {look.note}", file=sys.stderr)
     if found and found["look"] != look.number:  # it was decided under another number
@@ -407,7 +408,7 @@ def _key(record: dict[str, Any], no_anchor: str | None, run: Run) -> str:
         for side in (record["base"], record["challenger"], record["anchor"])
     ]
     code = code_hash.digest("crashcast.review.review", with_carriers=True)
-    return _hash([sides, record["policy"], no_anchor, run, code])
+    return sha256_of_json([sides, record["policy"], no_anchor, run, code])
 
 
 def _keep(key: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -432,7 +433,3 @@ def _recall(key: str) -> dict[str, Any]:
 
 def _path(key: str) -> Path:
     return cache.review_folder() / "judged" / f"{key}.json"
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from crashcast import canonical
 from crashcast.errors import UserError
+from crashcast.files import sha256_of_json
 from crashcast.text import some_of
 from crashcast.versioning import cache, git, sandbox
 from crashcast.versioning.revision import CODE, RAW, Revision
@@ -105,7 +106,7 @@ def _recall(
 def key_of(command: str, params: Mapping[str, Any], deps: Mapping[str, str]) -> str:
     """Return the name of a run by all that its stage depends on."""
     content = {"command": command, "params": params, "deps": deps}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return sha256_of_json(content)
 
 
 def kept(revision: Revision, key: str) -> dict[str, str] | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 from crashcast.errors import UserError
 from crashcast.versioning import remote
 from crashcast.versioning.cache import cached, is_whole
-from crashcast.versioning.dvc_files import OBJECTS, hash_of, is_of, object_path
+from crashcast.versioning.dvc_files import HASH, OBJECTS, hash_of, is_of, object_path
 from crashcast.versioning.threads import side_by_side
 
 ASIDE = "crashcast-damaged"  # beside the objects
@@ -30,7 +29,6 @@ STREAMS = 4
 READ_TIMEOUT_S = 30
 ATTEMPTS = 4
 BLOCK_BYTES = 8 << 20
-PLAIN_MD5 = re.compile(r"[0-9a-f]{32}")  # in pieces: a dash and their number follow
 
 
 class Stored(NamedTuple):
@@ -126,7 +124,7 @@ class Bucket:
             return True
         head = self.call("head_object", Key=self.object_key(md5), ChecksumMode="ENABLED")
         is_encrypted = "kms" in head.get("ServerSideEncryption", "") or "SSECustomerAlgorithm" in head
-        if is_encrypted or not PLAIN_MD5.fullmatch(stored.etag):
+        if is_encrypted or not HASH.fullmatch(stored.etag):  # in pieces: a dash and their number follow
             is_of_all = "ChecksumCRC32" in head and head.get("ChecksumType") == "FULL_OBJECT"
             if not (is_of_all and is_whole(copy := cached(md5), md5)):
                 return None

@@ -168,10 +168,10 @@ def _is_running(store: Path) -> bool:
         return True
 
 
-def _log_tail(store: Path, lines: int = 15) -> str:
+def _log_tail(store: Path) -> str:
     log = store / "server.log"
     text = log.read_text(errors="replace") if log.exists() else ""
-    return "\n".join([f"; its log, {log}, ends with", *text.splitlines()[-lines:]])
+    return "\n".join([f"; its log, {log}, ends with", *text.splitlines()[-15:]])
 
 
 def _keys(store: Path) -> dict[str, str]:

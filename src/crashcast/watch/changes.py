@@ -64,9 +64,9 @@ def read(path: Path = PATH) -> list[Change]:
     return sorted(_change(row, f"{path}, line {rows.line_num}") for row in rows)
 
 
-def between(since: datetime, until: datetime, path: Path = PATH) -> list[Change]:
+def between(since: datetime, until: datetime) -> list[Change]:
     """Return the changes that began in [since, until)."""
-    return [change for change in read(path) if since <= change.at < until]
+    return [change for change in read() if since <= change.at < until]
 
 
 def add(new: Iterable[Change], path: Path = PATH) -> list[Change]:

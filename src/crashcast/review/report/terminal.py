@@ -8,10 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from crashcast.review.report import wording
+from crashcast.review.report.comment import LONGEST_SENTENCE
 from crashcast.review.report.schema import Record
 from crashcast.review.report.wording import MARKS, OUTCOMES, in_words, plain
 
-LONGEST_SENTENCE = 1000
 COLOURS = {"ACCEPT": "green", "REJECT": "red", "INCONCLUSIVE": "yellow"}
 
 

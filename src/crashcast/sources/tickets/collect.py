@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import polars as pl
 from crashcast import tables
 from crashcast.canonical import write_text
 from crashcast.errors import UserError
+from crashcast.modeling.alarms import INSTANT
 from crashcast.params.base import format_duration
 from crashcast.params.data import Data
 from crashcast.params.tickets import Tickets, TicketSource
@@ -33,7 +34,6 @@ LEFT_OUT_FILE = Path("reports/tickets_left_out.csv")
 IMPORTED = "import"  # the source of incidents that `crashcast import` wrote
 KEY = ("source", "ticket_id", "server_id")
 SHOWN = 10  # bad tickets in a message
-INSTANT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
+from crashcast.params.base import DAY
 from crashcast.sources.http import basic
 from crashcast.sources.tickets.fields import Record, first_values
 from crashcast.sources.tickets.own_alarms import Remark, listed_remarks
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from crashcast.sources.tickets.api import Api
 
 PAGE = 100  # issues in one answer, at most
-DAY = timedelta(days=1)
 ALWAYS = {"created", "labels", "description", "comment"}  # the last three tell of our own alarms
 
 
