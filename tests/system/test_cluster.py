@@ -460,7 +460,7 @@ def test_a_scheduler_without_workers_and_one_that_goes_away_end_the_run(project,
 
 
 def test_a_task_that_kills_its_workers_ends_the_run(project):
-    with pytest.raises(UserError, match=r"killed one after the other, most likely for want of memory"):
+    with pytest.raises(UserError, match=r"killed one after the other, most likely because memory ran out"):
         run("ends_its_worker", months=MONTHS[:1])
     assert len(noted()) == 4
 

@@ -175,7 +175,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Forecast the next 12 months from recorded runs: computers, storage, people, money (docs/planning.md)."""
-    from crashcast.planning import command
+    from crashcast.planning import command, report
     from crashcast.planning.forecast import Growth
 
     growth = Growth(servers, interval, months, metrics, retrain_every)
@@ -185,8 +185,8 @@ def plan(
         else command.this_project(growth, measure_decay, answers)
     )
     if page is not None:
-        command.write_page(reports, page)
-    print_result(content, as_json, dict, lambda _, console: command.show(reports, console))
+        report.write(reports, page)
+    print_result(content, as_json, dict, lambda _, console: report.show(reports[0], console))  # a page has all
 
 
 def _in_use(command: str, revision: str | None) -> tuple[Deployment, Revision]:

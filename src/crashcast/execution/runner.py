@@ -148,7 +148,7 @@ def _compute_all(compute: Compute, tasks: list[Task], out: Path, workers: int) -
                 yield futures[future], future.result()
         except BrokenProcessPool:
             raise UserError(
-                "a worker was killed, most likely for want of memory: lower `workers` in params.yaml, section "
+                "a worker was killed, most likely because memory ran out: lower `workers` in params.yaml, section "
                 "execution, or choose a shorter `partition`, section telemetry"
             ) from None
         except BaseException:

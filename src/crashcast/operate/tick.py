@@ -144,7 +144,7 @@ class _Tick:
         except OSError as error:
             self.problems["disk"] = _words(error)
         groups = self._groups()
-        self._tell_of_strangers(groups)
+        self._warn_of_unknown_names(groups)
         alarms = self._alarms(openings, groups)
         before = self.before or State(self.now, timedelta(0), None)
         return replace(
@@ -212,14 +212,14 @@ class _Tick:
                 file=sys.stderr,
             )
 
-    def _tell_of_strangers(self, groups: Mapping[str, str]) -> None:
-        """Say once if `never_hold_back` names no server of the fleet: a mistyped one would be held back."""
+    def _warn_of_unknown_names(self, groups: Mapping[str, str]) -> None:
+        """Warn once if `never_hold_back` names a server that is not in the fleet: a mistyped one would be held back."""
         if self.before is not None or self.scores is None or not self.service.serve.holdback:
             return
         known = {*self.scores.rows["server_id"], *self.scores.silent, *groups}
-        if strangers := [name for name in self.service.serve.never_hold_back if name not in known]:
+        if unknown := [name for name in self.service.serve.never_hold_back if name not in known]:
             print(
-                f"serve: serve.never_hold_back names {some_of(strangers)}, and no such server was scored: see whether "
+                f"serve: serve.never_hold_back names {some_of(unknown)}, and no such server was scored: see whether "
                 "the names are right",
                 file=sys.stderr,
             )

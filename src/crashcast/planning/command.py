@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from crashcast.errors import UserError
-from crashcast.planning import decay, decay_output, label_sources, output, portfolio_output, report
+from crashcast.planning import decay, decay_output, label_sources, output, portfolio_output
 from crashcast.planning import portfolio as together
 from crashcast.planning.forecast import Growth, forecast
 from crashcast.planning.project import read_project
@@ -73,13 +71,3 @@ def portfolio(
     found = together.plan(members, budget_hours, budget_money)
     content = portfolio_output.as_json(found) | {"plans": [output.as_json(member.forecast) for member in members]}
     return content, [portfolio_output.report(found), *(output.report(member.forecast) for member in members)]
-
-
-def show(reports: Sequence[Report], console: Console) -> None:
-    """Print the first report: of a portfolio the page and --json have each project's own."""
-    report.show(reports[0], console)
-
-
-def write_page(reports: Sequence[Report], path: Path) -> None:
-    """Write all reports as one page."""
-    report.write([*reports], path)

@@ -1,8 +1,8 @@
 """Whether the model in use is to be trained again, and why (docs/retraining.md).
 
-What is new is counted from the end of the data that the model's commit split into its parts: a crash counts once its
-label is ripe, that is confirmed, and covered by records. Without enough new crashes the review could not tell the new
-model from the old one, so nothing else makes a retraining due.
+What is new is counted from the end of the data that the model's commit split into its parts: a crash counts once it
+is confirmed, and covered by records. Without enough new crashes the review could not tell the new model from the old
+one, so then no retraining is due.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def test_an_empty_result_leaves_no_file(project):
     [
         (1, "fail_in_february", "month=2024-02 is bad"),
         (2, "fail_in_february", "month=2024-02 is bad"),
-        (2, "killed_in_february", "a worker was killed, most likely for want of memory: lower `workers`"),
+        (2, "killed_in_february", "a worker was killed, most likely because memory ran out: lower `workers`"),
     ],
 )
 def test_a_task_that_fails_leaves_the_old_output(project, number, task, message):

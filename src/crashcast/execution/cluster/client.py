@@ -250,7 +250,7 @@ class Dispatcher:
             error = future.exception()
         if isinstance(error, KilledWorker):
             raise UserError(
-                "a task's workers were killed one after the other, most likely for want of memory: give them more "
+                "a task's workers were killed one after the other, most likely because memory ran out: give them more "
                 "(`dask worker --memory-limit`), or choose a shorter `partition` in params.yaml, section telemetry"
             )
         if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("crashcast"):

@@ -250,9 +250,9 @@ def _summarise(tickets: pl.DataFrame, incidents: pl.DataFrame, counts: Counter[s
         lines.append(f"{forgotten:,} tickets were closed more than {longest} after their start: as if never closed")
     if COVERAGE_PATH.exists():
         known = tables.read(COVERAGE_PATH, ["server_id"])["server_id"]
-        if strangers := sorted(set(tickets["server_id"]) - set(known)):
-            some = ", ".join(strangers[:3])
+        if unknown := sorted(set(tickets["server_id"]) - set(known)):
+            some = ", ".join(unknown[:3])
             lines.append(
-                f"{len(strangers):,} servers have tickets but no coverage, such as {some}: is server.pattern right?"
+                f"{len(unknown):,} servers have tickets but no coverage, such as {some}: is server.pattern right?"
             )
     return lines
