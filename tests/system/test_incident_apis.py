@@ -358,6 +358,15 @@ def test_tickets_of_our_own_alarms_are_no_crashes_and_say_what_was_done(
     assert hashes() == after
 
 
+def test_tickets_are_asked_for_until_the_last_full_hour(configure: Callable[..., None]) -> None:
+    configure("pagerduty")
+    before = datetime.now(UTC)
+    collect(since=date(2026, 3, 1))
+    hours = {f"{moment:%m-%d %H}:00:00" for moment in (before, datetime.now(UTC))}
+    ((ended,),) = rows("data/raw/ticket_sources.parquet", "covered_to")
+    assert ended in hours
+
+
 def test_a_late_answer_changes_only_its_own_incident(configure: Callable[..., None], systems: Systems) -> None:
     configure("pagerduty")
     run()

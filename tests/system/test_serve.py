@@ -470,6 +470,16 @@ def test_records_of_incidents_that_end_count_as_missing(
     assert stale.scores is not None
     assert all(stale.scores.features[name].null_count() == stale.scores.features.height for name in history)
     assert issued()["incidents"].n_unique() == 2
+    # tickets are collected more often than telemetry, with which coverage ends
+    asked = {"source": ["pagerduty"], "covered_from": [START - 9 * DAY], "covered_to": [START]}
+    hourly = replace(service, ticket_sources=tmp_path / "sources.parquet", tail=tmp_path / "tail")
+    tables.write(
+        hourly.ticket_sources, pl.DataFrame(asked).with_columns(pl.selectors.datetime().dt.replace_time_zone("UTC"))
+    )
+    known = ticks(used, START + HOUR, 1, hourly)[-1]
+    assert (known.problems, known.newest_ticket) == ({}, START)
+    assert known.scores is not None
+    assert all(known.scores.features[name].null_count() == 0 for name in history)
     incidents = tables.read(INCIDENTS_PATH).with_columns(pl.col("started_at").cast(pl.String))
     other = replace(service, coverage=COVERAGE_PATH, incidents=tmp_path / "incidents.parquet")
     tables.write(other.incidents, incidents)

@@ -34,6 +34,7 @@ from crashcast.errors import UserError, refusal
 from crashcast.incidents import read_incidents
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.operate import issued_alarms, served_log, telemetry_tail
+from crashcast.operate.coverage import known_by_now
 from crashcast.operate.deployment import Deployment
 from crashcast.operate.holdback import is_held_back
 from crashcast.operate.reasons import Reason, reasons
@@ -44,7 +45,7 @@ from crashcast.operate.telemetry_tail import TAIL, Tail
 from crashcast.params.base import DAY, format_duration
 from crashcast.params.collect import Collect
 from crashcast.params.serve import Serve
-from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH
+from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TICKET_SOURCES_PATH
 from crashcast.sources.prometheus.client import Server
 from crashcast.tables import Partition
 from crashcast.text import counted, some_of
@@ -68,7 +69,7 @@ class Service:
     log : ServedLog
     tail : Path
         Where the newest telemetry is kept.
-    incidents, coverage : Path
+    incidents, coverage, ticket_sources : Path
         Records of incidents, read again at each tick.
     checked : dict of datetime to str
         The digest of the samples with which a moment's scores were last compared with those issued.
@@ -81,6 +82,7 @@ class Service:
     tail: Path = TAIL
     incidents: Path = INCIDENTS_PATH
     coverage: Path = COVERAGE_PATH
+    ticket_sources: Path = TICKET_SOURCES_PATH
     checked: dict[datetime, str] = field(default_factory=dict)
 
     @classmethod
@@ -249,27 +251,28 @@ class _Tick:
 
     def _read_tickets(self) -> None:
         """Choose the records of incidents to score with: empty ones if they are stale, which makes features null."""
-        self.incidents, self.coverage = self.service.incidents, self.service.coverage
+        place = self.service.tail.parent
+        self.incidents, self.coverage = self.service.incidents, place / COVERAGE_PATH.name
         oldest = self.moment - self.service.serve.max_ticket_age
         try:
             read_incidents(self.incidents, self.deployment.incidents)
-            newest = tables.read(self.coverage, ["server_id", "covered_from", "covered_to"])["covered_to"].max()
+            known = known_by_now(self.service.coverage, self.service.ticket_sources)
+            newest = known["covered_to"].max()
             self.newest_ticket = newest.replace(tzinfo=None) if isinstance(newest, datetime) else None
             age = format_duration(self.service.serve.max_ticket_age)
             words = (
-                f"{self.coverage} covers no server"
+                f"{self.service.coverage} covers no server"
                 if self.newest_ticket is None
-                else f"the records of {self.coverage} end on {self.newest_ticket:%Y-%m-%d %H:%M} UTC, longer ago than "
+                else f"the records of incidents end on {self.newest_ticket:%Y-%m-%d %H:%M} UTC, longer ago than "
                 f"serve.max_ticket_age ({age}): `crashcast incidents` brings newer ones"
             )
         except (UserError, pl.exceptions.PolarsError) as error:  # the latter of columns with other types
             words = f"the records of incidents cannot be read ({error})"
         if self.newest_ticket is None or self.newest_ticket < oldest:
             self.problems["tickets"] = f"{words}; until then the history of crashes counts as missing"
-            place = self.service.tail.parent
-            self.incidents, self.coverage = place / INCIDENTS_PATH.name, place / COVERAGE_PATH.name
+            self.incidents, known = place / INCIDENTS_PATH.name, pl.DataFrame(schema=tables.COVERAGE)  # type: ignore[arg-type]
             tables.write(self.incidents, pl.DataFrame(schema=tables.INCIDENTS))  # type: ignore[arg-type]
-            tables.write(self.coverage, pl.DataFrame(schema=tables.COVERAGE))  # type: ignore[arg-type]
+        tables.write(self.coverage, known)
 
     def _score(self, moment: datetime, tail: Tail) -> Scores | None:
         """Score the fleet at a moment; None, and the reason among the problems, if that cannot be done."""

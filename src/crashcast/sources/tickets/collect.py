@@ -25,6 +25,7 @@ from crashcast.sources.raw_table import read_or_empty
 from crashcast.sources.tickets import api, saved
 from crashcast.sources.tickets.outages import IS_ALARM, merge, starts_after_report
 from crashcast.sources.tickets.tickets import TICKETS, LeftOut, Parsed, parse
+from crashcast.sources.value_formats import utc_text
 from crashcast.spreadsheet import write_csv
 from crashcast.tables import CRASH, TIMESTAMP
 from crashcast.text import counted
@@ -56,7 +57,7 @@ def collect(
     only : sequence of str
         Names of sources; all of params.yaml by default.
     since, until : date, optional
-        APIs are asked for [since, until), in UTC; by default from tickets.since until the last midnight.
+        APIs are asked for [since, until), in UTC; by default from tickets.since until the last full hour.
     replace : bool
         Drop earlier tickets of these sources.
 
@@ -72,7 +73,10 @@ def collect(
     """
     recover()
     section, now = Tickets.read(), datetime.now(UTC)
-    first, last = _midnight(since or section.since), _midnight(until or now.date())
+    first, last = (
+        _midnight(since or section.since),
+        _midnight(until) if until else now.replace(minute=0, second=0, microsecond=0),
+    )
     if Data.read().source == "demo":
         raise UserError(f"{RAW} holds the demo fleet: bring in your own telemetry first, with `crashcast import`")
     if not section.sources:
@@ -82,7 +86,7 @@ def collect(
             f"params.yaml: tickets.sources has no {', '.join(unknown)}; it has {', '.join(section.sources)}"
         )
     if first >= last:
-        raise UserError(f"nothing lies between {first:%Y-%m-%d} and {last:%Y-%m-%d}")
+        raise UserError(f"nothing lies between {utc_text(first)} and {utc_text(last)}")
     chosen = {name: source for name, source in section.sources.items() if not only or name in only}
     found = [_collect_one(name, source, first, last, now) for name, source in chosen.items()]
     lines = _report_bad(found, section.max_bad_share)
