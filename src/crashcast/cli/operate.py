@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from crashcast.cli.shared import AsJson, print_result
+from crashcast.cli.shared import AsJson, InUse, print_result
 
 EVERY_BIT = 17  # digits: a risk is compared with the threshold
 commands = typer.Typer()
@@ -27,12 +27,7 @@ def score(
         str | None,
         typer.Option(help="Score as at this moment, such as 2026-01-31T12:00 (UTC).", show_default="the newest sample"),
     ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            help="A registered version or a commit: whose model scores.", show_default="the version in stage prod"
-        ),
-    ] = None,
+    revision: InUse = None,
     explain: Annotated[str | None, typer.Option(metavar="SERVER", help="Say why this server has its risk.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write every server's risk to this file: .parquet, .csv or .json.")

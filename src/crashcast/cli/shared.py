@@ -11,6 +11,12 @@ import typer
 from crashcast.canonical import SIGNIFICANT_DIGITS, json_text
 
 Result = TypeVar("Result")
+InUse = Annotated[
+    str | None,
+    typer.Option(
+        help="The registered version, or the commit, whose model is used.", show_default="the version in stage prod"
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crashcast.cli.operate import Textfile
-from crashcast.cli.shared import AsJson, parsed_duration, print_result
+from crashcast.cli.shared import AsJson, InUse, parsed_duration, print_result
 from crashcast.watch.steps import Step
 
 if TYPE_CHECKING:
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 
 NOT_DUE = 1  # exit status
 DRIFTED, NOT_KNOWN = 1, 3
-InUse = Annotated[
-    str | None,
-    typer.Option(
-        help="The registered version, or the commit, whose model is meant.", show_default="the version in stage prod"
-    ),
-]
 commands = typer.Typer()
 
 

@@ -108,6 +108,11 @@ def check_skill(name: str, revision: Revision) -> None:
         )
 
 
+def in_use() -> registry.Model | None:
+    """Return the registered version in stage `prod`, as far as this clone knows; None if there is none."""
+    return next((known for known in reversed(registry.models()) if PROD in known.stages), None)
+
+
 def find_revision(name: str | None = None) -> tuple[str, Revision, str]:
     """Return what the model in use is called, its commit, and what to say of the choice.
 
@@ -119,9 +124,8 @@ def find_revision(name: str | None = None) -> tuple[str, Revision, str]:
     if name is not None:
         revision = Revision.find(name)
         return revision.name if name == "HEAD" else name, revision, ""
-    in_use = [known for known in registry.models() if PROD in known.stages]
-    if in_use:
-        return in_use[-1].version, Revision.find(in_use[-1].revision), ""
+    if used := in_use():
+        return used.version, Revision.find(used.revision), ""
     head = Revision.find("HEAD")
     note = f"no version is in stage {PROD}, so HEAD's model is used; `crashcast stage VERSION {PROD}` names another"
     return head.name, head, note

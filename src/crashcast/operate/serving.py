@@ -17,10 +17,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from types import FrameType
 
-from crashcast import registry
 from crashcast.errors import UserError
 from crashcast.files import held_alone
-from crashcast.operate.deployment import PROD, Deployment, check_skill
+from crashcast.operate.deployment import PROD, Deployment, check_skill, in_use
 from crashcast.operate.score import last_row
 from crashcast.operate.state import OF_DELIVERY, State, utc_now
 from crashcast.operate.telemetry_tail import TAIL
@@ -68,13 +67,12 @@ class ModelInUse:
 
 
 def _load(loaded: Deployment | None, without_skill: bool) -> Deployment:
-    in_use = [known for known in registry.models() if PROD in known.stages]
-    if not in_use:
+    version = in_use()
+    if version is None:
         raise UserError(
             f"no registered version is in stage {PROD}, and `serve` warns of crashes with no other: `crashcast accept` "
             f"registers HEAD's model, `crashcast stage VERSION {PROD}` puts it there, `git fetch --tags` brings tags"
         )
-    version = in_use[-1]
     if loaded is not None and loaded.name == version.version:
         return loaded
     revision = Revision.find(version.revision)

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crashcast import paths, registry, run_record
+from crashcast import paths, run_record
 from crashcast.errors import UserError
 from crashcast.files import held_alone
-from crashcast.operate.deployment import PROD
+from crashcast.operate.deployment import in_use
 from crashcast.params.serve import Serve
 from crashcast.params.telemetry import Telemetry
 from crashcast.params.tickets import Tickets
@@ -337,8 +337,7 @@ class Work:
 
     def _due(self) -> dict[str, Any]:
         """Return what `crashcast due` says of the model in use: the branch's own is none yet."""
-        in_use = any(PROD in known.stages for known in registry.models())
-        asked = ("due", "--json", *(() if in_use else ("--revision", self.state.base.sha)))
+        asked = ("due", "--json", *(() if in_use() else ("--revision", self.state.base.sha)))
         done = self._start("crashcast", *asked, stdout=subprocess.PIPE)
         if done.returncode not in (0, 1):
             raise UserError("`crashcast due` failed; to train all the same, say why: --reason TEXT")
