@@ -358,10 +358,11 @@ def test_tickets_of_our_own_alarms_are_no_crashes_and_say_what_was_done(
     assert hashes() == after
 
 
-def test_tickets_are_asked_for_until_the_last_full_hour(configure: Callable[..., None]) -> None:
+@pytest.mark.parametrize("is_told", [False, True], ids=["by default", "if told a later day"])
+def test_tickets_are_asked_for_until_the_last_full_hour(configure: Callable[..., None], is_told: bool) -> None:
     configure("pagerduty")
     before = datetime.now(UTC)
-    collect(since=date(2026, 3, 1))
+    collect(since=date(2026, 3, 1), until=datetime.now(UTC).date() + timedelta(days=2) if is_told else None)
     hours = {f"{moment:%m-%d %H}:00:00" for moment in (before, datetime.now(UTC))}
     ((ended,),) = rows("data/raw/ticket_sources.parquet", "covered_to")
     assert ended in hours

@@ -75,7 +75,9 @@ def incidents(
     ] = None,
     until: Annotated[
         datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="Up to the start of this day, UTC; by default, today."),
+        typer.Option(
+            formats=["%Y-%m-%d"], help="Up to the start of this day, UTC; by default, up to the last full hour."
+        ),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Drop what these sources gave before, instead of merging.")

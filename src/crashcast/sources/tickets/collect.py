@@ -57,7 +57,7 @@ def collect(
     only : sequence of str
         Names of sources; all of params.yaml by default.
     since, until : date, optional
-        APIs are asked for [since, until), in UTC; by default from tickets.since until the last full hour.
+        APIs are asked for [since, until), in UTC; by default from tickets.since, and at most until the last full hour.
     replace : bool
         Drop earlier tickets of these sources.
 
@@ -73,10 +73,8 @@ def collect(
     """
     recover()
     section, now = Tickets.read(), datetime.now(UTC)
-    first, last = (
-        _midnight(since or section.since),
-        _midnight(until) if until else now.replace(minute=0, second=0, microsecond=0),
-    )
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    first, last = _midnight(since or section.since), min(hour, _midnight(until)) if until else hour
     if Data.read().source == "demo":
         raise UserError(f"{RAW} holds the demo fleet: bring in your own telemetry first, with `crashcast import`")
     if not section.sources:
