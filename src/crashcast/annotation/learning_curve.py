@@ -19,10 +19,8 @@ from rich.table import Table
 
 from crashcast import tables
 from crashcast.annotation.refitting import (
-    FEATURES,
     FIGURES,
     REPLICATES,
-    SPLIT,
     Measured,
     chosen_candidate,
     measure,
@@ -34,6 +32,7 @@ from crashcast.modeling.sampling import Sample, feature_names
 from crashcast.modeling.split_rule import HASH_RANGE, period, read_rule, row_hash
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.train import Train
+from crashcast.paths import FEATURES_PATH, SPLIT_PATH
 
 LABELLED, SERVERS, MONTHS = "labels", "servers", "months"
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
@@ -62,7 +61,7 @@ def learning_curve() -> pl.DataFrame:
         include the draw of the part. If extrapolated, they also include the choice between a curve that levels off
         and one that does not.
     """
-    rule, columns, train = read_rule(SPLIT), feature_names(FEATURES), Train.read()
+    rule, columns, train = read_rule(SPLIT_PATH), feature_names(FEATURES_PATH), Train.read()
     candidate, sample = chosen_candidate(train), training_sample(train)
     sizes = [Size("all", 1.0, 0)]
     sizes += [Size(axis, share, draw) for axis, share, draw in product((LABELLED, SERVERS), SHARES, range(DRAWS))]

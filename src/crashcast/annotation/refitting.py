@@ -24,9 +24,8 @@ from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.params.train import Train
+from crashcast.paths import CONFIRMED_PATH, COVERAGE_PATH, FEATURES_PATH, LABELS_PATH, SPLIT_PATH
 
-FEATURES, LABELS, SPLIT = Path("data/features"), Path("data/labels"), Path("data/split.json")
-INCIDENTS, COVERAGE = Path("data/incidents.parquet"), Path("data/raw/coverage.parquet")
 EVIDENCE = Path("metrics/candidates.json")
 REPLICATES = 300
 FIGURES = ("pr_auc", "event_recall")
@@ -49,7 +48,7 @@ def chosen_candidate(train: Train) -> Candidate:
 
 def training_sample(train: Train, project: Path = Path()) -> Sample:
     """Draw the rows that `train` draws in a project."""
-    features, labels, rule = project / FEATURES, project / LABELS, read_rule(project / SPLIT)
+    features, labels, rule = project / FEATURES_PATH, project / LABELS_PATH, read_rule(project / SPLIT_PATH)
     return draw_sample(features, labels, rule, feature_names(features), train)
 
 
@@ -72,8 +71,10 @@ def measure(rule: dict[str, Any], columns: list[str], scorers: list[Scorer]) -> 
     """
     evaluate = Evaluate.read().model_copy(update={"replicates": REPLICATES})
     window = AlarmWindow.of(Label.read(), Telemetry.read().interval)
-    covered = read_covered_crashes(INCIDENTS, COVERAGE, Incidents.read())
-    validation = score_validation(FEATURES, LABELS, rule, columns, scorers, covered, Alarms.read(), window, evaluate)
+    covered = read_covered_crashes(CONFIRMED_PATH, COVERAGE_PATH, Incidents.read())
+    validation = score_validation(
+        FEATURES_PATH, LABELS_PATH, rule, columns, scorers, covered, Alarms.read(), window, evaluate
+    )
     draws = validation.draws
     for number in range(len(scorers)):
         scores = validation.scores(number)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crashcast.annotation.learning_curve import LABELLED, Size, part_of
-from crashcast.annotation.refitting import FEATURES, FIGURES, SPLIT, chosen_candidate, measure, training_sample
+from crashcast.annotation.refitting import FIGURES, chosen_candidate, measure, training_sample
 from crashcast.errors import UserError
 from crashcast.modeling.algorithms import Candidate
 from crashcast.modeling.algorithms.base import Matrix
@@ -28,6 +28,7 @@ from crashcast.modeling.validation_scores import Scorer
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.label import Label
 from crashcast.params.train import Train
+from crashcast.paths import FEATURES_PATH, SPLIT_PATH
 
 SHARES = (1 / 16, 1.0)  # of this fleet's labels
 OWN, AS_IT_IS, TOGETHER, ON_TOP = (
@@ -57,7 +58,7 @@ def transfer(other: Path) -> pl.DataFrame:
     UserError
         If labels or features have another meaning there.
     """
-    columns, train, rule = feature_names(FEATURES), Train.read(), read_rule(SPLIT)
+    columns, train, rule = feature_names(FEATURES_PATH), Train.read(), read_rule(SPLIT_PATH)
     theirs = _comparable(other, columns)
     candidate, sample, there = chosen_candidate(train), training_sample(train), training_sample(train, other)
     scorers: dict[tuple[float, str], Scorer] = {}
@@ -89,7 +90,7 @@ def _comparable(other: Path, columns: list[str]) -> Model:
             f"{other} predicts with another lead or horizon (params.yaml: label): its labels have another meaning"
         )
     theirs = load(other / "models")
-    names = feature_names(other / FEATURES)
+    names = feature_names(other / FEATURES_PATH)
     if names != columns or theirs.features != columns:
         odd = sorted(set(columns) ^ set(names) | set(columns) ^ set(theirs.features)) or ["another order"]
         raise UserError(f"{other} has other features than this project: {', '.join(odd)}; compute the same in both")

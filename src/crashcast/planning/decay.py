@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from crashcast import tables
-from crashcast.annotation.refitting import FEATURES, FIGURES, SPLIT, chosen_candidate, measure, training_sample
+from crashcast.annotation.refitting import FIGURES, chosen_candidate, measure, training_sample
 from crashcast.canonical import write_json
 from crashcast.errors import UserError
 from crashcast.modeling.bootstrap import Floats, percentile_interval
@@ -24,6 +24,7 @@ from crashcast.modeling.model import fit
 from crashcast.modeling.sampling import feature_names
 from crashcast.modeling.split_rule import period, read_rule
 from crashcast.params.train import Train
+from crashcast.paths import FEATURES_PATH, SPLIT_PATH
 from crashcast.planning.cost_model import CONFIDENCE, Estimate
 from crashcast.planning.run_cost import MONTH
 
@@ -63,7 +64,7 @@ def measure_decay() -> Decay:
     UserError
         If the training part is too short.
     """
-    rule, columns, train = read_rule(SPLIT), feature_names(FEATURES), Train.read()
+    rule, columns, train = read_rule(SPLIT_PATH), feature_names(FEATURES_PATH), Train.read()
     start, end = period(rule, "train")
     months = (end - start) / MONTH - AGES[-1]
     if rule["method"] != "time" or months < LEAST_MONTHS:

@@ -27,10 +27,8 @@ from crashcast.review import ledger
 from crashcast.review.test_set import read_rule
 from crashcast.text import some_of
 from crashcast.versioning import git
-from crashcast.versioning.revision import REGISTERED, Revision
+from crashcast.versioning.revision import EVALUATION, REGISTERED, Revision
 from crashcast.watch import changes, drift, drift_output
-
-METRICS = "metrics/evaluate.json"
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ def _by_performance(
     span: tuple[datetime, datetime],
 ) -> Iterator[str]:
     """Yield a reason if the model catches fewer of the new crashes than the interval of its test says."""
-    promised = revision.metrics.get(METRICS, {})
+    promised = revision.metrics.get(EVALUATION, {})
     low = promised.get("event_recall_low")
     if low is None:
         return

@@ -20,10 +20,11 @@ from crashcast.operate.textfile import Sample
 from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TELEMETRY_PATH
 from crashcast.registry import models
 from crashcast.versioning import cache
-from crashcast.watch.due import METRICS, data_end
+from crashcast.versioning.revision import EVALUATION
+from crashcast.watch.due import data_end
 
 VALIDATED = Path("data/validated.json")
-FIGURES = {  # of metrics/evaluate.json at the model's commit
+FIGURES = {  # of the evaluation at the model's commit
     "pr_auc": "Area under the precision-recall curve of the model's test.",
     "pr_auc_low": "Lower limit of it.",
     "pr_auc_high": "Upper limit of it.",
@@ -64,7 +65,7 @@ def _of_model() -> Iterator[Sample]:
     labels = {"model": name}
     ended = data_end(revision).replace(tzinfo=UTC).timestamp()
     yield Sample("crashcast_model_known_to_timestamp_seconds", "End of the data of the model's commit.", ended, labels)
-    figures = revision.metrics.get(METRICS, {})
+    figures = revision.metrics.get(EVALUATION, {})
     for figure, meaning in FIGURES.items():
         if isinstance(value := figures.get(figure), int | float):
             yield Sample(f"crashcast_model_{figure}", meaning, value, labels)

@@ -7,7 +7,7 @@ from typing import Any
 
 from crashcast.versioning import git
 from crashcast.versioning.dvc_files import LOCK
-from crashcast.versioning.revision import RAW, Revision
+from crashcast.versioning.revision import EVALUATION, RAW, Revision
 
 Figures = Mapping[str, Mapping[str, Any]]
 
@@ -19,10 +19,10 @@ def _interval(figures: Mapping[str, Any], name: str) -> str:
 ROWS: dict[str, Callable[[Figures], str]] = {
     "labels until": lambda found: _until(found),
     "samples": lambda found: f"{found['metrics/clean.json']['samples']:,}",
-    "crashes in the test part": lambda found: f"{found['metrics/evaluate.json']['crashes']:,}",
-    "PR-AUC": lambda found: _interval(found["metrics/evaluate.json"], "pr_auc"),
-    "event recall": lambda found: _interval(found["metrics/evaluate.json"], "event_recall"),
-    "false alarms per server-day": lambda found: f"{found['metrics/evaluate.json']['false_alarms_per_server_day']:.3g}",
+    "crashes in the test part": lambda found: f"{found[EVALUATION]['crashes']:,}",
+    "PR-AUC": lambda found: _interval(found[EVALUATION], "pr_auc"),
+    "event recall": lambda found: _interval(found[EVALUATION], "event_recall"),
+    "false alarms per server-day": lambda found: f"{found[EVALUATION]['false_alarms_per_server_day']:.3g}",
 }
 
 
