@@ -34,7 +34,10 @@ RETRAIN = ROOT / ".github/workflows/retrain.yml"
 WORKFLOWS = pytest.mark.parametrize("workflow", [WORKFLOW, RETRAIN], ids=lambda workflow: workflow.stem)
 JOBS = yaml.safe_load(WORKFLOW.read_text())["jobs"]
 GITLAB_CONFIG = yaml.safe_load(GITLAB.read_text())
-GITLAB_JOBS = {name: GITLAB_CONFIG[".review"] | GITLAB_CONFIG[name] for name in GITLAB_CONFIG["stages"]}
+GITLAB_RETRAIN = GITLAB_CONFIG["retrain"]
+GITLAB_JOBS = {
+    name: GITLAB_CONFIG[".review"] | GITLAB_CONFIG[name] for name in GITLAB_CONFIG["stages"] if name != "retrain"
+}
 for _name, _job in GITLAB_JOBS.items():
     _job["variables"] = GITLAB_CONFIG[".review"]["variables"] | GITLAB_CONFIG[_name].get("variables", {})
 STEPS = [(name, step) for name, job in JOBS.items() for step in job["steps"]]
@@ -281,15 +284,38 @@ def test_a_retraining_has_its_own_token_and_keys_in_one_step_alone() -> None:
     assert not any(EXPRESSION.search(step.get("run", "")) for step in job["steps"])
 
 
+def test_gitlab_retrains_on_a_schedule_that_asks_for_it_and_pushes_with_its_own_token_alone(tmp_path: Path) -> None:
+    (rule,) = GITLAB_RETRAIN["rules"]
+    assert rule == {"if": '$CI_PIPELINE_SOURCE == "schedule" && $RETRAIN == "on"'}
+    assert GITLAB_RETRAIN["environment"]["name"] == GITLAB_RETRAIN["resource_group"] == "retrain"
+    assert not any("schedule" in json.dumps(job["rules"]) for job in GITLAB_JOBS.values())
+    git(tmp_path, "init", "-q", ".")
+    git(tmp_path, "remote", "add", "origin", "https://gitlab-ci-token:job@git.example/team/fleet.git")
+    settings = "\n".join(GITLAB_RETRAIN["script"][2:4])
+    variables = {"CI_PROJECT_URL": "https://git.example/team/fleet", "RETRAIN_TOKEN": TOKEN}
+    subprocess.run(["bash", "-eo", "pipefail", "-c", settings], cwd=tmp_path, env=os.environ | variables, check=True)
+    asked = "protocol=https\nhost=git.example\npath=team/fleet.git\n"
+    filled = subprocess.run(
+        ["git", "credential", "fill"], cwd=tmp_path, env=os.environ | variables, input=asked, text=True,
+        capture_output=True, check=True,
+    )  # fmt: skip
+    assert f"password={TOKEN}" in filled.stdout
+    assert git(tmp_path, "remote", "get-url", "origin") == "https://git.example/team/fleet.git"
+
+
 @pytest.mark.parametrize(("status", "ends"), [(0, 0), (1, 0), (4, 0), (2, 2), (137, 137)])
 @pytest.mark.parametrize("reason", ["", "a new 'kernel' $(reboot)"])
-def test_a_retraining_that_is_not_due_is_no_failure(tmp_path: Path, status: int, ends: int, reason: str) -> None:
+@pytest.mark.parametrize("site", ["github", "gitlab"])
+def test_a_retraining_that_is_not_due_is_no_failure(
+    tmp_path: Path, site: str, status: int, ends: int, reason: str
+) -> None:
     (job,) = yaml.safe_load(RETRAIN.read_text())["jobs"].values()
+    script = {"github": job["steps"][-1]["run"], "gitlab": "\n".join(GITLAB_RETRAIN["script"][-3:])}[site]
     program = tmp_path / "crashcast"
     program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@"\nexit {status}\n')
     program.chmod(0o755)
     variables = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "REASON": reason}
-    command = ["bash", "-eo", "pipefail", "-c", job["steps"][-1]["run"]]
+    command = ["bash", "-eo", "pipefail", "-c", script]
     done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
     assert done.returncode == ends
     assert done.stdout.splitlines() == ["retrain", *(["--reason", reason] if reason else [])]
