@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
@@ -23,6 +24,14 @@ LEAKS = {
     "cpu_rank_in_the_day": 'pl.col("cpu_pct").rank().over(pl.col("timestamp").dt.date()).cast(pl.Float32)',
     "cpu_of_the_server": 'pl.col("cpu_pct").mean().over("server_id")',
 }
+# the length of a server's last outage that was reported, though it may not be over
+LENGTH = """
+    ended = incidents.select("server_id", "reported_at", hours_of_outage=(pl.col("resolved_at") - pl.col("started_at")))
+    frame = frame.sort("timestamp").join_asof(
+        ended.sort("reported_at"), left_on="timestamp", right_on="reported_at", by="server_id", check_sortedness=False
+    ).sort("timestamp", "server_id").drop("reported_at").with_columns(
+        pl.col("hours_of_outage").dt.total_minutes().cast(pl.Float32))
+"""
 # crashes count from their start on, though nobody knew of them yet
 UNREPORTED = 'known.with_columns(reported_at="started_at")'
 
@@ -57,7 +66,15 @@ def committed() -> str:
 def leaking(fleet: Path) -> str:
     """Return a commit whose features know the future in four ways."""
     added = ", ".join(f"{name}={value}" for name, value in LEAKS.items())
-    edit(ROWS, f"{FRAME}    frame = frame.with_columns({added})\n    return frame, ")
+    edit(ROWS, f"{FRAME}    frame = frame.with_columns({added})\n{LENGTH}    return frame, ")
+    edit(
+        '                "features": features,\n',
+        '                "features": features,\n                "incidents": known,\n',
+    )
+    edit(
+        "    features: Features,\n) -> tuple[pl.DataFrame, dict",
+        "    features: Features,\n    incidents: pl.DataFrame,\n) -> tuple[pl.DataFrame, dict",
+    )
     edit("crashes_that_show(partition, known, features),", f"crashes_that_show(partition, {UNREPORTED}, features),")
     try:
         return committed()
@@ -71,13 +88,27 @@ def test_features_of_the_past_alone_pass_and_are_checked_once(fleet: Path, monke
     check()
 
 
-def test_each_feature_that_knows_the_future_is_named(leaking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def named_by_the_review(leaking: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(look_ahead, "some_of", ", ".join)
     with pytest.raises(UserError, match=r"look ahead: .* if the data ends then") as caught:
         check(leaking)
-    named = str(caught.value).partition("look ahead: ")[2].partition(". For example")[0].split(", ")
-    assert {*LEAKS, "hours_since_crash"} <= {*named}
-    assert not [name for name in named if name not in LEAKS and "crash" not in name]
+    return str(caught.value).partition("look ahead: ")[2].partition(". For example")[0].split(", ")
+
+
+@pytest.mark.slow
+def test_each_is_named_whatever_moments_are_drawn(leaking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, found = look_ahead._moments, Counter[str]()
+    for number in range(10):
+        monkeypatch.setattr(look_ahead, "_moments", lambda features, *rest: draw(f"{features}{number}", *rest))  # noqa: B023
+        found.update(named_by_the_review(leaking, monkeypatch))
+    leaks = (*LEAKS, "hours_of_outage", "hours_since_crash")
+    assert {name: found[name] for name in leaks} == dict.fromkeys(leaks, 10)
+
+
+def test_each_feature_that_knows_the_future_is_named(leaking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = named_by_the_review(leaking, monkeypatch)
+    assert {*LEAKS, "hours_of_outage", "hours_since_crash"} <= {*named}
+    assert not [name for name in named if name not in (*LEAKS, "hours_of_outage") and "crash" not in name]
 
 
 def test_a_commit_whose_stages_are_called_otherwise_is_refused_unless_it_was_accepted(

@@ -9,11 +9,13 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import chdir
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from crashcast.errors import UserError
+from crashcast.modeling import split_rule
 from crashcast.review import look_ahead, rescoring, retraining, review
 from crashcast.review.test_set import read_rule
 from crashcast.versioning import cache, sandbox
@@ -130,13 +132,12 @@ def test_scores_that_depend_on_later_rows_are_named(branch: Callable[[Path, str]
         rescoring.rescore(base, head)
 
 
-@pytest.fixture
-def forged(fleet: Path) -> Revision:
-    """Return a commit whose model was fitted on the test rows too, with a dvc.lock that names it."""
+def forge(train_until: datetime) -> Revision:
+    """Return a commit whose model was fitted on all rows until then, with a dvc.lock that names it."""
     split = Path("data/split.json")
-    rule = json.loads(split.read_text())
     honest = split.read_bytes()
-    rule["periods"]["train"] = rule["periods"]["test"]
+    rule = json.loads(honest)
+    rule["periods"]["train"][1] = train_until.isoformat()
     split.unlink()
     split.write_text(json.dumps(rule))
     shutil.rmtree("models")
@@ -149,8 +150,22 @@ def forged(fleet: Path) -> Revision:
     return Revision.find("HEAD")
 
 
-def test_a_model_that_was_fitted_on_test_rows_is_refused(fleet: Path, forged: Revision) -> None:
+@pytest.mark.slow
+def test_however_many_test_rows_a_model_was_fitted_on_it_is_refused(fleet: Path) -> None:
     honest = Revision.find("main")
+    start, end = split_rule.period(read_rule(honest), "test")
+    refused = 0
+    for tenths in range(1, 11):
+        run("git checkout -q -f -B attack main && dvc checkout -q -f")
+        with pytest.raises(UserError, match="is not the one that its `train` makes"):
+            rescoring.rescore(honest, forge(start + (end - start) * tenths / 10))
+        refused += 1
+    assert refused == 10
+
+
+def test_a_model_that_was_fitted_on_test_rows_is_refused(fleet: Path) -> None:
+    honest = Revision.find("main")
+    forged = forge(split_rule.period(read_rule(honest), "test")[1])
     told = rf"^the model of commit {forged.name} is not the one that its `train` makes"
     with pytest.raises(UserError, match=told):
         rescoring.rescore(honest, forged)

@@ -75,7 +75,8 @@ def check(
             raise UserError(f"{told}: whether its features look ahead is not known")
         print(f"review: {told}: whether its features look ahead was not checked", file=sys.stderr)
         return
-    moments = _moments(features, period, revision.section(Telemetry).interval)
+    tickets = tables.read(cache.locate(raw[INCIDENTS], f"{INCIDENTS} of the review"))
+    moments = _moments(features, period, revision.section(Telemetry).interval, tickets)
     key = _key(revision, features, raw, moments)
     passed = cache.review_folder() / "look_ahead" / f"{key}.json"
     if passed.exists():
@@ -112,12 +113,23 @@ def _stages(revision: Revision) -> list[list[str]] | None:
     return found
 
 
-def _moments(features: str, period: Period, interval: timedelta) -> list[datetime]:
-    """Draw moments of the grid by the features' hash: who wrote them did not know the moments."""
+def _moments(features: str, period: Period, interval: timedelta, incidents: pl.DataFrame) -> list[datetime]:
+    """Draw moments of the grid by the features' hash: who wrote them did not know the moments.
+
+    Half of them are among those at which a ticket is open: only then does a feature show that it knows the end.
+    """
     steps = (period[1] - period[0]) // interval
+    begin, step_us = tables.utc(period[0], period[0])[0], interval // timedelta(microseconds=1)
+    bounds = [(pl.col(name) - begin).dt.total_microseconds() // step_us + 1 for name in ("started_at", "resolved_at")]
+    spans = incidents.select(first=bounds[0].clip(0, steps), end=bounds[1].clip(0, steps)).drop_nulls().rows()
+    is_open = np.zeros(steps, dtype=bool)
+    for first, end in spans:
+        is_open[first:end] = True
     seed = list(hashlib.sha256(features.encode()).digest())
-    drawn = np.random.default_rng(seed).choice(steps, min(MOMENTS, steps), replace=False)
-    return [period[0] + int(step) * interval for step in sorted(drawn)]
+    rng = np.random.default_rng(seed)
+    opened = rng.permutation(np.flatnonzero(is_open))[: MOMENTS // 2]
+    others = rng.permutation(np.setdiff1d(np.arange(steps), opened))[: MOMENTS - len(opened)]
+    return [period[0] + int(step) * interval for step in sorted([*opened, *others])]
 
 
 def _key(revision: Revision, features: str, raw: Mapping[str, str], moments: list[datetime]) -> str:
