@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.modeling import split_rule
 from crashcast.review import look_ahead
@@ -109,6 +111,25 @@ def test_each_feature_that_knows_the_future_is_named(leaking: str, monkeypatch: 
     named = named_by_the_review(leaking, monkeypatch)
     assert {*LEAKS, "hours_of_outage", "hours_since_crash"} <= {*named}
     assert not [name for name in named if name not in (*LEAKS, "hours_of_outage") and "crash" not in name]
+
+
+@pytest.mark.parametrize("months", [("2025-03",), ("2025-01", "2025-02")], ids=["test", "train"])
+def test_features_that_no_stage_made_are_named(fleet: Path, months: tuple[str, ...]) -> None:
+    """A dvc.lock can name any. Here each of some hundred rows has a feature that knows the crash."""
+    subprocess.run("dvc checkout -q -f data/features", shell=True, check=True)
+    for month in months:
+        path = Path(f"data/features/month={month}/part-0.parquet")
+        rows = tables.read(path)
+        is_forged = pl.int_range(pl.len()) % 1000 == 7
+        path.unlink()  # a link to DVC's cache
+        tables.write(path, rows.with_columns(cpu_pct=pl.when(is_forged).then(99).otherwise("cpu_pct").cast(pl.Float32)))
+    subprocess.run("dvc commit -q -f featurize && git commit -q -a -m forged", shell=True, check=True)
+    try:
+        named = rf"(are not what its stages make: cpu_pct in month=({'|'.join(months)})/|look ahead: cpu_pct)"
+        with pytest.raises(UserError, match=named):
+            check()
+    finally:
+        subprocess.run("git reset -q --hard HEAD~1", shell=True, check=True)
 
 
 def test_a_commit_whose_stages_are_called_otherwise_is_refused_unless_it_was_accepted(

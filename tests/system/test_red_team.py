@@ -137,7 +137,11 @@ def forge(train_until: datetime) -> Revision:
     split = Path("data/split.json")
     honest = split.read_bytes()
     rule = json.loads(honest)
-    rule["periods"]["train"][1] = train_until.isoformat()
+    begin, validated = rule["periods"]["train"]["from"], rule["periods"]["validation"]
+    length = datetime.fromisoformat(validated["to"]) - datetime.fromisoformat(validated["from"])
+    between = (datetime.fromisoformat(begin) + length).isoformat()  # validation moves to the beginning
+    rule["periods"]["validation"] = {"from": begin, "to": between}
+    rule["periods"]["train"] = {"from": between, "to": train_until.isoformat()}
     split.unlink()
     split.write_text(json.dumps(rule))
     shutil.rmtree("models")

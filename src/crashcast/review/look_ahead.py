@@ -1,9 +1,12 @@
-"""Whether a model's features look ahead: at a moment they must be what data up to that moment gives.
+"""Whether a model's features look ahead, and are made: at a moment they must be what data up to that moment gives.
 
 A feature that knows the future makes a model look better than it will ever be on call, and no comparison of figures
 shows it. So the judge draws moments of the test period, and the stages of the model's own commit compute the features
 again from data that is cut there. Every cell of the rows at that moment must be equal. That code runs in the sandbox,
 and is shown what came after a moment once it has answered for it: it cannot know more, even if it means to.
+
+Features that no stage made would show the same gain: a dvc.lock can name any. At its last moment that code has all data
+of the test period, so every partition of that must be what it wrote, and one partition of the training period too.
 """
 
 from __future__ import annotations
@@ -24,12 +27,13 @@ from crashcast.canonical import write_json
 from crashcast.errors import UserError
 from crashcast.files import sha256_of_json
 from crashcast.modeling.alarms import INSTANT
-from crashcast.params.base import DAY
 from crashcast.params.features import Features
 from crashcast.params.incidents import Incidents
 from crashcast.params.telemetry import Telemetry
 from crashcast.review import cut_runs, stage_runs
-from crashcast.review.test_set import FEATURES, Period, lay_out
+from crashcast.review.data_changes import partition_of
+from crashcast.review.test_set import FEATURES, Period, touches
+from crashcast.tables import Partition
 from crashcast.text import some_of
 from crashcast.versioning import cache, sandbox
 from crashcast.versioning.revision import COVERAGE, INCIDENTS, PARAMS, TELEMETRY, Revision
@@ -76,7 +80,11 @@ def check(
         print(f"review: {told}: whether its features look ahead was not checked", file=sys.stderr)
         return
     tickets = tables.read(cache.locate(raw[INCIDENTS], f"{INCIDENTS} of the review"))
-    moments = _moments(features, period, revision.section(Telemetry).interval, tickets)
+    interval = revision.section(Telemetry).interval
+    drawn = _moments(features, period, interval, tickets)
+    trained, tested = _partitions(features, period, f"{FEATURES} of commit {revision.name}")
+    moments = [*(one.end - interval for one in trained), *drawn]
+    moments += [end for end in [tested[-1].end - interval] if end > drawn[-1]]
     key = _key(revision, features, raw, moments)
     passed = cache.review_folder() / "look_ahead" / f"{key}.json"
     if passed.exists():
@@ -86,9 +94,18 @@ def check(
         file=sys.stderr,
     )
     with cache.temporary() as place:
-        cuts = _run(revision, place / "whole", stages, raw, moments, key)
-        span = moments[0], moments[-1] + INSTANT
-        table = lay_out(features, span, place / "features", f"{FEATURES} of commit {revision.name}")
+        what, wanted = f"{FEATURES} of commit {revision.name}", [*trained, *tested]
+        table = cache.lay_out(features, place / "features", what, lambda file: partition_of(file) in wanted)
+        reach = lookback(revision.section(Telemetry), revision.section(Features)) + MARGIN
+        windows = [(one[0].start - reach, one[-1].end) for one in (trained, tested) if one]
+        for path in RAW:
+            cache.lay_out(
+                raw[path],
+                place / "whole" / path,
+                f"{path} of the review",
+                lambda file: any(touches(partition_of(file), window) for window in windows),
+            )
+        cuts, forged = _run(revision, place / "whole", stages, moments, key, table)
         examples: dict[str, str] = {}
         for moment, cut in zip(moments, cuts, strict=True):
             whole = tables.read_period(table, moment, moment + INSTANT)
@@ -97,6 +114,11 @@ def check(
         raise UserError(
             f"the features of commit {revision.name} look ahead: {some_of(sorted(examples))}. For example "
             f"{next(iter(examples.values()))}. Make features from what is known at their moment (docs/review.md)"
+        )
+    if forged:
+        raise UserError(
+            f"the features of commit {revision.name} are not what its stages make: {some_of(forged)}. "
+            "`dvc repro --force` there, and commit what it writes"
         )
     write_json(passed, {"moments": [moment.isoformat() for moment in moments]})
 
@@ -132,6 +154,15 @@ def _moments(features: str, period: Period, interval: timedelta, incidents: pl.D
     return [period[0] + int(step) * interval for step in sorted([*opened, *others])]
 
 
+def _partitions(features: str, period: Period, what: str) -> tuple[list[Partition], list[Partition]]:
+    """Return a partition before a period, drawn by the features' hash, if there is one, and those that it touches."""
+    listed = sorted({partition_of(file) for file in cache.members(features, what)}, key=lambda one: one.start)
+    before = [one for one in listed if one.end <= period[0]]
+    rng = np.random.default_rng(list(hashlib.sha256(f"partition {features}".encode()).digest()))
+    drawn = [before[rng.integers(len(before))]] if before else []
+    return drawn, [one for one in listed if touches(one, period)]
+
+
 def _key(revision: Revision, features: str, raw: Mapping[str, str], moments: list[datetime]) -> str:
     recipe = stage_runs.recipe(revision, FEATURES)
     content = [recipe, features, {path: raw[path] for path in RAW}, [moment.isoformat() for moment in moments]]
@@ -139,28 +170,30 @@ def _key(revision: Revision, features: str, raw: Mapping[str, str], moments: lis
 
 
 def _run(
-    revision: Revision,
-    whole: Path,
-    stages: list[list[str]],
-    raw: Mapping[str, str],
-    moments: list[datetime],
-    asked: str,
-) -> list[pl.DataFrame]:
+    revision: Revision, whole: Path, stages: list[list[str]], moments: list[datetime], asked: str, table: Path
+) -> tuple[list[pl.DataFrame], list[str]]:
     """Compute the features of each moment by a commit's stages; all raw data is laid out in `whole`.
 
-    `asked` names the moments and the data: see `sandbox.Room.running`.
+    Parameters
+    ----------
+    asked : str
+        Names the moments and the data: see `sandbox.Room.running`.
+    table : Path
+        Partitions of features that the stages have all data for at the last moment.
+
+    Returns
+    -------
+    list of DataFrame
+    list of str
+        What is otherwise in partitions of the table than the stages write it.
     """
-    reach = lookback(revision.section(Telemetry), revision.section(Features)) + MARGIN
-    for path in RAW:
-        if path == TELEMETRY:
-            lay_out(raw[path], (moments[0] - reach, moments[-1] + DAY), whole / path, f"{path} of the review")
-        else:
-            cache.lay_out(raw[path], whole / path, f"{path} of the review")
     delay, found = revision.section(Incidents).reporting_delay, []
     failure = f"the features of commit {revision.name} cannot be computed from data that ends at a moment"
     with sandbox.room(revision) as room:
         # a moment changes one partition, and the memo of this project has the others
-        room.write(PARAMS, yaml.safe_dump(revision.params | {"execution": {"workers": 1, "memo_gb": 5}}))
+        room.write(
+            PARAMS, yaml.safe_dump(revision.params | {"execution": {"workers": 1, "memo_gb": 5}}, sort_keys=False)
+        )
         room.write("data/validated.json", '{"success": true}')
         shutil.copy(cut_runs.__file__, room.input("cut_runs.py"))
         shown = room.input("data/raw")
@@ -170,7 +203,23 @@ def _run(
             for moment in moments:
                 cut(whole, shown.parents[1], moment, delay)
                 found.append(_ask(talk, moment))
-    return found
+        written = room.written(FEATURES)
+        listed = [one.path(Path()).as_posix() for one in tables.partitions(table)]
+        forged = [told for name in listed for told in _other_values(name, table / name, written.get(name))]
+    return found, forged
+
+
+def _other_values(name: str, claimed: Path, made: Path | None) -> list[str]:
+    """Say which values of a partition of features are not those that the stages write."""
+    if made is None:
+        return [f"{name} is not written"]
+    if files.md5(claimed) == files.md5(made):
+        return []
+    stage_runs.check_table(made, name)
+    one, other = tables.read(claimed), tables.read(made)
+    if one.schema != other.schema or not one.select(*tables.KEYS).equals(other.select(*tables.KEYS)):
+        return [f"{name} has other rows or columns"]
+    return [f"{column} in {name}" for column in one.columns if not one[column].equals(other[column])]
 
 
 def cut(whole: Path, project: Path, moment: datetime, delay: timedelta) -> None:

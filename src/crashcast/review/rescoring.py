@@ -191,7 +191,7 @@ def rescore(base: Revision | None, head: Revision, anchor: Revision | None = Non
         raise UserError(f"there is nothing to judge the challenger on: {forward}")
     for name, revision in ((CHALLENGER, head), (CHAMPION, base)):
         look_ahead.check(revision, models[name].features, raw_of(revision), forward.period, name == CHAMPION)
-    trained_again = _train_again(models[CHALLENGER], truth)
+    trained_again = _train_again(models[CHALLENGER], truth, _trusted_inputs(head, models[CHALLENGER], truth, history))
     reverse = _score_rows(truth, rules[CHAMPION], models, unlike=forward, unlike_rule=rules[CHALLENGER])
 
     own = GroundTruth.of(head)
@@ -457,7 +457,21 @@ def _repartitioned(rows: Path, unit: str, out: Path) -> Path:
     return out
 
 
-def _train_again(challenger: ScoredModel, truth: GroundTruth) -> Literal["same", "close"]:
+def _trusted_inputs(head: Revision, challenger: ScoredModel, truth: GroundTruth, history: History) -> dict[str, str]:
+    """Return what the challenger's `train` reads instead of what its dvc.lock names.
+
+    Its features are those that it is scored with, and its labels the base's if they are made in the same way.
+    """
+    if history.is_corrected:  # those are of other data
+        return {}
+    has_labels_of_base = stage_runs.recipe(truth.rules, LABELS) == stage_runs.recipe(head, LABELS)
+    labels = {LABELS: truth.labels, CONSENSUS: truth.incidents} if has_labels_of_base else {}
+    return {FEATURES: challenger.features, **labels}
+
+
+def _train_again(
+    challenger: ScoredModel, truth: GroundTruth, inputs: Mapping[str, str] | None = None
+) -> Literal["same", "close"]:
     """Refuse a model that its commit's `train` does not make without the test part.
 
     Raises
@@ -466,7 +480,7 @@ def _train_again(challenger: ScoredModel, truth: GroundTruth) -> Literal["same",
         If its bytes are others, and its figures further apart than types of CPU could bring them.
     """
     revision = challenger.revision
-    again = retraining.train(revision, challenger.rule)
+    again = retraining.train(revision, challenger.rule, inputs)
     if retraining.is_same(revision, again):
         return "same"
     both = {CHALLENGER: challenger, ANCHOR: replace(challenger, model=again)}

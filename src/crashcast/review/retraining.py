@@ -8,6 +8,7 @@ must make the model that dvc.lock names.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +45,7 @@ class _Shown(NamedTuple):
         return cls(_before("timestamp", end), _before("started_at", begin), end)
 
 
-def train(revision: Revision, rule: Rule) -> str:
+def train(revision: Revision, rule: Rule, inputs: Mapping[str, str] | None = None) -> str:
     """Return the hash of the model that a commit's `train` makes without the test part; each is made once.
 
     Parameters
@@ -53,6 +54,8 @@ def train(revision: Revision, rule: Rule) -> str:
         It has passed `lock_checks.check`.
     rule : dict
         Its split.
+    inputs : mapping of str to str, optional
+        The hashes of inputs that are taken instead of those which its dvc.lock names.
 
     Raises
     ------
@@ -61,8 +64,9 @@ def train(revision: Revision, rule: Rule) -> str:
     """
     name = revision.upstream([MODELS])[-1]
     locked, made = revision.lock[name], {**revision.raw, **revision.outs}
-    deps = {path: digest for path, digest in locked.deps.items() if path in made or path in RAW}
-    key = stage_runs.key_of(locked.command, {"until": "validation", **locked.params}, locked.deps)
+    read = {path: (inputs or {}).get(path, digest) for path, digest in locked.deps.items()}
+    deps = {path: digest for path, digest in read.items() if path in made or path in RAW}
+    key = stage_runs.key_of(locked.command, {"until": "validation", **locked.params}, read)
     if kept := stage_runs.kept(revision, key):
         return kept[MODELS]
     print(f"review: commit {revision.name} trains its model again, without the test part", file=sys.stderr)

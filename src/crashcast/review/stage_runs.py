@@ -52,7 +52,8 @@ def compute(revision: Revision, raw: Mapping[str, str], wanted: Collection[str],
     wanted : collection of str
         Which outputs, such as data/labels.
     known : mapping
-        Runs that other commits record (`recorded`); what its own dvc.lock says goes first.
+        Runs that other commits record (`recorded`). They go before what its own dvc.lock says of the same run: it can
+        name any hashes.
 
     Returns
     -------
@@ -64,7 +65,7 @@ def compute(revision: Revision, raw: Mapping[str, str], wanted: Collection[str],
     UserError
         If the commit's environment cannot be set up, or a stage of it fails or refuses the data.
     """
-    stages, known = revision.upstream(wanted), {**known, **recorded(revision)}
+    stages, known = revision.upstream(wanted), {**recorded(revision), **known}
     found, missing = _recall(revision, stages, raw, known)
     if missing:
         _run(revision, missing, found)

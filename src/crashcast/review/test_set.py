@@ -270,8 +270,9 @@ def read_rule(revision: Revision) -> Rule:
 
 def lay_out(table: str, period: Period, folder: Path, what: str) -> Path:
     """Lay out the partitions of a table that a period touches."""
-    return cache.lay_out(table, folder, what, lambda path: _touches(partition_of(path), period))
+    return cache.lay_out(table, folder, what, lambda path: touches(partition_of(path), period))
 
 
-def _touches(partition: Partition, period: Period) -> bool:
+def touches(partition: Partition, period: Period) -> bool:
+    """Tell whether a partition holds a moment of a period."""
     return partition.start < period[1] and period[0] < partition.end

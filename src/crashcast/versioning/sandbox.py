@@ -217,7 +217,8 @@ class Room:
     @contextmanager
     def _run_here(self, command: Sequence[str | Path], failure: str) -> Iterator[Talk]:
         self._excess = ""
-        (self.place / "tmp").mkdir(exist_ok=True)
+        shutil.rmtree(self.place / "tmp", ignore_errors=True)
+        (self.place / "tmp").mkdir()
         outside, inside = os.pipe()  # by which bubblewrap says what it started; it needs a reader until then
         with os.fdopen(inside, "wb"), (self.place / "said").open("wb") as said:
             words, variables = self._prepared([str(word) for word in command], inside)
@@ -293,9 +294,10 @@ class Room:
         if is_root:
             self._hand_over()
         words = [PROGRAM, *OWN.split(), *(AS_ROOT.split() if is_root else ["--unshare-user"]), "--info-fd", str(info)]
-        words += [*self._shown(), "--proc", "/proc", "--dev", "/dev"]
-        for source, target in ((self.place / "tmp", "/tmp"), (self.place / "tmp", "/dev/shm"), (self.folder, PROJECT)):
-            words += ["--bind", str(source), str(target)]
+        own = str(self.place / "tmp")
+        # before what is shown, since the environment may lie in /tmp too
+        words += ["--bind", own, "/tmp", *self._shown(), "--proc", "/proc", "--dev", "/dev", "--bind", own, "/dev/shm"]
+        words += ["--bind", str(self.folder), str(PROJECT)]
         for path in self._inputs:
             words += ["--ro-bind", str(self.place / "inputs" / path), str(PROJECT / path)]
         words += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(PROJECT)]
@@ -385,7 +387,7 @@ def room(revision: Revision) -> Iterator[Room]:
         workers = revision.params.get("execution", {}).get("workers")
         if isinstance(workers, str) and "://" in workers:  # a cluster
             local = {**revision.params["execution"], "workers": "auto", "shared": None}
-            found.write(PARAMS, yaml.safe_dump({**revision.params, "execution": local}))
+            found.write(PARAMS, yaml.safe_dump({**revision.params, "execution": local}, sort_keys=False))
         yield found
 
 
