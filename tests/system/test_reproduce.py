@@ -211,6 +211,19 @@ def test_raw_data_that_is_damaged_or_gone_is_never_rebuilt_from(project: Path) -
         rebuild("HEAD")
 
 
+def test_code_that_was_not_merged_runs_only_if_its_authors_are_trusted(project: Path, tmp_path: Path) -> None:
+    sh("git switch -q -c theirs")
+    with Path("stages.py").open("a") as file:
+        file.write(f"Path({str(tmp_path / 'marker')!r}).touch()\n")
+    sh("git commit -q -a -m theirs && git switch -q main")
+
+    with pytest.raises(UserError, match="not in HEAD's history"):
+        rebuild("theirs")
+    assert not (tmp_path / "marker").exists()
+    assert rebuild("theirs", trust_authors=True).verdict == "same"
+    assert (tmp_path / "marker").exists()
+
+
 def test_a_stage_that_fails_is_an_error(project: Path) -> None:
     Path("stages.py").write_text("raise SystemExit('no such disk')")
     sh("git commit -q -a -m broken")

@@ -161,13 +161,28 @@ def test_data_that_the_main_branch_changed_meanwhile_wins(fleet: Path, site: Cod
         assert merged.raw == state.base.raw
         assert merged.file("README.md").endswith(b"# mine\n")
 
-    run("sed -i 's/seed: 1 /seed: 2 /' params.yaml && git commit -q -a -m seed && git push -q origin main", fleet)
-    run("git switch -q mine && sed -i 's/seed: 1 /seed: 3 /' params.yaml && git commit -q -a -m seed", fleet)
-    run(f"git push -q origin mine:{BRANCH} && git switch -q main", fleet)
+    run("echo '# ours' >> README.md && git commit -q -a -m ours && git push -q origin main", fleet)
     state = retraining.read_state()
-    refused = pytest.raises(UserError, match=r"both changed params.yaml: merge main into crashcast/retrain by hand")
+    refused = pytest.raises(UserError, match=r"both changed README.md: merge main into crashcast/retrain by hand")
     with refused, retraining.Work.at(state):
         pass
+
+
+@pytest.mark.parametrize(
+    ("attack", "named"),
+    [
+        ("echo 'import os' >> src/stages/train.py", "src/stages/train.py"),
+        ("echo 'import os' > dvc.py", "dvc.py"),  # `python -m dvc` finds it first
+        ("sed -i 's/seed: 1 /seed: 3 /' params.yaml", "params.yaml"),
+        ("ln -sf ../Makefile metrics/evaluate.json", "metrics/evaluate.json"),
+    ],
+)
+def test_code_that_nobody_merged_does_not_run(fleet: Path, attack: str, named: str) -> None:
+    """Whoever may push branches may push this one, too."""
+    run(f"git switch -q -c attack && {attack} && git add {named} && git commit -q -m attack {named}", fleet)
+    run(f"git push -q origin attack:{BRANCH} && git switch -q main", fleet)
+    with pytest.raises(UserError, match=rf"the branch {BRANCH} \(\w+\) changes {named}: "):
+        retraining.read_state()
 
 
 def test_the_collectors_find_the_files_of_the_clone(fleet: Path) -> None:

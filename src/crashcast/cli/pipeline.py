@@ -63,6 +63,10 @@ def reproduced(revision: Annotated[str, typer.Argument(help="The commit to compa
 @commands.command()
 def reproduce(
     revision: Annotated[str, typer.Argument(metavar="REV", help="The commit to rebuild.")] = "HEAD",
+    trust_authors: Annotated[
+        bool,
+        typer.Option("--trust-authors", help="Rebuild a commit that is not in HEAD's history: its code runs here."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Rebuild a commit from its raw data, in a worktree, and compare every output with its dvc.lock.
@@ -71,6 +75,6 @@ def reproduce(
     """
     from crashcast.history import rebuild
 
-    found = rebuild.rebuild(revision)
+    found = rebuild.rebuild(revision, trust_authors)
     print_result(found, as_json, rebuild.as_json, rebuild.show)
     raise typer.Exit(rebuild.EXIT_STATUS[found.verdict])

@@ -23,7 +23,7 @@ from crashcast.execution import memo
 from crashcast.history.byte_comparison import TOLERANCE, is_close
 from crashcast.history.diff import File, read_difference, show_files
 from crashcast.history.log import changed_files
-from crashcast.versioning import cache, dvc_files, environment
+from crashcast.versioning import cache, dvc_files, environment, git
 from crashcast.versioning.dvc_files import LOCK
 from crashcast.versioning.lock_checks import check
 from crashcast.versioning.outputs import outputs_of
@@ -91,7 +91,7 @@ class Rebuilt:
         return "close" if all_close else "different"
 
 
-def rebuild(name: str) -> Rebuilt:
+def rebuild(name: str, trust_authors: bool = False) -> Rebuilt:
     """Run a commit anew and compare every output with what its dvc.lock records.
 
     Raw data comes from DVC's cache, or is pulled. Nothing else does: every stage computes all of its partitions. The
@@ -101,13 +101,21 @@ def rebuild(name: str) -> Rebuilt:
     ----------
     name : str
         The commit.
+    trust_authors : bool
+        Whether it may be one that is not in HEAD's history.
 
     Raises
     ------
     UserError
-        If git does not know it, its files, environment or raw data cannot be had, or a stage fails.
+        If git does not know it, or it may not run here; if its files, environment or raw data cannot be had, or a
+        stage fails.
     """
     revision = Revision.find(name)
+    if not trust_authors and not git.is_ancestor(revision.sha, "HEAD"):
+        raise UserError(
+            f"commit {revision.name} is not in HEAD's history. Its code would run here with your rights: read what it "
+            "changes, and if you trust its authors, add --trust-authors"
+        )
     lock, notes = revision.lock, []
     try:
         check(revision)

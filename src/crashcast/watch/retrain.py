@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,8 @@ LOCK_NAME = "crashcast-retrain.lock"  # in git's folder
 ANOTHER = "another `crashcast retrain` runs in this repository: wait until it is done"
 FEATURES = ("label", "featurize")  # the stages that `crashcast due` needs
 TRAINED = "Train the model again"  # the subject of a commit with a new model; its body says why
+# what may differ from the main branch: data, what the pipeline writes, and texts; anything else decides what runs here
+HARMLESS = re.compile(r"dvc\.lock|metrics/[^/]+\.json|data/([^/]+/)*([^/]+\.dvc|\.gitignore)|.*\.md")
 OPEN, NOT_DUE, NOTHING_NEW = 0, 1, 4  # exit statuses
 
 WHOLE: tuple[Step, ...] = ("collect", "incidents", "push", "due", "train")  # `due` computes features; then a request
@@ -154,7 +157,7 @@ def read_state() -> State:
     Raises
     ------
     UserError
-        If there is no remote, or the branch is checked out somewhere.
+        If there is no remote, or the branch is checked out somewhere, or it changes what would run here.
     """
     remote = git.shared_remote()
     if remote is None:
@@ -171,12 +174,25 @@ def read_state() -> State:
     candidates = [sha for sha in (theirs, ours) if sha and not _is_in(sha, base.sha)]
     ahead = len(candidates) == 2 and git.is_ancestor(candidates[0], candidates[1])
     tip = Revision(candidates[-1 if ahead else 0]) if candidates else None
+    if tip:
+        _check_code(tip, base)
     return State(remote, branch.removeprefix(f"{REMOTES}{remote}/"), base, published, tip)
 
 
 def is_unfinished(state: State, known: Request | None) -> bool:
     """Tell whether the branch has a new model for which no pull request, open or closed, was opened."""
     return state.is_trained and not (known and state.tip and known.head == state.tip.sha == state.published)
+
+
+def _check_code(tip: Revision, base: Revision) -> None:
+    """Refuse a branch whose code nobody merged: whoever may push it would run that with the keys of this machine."""
+    changed = git.run("diff", "--name-only", "--relative", "-z", f"{base.sha}...{tip.sha}").entries
+    modes = git.modes(tip.sha)
+    if refused := [path for path in changed if not HARMLESS.fullmatch(path) or modes.get(path) == git.LINK]:
+        raise UserError(
+            f"the branch {BRANCH} ({tip.name}) changes {some_of(refused)}: a retraining changes only data and results. "
+            "Code and settings that nobody merged would run here: merge them on their own, or delete the branch"
+        )
 
 
 def _is_in(sha: str, base: str) -> bool:
