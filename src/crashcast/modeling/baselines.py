@@ -67,7 +67,7 @@ def _pr_auc(crash: Labels, scores: Floats, share: float) -> float:
     return float(np.sum(np.diff(steps.true, prepend=0) * precision) / steps.true[-1])
 
 
-def read_rules(file: Path | None, features: Iterable[str]) -> Rules:
+def read_rules(file: Path, features: Iterable[str]) -> Rules:
     """Read the rules that `train` wrote beside a model of these features; an earlier version wrote none.
 
     Raises
@@ -75,7 +75,7 @@ def read_rules(file: Path | None, features: Iterable[str]) -> Rules:
     UserError
         If the file is damaged.
     """
-    if file is None or not file.exists():
+    if not file.exists():
         return one_rules(features)
     try:
         rules: Rules = json.loads(file.read_bytes())

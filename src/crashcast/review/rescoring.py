@@ -28,7 +28,7 @@ from crashcast.errors import UserError
 from crashcast.history.byte_comparison import TOLERANCE, is_close
 from crashcast.modeling import model, row_metrics, split_rule
 from crashcast.modeling.alarms import AlarmWindow, choose_threshold, known_rows
-from crashcast.modeling.baselines import read_rules, with_baselines
+from crashcast.modeling.baselines import one_rules, with_baselines
 from crashcast.modeling.slices import names
 from crashcast.params.alarms import Alarms
 from crashcast.params.evaluate import Evaluate
@@ -246,8 +246,9 @@ def _denominators(size: PartSize, scored_rows: int) -> dict[str, float]:
 def _beside_baselines(head: Revision) -> Rescoring:
     """Score a model that has no champion, with each baseline in the champion's place, on its own test part.
 
-    The baselines are those of the evaluation: a constant, and one feature each. Their scores are no probabilities, so
-    only rankings and alarms compare; their thresholds spend the alarm budget on validation.
+    The baselines are a constant, and the rules that anybody would try; the best single feature, which the evaluation
+    has, too, decides nothing here. Their scores are no probabilities, so only rankings and alarms compare; their
+    thresholds spend the alarm budget on validation.
     """
     rule, truth = read_rule(head), GroundTruth.of(head)
     scored = _score_rows(truth, rule, {CHALLENGER: ScoredModel(head, head.outs[FEATURES], rule)})
@@ -256,8 +257,7 @@ def _beside_baselines(head: Revision) -> Rescoring:
     _confirm(head, scored)
     look_ahead.check(head, head.outs[FEATURES], head.raw, scored.period)
     trained_again = _train_again(ScoredModel(head, head.outs[FEATURES], rule), truth)
-    rules = read_rules(committed_model.baselines(head), committed_model.describe(head)["features"])
-    seed = head.section(Evaluate).seed
+    rules, seed = one_rules(committed_model.describe(head)["features"]), head.section(Evaluate).seed
     rows: dict[str, pl.DataFrame] = {}
     with cache.temporary() as place:
         for part in ("validation", "test"):

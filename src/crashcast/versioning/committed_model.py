@@ -45,12 +45,6 @@ def describe(revision: Revision, model: str = "") -> dict[str, Any]:
     return described
 
 
-def baselines(revision: Revision) -> Path | None:
-    """Return the file with the baselines of a commit's model, if it has one."""
-    digest = files_of(revision).get(BASELINES)
-    return locate(digest, f"the baselines of commit {revision.name}") if digest else None
-
-
 def differing_code(revision: Revision, files: Iterable[Path]) -> list[str]:
     """Name the files whose code is not the same here and in a commit, of these and all that they import.
 

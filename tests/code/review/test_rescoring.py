@@ -972,19 +972,6 @@ class TestRescore:
         assert found.size_bytes.keys() == {"challenger"}
         assert found.rows_hash == rescore(self.commit(0.1), head).rows_hash
 
-    def test_a_first_model_is_beside_the_rules_that_its_training_chose(self, project: Path) -> None:
-        features = features_of(self.DATA).with_columns(crashes_7d=pl.lit(1.0), cpu_pct=pl.lit(2.0))
-        evaluate = {"replicates": 100, "confidence": 0.9, "block": "1d", "seed": 1}
-        model = cache.members(model_of(0.3, "cpu_pct"), "") | {"baselines.json": hold_file({"cpu_pct": -1})}
-        made = run_of(self.RULE, self.DATA, features, 0.3) | {"models": cache.hold_folder(model)}
-        head = commit(
-            {JANUARY: telemetry(1, range(1, 21))}, incidents=self.CRASH, made=made, evaluate=evaluate,
-            figures=figures_of(self.RULE, self.DATA, 0.3),
-        )  # fmt: skip
-        found = rescore(None, head)
-        assert list(found.by_definition) == ["dummy", "cpu_pct"]
-        assert found.by_definition["cpu_pct"].rows["champion"].unique().to_list() == [-2.0]
-
     def test_a_first_model_without_a_row_to_judge_it_on_is_refused(self, project: Path) -> None:
         unknown = labels(range(1, 21), unknown={*range(15, 21)})
         made = run_of(self.RULE, unknown, features_of(unknown), 0.3)
