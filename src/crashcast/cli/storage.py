@@ -41,6 +41,23 @@ def doctor(
 
 
 @commands.command()
+def upgrade() -> None:
+    """Keep this fleet's data, figures and parameters in a merge of a newer Crashcast (docs/upgrade.md)."""
+    from crashcast.versioning.upgrade import upgrade
+
+    found = upgrade()
+    for name in found.added:
+        print(f"New in params.yaml: {name}")
+    for name in found.unknown:
+        print(f"Not known any more, remove it from params.yaml: {name}")
+    for table in found.empty:
+        print(f"New, and empty: {table}")
+    for path in found.conflicts:
+        print(f"To be resolved by hand: {path}")
+    print("Next:\n  git commit\n  make env\n  dvc repro")
+
+
+@commands.command()
 def pull(
     targets: Annotated[
         list[str] | None, typer.Argument(help="As `dvc pull` takes them, such as models.", show_default="everything")

@@ -46,10 +46,7 @@ def describe_import(path: Path, telemetry: Telemetry) -> tuple[str, list[str]]:
     known, clean = Telemetry.read(path), Clean.read(path)
     for section in (Data, Features):
         section.read(path)  # so that the keys below are there
-    yaml = YAML()
-    yaml.width = 4096  # long lines stay lines
-    yaml.preserve_quotes = True
-    yaml.representer.add_representer(type(None), _write_null)
+    yaml = round_trip()
     content = yaml.load(path.read_text(encoding="utf-8"))
     content["data"]["source"] = "import"
     described = content["telemetry"]
@@ -67,6 +64,15 @@ def describe_import(path: Path, telemetry: Telemetry) -> tuple[str, list[str]]:
     text = io.StringIO()
     yaml.dump(content, text)
     return text.getvalue(), changes
+
+
+def round_trip() -> YAML:
+    """Return what reads and writes params.yaml, and leaves what nobody changes as it is."""
+    yaml = YAML()
+    yaml.width = 4096  # long lines stay lines
+    yaml.preserve_quotes = True
+    yaml.representer.add_representer(type(None), _write_null)
+    return yaml
 
 
 def _entry(metric: Metric) -> CommentedMap:
