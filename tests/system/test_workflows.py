@@ -931,7 +931,7 @@ def replace(path: Path, changes: Mapping[str, str]) -> None:
 
 
 @pytest.mark.ci
-def test_three_jobs_review_a_small_fleet_as_one_command_does(fleet: Path, tmp_path: Path, api: Api) -> None:
+def test_three_jobs_review_a_small_fleet_and_run_none_of_its_files(fleet: Path, tmp_path: Path, api: Api) -> None:
     github = GitHub(tmp_path, fleet, api, reviewer=None)
 
     status = github.pull_request()
