@@ -124,6 +124,21 @@ class Comparison:
     slices: Mapping[str, Slice]
 
 
+def check_block(acceptance: Acceptance, touched: timedelta) -> None:
+    """Refuse blocks that are shorter than what one crash touches.
+
+    Raises
+    ------
+    UserError
+        Naming both.
+    """
+    if acceptance.block < touched:
+        raise UserError(
+            f"params.yaml: acceptance.block ({format_duration(acceptance.block)}) must be at least lead + horizon "
+            f"({format_duration(touched)}): what one crash touches must not count as several blocks"
+        )
+
+
 def compare(scored: ScoredRows, acceptance: Acceptance, budget: float) -> Comparison:
     """Measure both models on the same rows.
 
@@ -142,11 +157,7 @@ def compare(scored: ScoredRows, acceptance: Acceptance, budget: float) -> Compar
         If a block is too short for one label, or no row precedes a crash, or all do.
     """
     window, rows = scored.window, scored.rows.filter(HAS_LABEL)
-    if acceptance.block < window.duration:
-        raise UserError(
-            f"params.yaml: acceptance.block ({format_duration(acceptance.block)}) must be at least lead + horizon "
-            f"({format_duration(window.duration)}): what one crash touches must not count as several blocks"
-        )
+    check_block(acceptance, window.duration)
     labels = rows["label"].to_numpy()
     positives = int(np.count_nonzero(labels))
     if positives in (0, rows.height):

@@ -136,7 +136,9 @@ def review(
     """
     from crashcast.canonical import json_text
     from crashcast.params.acceptance import Acceptance
+    from crashcast.params.label import Label
     from crashcast.review import commit_changes, ledger
+    from crashcast.review.comparison import check_block
     from crashcast.review.report import schema
     from crashcast.review.rescoring import rescore
     from crashcast.versioning import answers
@@ -150,6 +152,8 @@ def review(
         _check_history(champion, anchor)
     incumbent = champion or challenger  # whose policy and alarm budget apply
     acceptance, changes = incumbent.section(Acceptance), commit_changes.between(incumbent, challenger)
+    for revision in (incumbent, challenger):  # before the models are scored, which takes minutes
+        check_block(acceptance, revision.section(Label).reach)
     own = _side(challenger)
     record = {
         "schema": schema.SCHEMA,
