@@ -262,9 +262,10 @@ def test_a_fresh_clone_fetches_what_the_review_needs_and_no_more(
     # the model is trained again
     assert {path for path, digest in features.items() if digest in held} == features.keys()
     assert head.outs["data/clean"] not in held
-    # of raw data what the features of the test rows look back to, and a month more
+    # of raw data what the features of the test rows look back to, a month more, and an earlier month that is drawn
     telemetry = cache.members(head.raw[TELEMETRY], "telemetry")
     assert {path.split("/")[0] for path, digest in telemetry.items() if digest in held} == {
+        "month=2025-01",
         "month=2025-02",
         "month=2025-03",
     }

@@ -498,14 +498,19 @@ def commit(
     Path("params.yaml").write_text(yaml.safe_dump(params))
     Path("metrics").mkdir(exist_ok=True)
     Path(EVALUATION).write_text(json.dumps(figures or {"rows": 0}))
+    # other features are made in another way: else the base's would count
+    commands = {
+        name: f"{name} {(made or {}).get(path)}" if name == "featurize" else name for name, path in STAGES.items()
+    }
     pipeline = {
-        name: {"cmd": name, "deps": list(raw), "params": ["label"], "outs": [path]} for name, path in STAGES.items()
+        name: {"cmd": commands[name], "deps": list(raw), "params": ["label"], "outs": [path]}
+        for name, path in STAGES.items()
     }
     pipeline["evaluate"] = {"cmd": "evaluate", "metrics": [{EVALUATION: {"cache": False}}]}
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": pipeline}))
     locked = {
         name: {
-            "cmd": name,
+            "cmd": commands[name],
             "deps": [{"path": dep, "md5": digest} for dep, digest in raw.items()],
             "params": {"params.yaml": {"label": params["label"]}},
             "outs": [{"path": path, "md5": (made or {}).get(path, "0" * 32)}],
@@ -692,7 +697,7 @@ class TestRescore:
     def looked_ahead(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
         """Note what is to be checked: commits by hand have no stages to run (tests/system has tests that do)."""
         asked: list[tuple] = []
-        monkeypatch.setattr(retraining, "train", lambda revision, _: revision.outs["models"])
+        monkeypatch.setattr(retraining, "train", lambda revision, *_: revision.outs["models"])
         monkeypatch.setattr(look_ahead, "check", lambda *asked_for: asked.append(asked_for))
         return asked
 
