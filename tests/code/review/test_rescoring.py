@@ -480,9 +480,13 @@ def commit(
     made: dict[str, str] | None = None,
     figures: dict | None = None,
     sources: pl.DataFrame | None = None,
+    featurized: str = "featurize",
     **sections: dict,
 ) -> Revision:
-    """Commit raw data, parameters, and a dvc.lock that says what came of them; in older commits without `sources`."""
+    """Commit raw data, parameters, and a dvc.lock that says what came of them; in older commits without `sources`.
+
+    Of commits whose features are made by the same command, `featurized`, the base's count.
+    """
     raw = {
         TELEMETRY: hold(months),
         INCIDENTS: hold_file(tickets() if incidents is None else incidents),
@@ -498,10 +502,7 @@ def commit(
     Path("params.yaml").write_text(yaml.safe_dump(params))
     Path("metrics").mkdir(exist_ok=True)
     Path(EVALUATION).write_text(json.dumps(figures or {"rows": 0}))
-    # other features are made in another way: else the base's would count
-    commands = {
-        name: f"{name} {(made or {}).get(path)}" if name == "featurize" else name for name, path in STAGES.items()
-    }
+    commands = dict(zip(STAGES, STAGES, strict=True)) | {"featurize": featurized}
     pipeline = {
         name: {"cmd": commands[name], "deps": list(raw), "params": ["label"], "outs": [path]}
         for name, path in STAGES.items()
@@ -690,7 +691,11 @@ class TestRescore:
         made = run_of(rule, self.DATA, features_of(self.DATA) if features is None else features, value)
         figures = figures_of(rule, self.DATA, value)
         return commit(
-            {JANUARY: telemetry(1, range(1, 21))}, incidents=self.CRASH, made=made, **{"figures": figures} | more
+            {JANUARY: telemetry(1, range(1, 21))},
+            incidents=self.CRASH,
+            made=made,
+            featurized="featurize" if features is None else "featurize otherwise",
+            **{"figures": figures} | more,
         )
 
     @pytest.fixture(autouse=True)
@@ -957,7 +962,7 @@ class TestRescore:
         made = run_of(self.RULE, self.DATA, features, 0.3) | {"models": model_of(0.3, "crashes_7d")}
         head = commit(
             {JANUARY: telemetry(1, range(1, 21))}, incidents=self.CRASH, made=made, evaluate=evaluate,
-            figures=figures_of(self.RULE, self.DATA, 0.3),
+            figures=figures_of(self.RULE, self.DATA, 0.3), featurized="featurize otherwise",
         )  # fmt: skip
         found = rescore(None, head)
         assert looked_ahead == [(head, head.outs["data/features"], head.raw, (naive(15), naive(21)))]
