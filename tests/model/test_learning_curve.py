@@ -13,6 +13,7 @@ from crashcast.annotation import learning_curve as curves
 from crashcast.annotation import refitting
 from crashcast.errors import UserError
 from crashcast.modeling.split_rule import read_rule
+from crashcast.paths import SPLIT_PATH
 
 SHARES = np.array([1 / 16, 1 / 8, 1 / 4, 1 / 2, 1])
 
@@ -56,7 +57,7 @@ def test_it_is_shown_for_people(found) -> None:
 
 def test_the_parts_are_whole_server_days_whole_servers_and_the_newest_months(judged) -> None:
     with chdir(judged.root):
-        rule = read_rule(curves.SPLIT)
+        rule = read_rule(SPLIT_PATH)
         sample = curves.training_sample(curves.Train.read())
         parts = {
             axis: curves.part_of(sample, curves.Size(axis, 0.5, 0), rule)

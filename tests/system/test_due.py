@@ -14,6 +14,7 @@ import pytest
 
 from crashcast import cli
 from crashcast.operate import deployment
+from crashcast.versioning.revision import EVALUATION
 from crashcast.watch import drift, due
 from crashcast.watch.drift import Finding, Report
 from crashcast.watch.due import Due
@@ -119,7 +120,7 @@ def test_a_model_that_misses_what_it_promised_to_catch_is_a_reason(edit: Edit, m
     name, commit, _ = deployment.find_revision("HEAD~1")
     used = deployment.Deployment.of(name, commit)
     monkeypatch.setattr(drift, "read", lambda *_: NO_DRIFT)
-    promised = {due.METRICS: {"event_recall": 0.99, "event_recall_low": 0.97}}
+    promised = {EVALUATION: {"event_recall": 0.99, "event_recall_low": 0.97}}
     monkeypatch.setitem(commit.__dict__, "metrics", promised)
     found = due.read(used, commit, None, NOW)
     assert found.is_due

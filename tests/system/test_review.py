@@ -429,7 +429,7 @@ def test_another_fleet_has_no_champion_and_no_anchor(
     assert (status, "no server in common" in said, "--first" in said) == (2, True, True)
 
     registered = SimpleNamespace(version="v1.0.0", revision=main.sha, model="another")
-    monkeypatch.setattr(registry, "anchor", lambda: registered)
+    monkeypatch.setattr(registry, "anchor", lambda *_: registered)
     assert _find_anchor(main) == (main, None)
     who = "v1.0.0, the last model accepted as an improvement,"
     assert _find_anchor(ours) == (None, f"{who} is another fleet's: not compared")

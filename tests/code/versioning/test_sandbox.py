@@ -175,7 +175,7 @@ def test_a_commit_runs_with_its_own_files(tmp_path: Path, monkeypatch: pytest.Mo
     Path("src/own.py").write_text("told = 2")  # not committed
     with sandbox.room(Revision.find("HEAD")) as room:
         assert run(room, "import own; print(own.told, open('params.yaml').read())").split() == [
-            "1", "execution:", "shared:", "null", "workers:", "auto",
+            "1", "execution:", "workers:", "auto", "shared:", "null",
         ]  # fmt: skip
 
 
