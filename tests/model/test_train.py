@@ -224,6 +224,13 @@ def without_signal(project):
     return project
 
 
+def test_a_bound_just_above_1_needs_no_reason_for_the_dummy():
+    skill = {"best": "trees", "lift": 2.0, "confidence": 0.95}
+    assert train.why_the_dummy(skill | {"lift_low": 1.001}) == ""
+    assert "lower bound of 1 (95% confidence), which must be above 1" in train.why_the_dummy(skill | {"lift_low": 1.0})
+    assert train.why_the_dummy({"best": "", "confidence": 0.95}) == ""  # nothing else competed
+
+
 @pytest.mark.parametrize("self_training", [None, {"certainty": 0.5}], ids=["", "self-training"])
 def test_without_signal_the_dummy_is_chosen_which_opens_no_alarm(without_signal, capsys, self_training):
     # a budget that an alarm at all times would keep to
