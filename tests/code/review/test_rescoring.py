@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -1019,3 +1020,30 @@ def test_pictures_of_rows_by_hand() -> None:
     assert crash["timeline"]["champion"][9] == 0.9
     assert drawn["base_rate"] == pytest.approx(6 / 24)
     assert drawn["precision_recall"]["champion"]["precision"][0] == 1
+
+
+def test_scores_are_probabilities_up_to_both_borders(tmp_path: Path) -> None:
+    def read(*scores: float) -> list[float]:
+        np.save(tmp_path / "scores.npy", np.array(scores))
+        return rescoring._read_scores({"scores.npy": tmp_path / "scores.npy"}).tolist()
+
+    assert read(0.0, 0.5, 1.0) == [0.0, 0.5, 1.0]
+    assert np.isnan(read(np.nan)).all()
+    for wrong in (np.nextafter(0, -1), np.nextafter(1, 2)):
+        with pytest.raises(ValueError, match="a score is no probability"):
+            read(0.5, wrong)
+
+
+def test_moments_are_drawn_in_their_order_by_the_scores(tmp_path: Path) -> None:
+    hours = [naive(1) + timedelta(hours=hour) for hour in range(400)]
+    rows = pl.DataFrame({"timestamp": hours * 2}).cast(tables.TIMESTAMP).sort("timestamp")
+    tables.write(tables.partition_at(naive(1), "month").path(tmp_path), rows)
+    drawn = [rescoring._cuts(np.full(3, score), tmp_path) for score in (0.1, 0.1, 0.2)]
+    assert drawn[0] == drawn[1] == sorted(drawn[0]) != drawn[2]
+    assert len({*drawn[0]}) == rescoring.CUTS
+    assert {moment.replace(tzinfo=None) for moment in drawn[0]} <= {*hours}
+
+
+def test_inputs_of_other_data_are_not_taken_from_the_base() -> None:
+    corrected = SimpleNamespace(is_corrected=True)
+    assert rescoring._trusted_inputs(None, None, None, corrected) == {}  # type: ignore[arg-type]
