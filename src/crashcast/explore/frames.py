@@ -14,6 +14,7 @@ import polars as pl
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.review.data_changes import partition_of
+from crashcast.review.test_set import Period, touches
 from crashcast.text import all_of
 from crashcast.versioning import cache
 from crashcast.versioning.outputs import Output, outputs_of
@@ -107,7 +108,7 @@ def read(
 
 
 @contextmanager
-def _places(rev: str | None, period: tuple[datetime, datetime]) -> Iterator[tuple[str, dict[str, Callable[[], Path]]]]:
+def _places(rev: str | None, period: Period) -> Iterator[tuple[str, dict[str, Callable[[], Path]]]]:
     """Give what is searched, and what brings the file or the folder of each table in it.
 
     The folder of a revision has the partitions of the period alone.
@@ -122,25 +123,20 @@ def _places(rev: str | None, period: tuple[datetime, datetime]) -> Iterator[tupl
 
         def lay_out(output: Output) -> Path:
             what = f"{output.path} of commit {revision.name}"
-            return cache.lay_out(output.md5, place / output.path, what, lambda path: _overlaps(path, period))
+            return cache.lay_out(
+                output.md5, place / output.path, what, lambda path: touches(partition_of(path), period)
+            )
 
         outputs = {out.path: out for out in outputs_of([revision])[0] if out.path.startswith("data/")}
         yield f"commit {revision.name}", {path: partial(lay_out, output) for path, output in outputs.items()}
 
 
-def _overlaps(path: str, period: tuple[datetime, datetime]) -> bool:
-    partition = partition_of(path)
-    return partition.start < period[1] and period[0] < partition.end
-
-
-def _rows(
-    path: Path, servers: Sequence[str] | None, period: tuple[datetime, datetime], columns: Sequence[str] | None
-) -> pl.DataFrame:
+def _rows(path: Path, servers: Sequence[str] | None, period: Period, columns: Sequence[str] | None) -> pl.DataFrame:
     """Read the rows of some servers and a period, partition by partition."""
     files = [path]
     if path.is_dir():
         listed = tables.partitions(path)
-        chosen = [one for one in listed if one.start < period[1] and period[0] < one.end]
+        chosen = [one for one in listed if touches(one, period)]
         files = [one.path(path) for one in chosen or listed[:1]]  # without one in the period: its columns, no row
     names = tables.read(files[0], where=pl.lit(False)).columns
     where = pl.lit(True)

@@ -7,7 +7,6 @@ the hashes of all inputs. The second reads the answers there. They are foreign, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import stat
@@ -19,6 +18,7 @@ from typing import BinaryIO, Protocol
 
 from crashcast import canonical
 from crashcast.errors import UserError
+from crashcast.files import sha256_of_json
 from crashcast.versioning import dvc_files
 
 PRINTED, WRITTEN, SANDBOX = "printed", "written", "sandbox.json"
@@ -54,8 +54,7 @@ class Answers:
         inputs : mapping of str to str
             The hash of each.
         """
-        question = json.dumps([self.commit, command, asked, inputs], sort_keys=True)
-        return self.folder / hashlib.sha256(question.encode()).hexdigest()
+        return self.folder / sha256_of_json([self.commit, command, asked, inputs])
 
 
 _current: list[Answers] = []  # at most one

@@ -46,13 +46,11 @@ def stale_stages(revision: Revision) -> list[str]:
     return [
         f"{name}: {problem}"
         for name, stage in revision.stages.items()
-        for problem in (
-            _differences(revision, stage, lock[name], revision.outs) if name in lock else ["it was never run"]
-        )
+        for problem in (_differences(revision, stage, lock[name]) if name in lock else ["it was never run"])
     ]
 
 
-def _differences(revision: Revision, stage: Stage, locked: Locked, made: dict[str, str]) -> Iterator[str]:
+def _differences(revision: Revision, stage: Stage, locked: Locked) -> Iterator[str]:
     if stage.command != locked.command:
         yield "its command changed since it ran"
     recorded = locked.params.get(PARAMS, {})
@@ -64,7 +62,7 @@ def _differences(revision: Revision, stage: Stage, locked: Locked, made: dict[st
     if stage.deps != locked.deps.keys():
         yield "it reads other files than when it ran"
     for path, digest in locked.deps.items():
-        now = _current_hash(revision, path, made)
+        now = _current_hash(revision, path)
         if now is None:
             yield f"nothing says what {path} is: neither git, nor a .dvc file, nor a stage"
         elif now != digest:
@@ -76,9 +74,9 @@ def _differences(revision: Revision, stage: Stage, locked: Locked, made: dict[st
             yield f"{path} is missing"
 
 
-def _current_hash(revision: Revision, path: str, made: dict[str, str]) -> str | None:
-    if path in made:
-        return made[path]
+def _current_hash(revision: Revision, path: str) -> str | None:
+    if path in revision.outs:
+        return revision.outs[path]
     if path in RAW:
         return revision.raw.get(path)
     content = revision.find_file(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import polars as pl
 from crashcast import tables
 from crashcast.canonical import write_text
 from crashcast.errors import UserError
-from crashcast.modeling.alarms import INSTANT
 from crashcast.params.base import format_duration
 from crashcast.params.data import Data
 from crashcast.params.tickets import Tickets, TicketSource
@@ -34,6 +33,7 @@ from crashcast.versioning.tracked_data import track
 LEFT_OUT_FILE = Path("reports/tickets_left_out.csv")
 IMPORTED = "import"  # the source of incidents that `crashcast import` wrote
 KEY = ("source", "ticket_id", "server_id")
+INSTANT = timedelta(microseconds=1)
 SHOWN = 10  # bad tickets in a message
 
 
