@@ -86,28 +86,33 @@ def merged_params(ours: bytes, theirs: bytes) -> tuple[str, list[str], list[str]
     """
     yaml = round_trip()
     kept, newer = yaml.load(ours), yaml.load(theirs)
-    new = newer.keys() - kept.keys()
     added, unknown = list[str](), [name for name in kept if name not in newer]
+    first_new = next((name for name in newer if name not in kept), None)
     for name, section in newer.items():
         if name not in kept:
             kept[name] = section
             if name in newer.ca.items:
                 kept.ca.items[name] = newer.ca.items[name]
-            if name == next(one for one in newer if one in new):  # each other follows a section of theirs
+            if name == first_new:  # each other follows a section of theirs, which ends with a blank line
                 kept.yaml_set_comment_before_after_key(name, before="\n")
             added.append(f"{name}: {json.dumps(section)}")
         elif isinstance(section, CommentedMap) and isinstance(kept[name], CommentedMap):
             unknown += [f"{name}.{key}" for key in kept[name] if key not in section]
-            for place, (key, value) in enumerate(section.items()):
-                if key not in kept[name]:
-                    kept[name].insert(min(place, len(kept[name]) - 1), key, value)  # a blank line follows the last
-                    if comment := section.ca.items.get(key):
-                        comment[2].value = comment[2].value.rstrip("\n") + "\n"  # without the blank line after it
-                        kept[name].ca.items[key] = comment
-                    added.append(f"{name}.{key}: {json.dumps(value)}")
+            added += [f"{name}.{key}: {json.dumps(section[key])}" for key in _add_keys(kept[name], section)]
     text = io.StringIO()
     yaml.dump(kept, text)
     return text.getvalue(), added, unknown
+
+
+def _add_keys(kept: CommentedMap, section: CommentedMap) -> list[str]:
+    """Add what a section has more, with its comments, and return the keys."""
+    new = [(place, key) for place, key in enumerate(section) if key not in kept]
+    for place, key in new:
+        kept.insert(min(place, len(kept) - 1), key, section[key])  # a blank line follows the last
+        if comment := section.ca.items.get(key):
+            comment[2].value = comment[2].value.rstrip("\n") + "\n"  # without the blank line after it
+            kept.ca.items[key] = comment
+    return [key for _, key in new]
 
 
 def _file(revision: str) -> bytes:
