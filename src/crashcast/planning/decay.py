@@ -25,7 +25,7 @@ from crashcast.modeling.sampling import feature_names
 from crashcast.modeling.split_rule import period, read_rule
 from crashcast.params.train import Train
 from crashcast.paths import FEATURES_PATH, SPLIT_PATH
-from crashcast.planning.cost_model import CONFIDENCE, Estimate
+from crashcast.planning.cost_model import CONFIDENCE, Estimate, exactly
 from crashcast.planning.run_cost import MONTH
 
 PATH = Path("reports/plan/decay.json")
@@ -140,7 +140,7 @@ class Cadence(NamedTuple):
     def total(self, missed_crash: float) -> Estimate:
         """Return the cost of the year, with a price for a missed crash in the unit of `money`."""
         assert self.money is not None
-        return self.missed * missed_crash + Estimate(self.money, self.money, self.money)
+        return self.missed * missed_crash + exactly(self.money)
 
 
 def mean_age(times: int) -> float:

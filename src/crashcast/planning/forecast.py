@@ -87,6 +87,11 @@ class Forecast:
     warnings: list[str]
 
     @property
+    def suffices(self) -> bool:
+        """Whether this machine does, by the upper limits too."""
+        return not any(one.is_short or one.is_doubtful for one in self.limits)
+
+    @property
     def people(self) -> list[Line]:
         """The lines of people's hours."""
         return [line for line in self.lines if line.name in (PAGE, ANSWER, RETRAINING, UPKEEP)]

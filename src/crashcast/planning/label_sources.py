@@ -23,7 +23,7 @@ CROWD = 3  # answers to each question, so that a majority decides
 NOT_MEASURED = "not measured here"
 
 
-def block(found: Forecast, project: Path = Path()) -> Block:
+def block(found: Forecast) -> Block:
     """Compare the ways, each with people's hours, money and what it bought."""
     price, currency = found.project.plan.prices.person_hour, found.project.plan.prices.currency
     rows = [
@@ -34,7 +34,7 @@ def block(found: Forecast, project: Path = Path()) -> Block:
             bought,
             source,
         )
-        for way, hours, bought, source in _ways(found, project)
+        for way, hours, bought, source in _ways(found)
     ]
     note = (
         "Gains in PR-AUC are means over ten demo fleets with 95 % intervals, except where a file of this project is "
@@ -43,7 +43,7 @@ def block(found: Forecast, project: Path = Path()) -> Block:
     return Block(("more labels from", "people's hours", currency, "what it bought", "measured by"), rows, 2, note)
 
 
-def _ways(found: Forecast, project: Path) -> Iterator[tuple[str, float | None, str, str]]:
+def _ways(found: Forecast) -> Iterator[tuple[str, float | None, str, str]]:
     """Yield the name of a way, the hours it takes, what it bought and where that was measured."""
     answer = found.project.plan.hours.answer / HOUR
     if (evidence := _results("label_evidence")) is not None:
@@ -67,8 +67,8 @@ def _ways(found: Forecast, project: Path) -> Iterator[tuple[str, float | None, s
             yield f"self-training, {part} labelled", 0.0, f"{_gain(area)} PR-AUC", source
             area = gains[f"{part} labelled, all labels: pr_auc"]
             yield f"older tickets, {part} labelled", None, f"{_gain(area)} PR-AUC if all had labels", source
-    yield "another fleet, or public data", 0.0, _transferred(project), "crashcast transfer OTHER"
-    yield "twice the labels", None, _learning(project), "crashcast learning-curve"
+    yield "another fleet, or public data", 0.0, _transferred(), "crashcast transfer OTHER"
+    yield "twice the labels", None, _learning(), "crashcast learning-curve"
 
 
 def _results(name: str) -> dict[str, Any] | None:
@@ -92,16 +92,16 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return []
 
 
-def _learning(project: Path) -> str:
-    for row in _rows(project / CURVE):
+def _learning() -> str:
+    for row in _rows(CURVE):
         if row.get("axis") == "labels" and float(row["times"]) == 2:
             low, gain, high = (float(row[f"pr_auc_gain{end}"]) for end in ("_low", "", "_high"))
             return f"{gain:+.3f} ({low:+.3f} to {high:+.3f}) PR-AUC ({CURVE})"
     return NOT_MEASURED
 
 
-def _transferred(project: Path) -> str:
-    gains = [row for row in _rows(project / TRANSFER) if row.get("pr_auc_gain")]
+def _transferred() -> str:
+    gains = [row for row in _rows(TRANSFER) if row.get("pr_auc_gain")]
     if not gains:
         return NOT_MEASURED
     best = max(gains, key=lambda row: float(row["pr_auc_gain"]))

@@ -21,7 +21,7 @@ def report(found: Forecast) -> Report:
     return Report(
         title(found),
         verdict(found),
-        not any(one.is_short or one.is_doubtful for one in found.limits),
+        found.suffices,
         [f"Mind: {one}." for one in found.warnings],
         [_run(found), _year(found), _machine(found)],
         found.curves,
@@ -149,7 +149,7 @@ def as_json(found: Forecast) -> dict[str, Any]:
         "retraining": _costs_as_json(found.retraining),
         "year": [{**one._asdict(), "amount": one.amount._asdict()} for one in found.lines],
         "money": None if found.money is None else found.money._asdict(),
-        "suffices": not any(one.is_short or one.is_doubtful for one in found.limits),
+        "suffices": found.suffices,
         "limits": [
             {
                 **one._asdict(),
