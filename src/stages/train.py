@@ -1,8 +1,8 @@
 """Fit the candidates, choose one on validation, and decide when it raises an alarm.
 
 In: features, labels, the split's rule, the incidents and their coverage. Out: `models/` (the model, its card, and the
-baselines that it must beat: `evaluate` compares it with them),
-`metrics/candidates.json` (the evidence for the choice) and `metrics/train.json` (the chosen model on validation).
+baselines that it must beat: `evaluate` compares it with them), `metrics/candidates.json` (the evidence for the choice)
+and `metrics/train.json` (the chosen model on validation).
 
 Crashes are rare, so the model is fitted to a sample that is rich in crash rows (`modeling/sampling.py`). Validation
 keeps every row. The test part is not looked at here. If no candidate is shown to rank better than chance there, the
@@ -184,12 +184,11 @@ def calibrated(model: Model, raw: Floats, validation: Validation) -> Model:
 def with_threshold(model: Model, raw: Floats, validation: Validation) -> tuple[Model, dict[str, Any]]:
     """Return the model with the threshold that keeps to the alarm budget, and its figures on validation."""
     probability = model.probability(raw)
-    if model.algorithm == DUMMY:  # no alarm, even if the budget allows one at all times
-        threshold, judgement = 1.0, validation.judge(probability, 1.0)
-    else:
-        threshold, judgement = validation.at_budget(probability)
-    known = probability[validation.known]
-    figures = row_metrics.row_metrics(validation.labels, known, threshold) | judgement.metrics.as_dict()
-    spent = percentile_interval(validation.spent(probability).replicates(threshold), validation.resampling.confidence)
-    figures |= {"false_alarms_over_budget_low": spent.low, "false_alarms_over_budget_high": spent.high}
+    spent = validation.spent(probability)
+    # the dummy opens no alarm, even if the budget allows one at all times
+    threshold = 1.0 if model.algorithm == DUMMY else spent.threshold(validation.limits.confidence)
+    metrics = validation.judge(probability, threshold).metrics
+    figures = row_metrics.row_metrics(validation.labels, probability[validation.known], threshold) | metrics.as_dict()
+    interval = percentile_interval(spent.replicates(threshold), validation.resampling.confidence)
+    figures |= {"false_alarms_over_budget_low": interval.low, "false_alarms_over_budget_high": interval.high}
     return replace(model, threshold=threshold), figures

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from crashcast.modeling.bootstrap import Ints, TwoWayDraws, pr_auc_replicates, ratio_replicates, total_replicates
+from crashcast.modeling.bootstrap import (
+    Floats,
+    Ints,
+    TwoWayDraws,
+    pr_auc_replicates,
+    ratio_replicates,
+    total_replicates,
+)
 from crashcast.modeling.row_metrics import Labels, steps_of
-
-Floats = NDArray[np.float64]
 
 
 def lower_bounds(
