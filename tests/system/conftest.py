@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from dvc.cli import main as dvc_main
 from dvc.repo import Repo
 from dvc.stage import Stage
 from dvc.utils.serialize import parse_yaml
+from pages import chromium
 
 from crashcast.review import look_ahead
 from crashcast.versioning import dvc_command
@@ -155,6 +157,15 @@ def small_fleet(
         return folder
 
     return copy_to
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Run Chromium, for tests of pages."""
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

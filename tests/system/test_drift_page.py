@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import DESK, HOSTILE, PHONE, check_file, chromium, needs_chromium, new_tab
+from pages import DESK, HOSTILE, PHONE, check_file, needs_chromium, new_tab
 
 from crashcast.watch import drift_page
 from crashcast.watch.changes import Change
@@ -40,12 +39,6 @@ CASES = {
     "none": report(finding("cpu_pct", 0.4)),
     "not known": Report(None, 3, 12, []),
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.mark.parametrize("case", CASES)

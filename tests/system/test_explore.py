@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import replace
 from datetime import timedelta
@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from pages import DESK, HOSTILE, PHONE, check_accessible, check_readable, chromium, needs_chromium, new_tab, unfold
+from pages import DESK, HOSTILE, PHONE, check_accessible, check_readable, needs_chromium, new_tab, unfold
 
 import crashcast
 from crashcast.cli import main
@@ -31,14 +31,6 @@ def project(small_fleet: Callable[[Path], Path], tmp_path_factory: pytest.TempPa
 def content(project: Path) -> dict[str, Any]:
     with chdir(project):
         return page.read()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    with chromium() as running:
-        yield running
 
 
 def hostile(content: dict[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import DESK, HOSTILE, PHONE, check_file, chromium, needs_chromium, new_tab
+from pages import DESK, HOSTILE, PHONE, check_file, needs_chromium, new_tab
 from planned_project import forecast_of, project
 
 from crashcast.params.plan import Prices
@@ -39,12 +38,6 @@ CASES = {
     "too large": lambda: [output.report(forecast(project(), Growth(servers=1_000_000)))],
     "several": several,
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -17,7 +17,6 @@ from pages import (
     background,
     check_accessible,
     check_readable,
-    chromium,
     needs_chromium,
     new_tab,
     reached_by_keyboard,
@@ -67,12 +66,6 @@ def unclear() -> tuple[dict[str, Any], dict[str, Any]]:
 
 CASES = {"accepted": accepted, "rejected": rejected, "unclear": unclear}
 Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from pages import (
     background,
     check_accessible,
     check_readable,
-    chromium,
     needs_chromium,
     new_tab,
     reached_by_keyboard,
@@ -85,12 +84,6 @@ CASES: dict[str, Callable[[], State | None]] = {
     "alarms": alarms, "quiet": quiet, "hostile": hostile, "many": many, "restarted": restarted, "new": lambda: None,
 }  # fmt: skip
 Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture
