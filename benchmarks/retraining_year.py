@@ -37,19 +37,19 @@ from crashcast.modeling.split_rule import read_labels
 from crashcast.operate.deployment import Deployment
 from crashcast.params.demo import Demo
 from crashcast.sources.demo import simulator
-from crashcast.sources.demo.mechanisms import Fleet, minutes_of, simulate_events
+from crashcast.sources.demo.mechanisms import Fleet
 from crashcast.versioning import local_s3
 from crashcast.versioning.revision import Revision
 from crashcast.versioning.tracked_data import track
 from crashcast.watch import retrain as retraining
 
 sys.path.insert(0, str(ROOT / "tests" / "support"))
+from changing_fleet import changed_events
 from code_sites import PROJECT, TOKEN, CodeSite, serving
 
 OUT = ROOT / "benchmarks" / "results" / "retraining_year.json"
 SEED, SERVERS, MONTHS_BEFORE, MONTHS = 31, 120, 8, 12
 CHANGED_AFTER = 2  # months of the year
-GONE, NEW = ("overload", "errors"), ("leak", "disk")  # kinds of trouble before the change alone, and after it alone
 BLOCK, REPLICATES, CONFIDENCE = timedelta(days=1), 1000, 0.90
 PORT = 23_900  # of the S3 server, and the four after it
 VERDICTS = {0: "ACCEPT", 1: "REJECT", 3: "INCONCLUSIVE"}
@@ -73,7 +73,7 @@ def year(folder: Path, endpoint: str) -> dict[str, Any]:
     edit(clone, "retrain", min_interval="0h")  # all months pass on one day
     run(clone, "git", "add", "-A")
     run(clone, "git", "commit", "-q", "-m", "code")
-    with chdir(clone), patch.object(simulator, "simulate_events", changed_events):
+    with chdir(clone), patch.object(simulator, "simulate_events", events_of):
         bring(MONTHS_BEFORE)
         run(clone, "dvc", "repro")
         run(clone, "dvc", "remote", "modify", "s3", "endpointurl", endpoint)
@@ -91,13 +91,11 @@ def year(folder: Path, endpoint: str) -> dict[str, Any]:
         return {"months": months} | figures(months)
 
 
-def changed_events(fleet: Fleet) -> pl.DataFrame:
-    """Simulate the fleet's events, of which some kinds end and others begin."""
+def events_of(fleet: Fleet) -> pl.DataFrame:
+    """Simulate the fleet's events, which change with the year's months."""
     demo = Demo.read()
     months = demo.start.month - 1 + MONTHS_BEFORE + CHANGED_AFTER
-    change = datetime(demo.start.year + months // 12, months % 12 + 1, 1)
-    is_later, kind = pl.col("onset") >= minutes_of(change), pl.col("kind")
-    return simulate_events(fleet).filter(pl.when(is_later).then(~kind.is_in(GONE)).otherwise(~kind.is_in(NEW)))
+    return changed_events(fleet, datetime(demo.start.year + months // 12, months % 12 + 1, 1))
 
 
 def bring(months: int) -> None:

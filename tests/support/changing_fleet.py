@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 
 import polars as pl
 
 from crashcast import tables
+from crashcast.params.demo import Demo
 from crashcast.sources.demo import simulator
-from crashcast.sources.demo.mechanisms import Fleet, _servers, minutes_of, simulate_events
+from crashcast.sources.demo.mechanisms import Fleet, minutes_of, simulate_events
 from crashcast.sources.demo.telemetry import render
 
 HOUR, WEEK = timedelta(hours=1), timedelta(weeks=1)
 BEGIN = datetime(2025, 1, 6)  # a Monday; the same draws whatever day it is
 KNOWN, WEEKS = 20, 32  # the crashes change after the first; there is half a week more for `serve`
 GONE, NEW = ("overload", "errors"), ("leak", "disk")  # troubles before the change alone, and after it alone
+
+
+def changed_events(fleet: Fleet, change: datetime) -> pl.DataFrame:
+    """Simulate a fleet's events, of which some kinds end at a moment and others begin."""
+    is_later, kind = pl.col("onset") >= minutes_of(change), pl.col("kind")
+    return simulate_events(fleet).filter(pl.when(is_later).then(~kind.is_in(GONE)).otherwise(~kind.is_in(NEW)))
 
 
 @dataclass(frozen=True)
@@ -39,12 +46,10 @@ class ChangingFleet:
     def until(cls, now: datetime, servers: int = 150, seed: int = 7) -> ChangingFleet:
         """Simulate it so that its last whole week is the last before a moment."""
         monday = datetime(now.year, now.month, now.day) - timedelta(days=now.weekday())
-        fleet = Fleet(seed, BEGIN, BEGIN + (WEEKS + 1) * WEEK, HOUR, _servers(seed, servers))
+        fleet = Fleet.of(Demo(seed=seed, servers=servers, start=date(2025, 1, 1), months=1, interval=HOUR))
         frail = fleet.servers.with_columns(pl.col("frailty") * 2)  # more crashes, so fewer weeks are enough
-        fleet = Fleet(seed, fleet.start, fleet.end, fleet.interval, frail)
-        is_later = pl.col("onset") >= minutes_of(BEGIN + KNOWN * WEEK)
-        happens = pl.when(is_later).then(~pl.col("kind").is_in(GONE)).otherwise(~pl.col("kind").is_in(NEW))
-        return cls(fleet, simulate_events(fleet).filter(happens), monday - BEGIN - WEEKS * WEEK)
+        fleet = replace(fleet, start=BEGIN, end=BEGIN + (WEEKS + 1) * WEEK, servers=frail)
+        return cls(fleet, changed_events(fleet, BEGIN + KNOWN * WEEK), monday - BEGIN - WEEKS * WEEK)
 
     @property
     def start(self) -> datetime:
@@ -66,7 +71,7 @@ class ChangingFleet:
         return self._shifted(simulator.coverage(self._known(weeks)))
 
     def _known(self, weeks: int) -> Fleet:
-        return Fleet(self.fleet.seed, self.fleet.start, BEGIN + weeks * WEEK, HOUR, self.fleet.servers)
+        return replace(self.fleet, end=BEGIN + weeks * WEEK)
 
     def _shifted(self, frame: pl.DataFrame) -> pl.DataFrame:
         return frame.with_columns(pl.col(tables.TIMESTAMP) + self.shift)
