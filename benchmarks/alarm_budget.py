@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from demo_claims import BELIEVED, FEATURES, KNOWN, LABELS, MODELS, RAW, SPLIT, VOTES
-from project import no_annotations
-from ruamel.yaml import YAML
+from project import clean_demo
 
 from crashcast.canonical import write_json
 from crashcast.incidents import read_covered_crashes
@@ -42,8 +41,7 @@ from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.params.train import Train
 from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH
-from crashcast.sources.demo import simulator
-from stages import clean, featurize, label, split, train
+from stages import featurize, label, split, train
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "alarm_budget.json"
@@ -82,16 +80,7 @@ def record(found: dict[str, Any], name: str) -> None:
 
 def one_fleet(seed: int) -> dict[str, Any]:
     """Simulate a fleet in the current folder, train, and count false alarms on later blocks and on test."""
-    yaml = YAML()
-    params = yaml.load(ROOT / "params.yaml")
-    params["demo"].update(seed=seed)
-    params["execution"]["workers"] = 1
-    yaml.dump(params, Path("params.yaml"))
-    simulator.write()
-    no_annotations(Path.cwd())
-    validated, cleaned = Path("data/validated.json"), Path("data/clean")
-    write_json(validated, {"success": True})
-    clean.main(RAW, validated, cleaned, Path("metrics/clean.json"))
+    cleaned = clean_demo(demo={"seed": seed})
     label.main(cleaned, RAW, INCIDENTS_PATH, *KNOWN, LABELS, BELIEVED, VOTES, Path("metrics/label.json"))
     featurize.main(cleaned, INCIDENTS_PATH, COVERAGE_PATH, FEATURES)
     split.main(LABELS, SPLIT, Path("metrics/split.json"))

@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from demo_claims import BELIEVED, FEATURES, KNOWN, LABELS, RAW, SPLIT, VOTES
-from project import no_annotations
-from ruamel.yaml import YAML
+from project import clean_demo
 
 from crashcast import tables
 from crashcast.canonical import write_json
@@ -44,8 +43,7 @@ from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.params.train import Train
 from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH
-from crashcast.sources.demo import simulator
-from stages import clean, featurize, label, split, train
+from stages import featurize, label, split, train
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "no_skill.json"
@@ -77,17 +75,8 @@ def main() -> None:
 
 def one_fleet(seed: int) -> dict[str, Any]:
     """Simulate a fleet in the current folder, and train on its tickets after many, or all, were moved."""
-    yaml = YAML()
-    params = yaml.load(ROOT / "params.yaml")
-    params["demo"].update(seed=seed, servers=SERVERS, months=MONTHS)
-    params["label"].update(aggregate="tickets")  # telemetry's evidence would find the crashes that were moved
-    params["execution"]["workers"] = 1
-    yaml.dump(params, Path("params.yaml"))
-    simulator.write()
-    no_annotations(Path.cwd())
-    validated, cleaned = Path("data/validated.json"), Path("data/clean")
-    write_json(validated, {"success": True})
-    clean.main(RAW, validated, cleaned, Path("metrics/clean.json"))
+    by_tickets = {"aggregate": "tickets"}  # telemetry's evidence would find the crashes that were moved
+    cleaned = clean_demo(demo={"seed": seed, "servers": SERVERS, "months": MONTHS}, label=by_tickets)
     incidents, coverage = tables.read(INCIDENTS_PATH), tables.read(COVERAGE_PATH)
     found = {}
     for kind, share in MOVED.items():

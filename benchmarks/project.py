@@ -49,6 +49,22 @@ def simulate(project: Path) -> None:
     accept(project)
 
 
+def clean_demo(**sections: dict[str, Any]) -> Path:
+    """Simulate a fleet in the current folder, with these values in params.yaml, and return the clean table."""
+    from crashcast.paths import CLEAN_PATH, TELEMETRY_PATH
+    from crashcast.sources.demo import simulator
+    from stages import clean
+
+    shutil.copy(ROOT / "params.yaml", ".")
+    for name, values in {**sections, "execution": {"workers": 1}}.items():
+        edit(Path(), name, **values)
+    simulator.write()
+    no_annotations(Path())
+    accept(Path())
+    clean.main(TELEMETRY_PATH, Path("data/validated.json"), CLEAN_PATH, Path("metrics/clean.json"))
+    return CLEAN_PATH
+
+
 def accept(project: Path) -> None:
     """Write what `validate` says of good raw data."""
     write_json(project / "data" / "validated.json", {"success": True})

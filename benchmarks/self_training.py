@@ -22,8 +22,7 @@ from typing import Any
 import polars as pl
 from demo_claims import BELIEVED, FEATURES, KNOWN, LABELS, MODELS, RAW, SPLIT, VOTES
 from label_evidence import CANDIDATES, interval
-from project import edit, no_annotations
-from ruamel.yaml import YAML
+from project import clean_demo, edit
 
 from crashcast import tables
 from crashcast.canonical import write_json
@@ -35,8 +34,7 @@ from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH
-from crashcast.sources.demo import simulator
-from stages import clean, featurize, label, split, train
+from stages import featurize, label, split, train
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "self_training.json"
@@ -64,18 +62,8 @@ def main() -> None:
 
 def one_fleet(seed: int) -> dict[str, Any]:
     """Simulate a fleet in the current folder and train on more and more of its labels."""
-    yaml = YAML()
-    params = yaml.load(ROOT / "params.yaml")
-    params["demo"].update(seed=seed)
-    params["label"].update(aggregate="tickets")  # whom to believe is not the question here
-    params["train"]["candidates"] = CANDIDATES
-    params["execution"]["workers"] = 1
-    yaml.dump(params, Path("params.yaml"))
-    simulator.write()
-    no_annotations(Path.cwd())
-    validated, cleaned = Path("data/validated.json"), Path("data/clean")
-    write_json(validated, {"success": True})
-    clean.main(RAW, validated, cleaned, Path("metrics/clean.json"))
+    by_tickets = {"aggregate": "tickets"}  # whom to believe is not the question here
+    cleaned = clean_demo(demo={"seed": seed}, label=by_tickets, train={"candidates": CANDIDATES})
     prepare(cleaned)
     found: dict[str, Any] = {ALL: trained(None)}
     full = tables.read(COVERAGE_PATH)
