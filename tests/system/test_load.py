@@ -141,7 +141,7 @@ def test_scores_are_empty_before_there_is_a_model(project: Path) -> None:
         ({"table": "clean", "rev": "HEAD"}, "has no table 'clean'; it has features, labels"),
         ({"table": "features", "rev": "v9"}, "git knows no commit 'v9'"),
         ({"table": "features", "columns": ["gpu"]}, "column gpu is missing"),
-        ({"table": "features", "since": "yesterday"}, "'yesterday' is no moment"),
+        ({"table": "features", "since": "yesterday"}, "since yesterday: write a moment such as"),
     ],
 )
 def test_what_cannot_be_had_is_said(options: dict[str, object], expected: str) -> None:

@@ -460,6 +460,10 @@ def test_records_of_incidents_that_end_count_as_missing(
     assert fresh.newest_ticket > START
     assert fresh.scores is not None
     assert all(fresh.scores.features[name].null_count() == 0 for name in history)
+    kept = new_service().tail.parent / COVERAGE_PATH.name
+    written = kept.stat().st_mtime_ns
+    ticks(used, START, 1, before=fresh)
+    assert kept.stat().st_mtime_ns == written  # nothing is new
     service = replace(new_service(), coverage=tmp_path / "coverage.parquet")
     ended = pl.lit(START - 2 * DAY, tables.TIMESTAMP)
     tables.write(service.coverage, tables.read(COVERAGE_PATH).with_columns(covered_to=ended))

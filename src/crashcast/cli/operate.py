@@ -39,11 +39,12 @@ def score(
     """List the servers at risk: those whose newest row reaches the alarm threshold, and why."""
     import sys
 
+    from crashcast.moments import read_moment
     from crashcast.operate import deployment, output
     from crashcast.operate.score import score as score_fleet
     from crashcast.operate.textfile import write
 
-    moment = None if at is None else output.moment(at)
+    moment = None if at is None else read_moment(at, "--at")
     if out is not None:
         output.check_name(out)
     used, note = deployment.find(revision, without_skill)
@@ -138,8 +139,9 @@ def acted(
     """Report what was done about an alarm, or list the open alarms and what was done about each."""
     from crashcast.console import Console
     from crashcast.errors import UserError
+    from crashcast.moments import read_moment
     from crashcast.operate import acted as reporting
-    from crashcast.operate import output, page
+    from crashcast.operate import page
     from crashcast.operate.served_log import ServedLog
     from crashcast.operate.state import utc_now
     from crashcast.params.label import Label
@@ -155,7 +157,7 @@ def acted(
         return
     if what is None:
         raise UserError(f"say what was done: crashcast acted {server} --what restart")
-    done = reporting.report(log, server, what, None if at is None else output.moment(at), who, now)
+    done = reporting.report(log, server, what, None if at is None else read_moment(at, "--at"), who, now)
     print(f"Recorded: {done.server_id}, {page.done(done)}")
 
 

@@ -81,7 +81,7 @@ def changed(
 ) -> None:
     """Report a change of the fleet, such as a release or new hardware; without options, list the changes."""
     from crashcast.errors import UserError
-    from crashcast.operate.output import moment
+    from crashcast.moments import read_moment
     from crashcast.operate.state import utc_now
     from crashcast.watch import changes
 
@@ -94,7 +94,8 @@ def changed(
             raise UserError('say what was changed: crashcast changed --what "app 4.2"')
         print("\n".join(map(str, changes.read())) or "No change is reported.")
         return
-    new = changes.read(csv) if csv else [changes.named(what or "", servers or [], moment(at) if at else utc_now())]
+    began = read_moment(at, "--at") if at else utc_now()
+    new = changes.read(csv) if csv else [changes.named(what or "", servers or [], began)]
     added = changes.add(new)
     print("\n".join(f"Recorded: {change}" for change in added) or "Nothing is new.")
     if added:

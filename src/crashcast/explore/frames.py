@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import polars as pl
 
 from crashcast import tables
 from crashcast.errors import UserError
+from crashcast.moments import read_moment
 from crashcast.review.data_changes import partition_of
 from crashcast.review.test_set import Period, touches
 from crashcast.text import all_of
@@ -83,8 +84,8 @@ def read(
 ) -> pl.DataFrame:
     """Read a table as a frame of polars: see `load`."""
     period = (
-        datetime.min if since is None else moment(since),
-        datetime.max if until is None else moment(until),
+        datetime.min if since is None else read_moment(since, "since"),
+        datetime.max if until is None else read_moment(until, "until"),
     )
     with _places(rev, period) as (where, places):
 
@@ -156,18 +157,3 @@ def _rows(path: Path, servers: Sequence[str] | None, period: Period, columns: Se
 def _need(column: str, names: Sequence[str], path: Path, option: str) -> None:
     if column not in names:
         raise UserError(f"{path.name} has no column {column}: leave out {option}")
-
-
-def moment(value: str | date) -> datetime:
-    """Return a moment as a naive datetime, meaning UTC.
-
-    Raises
-    ------
-    UserError
-        If it is none.
-    """
-    try:
-        found = datetime.fromisoformat(value if isinstance(value, str) else value.isoformat())
-        return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
-    except (ValueError, OverflowError):
-        raise UserError(f"{value!r} is no moment: write one such as 2026-01-31 or 2026-01-31T12:00") from None

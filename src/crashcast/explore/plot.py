@@ -20,6 +20,7 @@ from crashcast.explore import frames
 from crashcast.explore.before_crash import Aligned
 from crashcast.explore.frames import Moment
 from crashcast.modeling.alarms import HOUR, AlarmWindow, open_alarms
+from crashcast.moments import read_moment
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.review.report import html, svg
@@ -186,7 +187,7 @@ def view(
     incidents = frames.read("incidents", rev, [host])
     crashes = _naive(incidents.filter(kind=CRASH)["started_at"])
     last = crashes[-1] if crashes else None
-    at = frames.moment(around) if around is not None else last or _last_row(host, rev)
+    at = read_moment(around, "around") if around is not None else last or _last_row(host, rev)
     since, until = at - before, at + after
     rows = frames.read("clean", rev, None, since, until)
     own = rows.filter(server_id=host)

@@ -24,8 +24,8 @@ from crashcast import tables
 from crashcast.incidents import read_covered_crashes
 from crashcast.modeling.alarms import INSTANT
 from crashcast.modeling.bootstrap import MONDAY
+from crashcast.moments import MONTH
 from crashcast.operate.issued_alarms import ALARM, by_opening, with_crash
-from crashcast.params.base import DAY
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
@@ -34,7 +34,6 @@ from crashcast.paths import ACTIONS_PATH, ALARMS_PATH, CONFIRMED_PATH, COVERAGE_
 from crashcast.review.standard_error import Spread, spread, total_influence
 from crashcast.sources.raw_table import read_or_empty
 
-MONTH = 365.25 / 12 * DAY
 DELIVERED, HELD_BACK = "delivered", "held_back"
 JEFFREYS = 0.5  # a crash and an alarm without one, half of each, are what a share of few alarms begins with
 

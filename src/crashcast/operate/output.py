@@ -18,35 +18,15 @@ from crashcast.operate.reasons import Reason, reasons
 from crashcast.operate.score import Scores
 from crashcast.operate.textfile import Sample
 from crashcast.params.base import format_duration
-from crashcast.sources.value_formats import EARLIEST
 from crashcast.spreadsheet import write_csv
 from crashcast.text import counted, some_of
 
 SHOWN = 20  # servers of a table
-LATEST = datetime(2200, 1, 1, tzinfo=UTC)  # intervals can still be added
 WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
     ".parquet": pl.DataFrame.write_parquet,
     ".csv": write_csv,
     ".json": pl.DataFrame.write_json,
 }
-
-
-def moment(text: str) -> datetime:
-    """Read a moment in ISO 8601, UTC unless it names another zone, as a naive datetime.
-
-    Raises
-    ------
-    UserError
-        If it is none.
-    """
-    try:
-        found = datetime.fromisoformat(text)
-        found = found if found.tzinfo else found.replace(tzinfo=UTC)
-        if not EARLIEST <= found < LATEST:
-            raise ValueError
-    except ValueError:
-        raise UserError(f"--at {text}: write a moment such as 2026-01-31T12:00") from None
-    return found.astimezone(UTC).replace(tzinfo=None)
 
 
 def rfc3339(moment: datetime) -> str:

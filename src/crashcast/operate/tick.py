@@ -271,8 +271,8 @@ class _Tick:
         if self.newest_ticket is None or self.newest_ticket < oldest:
             self.problems["tickets"] = f"{words}; until then the history of crashes counts as missing"
             self.incidents, known = place / INCIDENTS_PATH.name, pl.DataFrame(schema=tables.COVERAGE)  # type: ignore[arg-type]
-            tables.write(self.incidents, pl.DataFrame(schema=tables.INCIDENTS))  # type: ignore[arg-type]
-        tables.write(self.coverage, known)
+            _write_changed(self.incidents, pl.DataFrame(schema=tables.INCIDENTS))  # type: ignore[arg-type]
+        _write_changed(self.coverage, known)
 
     def _score(self, moment: datetime, tail: Tail) -> Scores | None:
         """Score the fleet at a moment; None, and the reason among the problems, if that cannot be done."""
@@ -498,6 +498,14 @@ class _Tick:
             return self.before.recent if self.before else None
         rows, _ = clean_partition(period, samples.filter(servers), telemetry, clean)
         return rows.select(*tables.KEYS, *telemetry.metrics)
+
+
+def _write_changed(path: Path, frame: pl.DataFrame) -> None:
+    """Write a table, unless it is there already."""
+    with suppress(UserError):  # missing or damaged
+        if (before := tables.read(path)).schema == frame.schema and before.equals(frame):
+            return
+    tables.write(path, frame)
 
 
 def _words(error: UserError | OSError) -> str:

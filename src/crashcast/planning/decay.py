@@ -23,10 +23,10 @@ from crashcast.modeling.bootstrap import Floats, percentile_interval
 from crashcast.modeling.model import fit
 from crashcast.modeling.sampling import feature_names
 from crashcast.modeling.split_rule import period, read_rule
+from crashcast.moments import MONTH
 from crashcast.params.train import Train
 from crashcast.paths import FEATURES_PATH, SPLIT_PATH
 from crashcast.planning.cost_model import CONFIDENCE, Estimate, exactly
-from crashcast.planning.run_cost import MONTH
 
 PATH = Path("reports/plan/decay.json")
 AGES = (0, 1, 2, 3)  # months

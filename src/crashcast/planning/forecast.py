@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 import psutil
 
+from crashcast.moments import MONTH
 from crashcast.params.base import DAY
 from crashcast.planning.cost_model import FAR, Estimate, exactly
 from crashcast.planning.machine import GB, HOUR, Limit, Need, limits_of
 from crashcast.planning.project import Project
 from crashcast.planning.records import DATA_STAGES, REVIEW
 from crashcast.planning.report import Curve
-from crashcast.planning.run_cost import MONTH, Cost, RunModel, Size, total
+from crashcast.planning.run_cost import Cost, RunModel, Size, total
 from crashcast.text import counted
 
 S3_PART_BYTES, TABLES = 50e6, 4  # raw, clean, labels, features: files for each partition

@@ -11,6 +11,7 @@ from typing import Any
 from crashcast import run_record
 from crashcast.annotation.label_studio import lead_times_s
 from crashcast.errors import UserError
+from crashcast.moments import MONTH
 from crashcast.params.execution import Execution
 from crashcast.params.features import Features
 from crashcast.params.label import Label
@@ -20,7 +21,7 @@ from crashcast.params.telemetry import Telemetry
 from crashcast.params.train import Train
 from crashcast.planning.cost_model import Estimate, exactly
 from crashcast.planning.records import PARTS, TICK, Measured, measurements
-from crashcast.planning.run_cost import MONTH, Size
+from crashcast.planning.run_cost import Size
 from crashcast.run_summary import read as read_metrics
 from crashcast.text import all_of, counted
 

@@ -10,11 +10,11 @@ from typing import NamedTuple, Self
 
 from crashcast.execution.runner import SMALL_BYTES
 from crashcast.modeling.split_rule import PIECE_ROWS
+from crashcast.moments import MONTH
 from crashcast.params.base import DAY
 from crashcast.planning.cost_model import NOTHING, CostModel, Estimate, PowerModel
 from crashcast.planning.records import DATA_STAGES, FIT, PARTS, REVIEW, Measured
 
-MONTH = 365.25 / 12 * DAY
 PARTITIONS = {"month": MONTH, "week": 7 * DAY, "day": DAY}
 MILLION = 1e6
 # usual costs of a start (the imports), of a million rows (None: anything) and of a partition; each with a standard

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import polars as pl
 from crashcast import tables
 from crashcast.canonical import write_text
 from crashcast.errors import UserError
+from crashcast.moments import read_moment
 from crashcast.paths import COVERAGE_PATH, RAW
 from crashcast.spreadsheet import write_csv
 from crashcast.text import counted, some_of
@@ -112,12 +113,13 @@ def named(what: str, servers: Collection[str], at: datetime) -> Change:
 
 def _change(row: dict[str, str], where: str) -> Change:
     try:
-        at = datetime.fromisoformat(row["at"])
-        at = at.astimezone(UTC).replace(tzinfo=None) if at.tzinfo else at
+        at = read_moment(row["at"], "at")
         # `write_csv` puts an apostrophe before what a spreadsheet would take for a formula
         return named(row["what"].removeprefix("'"), (row.get("servers") or "").split(), at)
-    except (ValueError, TypeError, AttributeError):
-        raise UserError(f"{where}: expected a time such as 2026-01-31T12:00, and what was changed") from None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except AttributeError:  # a row that ends early
+        raise UserError(f"{where}: name a moment, and what was changed") from None
 
 
 def _text(changes: Iterable[Change]) -> str:

@@ -22,26 +22,6 @@ from crashcast.operate import output, textfile
 MOMENT = datetime(2026, 1, 5, 12)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("2026-01-05T12:00", MOMENT),
-        ("2026-01-05 12:00", MOMENT),
-        ("2026-01-05T12:00Z", MOMENT),
-        ("2026-01-05T17:45+05:45", MOMENT),
-        ("2026-01-05", datetime(2026, 1, 5)),
-    ],
-)
-def test_a_moment_is_utc_unless_it_says_otherwise(text: str, expected: datetime) -> None:
-    assert output.moment(text) == expected
-
-
-@pytest.mark.parametrize("text", ["yesterday", "", "2026-13-01", "12:00", "0001-01-01T00:00+05:00", "9999-12-31T23:59"])
-def test_what_is_no_moment_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"^--at .*: write a moment such as 2026-01-31T12:00$"):
-        output.moment(text)
-
-
 @pytest.mark.parametrize("name", ["scores", "scores.xlsx", "scores.CSV.gz"])
 def test_a_file_whose_name_does_not_say_its_form_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"name a file that ends in \.parquet, \.csv, \.json"):

@@ -63,8 +63,8 @@ def test_a_servers_name_is_one_of_the_fleet() -> None:
         ("", "must name the columns: at,what,servers"),
         ("at,servers\n", "must name the columns"),
         ("at,what,who\n", "must name the columns"),
-        ("at,what\n2026-05-01,app 4.2\nyesterday,app\n", "line 3: expected a time"),
-        ("at,what\n2026-05-01\n", "line 2: expected a time"),
+        ("at,what\n2026-05-01,app 4.2\nyesterday,app\n", "line 3: at yesterday: write a moment such as"),
+        ("at,what\n2026-05-01\n", "line 2: name a moment, and what was changed"),
         ("at,what\n2026-05-01, \n", "say what was changed"),
     ],
 )
