@@ -730,6 +730,38 @@ class TestRescore:
         assert found.forward.slices["group_web"] == {"a"}
         assert found.forward.slices["seen_servers"] == {"a", "b"}
 
+    def test_what_was_made_is_known_from_every_commit_but_the_challengers(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its dvc.lock may say anything of what the base's code makes of new data."""
+        base, head, anchor = self.commit(0.1), self.commit(0.3), self.commit(0.2)
+        asked: list[set[str]] = []
+        recorded = stage_runs.recorded
+        monkeypatch.setattr(
+            stage_runs, "recorded", lambda *known: asked.append({one.name for one in known}) or recorded(*known)
+        )
+        for anchors, known in ((None, {base.name}), (anchor, {base.name, anchor.name})):
+            asked.clear()
+            rescore(base, head, anchors)
+            assert asked[0] == known
+
+    def test_rows_whose_crash_may_have_been_prevented_are_told_apart(self, project: Path) -> None:
+        prevented = pl.col("timestamp").is_in([at(9), at(17)]) & (pl.col("server_id") == "b")
+        table = self.DATA.with_columns(
+            label=pl.when(~prevented).then("label"),
+            reason=pl.when(prevented).then(pl.lit(tables.MITIGATED)),
+            observed=True,
+        )
+        made = run_of(self.RULE, table, features_of(table), 0.1)
+        base, head = (
+            commit({JANUARY: telemetry(1, range(1, 21))}, incidents=self.CRASH, made=made,
+                   figures=figures_of(self.RULE, table.drop_nulls("label"), 0.1))
+            for _ in range(2)
+        )  # fmt: skip
+        found = rescore(base, head).forward
+        assert found.mitigated.select(*tables.KEYS).rows() == [(at(17), "b")]
+        assert found.wanted == 11
+
     def test_rows_without_features_of_a_model_are_left_out_and_counted(self, project: Path) -> None:
         fewer = features_of(self.DATA).filter(pl.col("timestamp") != at(17))
         found = rescore(self.commit(0.1), self.commit(0.3, features=fewer))
