@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -30,6 +31,16 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     program = f"import sys, crashcast.cli; print({HEAVY!r} & sys.modules.keys() or 'light')"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout == "light\n"
+
+
+def test_an_environment_that_is_broken_is_no_verdict(tmp_path: Path) -> None:
+    """Python ends with 1 if an import fails, which CI would read as REJECT."""
+    (tmp_path / "typer.py").write_text("raise ImportError('libfoo.so.1: cannot open shared object file')")
+    variables = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run([sys.executable, "-m", "crashcast", "review"], env=variables, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "libfoo.so.1" in done.stderr
+    assert done.stderr.endswith("a package is missing or broken; install them again: make env\n")
 
 
 def test_a_folder_below_the_root_is_not_taken_for_a_project_that_lacks_everything(
