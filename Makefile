@@ -88,7 +88,8 @@ reproduce: env  ## rebuild a commit from its raw data, and compare every hash wi
 	@$(S3) --elsewhere=run -- crashcast reproduce $(or $(REV),HEAD) $(ARGS)
 
 review: env  ## compare HEAD's model with that of the main branch; ARGS="--base REV" names another
-	@$(S3) --elsewhere=run -- crashcast review $(ARGS)
+	@# REJECT (1) and INCONCLUSIVE (3) are answers, and no error of make's
+	@$(S3) --elsewhere=run -- crashcast review $(ARGS) || case $$? in 1|3) ;; *) exit 2;; esac
 
 accept: env  ## register HEAD's model as a version, if the review accepts it; on main, after the merge
 	@$(S3) --elsewhere=run -- crashcast accept $(ARGS)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.params.acceptance import Acceptance
+from crashcast.review.rescoring import ScoredRows
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 START = datetime(2025, 3, 3)
@@ -98,7 +98,7 @@ def fleet(
             "challenger": challenger.ravel(),
         }
     )
-    return SimpleNamespace(
+    return ScoredRows(
         rows=rows,
         crashes=pl.DataFrame({"server_id": names[crashed], "started_at": moments(at)}),
         period=(START, START + days * DAY),
@@ -109,4 +109,4 @@ def fleet(
 
 
 def altered(rescored, **columns):
-    return SimpleNamespace(**{**vars(rescored), "rows": rescored.rows.with_columns(**columns)})
+    return ScoredRows(**{**vars(rescored), "rows": rescored.rows.with_columns(**columns)})

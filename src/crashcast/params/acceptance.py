@@ -40,6 +40,7 @@ class Acceptance(Section):
     block: PositiveDuration
     replicates: Annotated[int, Field(ge=100)]
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    windows: Annotated[int, Field(ge=1, le=12)] = 1  # above 1 recipes are judged; older commits do not say
     min_groups: Annotated[int, Field(ge=2)]
     min_servers: Annotated[int, Field(ge=2)]
     max_denominator_loss: Annotated[float, Field(ge=0, lt=1)]

@@ -27,18 +27,20 @@ def _scores(scored: ScoredRows, model: str) -> pl.DataFrame:
 
 
 def false_alarms(scored: ScoredRows, model: str) -> int:
-    """Count false alarms at the model's stored threshold."""
-    threshold = scored.thresholds[model]
-    high = _scores(scored, model).filter(pl.col("score") >= threshold)
-    return len(_false(alarms.open_alarms(high, threshold, scored.window), scored))
+    """Count false alarms at the model's stored threshold; of windows, at each one's."""
+    return sum(len(_false(_opened(one, model), one)) for one in scored.by_model)
 
 
 def mitigated_alarms(scored: ScoredRows, model: str) -> int:
     """Count the alarms at the model's stored threshold of which nobody knows the outcome because somebody acted."""
+    found = (alarms.judge_alarms(_opened(one, model), one.crashes, one.window) for one in scored.by_model)
+    return sum(alarms.on_mitigated(judged, one.mitigated) for judged, one in zip(found, scored.by_model, strict=True))
+
+
+def _opened(scored: ScoredRows, model: str) -> pl.DataFrame:
     threshold = scored.thresholds[model]
-    opened = alarms.open_alarms(_scores(scored, model), threshold, scored.window)
-    judged = alarms.judge_alarms(opened, scored.crashes, scored.window)
-    return alarms.on_mitigated(judged, scored.mitigated)
+    high = _scores(scored, model).filter(pl.col("score") >= threshold)
+    return alarms.open_alarms(high, threshold, scored.window)
 
 
 def _false(opened: pl.DataFrame, scored: ScoredRows) -> pl.DataFrame:

@@ -71,6 +71,7 @@ class Entry:
     challenger: Name
     policy: str | None = None
     verdict: Verdict | None = None
+    windows: list[str] | None = None  # their test periods, if recipes were judged
 
 
 Ledger = dict[Name, list[Entry]]  # rows: looks, in their order
@@ -86,7 +87,9 @@ def identity(model: str, data: Mapping[str, str], params: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def look(rows: str, challenger: str, policy: str | None = None, reserve: bool = True) -> Look:
+def look(
+    rows: str, challenger: str, policy: str | None = None, reserve: bool = True, windows: list[str] | None = None
+) -> Look:
     """Take the next number on these rows, or find the one that this challenger has: before it is judged.
 
     Parameters
@@ -99,18 +102,20 @@ def look(rows: str, challenger: str, policy: str | None = None, reserve: bool = 
         Hash of the policy it is judged by; for whoever reads the ledger.
     reserve : bool
         False only reads: for who may not push, as in a fork. Another challenger may then get the same number.
+    windows : list of str, optional
+        The test period of each window, if recipes are judged.
 
     Raises
     ------
     UserError
         If the remote's ledger cannot be read, is corrupt, or takes no push.
     """
-    remote = git.shared_remote()
+    remote, entry = git.shared_remote(), Entry(challenger, policy, windows=windows or None)
     if reserve:
-        looks = _change(remote, rows, lambda looks: _with(looks, Entry(challenger, policy)))
+        looks = _change(remote, rows, lambda looks: _with(looks, entry))
         note = None if remote else f"No git remote: the ledger of looks ({REF}) is kept in this clone alone."
     else:
-        looks = _with(_current(remote)[0].get(rows, []), Entry(challenger, policy))
+        looks = _with(_current(remote)[0].get(rows, []), entry)
         note = "This look was not written down: another challenger may be judged under the same number."
     number = 1 + _index(looks, challenger)
     previous = tuple(entry.verdict or NO_VERDICT for entry in looks[: number - 1])
@@ -218,7 +223,11 @@ def _read(commit: str) -> Ledger:
 
 
 def _commit(ledger: Ledger, parents: list[str]) -> str:
-    text = canonical.json_text(_FORMAT.dump_python(ledger)) + "\n"
+    written = _FORMAT.dump_python(ledger)
+    for entry in (entry for looks in written.values() for entry in looks):
+        if entry["windows"] is None:
+            del entry["windows"]  # an older version reads no key that it does not know
+    text = canonical.json_text(written) + "\n"
     blob = git.run("hash-object", "-w", "--stdin", given=text).text
     tree = git.run("mktree", given=f"100644 blob {blob}\t{FILE}\n").text
     # the same change of the same ledger is the same commit, and needs no settings of the user's

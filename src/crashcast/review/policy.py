@@ -20,7 +20,9 @@ from crashcast.review.report.schema import Form, Outcome, Verdict
 
 POWER = 0.8
 MIN_BLOCKS = 8
-JUDGED_ROWS = ("own", "later", "own and later")  # the base's own test rows, or later than all that it has seen
+# the base's own test rows, or later than all that it has seen; or windows, whose models have seen nothing of them
+JUDGED_ROWS = ("own", "later", "own and later", "windows")
+MODELS = "the models themselves, on the test part"
 
 
 class Both(NamedTuple):
@@ -39,7 +41,12 @@ class Facts:
     look : int
         1-based attempt number of this challenger on these test rows.
     rows_kind : str
-        "own": the base's own test rows; "later": later than all rows that the base used; "own and later"; "other".
+        "own": the base's own test rows; "later": later than all rows that the base used; "own and later"; "other";
+        "windows": recipes are judged.
+    n_windows : int
+        Above 1 if recipes are judged.
+    models : Comparison or None
+        Of the models themselves, if recipes are judged: what would be registered can only be vetoed by it.
     is_stale : bool
         Whether the champion's data is so old that a model that is as good may replace it.
     has_anchor : bool
@@ -60,6 +67,8 @@ class Facts:
 
     look: int
     rows_kind: str
+    n_windows: int = 1
+    models: Comparison | None = None
     is_stale: bool = False
     has_anchor: bool = False
     no_anchor: str | None = None
@@ -245,6 +254,8 @@ def decide(comparisons: Mapping[str, Comparison], acceptance: Acceptance, facts:
             renewed = [reason._replace(outcome="shown") for reason in renewed]
     else:
         renewed = []
+    if facts.models:
+        checks += _of_models(facts.models, acceptance, facts)
     checks += _limits(acceptance, facts)
     worst = _worst([*outcomes, *(reason.outcome for reason in checks)])
     verdict: Verdict = {"fail": "REJECT", "open": "INCONCLUSIVE", "pass": "ACCEPT"}[worst]  # type: ignore[assignment]
@@ -341,6 +352,17 @@ def _vetoes(found: Comparison, acceptance: Acceptance, facts: Facts, under: str)
             outcome = "shown"
         reasons.append(Reason("slice", outcome, Loss(part.difference, margin, name, part.crashes), under))
     return reasons
+
+
+def _of_models(found: Comparison, acceptance: Acceptance, facts: Facts) -> list[Reason]:
+    """Return what the models themselves can be vetoed by if recipes are judged; they need not show a gain."""
+    spending = _spending(found, acceptance, MODELS)
+    if facts.is_first:
+        return [spending]
+    primary = found.differences["pr_auc"]
+    outcome: Outcome = "fail" if is_vetoed(primary, acceptance.margin) else "pass"
+    ranking = Reason("guardrail", outcome, Loss(primary, acceptance.margin), MODELS)
+    return [ranking, *_vetoes(found, acceptance, facts, MODELS), spending]
 
 
 def _spending(found: Comparison, acceptance: Acceptance, under: str = "") -> Reason:

@@ -4,6 +4,10 @@ Two models' own figures cannot be compared: they come from other rows, other lab
 challenger's test period, without the rows that either was trained on and the embargo around them. The data has the
 base's history, cleaning, coverage and labels are the base's, and each model's features are those that its own commit
 computes from that data.
+
+With `acceptance.windows` above 1, recipes are judged instead of models: the `train` of each commit runs again before
+every test window (windows.py), and the rows of all windows are pooled. The models themselves are scored, too, and can
+still be vetoed.
 """
 
 from __future__ import annotations
@@ -13,17 +17,18 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from crashcast import files, tables
+from crashcast import canonical, files, tables
 from crashcast.errors import UserError
 from crashcast.history.byte_comparison import TOLERANCE, is_close
 from crashcast.modeling import model, row_metrics, split_rule
@@ -33,12 +38,13 @@ from crashcast.modeling.slices import names
 from crashcast.params.alarms import Alarms
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.telemetry import Telemetry
-from crashcast.review import look_ahead, retraining, scoring, stage_runs
+from crashcast.review import look_ahead, retraining, scoring, stage_runs, windows
 from crashcast.review.data_changes import History, partition_of
 from crashcast.review.test_set import (
     CONSENSUS,
     FEATURES,
     LABELS,
+    OTHER,
     OWN,
     SPLIT,
     GroundTruth,
@@ -57,6 +63,7 @@ from crashcast.versioning.revision import COVERAGE, EVALUATION, INCIDENTS, MODEL
 
 CHAMPION, CHALLENGER, ANCHOR = "champion", "challenger", "anchor"
 THE_BASES = "the base's rules"
+WINDOWS = "windows"
 DUMMY = "dummy"
 CUTS = 3  # moments at which other code scores again, each in a process of its own
 
@@ -88,6 +95,11 @@ class ScoredRows:
         Of scoring 1,000 rows.
     mitigated : DataFrame
         See `split_rule.mitigated_rows`: those among the rows.
+    windows : tuple of ScoredRows
+        What these rows pool, the oldest first: each window has models and thresholds of its own. Empty if they pool
+        nothing; then there is one model of each name.
+    rule : dict
+        The split whose test part the rows are.
     """
 
     rows: pl.DataFrame
@@ -101,6 +113,34 @@ class ScoredRows:
     unscored: int = 0
     latency_ms: dict[str, float] = field(default_factory=dict)
     mitigated: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=split_rule.KEYS_AND_LABEL))
+    windows: tuple[ScoredRows, ...] = ()
+    rule: Rule = field(default_factory=dict)
+
+    @classmethod
+    def pooled(cls, found: Sequence[ScoredRows], slices: dict[str, frozenset[str]]) -> Self:
+        """Return the rows of several windows together; what there is one of is the newest window's."""
+        oldest, newest, excluded = found[0], found[-1], Counter[str]()
+        for one in found:
+            excluded.update(one.excluded)
+        return cls(
+            rows=pl.concat([one.rows for one in found], rechunk=True),
+            crashes=newest.crashes,
+            period=(oldest.period[0], newest.period[1]),
+            window=newest.window,
+            thresholds=newest.thresholds,
+            slices=slices,
+            excluded=dict(excluded),
+            wanted=sum(one.wanted for one in found),
+            unscored=sum(one.unscored for one in found),
+            latency_ms=newest.latency_ms,
+            mitigated=pl.concat([one.mitigated for one in found]),
+            windows=tuple(found),
+        )
+
+    @property
+    def by_model(self) -> tuple[ScoredRows, ...]:
+        """The rows, apart for each set of models that scored them."""
+        return self.windows or (self,)
 
 
 @dataclass(frozen=True)
@@ -114,8 +154,11 @@ class Rescoring:
         differ, named by what differs. Of a first model: the same rows beside each baseline in the champion's place.
     reverse : ScoredRows or str
         On what remains of the champion's test period, or why that says nothing.
-    kind : {"own", "later", "own and later", "other"}
-        Whether the rows are the base's own test rows, or later than those.
+    models : ScoredRows or None
+        If recipes are judged: the models of both commits on the challenger's test part, by the base's rules. Of a first
+        model: beside the first baseline.
+    kind : {"own", "later", "own and later", "other", "windows"}
+        Whether the test part is the base's own, or later than that; if so and recipes are judged, "windows".
     expected, found : dict of str to float
         `crashes` and `server_days`: what the test period holds by the base's rules, and what the challenger's commit
         evaluated itself on. `scored_rows`: the rows to score, and those to which the challenger gives a score.
@@ -134,6 +177,7 @@ class Rescoring:
 
     by_definition: dict[str, ScoredRows]
     reverse: ScoredRows | str
+    models: ScoredRows | None
     kind: str
     expected: dict[str, float]
     found: dict[str, float]
@@ -144,12 +188,17 @@ class Rescoring:
     trained_again: str
 
     @property
+    def windows(self) -> list[str]:
+        """The test period of each window, if recipes are judged."""
+        return [windows.name(one.rule) for one in self.forward.windows]
+
+    @property
     def forward(self) -> ScoredRows:
         """By the base's rules; of a first model, beside the first baseline."""
         return next(iter(self.by_definition.values()))
 
 
-def rescore(base: Revision | None, head: Revision, anchor: Revision | None = None) -> Rescoring:
+def rescore(base: Revision | None, head: Revision, anchor: Revision | None = None, n_windows: int = 1) -> Rescoring:
     """Score the models of two commits, and of a third, on the same rows.
 
     Parameters
@@ -157,6 +206,9 @@ def rescore(base: Revision | None, head: Revision, anchor: Revision | None = Non
     base, head, anchor : Revision
         Whose models are champion and challenger, and the last one that was accepted as an improvement. Each has passed
         `revision.check`. Without a champion, baselines take its place.
+    n_windows : int
+        Above 1, recipes are judged on so many test windows. If both commits have the same recipe, and so differ in
+        their data alone, windows would show nothing: then the models are judged all the same.
 
     Raises
     ------
@@ -165,7 +217,10 @@ def rescore(base: Revision | None, head: Revision, anchor: Revision | None = Non
         its features from the data that both are compared on.
     """
     if base is None:
-        return _beside_baselines(head)
+        return _beside_baselines(head, n_windows)
+    if n_windows > 1 and stage_runs.recipe(base, MODELS) == stage_runs.recipe(head, MODELS):
+        print("review: both commits have the same recipe: their models are judged, on the test part", file=sys.stderr)
+        n_windows = 1
     revisions = {CHAMPION: base, CHALLENGER: head} | ({ANCHOR: anchor} if anchor and anchor != base else {})
     rules = {name: read_rule(revision) for name, revision in revisions.items()}
     # not the challenger's: its dvc.lock may say anything of what the base's code makes of new data
@@ -186,16 +241,28 @@ def rescore(base: Revision | None, head: Revision, anchor: Revision | None = Non
         name: ScoredModel(revision, made_from(revision, FEATURES)[FEATURES], rules[name])
         for name, revision in revisions.items()
     }
+    split = split_rule.read_rule(cache.locate(made[SPLIT], SPLIT))
+    its_windows = _windows_of(split, truth, n_windows)
     forward = _score_rows(truth, rules[CHALLENGER], models)
     if isinstance(forward, str):
         raise UserError(f"there is nothing to judge the challenger on: {forward}")
+    period = min(forward.period[0], split_rule.period(windows.pooled(its_windows), "test")[0]), forward.period[1]
     for name, revision in ((CHALLENGER, head), (CHAMPION, base)):
-        look_ahead.check(revision, models[name].features, raw_of(revision), forward.period, name == CHAMPION)
-    trained_again = _train_again(models[CHALLENGER], truth, _trusted_inputs(head, models[CHALLENGER], truth, history))
+        look_ahead.check(revision, models[name].features, raw_of(revision), period, name == CHAMPION)
+    trusted = _trusted_inputs(head, models[CHALLENGER], truth, history)
+    trained_again = _train_again(models[CHALLENGER], truth, trusted)
+    recipes: list[dict[str, ScoredModel]] = []
+    if n_windows > 1:
+        inputs = {
+            name: {**raw_of(revision), **made_from(revision, FEATURES, LABELS, *({CONSENSUS} & revision.outs.keys()))}
+            for name, revision in revisions.items()
+            if name != CHALLENGER
+        }
+        recipes = _train_before(its_windows, models, {**inputs, CHALLENGER: trusted})
     reverse = _score_rows(truth, rules[CHAMPION], models, unlike=forward, unlike_rule=rules[CHALLENGER])
 
     own = GroundTruth.of(head)
-    by_definition, under_own = {THE_BASES: forward}, forward
+    by_definition, under_own = {THE_BASES: _on_windows(truth, models, recipes) or forward}, forward
     if name := _what_differs(history, truth, own):
         raw = head.raw if history.is_corrected else history.base
         theirs = {
@@ -210,17 +277,21 @@ def rescore(base: Revision | None, head: Revision, anchor: Revision | None = Non
         found = _score_rows(own, rules[CHALLENGER], theirs)
         if isinstance(found, str):
             raise UserError(f"there is nothing to judge the challenger on under {name}: {found}")
-        by_definition[name] = under_own = found
+        by_definition[name] = _on_windows(own, theirs, recipes) or found
+        under_own = found
     _confirm(head, under_own)
 
-    expected = PartSize.of(truth, split_rule.read_rule(cache.locate(made[SPLIT], SPLIT)))
-    evaluated = PartSize.of(own, rules[CHALLENGER])
+    judged, kind = by_definition[THE_BASES], kind_of(forward.rows, rules[CHAMPION])
+    judged_part = windows.pooled(its_windows)
+    expected = PartSize.of(truth, judged_part)
+    evaluated = PartSize.of(own, judged_part if recipes else rules[CHALLENGER])
     return Rescoring(
         by_definition=by_definition,
-        reverse=reverse,
-        kind=kind_of(forward.rows, rules[CHAMPION]),
-        expected=_denominators(expected, forward.wanted),
-        found=_denominators(evaluated, forward.wanted - forward.unscored),
+        reverse="recipes were judged, on windows" if recipes else reverse,
+        models=forward if recipes else None,
+        kind=WINDOWS if recipes and kind != OTHER else kind,
+        expected=_denominators(expected, judged.wanted),
+        found=_denominators(evaluated, judged.wanted - judged.unscored),
         ends={name: split_rule.period(rule, "train")[1] for name, rule in rules.items()},
         size_bytes={name: _model_size(revision) for name, revision in revisions.items()},
         history=history,
@@ -243,7 +314,59 @@ def _denominators(size: PartSize, scored_rows: int) -> dict[str, float]:
     return {"crashes": size.crashes, "server_days": size.server_days, "scored_rows": scored_rows}
 
 
-def _beside_baselines(head: Revision) -> Rescoring:
+def _windows_of(rule: Rule, truth: GroundTruth, n_windows: int) -> list[Rule]:
+    """Return the split of each window, the oldest first, once each has something to learn from."""
+    found = windows.rules(rule, n_windows)
+    if n_windows > 1:
+        with cache.temporary() as place:
+            whole = split_rule.period(rule, "train")[0], split_rule.period(rule, "test")[1]
+            windows.check(found, truth.labels_of(whole, place / "labels"))
+    return found
+
+
+def _train_before(
+    its_windows: Sequence[Rule], models: Mapping[str, ScoredModel], inputs: Mapping[str, Mapping[str, str]]
+) -> list[dict[str, ScoredModel]]:
+    """Run the `train` of each model's commit before every window, on data until then, and return its models."""
+    found = []
+    for number, rule in enumerate(its_windows, 1):
+        start, end = split_rule.period(rule, "test")
+        print(f"review: window {number} of {len(its_windows)}: {start:%Y-%m-%d} to {end:%Y-%m-%d}", file=sys.stderr)
+        with cache.temporary() as place:
+            canonical.write_json(place / "split.json", rule)
+            split = cache.hold(place / "split.json")
+        found.append(
+            {
+                name: replace(
+                    one, rule=rule, model=retraining.train(one.revision, rule, {**inputs[name], SPLIT: split})
+                )
+                for name, one in models.items()
+            }
+        )
+    return found
+
+
+def _on_windows(
+    truth: GroundTruth, models: Mapping[str, ScoredModel], recipes: Sequence[Mapping[str, ScoredModel]]
+) -> ScoredRows | None:
+    """Score each window by the models that were trained before it; None if no recipe is judged.
+
+    `models` say which features each of them scores.
+    """
+    found = []
+    for of_window in recipes:
+        trained = {name: replace(one, features=models[name].features) for name, one in of_window.items()}
+        scored = _score_rows(truth, trained[CHALLENGER].rule, trained)
+        if isinstance(scored, str):
+            raise UserError(f"there is nothing to judge on window {windows.name(trained[CHALLENGER].rule)}: {scored}")
+        found.append(scored)
+    if not found:
+        return None
+    servers = frozenset().union(*(names(one.rows) for one in found))
+    return ScoredRows.pooled(found, models[CHALLENGER].slices(servers, truth.coverage))
+
+
+def _beside_baselines(head: Revision, n_windows: int) -> Rescoring:
     """Score a model that has no champion, with each baseline in the champion's place, on its own test part.
 
     The baselines are a constant, and the rules that anybody would try; the best single feature, which the evaluation
@@ -251,19 +374,54 @@ def _beside_baselines(head: Revision) -> Rescoring:
     thresholds spend the alarm budget on validation.
     """
     rule, truth = read_rule(head), GroundTruth.of(head)
-    scored = _score_rows(truth, rule, {CHALLENGER: ScoredModel(head, head.outs[FEATURES], rule)})
+    its_windows, own = _windows_of(rule, truth, n_windows), ScoredModel(head, head.outs[FEATURES], rule)
+    scored = _score_rows(truth, rule, {CHALLENGER: own})
     if isinstance(scored, str):
         raise UserError(f"there is nothing to judge the first model on: {scored}")
     _confirm(head, scored)
-    look_ahead.check(head, head.outs[FEATURES], head.raw, scored.period)
-    trained_again = _train_again(ScoredModel(head, head.outs[FEATURES], rule), truth)
+    whole = windows.pooled(its_windows)
+    period = min(scored.period[0], split_rule.period(whole, "test")[0]), scored.period[1]
+    look_ahead.check(head, head.outs[FEATURES], head.raw, period)
+    trained_again = _train_again(own, truth)
+    by_baseline, models, judged = _beside(scored, truth, own), None, scored
+    if n_windows > 1:
+        models = next(iter(by_baseline.values()))
+        recipes = _train_before(its_windows, {CHALLENGER: own}, {CHALLENGER: {}})
+        pooled = _on_windows(truth, {CHALLENGER: own}, recipes)
+        assert pooled
+        judged = pooled
+        found = [
+            _beside(one, truth, of_window[CHALLENGER]) for one, of_window in zip(judged.windows, recipes, strict=True)
+        ]
+        by_baseline = {
+            name: ScoredRows.pooled([of_window[name] for of_window in found], judged.slices) for name in by_baseline
+        }
+    size = PartSize.of(truth, whole)
+    return Rescoring(
+        by_definition=by_baseline,
+        reverse="there is no champion",
+        models=models,
+        kind=OWN if models is None else WINDOWS,
+        expected=_denominators(size, judged.wanted),
+        found=_denominators(size, judged.wanted - judged.unscored),
+        ends={CHALLENGER: split_rule.period(rule, "train")[1]},
+        size_bytes={CHALLENGER: _model_size(head)},
+        history=History(dict(head.raw), dict(head.raw)),
+        rows_hash=size.rows_hash,
+        trained_again=trained_again,
+    )
+
+
+def _beside(scored: ScoredRows, truth: GroundTruth, model: ScoredModel) -> dict[str, ScoredRows]:
+    """Return the rows beside each baseline in the champion's place."""
+    head, rule = model.revision, model.rule
     rules, seed = one_rules(committed_model.describe(head)["features"]), head.section(Evaluate).seed
     rows: dict[str, pl.DataFrame] = {}
     with cache.temporary() as place:
         for part in ("validation", "test"):
             period = split_rule.period(rule, part)
             labels = truth.labels_of(period, place / part / "labels")
-            table = lay_out(head.outs[FEATURES], period, place / part / "features", f"{FEATURES} of {head.name}")
+            table = lay_out(model.features, period, place / part / "features", f"{FEATURES} of {head.name}")
             pieces = split_rule.read_part(table, labels, rule, part, list(rules))
             rows[part] = pl.concat(with_baselines(piece, rules, seed) for _, piece in pieces)
     crashes = split_rule.crashes_of_part(truth.crashes(), rule, "validation")
@@ -279,19 +437,7 @@ def _beside_baselines(head: Revision) -> Rescoring:
             rows=scored.rows.join(champion, on=list(tables.KEYS), how="left", maintain_order="left"),
             thresholds={CHAMPION: threshold, **scored.thresholds},
         )
-    whole = PartSize.of(truth, rule)
-    return Rescoring(
-        by_definition=by_baseline,
-        reverse="there is no champion",
-        kind=OWN,
-        expected=_denominators(whole, scored.wanted),
-        found=_denominators(whole, scored.wanted - scored.unscored),
-        ends={CHALLENGER: split_rule.period(rule, "train")[1]},
-        size_bytes={CHALLENGER: _model_size(head)},
-        history=History(dict(head.raw), dict(head.raw)),
-        rows_hash=whole.rows_hash,
-        trained_again=trained_again,
-    )
+    return by_baseline
 
 
 def _score_rows(
@@ -343,6 +489,7 @@ def _score_rows(
         unscored=unscored,
         latency_ms=latency_ms,
         mitigated=mitigated,
+        rule=rule,
     )
 
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,7 @@ def run(base: str, head: str, folder: Path) -> None:
     UserError
         As `review` does.
     """
+    from crashcast.params.acceptance import Acceptance
     from crashcast.review.rescoring import rescore
     from crashcast.versioning import answers, sandbox
 
@@ -88,7 +89,8 @@ def run(base: str, head: str, folder: Path) -> None:
             print(f"review: {error}", file=sys.stderr)
             return
         anchor, _ = _find_anchor(champion, asks_remote=False) if champion else (None, None)
-        rescore(champion, challenger, anchor)
+        acceptance = (champion or challenger).section(Acceptance)
+        rescore(champion, challenger, anchor, acceptance.windows)
 
 
 @dataclass(frozen=True)
@@ -167,15 +169,16 @@ def review(
 
     key = _key(record, no_anchor, way)
     found = _recall(key)
-    rescoring = None if found else rescore(champion, challenger, anchor)
+    rescoring = None if found else rescore(champion, challenger, anchor, acceptance.windows)
     # the number is taken once the rows are scored, and before anybody sees how the models compare
     rows_hash = rescoring.rows_hash if rescoring else found["rows_hash"]
     identity = ledger.identity(own["model"], own["data"], own["params"])
-    look = ledger.look(rows_hash, identity, sha256_of_json(record["policy"]), reserve)
+    its_windows = rescoring.windows if rescoring else found["windows"]
+    look = ledger.look(rows_hash, identity, sha256_of_json(record["policy"]), reserve, its_windows)
     if look.note:
         print(f"review: {look.note}", file=sys.stderr)
     if found and found["look"] != look.number:  # it was decided under another number
-        rescoring = rescore(champion, challenger, anchor)
+        rescoring = rescore(champion, challenger, anchor, acceptance.windows)
     if rescoring:
         facts = _facts(rescoring, look, acceptance, incumbent, challenger, no_anchor, record["policy_changes"])
         found = _keep(key, _decided(rescoring, acceptance, facts, _budget(incumbent), way))
@@ -293,7 +296,7 @@ def _facts(
     from crashcast.review.rescoring import ANCHOR, CHALLENGER, CHAMPION
 
     if CHAMPION not in rescoring.ends:
-        return Facts(look.number, rescoring.kind, is_first=True)
+        return Facts(look.number, rescoring.kind, n_windows=len(rescoring.forward.by_model), is_first=True)
 
     def both(values: dict[str, Any], unit: float = 1) -> Both:
         return Both(values[CHAMPION] / unit, values[CHALLENGER] / unit)
@@ -301,10 +304,12 @@ def _facts(
     return Facts(
         look=look.number,
         rows_kind=rescoring.kind,
-        is_stale=rescoring.ends[CHALLENGER] - rescoring.ends[CHAMPION] > acceptance.stale_after,
+        n_windows=len(rescoring.forward.by_model),
+        is_stale=not rescoring.forward.windows
+        and rescoring.ends[CHALLENGER] - rescoring.ends[CHAMPION] > acceptance.stale_after,
         has_anchor=ANCHOR in rescoring.ends,
         no_anchor=no_anchor,
-        latency=both(rescoring.forward.latency_ms),
+        latency=both((rescoring.models or rescoring.forward).latency_ms),
         size=both(rescoring.size_bytes, MB),
         denominators={name: Both(rescoring.expected[name], rescoring.found[name]) for name in rescoring.expected},
         budget=Both(_budget(base), _budget(head)),
@@ -319,6 +324,8 @@ def _decided(rescoring: Rescoring, acceptance: Acceptance, facts: Facts, budget:
     from crashcast.review.report import plot_data, reasons
 
     comparisons = {name: compare(rows, acceptance, budget) for name, rows in rescoring.by_definition.items()}
+    if rescoring.models:
+        facts = replace(facts, models=compare(rescoring.models, acceptance, budget))
     decision = decide(comparisons, acceptance, facts)
     rows = {
         name: difference_rows(found, acceptance, decision.form, decision.error, facts.is_first)
@@ -331,10 +338,11 @@ def _decided(rescoring: Rescoring, acceptance: Acceptance, facts: Facts, budget:
     return {
         "look": facts.look,
         "rows_hash": rescoring.rows_hash,
+        "windows": rescoring.windows,
         "decided": {
             "verdict": decision.verdict,
             "form": decision.form,
-            "headline": reasons.headline(decision),
+            "headline": reasons.headline(decision, facts.n_windows),
             "reasons": [
                 {"check": reason.check, "outcome": reason.outcome, "text": reasons.in_words(reason)}
                 for reason in decision.reasons
@@ -347,6 +355,7 @@ def _decided(rescoring: Rescoring, acceptance: Acceptance, facts: Facts, budget:
                 "excluded": scored.excluded,
                 **_mitigated(scored),
             },
+            **({"windows": [_window(one) for one in scored.windows]} if scored.windows else {}),
             "differences": rows.pop(shown),
             "definitions": rows,
             "reverse": _reversed(rescoring, acceptance, budget),
@@ -356,6 +365,25 @@ def _decided(rescoring: Rescoring, acceptance: Acceptance, facts: Facts, budget:
         },
         "history": {"counts": rescoring.history.counts, "listed": rescoring.history.listed},
         "plot_data": plot_data.draw(scored),
+    }
+
+
+def _window(scored: ScoredRows) -> dict[str, Any]:
+    """Return a window as the record lists it, with the PR-AUC of each model that was trained before it."""
+    from crashcast.modeling import alarms, row_metrics, split_rule
+
+    known = scored.rows.filter(split_rule.HAS_LABEL)
+    labels = known["label"].to_numpy()
+    is_ranked = 0 < labels.sum() < len(labels)
+    models = ("champion", "challenger")
+    start, end = (moment.isoformat() for moment in split_rule.period(scored.rule, "test"))
+    return {
+        "from": start,
+        "to": end,
+        "trained_to": split_rule.period(scored.rule, "train")[1].isoformat(),
+        "rows": known.height,
+        "crashes": alarms.crashes_of(scored.crashes, scored.period, scored.window.lead).height,
+        **{name: row_metrics.pr_auc(labels, known[name].to_numpy()) if is_ranked else None for name in models},
     }
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -16,6 +16,7 @@ from crashcast.modeling.bootstrap import TwoWayDraws, pr_auc_replicates
 from crashcast.modeling.row_metrics import steps_of
 from crashcast.review import alarm_curve, comparison
 from crashcast.review.alarm_curve import AlarmCurve, between, false_alarms, mitigated_alarms, place_of
+from crashcast.review.rescoring import ScoredRows
 from crashcast.review.standard_error import pr_auc_influence, spread, total_influence
 
 
@@ -186,7 +187,7 @@ def test_points_are_those_of_the_plain_metrics(rescored, found):
 
 def test_a_slice_is_what_its_servers_show_by_themselves(rescored, found):
     inside = pl.col("server_id").cast(pl.String).is_in(sorted(rescored.slices["group_odd"]))
-    alone = SimpleNamespace(
+    alone = ScoredRows(
         **{**vars(rescored), "rows": rescored.rows.filter(inside), "crashes": rescored.crashes.filter(inside)}
     )
     part, whole = found.slices["group_odd"], comparison.compare(alone, POLICY, BUDGET)
@@ -266,8 +267,7 @@ def test_most_thresholds_lie_where_the_budget_is_spent(rescored, monkeypatch, bu
 
 def test_if_all_rows_spend_less_than_the_budget_the_lowest_threshold_is_the_last(rescored):
     curve = AlarmCurve.of(rescored, "champion", alarms.crashes_of(rescored.crashes, rescored.period, WINDOW.lead), 5)
-    lowest = altered(rescored)
-    lowest.thresholds = {"champion": rescored.rows["champion"].min()}
+    lowest = replace(rescored, thresholds={"champion": rescored.rows["champion"].min()})
     false = np.bincount(curve.false["point"], minlength=curve.points)
     assert false[-1] == false_alarms(lowest, "champion") < 5 * 800
 
@@ -371,7 +371,7 @@ def on_call(*hours_of_alarms):
     rows = pl.DataFrame({"timestamp": moments(range(48)), "server_id": "a", "label": 0, "observed": True})
     rows = rows.with_columns(champion=scores)
     crashes = pl.DataFrame({"server_id": ["a"], "started_at": moments([13.5])})
-    return SimpleNamespace(rows=rows, crashes=crashes, window=WINDOW, thresholds={"champion": 0.5})
+    return ScoredRows(rows, crashes, (START, START + 2 * DAY), WINDOW, {"champion": 0.5}, {})
 
 
 @pytest.mark.parametrize(("hours", "false"), [([13], 0), ([8], 0), ([13, 30], 1), ([5, 30], 2), ([14], 1)])
@@ -387,9 +387,18 @@ def test_an_alarm_that_comes_too_late_is_not_false(hours, false):
 def test_mitigated_alarms_are_those_that_open_on_mitigated_rows():
     scored = on_call(2, 20, 30)
     unknown = pl.col("timestamp").is_in(moments([20, 30]).implode())
-    scored.rows = scored.rows.with_columns(label=pl.when(~unknown).then("label"))
-    scored.mitigated = scored.rows.filter(pl.col("timestamp") >= moments([30])[0], unknown)
-    assert mitigated_alarms(scored, "champion") == 1
+    rows = scored.rows.with_columns(label=pl.when(~unknown).then("label"))
+    mitigated = rows.filter(pl.col("timestamp") >= moments([30])[0], unknown)
+    assert mitigated_alarms(replace(scored, rows=rows, mitigated=mitigated), "champion") == 1
+
+
+def test_each_window_counts_the_alarms_of_its_own_models_at_its_own_threshold():
+    """The alarm at 20:00 is false, that at 13:00 is late; the second window's threshold is above every score."""
+    one = on_call(13, 20)
+    unlike = replace(one, thresholds={"champion": 0.95})
+    assert false_alarms(one, "champion") == 1
+    assert false_alarms(ScoredRows.pooled([one, unlike], {}), "champion") == 1
+    assert false_alarms(ScoredRows.pooled([one, one], {}), "champion") == 2
 
 
 def test_replicates_move_as_the_influences_say(rescored):
@@ -426,7 +435,7 @@ def test_to_swap_the_models_turns_every_difference_around(rescored, found):
 def test_the_order_of_rows_and_repeated_calls_change_nothing(rescored, found):
     again = comparison.compare(rescored, POLICY, BUDGET)
     shuffled = comparison.compare(
-        SimpleNamespace(**{**vars(rescored), "rows": rescored.rows.sample(fraction=1, shuffle=True, seed=3)}),
+        ScoredRows(**{**vars(rescored), "rows": rescored.rows.sample(fraction=1, shuffle=True, seed=3)}),
         POLICY,
         BUDGET,
     )
@@ -446,7 +455,7 @@ def test_an_anchor_is_compared_too(rescored, found):
 @pytest.mark.parametrize(("champion", "challenger"), [(0.3, 0.4), (2.0, 0.0)])
 def test_false_alarms_are_counted_at_the_stored_thresholds(rescored, champion, challenger):
     thresholds = {"champion": champion, "challenger": challenger}
-    stored = SimpleNamespace(**{**vars(rescored), "thresholds": thresholds})
+    stored = ScoredRows(**{**vars(rescored), "thresholds": thresholds})
     for model, times in comparison.compare(stored, POLICY, BUDGET).false_alarms_over_budget.items():
         rows = rescored.rows.select("timestamp", "server_id", "label", "observed", score=model)
         judged = alarms.judge(rows, rescored.crashes, thresholds[model], WINDOW, rescored.period).metrics
@@ -480,11 +489,11 @@ def test_counts(rescored, found):
 def test_a_block_counts_if_any_server_has_a_row_in_it(rescored, who, blocks):
     first = pl.col("timestamp") < moments([8])[0]
     rows = rescored.rows.filter(~(first & pl.col("server_id").cast(pl.String).str.starts_with(who)))
-    assert comparison.compare(SimpleNamespace(**{**vars(rescored), "rows": rows}), POLICY, BUDGET).blocks == blocks
+    assert comparison.compare(ScoredRows(**{**vars(rescored), "rows": rows}), POLICY, BUDGET).blocks == blocks
 
 
 def test_where_no_crash_belongs_to_the_period_there_is_no_recall(rescored):
-    nothing = SimpleNamespace(**{**vars(rescored), "crashes": rescored.crashes.clear()})
+    nothing = ScoredRows(**{**vars(rescored), "crashes": rescored.crashes.clear()})
     found = comparison.compare(nothing, POLICY, BUDGET)
     assert (found.crashes, found.groups, found.servers_with_crashes) == (0, 0, 0)
     for name in ("event_recall", "lead_h"):
@@ -494,7 +503,7 @@ def test_where_no_crash_belongs_to_the_period_there_is_no_recall(rescored):
 
 def test_a_crash_before_the_period_makes_the_next_of_its_server_a_repeat(rescored):
     crashes = pl.DataFrame({"server_id": ["s000", "s000", "s001"], "started_at": moments([-240, 120, 120])})
-    found = comparison.compare(SimpleNamespace(**{**vars(rescored), "crashes": crashes}), POLICY, BUDGET)
+    found = comparison.compare(ScoredRows(**{**vars(rescored), "crashes": crashes}), POLICY, BUDGET)
     assert found.crashes == 2
     assert {name: found.slices[name].crashes for name in ("fresh_crashes", "repeated_crashes")} == {
         "fresh_crashes": 1,

@@ -105,6 +105,16 @@ def test_without_a_remote_it_says_that_the_ledger_is_this_clones_alone(alone: Pa
     assert written(alone, shell) == {"rows": [{"challenger": "a", "policy": "strict", "verdict": None}]}
 
 
+def test_windows_are_written_down_with_a_look_at_recipes_and_with_no_other(alone: Path, shell: Shell) -> None:
+    look("rows", "a", windows=[])
+    look("rows", "b", windows=["2026-01-01/2026-01-15", "2026-01-15/2026-01-29"])
+    record("rows", "b", "ACCEPT")
+    one, other = written(alone, shell)["rows"]
+    assert one == {"challenger": "a", "policy": None, "verdict": None}
+    assert other["windows"] == ["2026-01-01/2026-01-15", "2026-01-15/2026-01-29"]
+    assert other["verdict"] == "ACCEPT"
+
+
 def test_it_leaves_branches_index_and_work_tree_alone(clone: Path, shell: Shell) -> None:
     (clone / "file").write_text("mine")
     shell("git add file", cwd=clone)

@@ -214,6 +214,39 @@ def test_rows_that_are_neither_the_bases_own_nor_later_cap_the_verdict():
     assert verdict(evidence(-0.1), replace(FACTS, rows_kind="other")) == "REJECT"
 
 
+ON_WINDOWS = replace(FACTS, rows_kind="windows", n_windows=3)
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [
+        (evidence(0.0, groups=5), "ACCEPT"),  # they need not show a gain, nor have enough groups
+        (evidence(-0.02), "ACCEPT"),  # certainly worse, by less than the margin
+        (evidence(-0.05), "REJECT"),
+        (evidence(-0.05, error=0.05), "ACCEPT"),  # chance explains it
+        (evidence(0.0, event_recall=-0.2), "REJECT"),
+        (evidence(0.0, over=2.1), "REJECT"),
+    ],
+)
+def test_if_recipes_are_judged_the_models_themselves_can_only_veto(models, expected):
+    assert verdict(evidence(0.1), replace(ON_WINDOWS, models=models)) == expected
+    assert verdict(evidence(0.0, 0.01), replace(ON_WINDOWS, models=evidence(0.3))) == "INCONCLUSIVE"
+
+
+def test_too_few_groups_on_all_windows_are_too_few():
+    found = decide({"base": evidence(0.1, groups=39)}, POLICY, replace(ON_WINDOWS, models=evidence(0.1)))
+    assert found.verdict == "INCONCLUSIVE"
+    assert "1 more groups of crashes (39 of 40)" in reasons.headline(found, 3)
+
+
+def test_the_headline_says_that_recipes_were_judged():
+    found = decide({"base": evidence(0.1)}, POLICY, replace(ON_WINDOWS, models=evidence(0.1)))
+    assert reasons.headline(found, 3).startswith("A better recipe than the champion's on 3 windows: PR-AUC 0.400")
+    first = decide({"base": evidence(0.1)}, POLICY, replace(ON_WINDOWS, is_first=True, models=evidence(0.1)))
+    assert reasons.headline(first, 3).startswith("A recipe better than every baseline on 3 windows: ")
+    assert outcomes(first, "guardrail") == ["pass", "pass"]  # what the recipe and the model itself spend
+
+
 @pytest.mark.parametrize(
     ("facts", "check"),
     [

@@ -1024,6 +1024,84 @@ class TestRescore:
         ):
             rescore(None, head)
 
+    # two windows of the rule below: days 9 to 14 and 15 to 20
+    FIRST_RULE, TWO = periods(1, 12, 15, 21), ["2026-01-09T00:00:00/2026-01-15T00:00:00",
+                                               "2026-01-15T00:00:00/2026-01-21T00:00:00"]  # fmt: skip
+
+    @pytest.fixture
+    def trained(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+        """Note what each `train` reads; its model before the first window gives 0.5, before the second its commit's."""
+        asked: list[tuple] = []
+
+        def train(revision: Revision, rule: dict, inputs: dict | None = None) -> str:
+            inputs = inputs or {}
+            read = (
+                split_rule.read_rule(cache.locate(inputs["data/split.json"], "")) if "data/split.json" in inputs else {}
+            )
+            asked.append((revision, rule, read, inputs.get("data/labels"), inputs.get(COVERAGE)))
+            return model_of(0.5) if rule["periods"]["test"]["to"] == naive(15).isoformat() else revision.outs["models"]
+
+        monkeypatch.setattr(retraining, "train", train)
+        # on the 7th, too: the first window's validation part is days 6 to 8
+        monkeypatch.setattr(type(self), "DATA", labels(range(1, 21), positive={4, 7, 12, 18}))
+        return asked
+
+    def test_recipes_are_trained_before_each_window_and_the_rows_pooled(
+        self, project: Path, trained: list[tuple], looked_ahead: list[tuple], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other_train = lambda revision, path: revision.sha if path == "models" else path  # noqa: E731
+        monkeypatch.setattr(stage_runs, "recipe", other_train)
+        base, head = (self.commit(value, rule=self.FIRST_RULE) for value in (0.1, 0.3))
+        found = rescore(base, head, None, 2)
+        assert found.windows == self.TWO
+        assert found.forward.period == (naive(9), naive(21))
+        assert found.forward.rows["timestamp"].unique().to_list() == [at(day) for day in range(9, 21)]
+        assert found.kind == "windows"
+        assert (found.expected["crashes"], found.expected["server_days"]) == (1, 1)  # 24 rows of an hour
+        assert found.expected == found.found
+        by_day = {
+            name: dict(found.forward.rows.select("timestamp", name).unique().iter_rows())
+            for name in ("champion", "challenger")
+        }
+        assert by_day["champion"] == pytest.approx({at(day): 0.5 if day < 15 else 0.1 for day in range(9, 21)})
+        assert by_day["challenger"] == pytest.approx({at(day): 0.5 if day < 15 else 0.3 for day in range(9, 21)})
+        assert [one.thresholds["challenger"] for one in found.forward.windows] == [0.25, 0.15]
+        assert found.models is not None
+        assert found.models.period == (naive(15), naive(21))  # the models themselves, on the test part
+        assert {period for *_, period, _ in looked_ahead} == {(naive(9), naive(21))}
+        (_, again), windows = (trained[0][0], trained[0][2]), trained[1:]
+        assert again == {}  # the challenger's own model, by its own split
+        assert [(one[0], one[1] == one[2]) for one in windows] == [(base, True), (head, True)] * 2
+        first, second = windows[0][1]["periods"], windows[2][1]["periods"]
+        assert second == self.FIRST_RULE["periods"]
+        assert first["train"] == {"from": naive(1).isoformat(), "to": naive(5, 12).isoformat()}
+        assert first["validation"] == {"from": naive(6).isoformat(), "to": naive(8, 12).isoformat()}
+        assert {one[3] for one in windows} == {base.outs["data/labels"]}  # the same rows for both
+        assert {one[4] for one in windows if one[0] == base} == {base.raw[COVERAGE]}
+
+    def test_the_same_recipe_is_judged_by_its_models(self, project: Path, trained: list[tuple]) -> None:
+        found = rescore(self.commit(0.1, rule=self.FIRST_RULE), self.commit(0.3, rule=self.FIRST_RULE), None, 2)
+        assert (found.windows, found.models, found.kind) == ([], None, "own")
+        assert len(trained) == 1
+
+    def test_a_first_recipe_is_beside_each_baseline_on_each_window(self, project: Path, trained: list[tuple]) -> None:
+        evaluate = {"replicates": 100, "confidence": 0.9, "block": "1d", "seed": 1}
+        features = features_of(self.DATA).with_columns(crashes_7d=pl.lit(1, dtype=pl.Float32))
+        made = run_of(self.FIRST_RULE, self.DATA, features, 0.3) | {"models": model_of(0.3, "crashes_7d")}
+        head = commit(
+            {JANUARY: telemetry(1, range(1, 21))}, incidents=self.CRASH, made=made, evaluate=evaluate,
+            figures=figures_of(self.FIRST_RULE, self.DATA, 0.3),
+        )  # fmt: skip
+        found = rescore(None, head, None, 2)
+        assert found.windows == self.TWO
+        assert list(found.by_definition) == ["dummy", "crashes_7d"]
+        for pooled in found.by_definition.values():
+            assert pooled.rows.height == 24
+            assert [one.thresholds.keys() for one in pooled.windows] == [{"champion", "challenger"}] * 2
+        assert found.models is not None
+        assert found.models.rows.height == 12
+        assert found.kind == "windows"
+
     def test_the_anchor_scores_the_same_rows(self, project: Path) -> None:
         base, head = self.commit(0.1), self.commit(0.3)
         found = rescore(base, head, anchor=self.commit(0.2))

@@ -54,7 +54,13 @@ def _in_sight(record: Record) -> Iterator[tuple[str, str]]:
         yield "differences", _differences(record["differences"], record)
     weighty, _ = wording.weighed_reasons(record)
     yield "reasons", _reasons(weighty)
-    about = [wording.on_rows(record), wording.could_show(record), wording.looks(record), wording.how_it_ran(record)]
+    about = [
+        wording.on_rows(record),
+        wording.recipes(record),
+        wording.could_show(record),
+        wording.looks(record),
+        wording.how_it_ran(record),
+    ]
     yield "rows", " ".join(escape(sentence, LONGEST_SENTENCE) for sentence in about if sentence)
     sides = {"challenger": record["challenger"], "champion": record["base"], "anchor": record["anchor"]}
     yield (
@@ -74,6 +80,9 @@ def _folded(record: Record) -> Iterator[tuple[str, str]]:
         (wording.definition(record, name), _differences(differences, record))
         for name, differences in sorted(record["definitions"].items())
     ]
+    if record.get("windows"):
+        windows = _table(wording.windows_head(record), wording.windows_rows(record))
+        tables.append(("Windows: PR-AUC of the models that were trained before each", windows))
     if record["reverse"].get("differences"):
         shown = wording.for_information(record["reverse"]["differences"])
         tables.append(("The other way round: on the champion's test rows", _differences(shown, record)))

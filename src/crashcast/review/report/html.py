@@ -41,7 +41,8 @@ def write(path: Path, record: Record, pictures: dict[str, Any]) -> None:
     pictures : dict
         What is too large for the record. `precision_recall` and `calibration`: by model, the columns of
         `metrics.pr_curve` and `metrics.reliability`; `base_rate`; `thresholds` by model; `crashes`: `server_id`,
-        `started_at`, `caught_by` ("both", "champion", "challenger", "neither"), `lead_h` by model, and for some that
+        `started_at`, `caught_by` ("both", "champion", "challenger", "neither"), `lead_h` by model, `thresholds` by
+        model if its window has its own, and for some that
         only one model caught a `timeline`: `hours` after the crash, negative before it, and each model's score or None.
         `warning_h`, optional: hours before a crash from which, and up to which, an alarm counts as true.
     """
@@ -100,7 +101,7 @@ def _precision_at(curve: dict[str, list[float]], recall: float) -> float | None:
 def _alarmed_early(crash: dict[str, Any], pictures: dict[str, Any]) -> str | None:
     """Name the model that missed a crash because its alarm, still open then, had opened too early to count."""
     missed = {"champion": "challenger", "challenger": "champion"}[crash["caught_by"]]
-    scores, threshold = crash["timeline"], pictures["thresholds"].get(missed)
+    scores, threshold = crash["timeline"], (crash.get("thresholds") or pictures["thresholds"]).get(missed)
     if threshold is None or missed not in scores or "warning_h" not in pictures:
         return None
     start, end = pictures["warning_h"]

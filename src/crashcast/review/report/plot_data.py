@@ -21,24 +21,22 @@ AROUND = timedelta(hours=48)
 DIGITS = 6
 
 
-def draw(scored: ScoredRows, thresholds: Mapping[str, float] | None = None) -> dict[str, Any]:
+def draw(scored: ScoredRows) -> dict[str, Any]:
     """Return curves, crashes and timelines of both models.
 
     Parameters
     ----------
     scored : ScoredRows
         Rows of both kinds.
-    thresholds : mapping of str to float, optional
-        At which each model raises alarms; by default as it was trained.
 
     Returns
     -------
     dict
         `precision_recall` and `calibration` of each model, `base_rate`, `thresholds`, `warning_h` (from how many hours
         before a crash, and until how many, an alarm counts), and `crashes`: by whom each was caught and how early, and
-        for at most 20 that one model caught and the other missed, the scores around it.
+        for at most 20 that one model caught and the other missed, the scores around it. Each has the `thresholds` of
+        the models that could warn of it: every window has models of its own.
     """
-    thresholds = dict(thresholds or scored.thresholds)
     known = scored.rows.filter(HAS_LABEL)
     target = known["label"].to_numpy()
     scores = {name: known[name].to_numpy() for name in MODELS}
@@ -48,23 +46,36 @@ def draw(scored: ScoredRows, thresholds: Mapping[str, float] | None = None) -> d
         "precision_recall": {name: _lists(curve, "recall", "precision") for name, curve in curves.items()},
         "calibration": {name: _lists(found, "mean_score", "crash_rate", "rows") for name, found in bins.items()},
         "base_rate": float(target.mean()),
-        "thresholds": {name: thresholds[name] for name in MODELS},
+        "thresholds": {name: scored.thresholds[name] for name in MODELS},
         "warning_h": [scored.window.duration / HOUR, scored.window.lead / HOUR],
-        "crashes": crashes(scored, thresholds),
+        "crashes": crashes(scored),
     }
 
 
-def crashes(scored: ScoredRows, thresholds: Mapping[str, float]) -> list[dict[str, Any]]:
+def crashes(scored: ScoredRows) -> list[dict[str, Any]]:
     """Return the period's crashes in order of time: who caught each, and how early.
 
     Timelines go first to the crashes that were caught earliest by the one model and missed by the other.
     """
+    rows = [row for one in scored.by_model for row in _judged(one)]
+    alone = [row for row in rows if row["caught_by"] in MODELS]
+    alone.sort(key=lambda row: -row["lead_h"][row["caught_by"]])
+    shown = {(row["server_id"], row["started_at"]) for row in alone[:TIMELINES]}
+    return [
+        {**row, "started_at": row["started_at"].replace(tzinfo=None).isoformat()}
+        | ({"timeline": _timeline(scored, row)} if (row["server_id"], row["started_at"]) in shown else {})
+        for row in rows
+    ]
+
+
+def _judged(scored: ScoredRows) -> list[dict[str, Any]]:
+    """Return the crashes that one set of models could warn of, in order of time."""
     keys = ["server_id", "started_at"]
     found = alarms.crashes_of(scored.crashes, scored.period, scored.window.lead).sort("started_at", "server_id")
     for name in MODELS:
         judged = alarms.judge(
             scored.rows.select("timestamp", "server_id", "label", "observed", score=name), scored.crashes,
-            thresholds[name], scored.window, scored.period,
+            scored.thresholds[name], scored.window, scored.period,
         ).crashes  # fmt: skip
         lead_h = (pl.col("lead_time") / HOUR).round(2).alias(name)
         found = found.join(judged.select(*keys, lead_h), on=keys, how="left", maintain_order="left")
@@ -75,19 +86,15 @@ def crashes(scored: ScoredRows, thresholds: Mapping[str, float]) -> list[dict[st
         .when(caught[CHALLENGER]).then(pl.lit(CHALLENGER))
         .otherwise(pl.lit("neither"))
     )  # fmt: skip
-    rows = found.with_columns(caught_by=by).to_dicts()
-    alone = [row for row in rows if row["caught_by"] in MODELS]
-    alone.sort(key=lambda row: -row[row["caught_by"]])
-    shown = {(row["server_id"], row["started_at"]) for row in alone[:TIMELINES]}
     return [
         {
             "server_id": row["server_id"],
-            "started_at": row["started_at"].replace(tzinfo=None).isoformat(),
+            "started_at": row["started_at"],
             "caught_by": row["caught_by"],
             "lead_h": {name: row[name] for name in MODELS},
+            "thresholds": {name: scored.thresholds[name] for name in MODELS},
         }
-        | ({"timeline": _timeline(scored, row)} if (row["server_id"], row["started_at"]) in shown else {})
-        for row in rows
+        for row in found.with_columns(caught_by=by).to_dicts()
     ]
 
 

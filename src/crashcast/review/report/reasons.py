@@ -16,25 +16,28 @@ ACCEPTED = {
     "renewal": "As good as the stale champion",
     "first": "Better than every baseline",
 }
+OF_RECIPES = {"improvement": "A better recipe than the champion's", "first": "A recipe better than every baseline"}
 RIVALS = {"champion": "the champion", "anchor": "the last model accepted as an improvement"}
 KINDS_OF_ROWS = {
     "own": "the test rows are the base's own",
     "later": "the test rows are later than all that the base has seen",
     "own and later": "the test rows are the base's own and later ones",
+    "windows": "the rows of each window are later than all that its models were trained on",
 }
 OTHER_ROWS = "the test rows are neither the base's own nor all later than its data: nothing can be accepted on them"
 
 
-def headline(decision: Decision) -> str:
-    """Say in a sentence what was decided and the reason that matters most."""
+def headline(decision: Decision, n_windows: int = 1) -> str:
+    """Say in a sentence what was decided and the reason that matters most; with windows, of recipes."""
     deciding = decision.deciding
     if decision.verdict == "INCONCLUSIVE":
         opening = "Not shown either way"
     elif decision.form:
-        opening = ACCEPTED[decision.form]
+        opening = (ACCEPTED | (OF_RECIPES if n_windows > 1 else {}))[decision.form]
     else:
         opening = "Not better enough" if deciding.check == "primary" else f"Vetoed by {deciding.check}"
-    return f"{opening}: {in_words(deciding)}."
+    on = f" on {n_windows} windows" if n_windows > 1 else ""
+    return f"{opening}{on}: {in_words(deciding)}."
 
 
 def in_words(reason: Reason) -> str:

@@ -121,6 +121,21 @@ Rows = TypedDict(
 )
 
 
+# of recipes: the models that were trained before the window, and their PR-AUC on it
+Window = TypedDict(
+    "Window",
+    {
+        "from": str,
+        "to": str,
+        "trained_to": str,
+        "rows": int,
+        "crashes": int,
+        "champion": float | None,
+        "challenger": float | None,
+    },
+)
+
+
 class Detectable(TypedDict):
     """The smallest true gain that this much data shows with a probability of `power`."""
 
@@ -209,6 +224,7 @@ class Record(TypedDict):
     policy_changes: list[NamedChange]
     look: Look | None
     rows: Rows
+    windows: NotRequired[list[Window]]
     differences: list[Difference]
     detectable: Detectable | None
     definitions: dict[str, list[Difference]]

@@ -37,7 +37,8 @@ def show(record: Record, console: Console) -> None:
         say(f"{MARKS[outcome]} {OUTCOMES[outcome]}, {reason['check']}: {wording.sentence(reason['text'])}")
     if passed:
         say(f"{MARKS['pass']} {wording.in_short(passed)}")
-    for sentence in filter(None, (wording.could_show(record), wording.looks(record), wording.how_it_ran(record))):
+    about = wording.recipes(record), wording.could_show(record), wording.looks(record), wording.how_it_ran(record)
+    for sentence in filter(None, about):
         say(sentence)
     console.print()
     say(

@@ -46,6 +46,7 @@ KINDS = {
     "later": "rows later than any the base used",
     "own and later": "the base's own test rows, and later ones",
     "other": "rows that are neither the base's own test rows nor later",
+    "windows": "test windows, each later than all that its models were trained on",
 }
 
 
@@ -92,6 +93,41 @@ def on_rows(record: Record) -> str:
         + (f"{out:,} rows were left out." if out else "No row was left out.")
         + (f" {mitigated}" if mitigated else "")
     )
+
+
+def recipes(record: Record) -> str:
+    """Say that recipes were judged, on which windows, and what the intervals cover; nothing if models were."""
+    windows = record.get("windows")
+    if not windows:
+        return ""
+    both = "the challenger's commit" if is_first(record) else "both commits"
+    period = f"{windows[0]['from'][:10]} to {windows[-1]['to'][:10]}"
+    return (
+        f"Recipes were judged, not models: `train` of {both} ran again before each of {len(windows)} test windows, "
+        f"{period}, and their rows were pooled. What would be registered is the challenger's model, trained on its "
+        "whole train part; on the test part it can only be vetoed. The intervals cover other servers and other times. "
+        "They do not cover other training rows, most of which neighbouring windows share, nor that the authors of a "
+        "recipe could have seen the older windows."
+    )
+
+
+def windows_head(record: Record) -> tuple[str, ...]:
+    """Return the titles of the columns of `windows_rows`."""
+    return ("window", "trained until", "rows", "crashes", rival(record), "challenger")
+
+
+def windows_rows(record: Record) -> list[list[str]]:
+    """Return of each window its period, the end of its train part, its size, and the PR-AUC of its models."""
+    return [
+        [
+            f"{one['from'][:10]} to {one['to'][:10]}",
+            one["trained_to"][:10],
+            f"{one['rows']:,}",
+            f"{one['crashes']:,}",
+            *("none" if area is None else f"{area:.3f}" for area in (one["champion"], one["challenger"])),
+        ]
+        for one in record.get("windows", [])
+    ]
 
 
 def _on_mitigated(record: Record) -> str:

@@ -281,6 +281,35 @@ def test_mitigated_alarms_are_told_beside_the_others_wherever_the_rows_are():
     assert told in comment.as_markdown(acted)
 
 
+def test_recipes_that_were_judged_are_told_of_with_their_windows_everywhere():
+    window = {"rows": 5000, "crashes": 20, "trained_to": "2026-01-20T12:00:00"}
+    spans = [("2026-02-01T00:00:00", "2026-02-14T00:00:00"), ("2026-02-14T00:00:00", "2026-02-27T00:00:00")]
+    areas = [(0.12, 0.2), (None, None)]
+    windows = [
+        {**window, "from": start, "to": end, "champion": champion, "challenger": challenger}
+        for (start, end), (champion, challenger) in zip(spans, areas, strict=True)
+    ]
+    judged = record(windows=windows)
+    told = (
+        "Recipes were judged, not models: `train` of both commits ran again before each of 2 test windows, "
+        "2026-02-01 to 2026-02-27, and their rows were pooled."
+    )
+    assert wording.recipes(judged).startswith(told)
+    assert "do not cover other training rows" in wording.recipes(judged)
+    assert wording.recipes(record()) == ""
+    assert wording.windows_rows(judged) == [
+        ["2026-02-01 to 2026-02-14", "2026-01-20", "5,000", "20", "0.120", "0.200"],
+        ["2026-02-14 to 2026-02-27", "2026-01-20", "5,000", "20", "none", "none"],
+    ]
+    page, text, out = html.render(judged, pictures()), comment.as_markdown(judged), StringIO()
+    terminal.show(judged, Console(file=out, width=10_000))
+    assert told in page
+    assert told in out.getvalue()
+    assert told.replace("`", "\\`") in text
+    for written in (page, text):
+        assert "2026-02-14 to 2026-02-27" in written
+
+
 def test_sentences_begin_and_end_as_such_and_names_stay():
     assert wording.sentence("the champion is stale") == "The champion is stale."
     assert wording.sentence("server_days: 3 of 4!") == "server_days: 3 of 4!"
