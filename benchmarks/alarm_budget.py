@@ -106,7 +106,7 @@ def chained() -> list[dict[str, Any]]:
     rule, columns = read_rule(SPLIT), feature_names(FEATURES)
     crashes = read_covered_crashes(BELIEVED, COVERAGE_PATH, Incidents.read())
     chosen = json.loads(CANDIDATES.read_text())["chosen"]
-    candidate = next(one for one in candidates(rules.candidates, rules.seed) if one.name == chosen)
+    candidate = next(one for one in candidates(rules.candidates, rules.seed, columns) if one.name == chosen)
     moments = pl.concat(rows.select("timestamp") for _, rows in labelled(LABELS)).to_series().dt.replace_time_zone(None)
     moments = moments.filter(moments < period(rule, "validation")[1]).sort()
     embargo = Label.read().reach + Label.read().recovery

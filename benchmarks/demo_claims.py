@@ -223,7 +223,7 @@ def logistic(
     train = Train.read()
     sample = draw_sample(FEATURES, LABELS, rule, columns, train)
     target, best = validation["label"].to_numpy(), (-1.0, np.zeros(0), np.zeros(0))
-    for candidate in candidates(train.candidates, train.seed):
+    for candidate in candidates(train.candidates, train.seed, columns):
         if candidate.algorithm == "logistic_regression":
             fitted = fit(candidate, columns, sample.values, sample.crash, sample.share)
             before = fitted.log_odds(matrix(validation, columns))

@@ -111,7 +111,7 @@ def trained() -> dict[str, Any]:
     crashes = read_covered_crashes(BELIEVED, COVERAGE_PATH, Incidents.read())
     sample, competing = (
         draw_sample(FEATURES, LABELS, rule, columns, rules),
-        list(candidates(rules.candidates, rules.seed)),
+        list(candidates(rules.candidates, rules.seed, columns)),
     )
     fitted = [train.fit_to(sample, candidate, columns) for candidate in competing]
     scorers = [model.log_odds for model in fitted]

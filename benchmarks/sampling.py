@@ -30,7 +30,7 @@ from rich.table import Table
 from crashcast import tables
 from crashcast.canonical import write_json
 from crashcast.modeling import row_metrics
-from crashcast.modeling.algorithms import candidates
+from crashcast.modeling.algorithms import DUMMY, ONE_RULE, candidates
 from crashcast.modeling.bootstrap import TwoWayDraws, percentile_interval, pr_auc_replicates
 from crashcast.modeling.model import fit, matrix
 from crashcast.modeling.row_metrics import steps_of
@@ -100,7 +100,8 @@ def compare() -> tuple[dict[str, Any], dict[str, float]]:
         test["server_id"], period(rule, "test"), settings.block, settings.replicates, settings.seed
     )
     cells = draws.cells(test["server_id"], test["timestamp"])
-    competing = list(candidates(rules.candidates, rules.seed))
+    competing = candidates(rules.candidates, rules.seed, columns)
+    last = {one.algorithm: one for one in competing if one.algorithm not in (DUMMY, ONE_RULE)}  # of each grid
     exact: dict[str, np.ndarray] = {}
     found: list[dict[str, Any]] = []
     cpu_s: dict[str, float] = {}
@@ -109,8 +110,7 @@ def compare() -> tuple[dict[str, Any], dict[str, float]]:
             design = {"negatives_per_positive": per_positive, "max_rows": max_rows, "seed": seed}
             sampled = rules.model_copy(update=design)
             sample = draw_sample(FEATURES, LABELS, rule, columns, sampled)
-            # the last of each algorithm's grid
-            for candidate in {one.algorithm: one for one in competing if one.algorithm != "dummy"}.values():
+            for candidate in last.values():
                 name, before = candidate.algorithm, cpu()
                 model = fit(candidate, columns, sample.values, sample.crash, sample.share)
                 cpu_s[f"{name}, {len(sample.crash)} rows"] = cpu() - before

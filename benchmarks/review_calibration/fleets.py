@@ -181,4 +181,4 @@ def boosting() -> Candidate:
     rules = Train.read(ROOT / "params.yaml")
     grid = rules.candidates.hist_gradient_boosting
     few = rules.candidates.model_copy(update={"hist_gradient_boosting": grid.model_copy(update=BOOSTING)})
-    return next(one for one in candidates(few, rules.seed) if one.algorithm == "hist_gradient_boosting")
+    return next(one for one in candidates(few, rules.seed, []) if one.algorithm == "hist_gradient_boosting")

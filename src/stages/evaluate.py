@@ -25,7 +25,7 @@ from crashcast.canonical import write_json
 from crashcast.files import replacing_folder
 from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import alarms, plots, row_metrics
-from crashcast.modeling.baselines import FILE, RANDOM, read_rules, with_baselines
+from crashcast.modeling.baselines import FILE, RANDOM, read_rules, with_baselines, without_itself
 from crashcast.modeling.bootstrap import (
     TwoWayDraws,
     percentile_interval,
@@ -71,7 +71,8 @@ def main(
     window, budget = alarms.AlarmWindow.of(label, settings.interval), limits.false_alarms_per_server_day
     rule, model = read_rule(split), load(models)
     crashes = read_covered_crashes(incidents, coverage, Incidents.read())
-    baselines = read_rules(models / FILE, model.features)
+    rules_to_beat = read_rules(models / FILE, model.features)
+    baselines = without_itself(rules_to_beat, model.algorithm, model.hyperparameters)
 
     # a baseline, too, sets its threshold on validation
     validation = read_part(features, labels, rule, "validation", list(baselines))

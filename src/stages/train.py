@@ -25,7 +25,7 @@ from crashcast.canonical import write_json, write_text
 from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import baselines, row_metrics
 from crashcast.modeling.alarms import AlarmWindow
-from crashcast.modeling.algorithms import DUMMY, Candidate, candidates
+from crashcast.modeling.algorithms import DUMMY, ONE_RULE, Candidate, candidates
 from crashcast.modeling.algorithms.base import Floats
 from crashcast.modeling.baselines import choose_rules
 from crashcast.modeling.bootstrap import percentile_interval
@@ -77,11 +77,12 @@ def main(
     sample = draw_sample(features, labels, rule, columns, train)
     if train.weigh_by_confidence:
         sample = replace(sample, weight=confidence_weights(sample, incidents, label.lead))
-    competing = list(candidates(train.candidates, train.seed))
+    competing = list(candidates(train.candidates, train.seed, columns))
     with run_record.step("fit", len(sample.crash)):
         fitted = [fit_to(sample, candidate, columns) for candidate in competing]
     of_sample = sample.figures()
-    rules_to_beat = choose_rules(columns, sample.values, sample.crash, sample.share)
+    named = {name: sign for one in competing if one.algorithm == ONE_RULE for name, sign in one.hyperparameters.items()}
+    rules_to_beat = choose_rules(columns, sample.values, sample.crash, sample.share, named)
     if not train.self_training:
         del sample  # the validation part needs the memory
 

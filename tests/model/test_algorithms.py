@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from crashcast.modeling.algorithms import ALGORITHMS, candidates, logistic_regression
 from crashcast.modeling.algorithms.base import LEARNED_DIGITS, significant
+from crashcast.modeling.algorithms.one_rule import OneRule
 from crashcast.modeling.model import fit
 from crashcast.params.train import Candidates
 
@@ -22,13 +23,19 @@ BOOSTING = {
     "l2_regularization": 1.0,
 }
 TREES = {"n_estimators": 60, "min_samples_leaf": [20], "max_features": [0.7]}
-GRIDS = {"logistic_regression": {"C": [1.0]}, "hist_gradient_boosting": BOOSTING, "extra_trees": TREES}
+RULES = {"rules": {"product": 1}}
+GRIDS = {
+    "one_rule": RULES,
+    "logistic_regression": {"C": [1.0]},
+    "hist_gradient_boosting": BOOSTING,
+    "extra_trees": TREES,
+}
 CPU, LATENCY, PRODUCT, EMPTY = range(4)
 FEATURES = ["cpu", "latency", "product", "empty"]
 
 
 def competing(**grids):
-    return list(candidates(Candidates(**grids), seed=1))
+    return list(candidates(Candidates(**grids), 1, FEATURES))
 
 
 def only(algorithm, **grid):
@@ -81,6 +88,47 @@ def test_the_dummy_says_the_base_rate(fleet):
     assert dummy.log_odds(fleet[0]) == pytest.approx(np.full(4000, logit(fleet[1].mean())))
 
 
+def test_logarithms_have_the_sign_of_the_values():
+    found = logistic_regression.signed_log(np.array([0, 1, -1, np.e**9 - 1, np.nan]))
+    assert found == pytest.approx([0, np.log(2), -np.log(2), 9, np.nan], nan_ok=True)
+
+
+def test_a_heavy_tail_does_not_hide_what_smaller_values_tell():
+    """Of a counter, 20 against 10 tells of a crash, and one value in a hundred is a million."""
+    draw = np.random.default_rng(0)
+    crash = draw.random(5000) < 0.2
+    counter = np.where(draw.random(5000) < 0.01, 1e6, np.where(crash, 20, 10) * draw.gamma(9, 1 / 9, 5000))
+    model = fit(only("logistic_regression", C=[1.0]), ["counter"], counter[:, None].astype(np.float32), crash)
+    typical = model.log_odds(np.array([[10], [20]], dtype=np.float32))
+    assert typical[1] - typical[0] > 0.5
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_rule_ranks_as_its_feature_does_and_a_missing_value_last(sign):
+    values = np.array([[2, 9], [5, 9], [np.nan, 9], [3, 9], [-1, 9]], dtype=np.float32)
+    crash = np.array([True, False, False, False, False])
+    _, rule = candidates(Candidates(one_rule={"rules": {"b": sign}}), 1, ["a", "b"])
+    assert rule.name == f"one_rule b={sign}"
+    model = fit(rule, ["a", "b"], values[:, ::-1], crash)
+    scores = model.log_odds(values[:, ::-1])
+    known = [0, 1, 3, 4]
+    assert np.argsort(scores[known]).tolist() == np.argsort(sign * values[known, 0]).tolist()
+    assert scores[2] == scores.min()
+    # in standard deviations around the log-odds of one crash row in five
+    mean, scale = np.mean(values[known, 0]), np.std(values[known, 0])
+    assert scores[1] == pytest.approx(sign * (5 - mean) / scale + np.log(1 / 4), rel=1e-6)
+
+
+def test_a_rule_of_a_feature_without_any_value_ranks_nothing():
+    model = fit(only("one_rule", rules={"empty": 1}), FEATURES, np.full((9, 4), np.nan, np.float32), np.arange(9) < 3)
+    assert model.log_odds(np.full((2, 4), np.nan, np.float32)) == pytest.approx([np.log(0.5)] * 2)
+
+
+def test_a_rule_of_a_feature_that_is_not_there_does_not_compete():
+    found = competing(one_rule={"rules": {"crashes_30d": 1, "latency": -1}})
+    assert [candidate.name for candidate in found] == ["dummy", "one_rule latency=-1"]
+
+
 @pytest.mark.parametrize(("C", "share"), [(0.01, 1.0), (1.0, 1.0), (100.0, 1.0), (1.0, 0.1)])
 def test_logistic_regression_is_at_its_optimum(fleet, C, share):
     """The gradient of C x log-loss + |w|^2 / 2 vanishes; a convex function has no other optimum.
@@ -112,6 +160,8 @@ def test_learned_numbers_are_rounded(fitted):
         learned = np.concatenate([nodes["value"], nodes["gain"]])
     elif isinstance(estimator, ExtraTreesClassifier):
         learned = np.concatenate([tree.tree_.value.ravel() for tree in estimator.estimators_])
+    elif isinstance(estimator, OneRule):
+        learned = np.array([estimator.mean_, estimator.scale_, estimator.log_odds_])
     else:
         learned = np.concatenate([estimator[-1].coef_[0], estimator[-1].intercept_])
     assert learned.size
@@ -210,6 +260,6 @@ def test_missing_values_are_filled_as_if_all_rows_had_been_shown_at_once(monkeyp
     model = fit(logistic, FEATURES, features, crash)
     fitted = model.estimator
     assert (fitted[0].statistics_ == whole[0].statistics_).all()
-    assert fitted[1].mean_ == pytest.approx(whole[1].mean_, rel=1e-12)
-    assert fitted[1].scale_ == pytest.approx(whole[1].scale_, rel=1e-12)
+    assert fitted[2].mean_ == pytest.approx(whole[2].mean_, rel=1e-12)
+    assert fitted[2].scale_ == pytest.approx(whole[2].scale_, rel=1e-12)
     assert model.log_odds(features) == pytest.approx(whole.decision_function(features.astype(float)), abs=1e-6)

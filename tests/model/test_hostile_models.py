@@ -43,7 +43,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model as `train` writes it."""
     draw = np.random.default_rng(0)
     rows = draw.normal(size=(200, 2)).astype(np.float32)
-    candidate = next(one for one in candidates(GRIDS, seed=1) if one.algorithm == "logistic_regression")
+    candidate = next(one for one in candidates(GRIDS, 1, FEATURES) if one.algorithm == "logistic_regression")
     folder = tmp_path_factory.mktemp("honest") / "models"
     save(fit(candidate, FEATURES, rows, rows[:, 0] > 0), folder)
     return folder

@@ -30,6 +30,7 @@ from crashcast.params.train import Candidates
 FEATURES = ["cpu_pct", "latency_ms", "cpu_latency_combo"]
 GRIDS = Candidates.model_validate(
     {
+        "one_rule": {"rules": {"cpu_latency_combo": 1}},
         "logistic_regression": {"C": [1.0]},
         "extra_trees": {"n_estimators": 10, "min_samples_leaf": [20], "max_features": [0.7]},
         "hist_gradient_boosting": {
@@ -56,7 +57,7 @@ def fleet():
 def train(folder):
     """Fit and save every candidate in a folder of its own."""
     rows, crash = fleet()
-    for candidate in candidates(GRIDS, seed=1):
+    for candidate in candidates(GRIDS, 1, FEATURES):
         model = fit(candidate, FEATURES, matrix(rows, FEATURES), crash)
         slope, intercept = calibration(np.linspace(-9, 3, len(crash)) + crash, crash)
         described = {"sampling_offset": -2.25, "slope": slope, "intercept": intercept, "threshold": 0.123456789012}
@@ -93,7 +94,7 @@ def test_another_process_writes_the_same_bytes_whatever_its_threads(models, tmp_
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_model_reloaded_is_the_same_model(models, tmp_path, algorithm):
     rows, crash = fleet()
-    candidate = next(candidate for candidate in candidates(GRIDS, seed=1) if candidate.algorithm == algorithm)
+    candidate = next(candidate for candidate in candidates(GRIDS, 1, FEATURES) if candidate.algorithm == algorithm)
     fitted = fit(candidate, FEATURES, matrix(rows, FEATURES), crash)
     reloaded = load(models / algorithm)
     original = replace(reloaded, estimator=fitted.estimator)
@@ -173,6 +174,16 @@ def test_a_forged_file_runs_nothing(boosted, tmp_path, loader):
     with pytest.raises(UserError, match=rf"{os.name}\.mkdir|holds no readable model"):
         load(boosted)
     assert not canary.exists()
+
+
+@pytest.mark.parametrize(("column", "sign"), [(3, 1), (-1, 1), (0, 2), (0, 0)])
+def test_a_rule_of_no_column_is_refused(models, tmp_path, column, sign):
+    estimator = load(models / "one_rule").estimator
+    estimator.column, estimator.sign = column, sign
+    shutil.copytree(models / "one_rule", tmp_path / "one_rule")
+    dump(tmp_path / "one_rule", estimator)
+    with pytest.raises(UserError, match=rf"model.skops holds a rule of column {column}, sign {sign}"):
+        load(tmp_path / "one_rule")
 
 
 @pytest.mark.parametrize(
@@ -336,7 +347,7 @@ def test_a_feature_that_is_named_twice_is_refused(boosted):
 def test_an_array_that_fits_one_number_of_rows_alone_is_refused(models, tmp_path, rows):
     (tmp_path / "model.json").write_bytes((models / "logistic_regression" / "model.json").read_bytes())
     estimator = load(models / "logistic_regression").estimator
-    estimator[1].mean_ = np.zeros((rows, 1))  # subtracted from as many rows, each its own
+    estimator[2].mean_ = np.zeros((rows, 1))  # subtracted from as many rows, each its own
     dump(tmp_path, estimator)
     with pytest.raises(UserError, match="could not be broadcast"):
         load(tmp_path)

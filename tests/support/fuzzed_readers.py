@@ -303,7 +303,9 @@ def fitted() -> dict[str, tuple[bytes, bytes]]:
     """Return model.skops and model.json of a small model of each algorithm."""
     draw = np.random.default_rng(0)
     values = draw.normal(size=(60, 2)).astype(np.float32)
+    features = ["cpu_pct", "latency_ms"]
     grids = {
+        "one_rule": {"rules": {"latency_ms": 1}},
         "logistic_regression": {"C": [1.0]},
         "hist_gradient_boosting": {
             **{"learning_rate": [0.1], "max_leaf_nodes": [3], "max_iter": 2},
@@ -314,8 +316,8 @@ def fitted() -> dict[str, tuple[bytes, bytes]]:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, grid in grids.items():
-            for candidate in candidates(Candidates.model_validate({name: grid}), seed=1):
-                model.save(model.fit(candidate, ["cpu_pct", "latency_ms"], values, values[:, 0] > 0), Path(folder))
+            for candidate in candidates(Candidates.model_validate({name: grid}), 1, features):
+                model.save(model.fit(candidate, features, values, values[:, 0] > 0), Path(folder))
                 found[candidate.algorithm] = (
                     Path(folder, "model.skops").read_bytes(), Path(folder, "model.json").read_bytes(),
                 )  # fmt: skip

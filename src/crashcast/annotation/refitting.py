@@ -38,7 +38,8 @@ def chosen_candidate(train: Train) -> Candidate:
         name = json.loads(EVIDENCE.read_text(encoding="utf-8"))["chosen"]
     except (OSError, ValueError, KeyError):
         raise UserError(f"{EVIDENCE} is missing or unreadable: run `dvc repro`") from None
-    known = {candidate.name: candidate for candidate in candidates(train.candidates, train.seed)}
+    competing = candidates(train.candidates, train.seed, feature_names(FEATURES_PATH))
+    known = {candidate.name: candidate for candidate in competing}
     if name not in known:
         raise UserError(
             f"params.yaml: train.candidates has no {name}, which {EVIDENCE} says was chosen: run `dvc repro`"

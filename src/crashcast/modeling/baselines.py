@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from crashcast.errors import UserError
+from crashcast.modeling.algorithms import ONE_RULE
 from crashcast.modeling.algorithms.base import Floats, Matrix
 from crashcast.modeling.row_metrics import Labels, Steps
 from crashcast.modeling.split_rule import row_hash
@@ -30,8 +32,8 @@ def one_rules(features: Iterable[str]) -> Rules:
     return {name: sign for name, sign in ONE_RULES.items() if name in known}
 
 
-def choose_rules(features: list[str], values: Matrix, crash: Labels, share: float) -> Rules:
-    """Return the rules to beat: the usual ones, and the feature that ranks the training rows best.
+def choose_rules(features: list[str], values: Matrix, crash: Labels, share: float, named: Rules) -> Rules:
+    """Return the rules to beat: the usual and the named ones, and the feature that ranks the training rows best.
 
     Parameters
     ----------
@@ -43,6 +45,8 @@ def choose_rules(features: list[str], values: Matrix, crash: Labels, share: floa
         Their labels.
     share : float
         Of negatives that were sampled, over that of crash rows.
+    named : dict
+        Those that params.yaml names, of these features.
 
     Returns
     -------
@@ -56,7 +60,7 @@ def choose_rules(features: list[str], values: Matrix, crash: Labels, share: floa
             for sign in (1, -1):
                 areas[name, sign] = _pr_auc(crash, np.nan_to_num(sign * column, nan=UNKNOWN), share)
     varying = {name for name, _ in areas}
-    rules = {name: sign for name, sign in one_rules(features).items() if name in varying}
+    rules = {name: sign for name, sign in (one_rules(features) | named).items() if name in varying}
     return rules | dict([max(areas, key=areas.__getitem__)] if areas else [])  # of equals, the first
 
 
@@ -84,6 +88,12 @@ def read_rules(file: Path, features: Iterable[str]) -> Rules:
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{file} is unreadable ({error}): `dvc pull` or `dvc repro train`") from None
     return rules
+
+
+def without_itself(rules: Rules, algorithm: str, hyperparameters: dict[str, Any]) -> Rules:
+    """Return the rules without the one that a model is: it cannot be better than itself."""
+    itself = hyperparameters if algorithm == ONE_RULE else {}
+    return {name: sign for name, sign in rules.items() if itself != {name: sign}}
 
 
 def with_baselines(rows: pl.DataFrame, rules: Rules, seed: int) -> pl.DataFrame:

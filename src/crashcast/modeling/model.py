@@ -229,6 +229,6 @@ def _smallest(name: str, width: int) -> bytes:
     """Return the archive of an algorithm's smallest model of so many features."""
     rows = np.arange(8 * width, dtype=np.float32).reshape(8, width)
     rows[0] = np.nan
-    _, estimator = next(ALGORITHMS[name].build(ALGORITHMS[name].SMALLEST, 1))
+    _, estimator = next(ALGORITHMS[name].build(ALGORITHMS[name].SMALLEST, 1, [str(column) for column in range(width)]))
     fitted = fit(Candidate(name, {}, estimator), [], rows, np.arange(8) % 2 == 0)
     return archive.canonical(skops.io.dumps(fitted.estimator))

@@ -33,7 +33,7 @@ from crashcast.errors import UserError
 from crashcast.history.byte_comparison import TOLERANCE, is_close
 from crashcast.modeling import model, row_metrics, split_rule
 from crashcast.modeling.alarms import AlarmWindow, choose_threshold, known_rows
-from crashcast.modeling.baselines import one_rules, with_baselines
+from crashcast.modeling.baselines import one_rules, with_baselines, without_itself
 from crashcast.modeling.slices import names
 from crashcast.params.alarms import Alarms
 from crashcast.params.evaluate import Evaluate
@@ -415,7 +415,8 @@ def _beside_baselines(head: Revision, n_windows: int) -> Rescoring:
 def _beside(scored: ScoredRows, truth: GroundTruth, model: ScoredModel) -> dict[str, ScoredRows]:
     """Return the rows beside each baseline in the champion's place."""
     head, rule = model.revision, model.rule
-    rules, seed = one_rules(committed_model.describe(head)["features"]), head.section(Evaluate).seed
+    described, seed = committed_model.describe(head), head.section(Evaluate).seed
+    rules = without_itself(one_rules(described["features"]), described["algorithm"], described["hyperparameters"])
     rows: dict[str, pl.DataFrame] = {}
     with cache.temporary() as place:
         for part in ("validation", "test"):

@@ -219,7 +219,7 @@ class TestScoring:
     @pytest.fixture
     def trained(self, tmp_path: Path) -> Path:
         x = np.array([[0.0], [1.0], [2.0], [3.0]], dtype=np.float32)
-        ((settings, estimator),) = logistic_regression.build(logistic_regression.SMALLEST, seed=1)
+        ((settings, estimator),) = logistic_regression.build(logistic_regression.SMALLEST, 1, ["x"])
         estimator.fit(x, [0, 0, 1, 1])
         folder = tmp_path / "model"
         folder.mkdir()

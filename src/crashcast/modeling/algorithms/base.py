@@ -6,7 +6,7 @@ not wait for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,7 +39,7 @@ class Algorithm(Protocol):
     def WEIGHS_SAMPLING(self) -> bool:  # noqa: N802 - a constant
         """Whether weights undo the sampling of negatives within the fit; if not, the log-odds are shifted after it."""
 
-    def build(self, grid: Any, seed: int, /) -> Iterator[tuple[dict[str, Any], Any]]:
+    def build(self, grid: Any, seed: int, features: Sequence[str], /) -> Iterator[tuple[dict[str, Any], Any]]:
         """Yield the hyperparameters that vary, and the unfitted estimator, of each point of the grid."""
 
     def fit(self, estimator: Any, features: Matrix, crash: NDArray[np.bool_], weight: Floats | None, /) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ SMALLEST = None
 WEIGHS_SAMPLING = False
 
 
-def build(grid: None, seed: int) -> Iterator[tuple[dict[str, Any], Any]]:
+def build(grid: None, seed: int, features: Sequence[str]) -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield the only one (see `Algorithm`)."""
     from sklearn.dummy import DummyClassifier
 

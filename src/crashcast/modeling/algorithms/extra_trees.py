@@ -5,7 +5,7 @@ Source: Geurts, Ernst, Wehenkel, Extremely randomized trees, Machine Learning 63
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Annotated, Any
 
@@ -34,7 +34,7 @@ class Grid(Group):
 SMALLEST = Grid(n_estimators=1, min_samples_leaf=[1], max_features=[1.0])
 
 
-def build(grid: Grid, seed: int) -> Iterator[tuple[dict[str, Any], Any]]:
+def build(grid: Grid, seed: int, features: Sequence[str]) -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield a forest for each size of a leaf and share of features (see `Algorithm`)."""
     from sklearn.ensemble import ExtraTreesClassifier
 

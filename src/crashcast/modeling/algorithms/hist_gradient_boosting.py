@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, product
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ class Grid(Group):
 SMALLEST = Grid(learning_rate=[1.0], max_iter=1, max_leaf_nodes=[2], min_samples_leaf=1, l2_regularization=0)
 
 
-def build(grid: Grid, seed: int) -> Iterator[tuple[dict[str, Any], Any]]:
+def build(grid: Grid, seed: int, features: Sequence[str]) -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield a boosting for each learning rate and number of leaves (see `Algorithm`)."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 

@@ -1,4 +1,6 @@
-"""Logistic regression on standardized features, missing values replaced by the median.
+"""Logistic regression on standardized logarithms of the features, missing values replaced by the median.
+
+Counters have heavy tails: a few huge values would set the scale of all.
 
 It weighs each negative by how many it stands for: it is never quite the right model, and unweighted it would fit best
 in the sample, which is rich in crash rows, and not in the fleet (benchmarks/sampling.py).
@@ -6,7 +8,7 @@ in the sample, which is rich in crash rows, and not in the fleet (benchmarks/sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -29,15 +31,20 @@ class Grid(Group):
 SMALLEST = Grid(C=[1.0])
 
 
-def build(grid: Grid, seed: int) -> Iterator[tuple[dict[str, Any], Any]]:
+def build(grid: Grid, seed: int, features: Sequence[str]) -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield a pipeline for each strength of regularization (see `Algorithm`)."""
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
     for c in grid.C:
         imputer = SimpleImputer(strategy="median", keep_empty_features=True)
-        yield {"C": c}, make_pipeline(imputer, StandardScaler(), solver(c))
+        yield {"C": c}, make_pipeline(imputer, FunctionTransformer(signed_log), StandardScaler(), solver(c))
+
+
+def signed_log(values: Floats) -> Floats:
+    """Return log(1 + |x|) with the sign of x: nearly x if it is small, and no heavy tail."""
+    return np.copysign(np.log1p(np.abs(values)), values)
 
 
 def solver(c: float) -> Any:
@@ -50,10 +57,10 @@ def solver(c: float) -> Any:
 
 def fit(estimator: Any, features: Matrix, crash: NDArray[np.bool_], weight: Floats | None) -> None:
     """Fit step by step, to hold the features once in float64 and no more often (see `Algorithm`)."""
-    (_, imputer), (_, scaler), (_, regression) = estimator.steps
+    (_, imputer), (_, logarithm), (_, scaler), (_, regression) = estimator.steps
     imputer.fit(_medians(features))
     wide = _in_pieces(imputer, features)
-    scaler.fit(wide)
+    scaler.fit(_in_pieces(logarithm, wide, out=wide))
     regression.fit(_in_pieces(scaler, wide, out=wide), crash, sample_weight=weight)
     regression.coef_, regression.intercept_ = significant(regression.coef_), significant(regression.intercept_)
 
