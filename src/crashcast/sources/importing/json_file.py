@@ -48,6 +48,16 @@ def read_json(path: Path, content: bytes) -> tuple[pl.DataFrame, Sequence[int]]:
         If it is not JSON, or holds no records.
     """
     frames, rows, numbers = list[pl.DataFrame](), list[Cells](), array("q")
+
+    def flush() -> None:
+        try:
+            frames.append(as_text(rows))
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{path} up to row {numbers[-1]}: half of a character, such as \\ud800; export it again"
+            ) from None
+        rows.clear()
+
     for number, record in _records(path, content.decode("utf-8-sig")):
         try:
             found = list(_samples(record)) if _is_series(record) else [_flat(record)]
@@ -58,9 +68,9 @@ def read_json(path: Path, content: bytes) -> tuple[pl.DataFrame, Sequence[int]]:
         rows += found
         numbers.extend([number] * len(found))
         if len(rows) >= ROWS_AT_ONCE:
-            frames.append(as_text(rows))
-            rows.clear()
-    return pl.concat([*frames, as_text(rows)], how="diagonal"), numbers
+            flush()
+    flush()
+    return pl.concat(frames, how="diagonal"), numbers
 
 
 def as_text(rows: Sequence[Cells]) -> pl.DataFrame:

@@ -71,6 +71,8 @@ def test_many_records_are_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -
         ("t.json", '[{"a": 1}, 2]', "t.json, row 2: no JSON object"),
         ("t.json", '[{"metric": {}, "values": [[1, 2, 3]]}]', "t.json, row 1: samples are no pairs"),
         ("t.jsonl", '{"metric": {}, "values": [1], "timestamps": []}', "t.jsonl, row 1: samples are no pairs"),
+        ("t.json", '[{"a": "b"}, {"a": "\\ud800"}]', "t.json up to row 2: half of a character"),
+        ("t.jsonl", '{"\\udc00": 1}', "t.jsonl up to row 1: half of a character"),
     ],
 )
 def test_what_holds_no_records_is_refused(name: str, text: str, message: str) -> None:
