@@ -1,6 +1,6 @@
 # `make` sets up, runs the pipeline and shows the verdict; `make help` lists all targets.
 .DEFAULT_GOAL := all
-.PHONY: all env dev data pipeline verdict docs publish push pull s3 lint format test test-ci test-airflow test-slow mutants hooks lock clean help \
+.PHONY: all env dev cluster-env data pipeline verdict docs publish push pull s3 lint format test test-ci test-airflow test-slow mutants hooks lock clean help \
 	doctor gc reproduce review accept secrets audit licences sbom
 .NOTPARALLEL:  # `all` is a sequence
 
@@ -17,6 +17,8 @@ all: env data pipeline verdict publish  ## set up, simulate the demo fleet, run 
 
 env: .venv/.package  ## install the locked environment in .venv
 dev: .venv/.dev  ## the same, with the packages for tests and checks
+
+cluster-env: .venv/.cluster  ## env, and the packages for a cluster's driver and workers (docs/cluster.md)
 
 # A changed lock makes a new environment, so that packages which it no longer names are gone.
 .venv/.runtime: requirements-build.txt requirements.txt
@@ -44,6 +46,11 @@ COMPILE = -$(BIN)python -m compileall -qq -j 0 .venv/lib
 
 .venv/.dev: .venv/.package requirements-dev.txt
 	$(BIN)python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements-dev.txt
+	$(COMPILE)
+	@touch $@
+
+.venv/.cluster: .venv/.package requirements-cluster.txt
+	$(BIN)python -m pip install --quiet --no-compile --require-hashes --no-build-isolation -r requirements-cluster.txt
 	$(COMPILE)
 	@touch $@
 
@@ -157,13 +164,14 @@ lock: dev  ## update requirements*.txt from pyproject.toml; UPGRADE=--upgrade ta
 	$(UV_COMPILE) $(UPGRADE) pyproject.toml -o requirements.txt
 	$(UV_COMPILE) $(UPGRADE) --extra operate -c requirements.txt pyproject.toml -o requirements-operate.txt
 	$(UV_COMPILE) $(UPGRADE) --extra notebooks -c requirements-operate.txt pyproject.toml -o requirements-notebooks.txt
+	$(UV_COMPILE) $(UPGRADE) --extra cluster -c requirements-notebooks.txt pyproject.toml -o requirements-cluster.txt
 	$(UV_COMPILE) $(UPGRADE) --group build -c requirements.txt -o requirements-build.txt
 	$(UV_COMPILE) $(UPGRADE) --group airflow -o deploy/airflow/requirements.txt
 	$(UV_COMPILE) $(UPGRADE) --group dev -c requirements-operate.txt -c requirements-notebooks.txt \
-		-c requirements-build.txt -o requirements-dev.txt
+		-c requirements-cluster.txt -c requirements-build.txt -o requirements-dev.txt
 
 clean:  ## remove the environment; data, models and DVC's cache stay
 	rm -rf .venv .venv-airflow
 
 help:  ## show this list
-	@awk -F ':[^#]*## *' '/^[a-z0-9-]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':[^#]*## *' '/^[a-z0-9-]+:.*##/ {printf "%-11s %s\n", $$1, $$2}' Makefile

@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ("operate", "notebooks")
+EXTRAS = ("operate", "notebooks", "cluster")
 LOCKS = (
     "requirements-build.txt",
     "requirements.txt",

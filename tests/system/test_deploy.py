@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-UNITS = sorted((DEPLOY / "systemd").iterdir())
+UNITS = sorted([*(DEPLOY / "systemd").iterdir(), *(DEPLOY / "cluster").iterdir()])
 CONTAINERFILE = DEPLOY / "Containerfile"
 
 
@@ -57,11 +57,11 @@ def test_what_cannot_wait_goes_to_the_phone(labels: str, receiver: str) -> None:
 
 
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
-    (tmp_path / "crashcast").write_text("#!/bin/sh\n")
-    (tmp_path / "crashcast").chmod(0o755)
+    for name in ("crashcast", "dask"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
     for unit in UNITS:
-        text = unit.read_text().replace("/srv/crashcast/.venv/bin/crashcast", str(tmp_path / "crashcast"))
-        (tmp_path / unit.name).write_text(text)
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/srv/crashcast/.venv/bin", str(tmp_path)))
     done = checked("systemd-analyze", "verify", "--man=no", *(tmp_path / unit.name for unit in UNITS))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -75,7 +75,8 @@ def test_a_unit_may_do_little() -> None:
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_units_run_commands_that_exist(unit: Path) -> None:
-    for command in re.findall(r"^ExecStart=/srv/crashcast/.venv/bin/(.*)", unit.read_text(), flags=re.MULTILINE):
+    lines = unit.read_text().replace("\\\n", "")
+    for command in re.findall(r"^ExecStart=/srv/crashcast/.venv/bin/(.*)", lines, flags=re.MULTILINE):
         name, *arguments = shlex.split(command)
         done = subprocess.run([sys.executable, "-m", name, *arguments, "--help"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
