@@ -60,7 +60,7 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
-            if name.startswith(("AWS_", "DVC_", "GIT_", "MAKE", "MFLAGS")) or name in MAKE_VARIABLES:
+            if name.startswith(("AWS_", "CRASHCAST_", "DVC_", "GIT_", "MAKE", "MFLAGS")) or name in MAKE_VARIABLES:
                 patch.delenv(name)  # git sets its own for its hooks, make hands on what it was called with
         for name in ("XDG_DATA_HOME", "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR", "DVC_SITE_CACHE_DIR"):
             patch.setenv(name, str(home / name.lower()))

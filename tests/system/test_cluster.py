@@ -118,11 +118,11 @@ class Machines:
         folder.mkdir()
         return self.start(SCHEDULER, folder, address)
 
-    def start_worker(self, name: str, tasks: str = TASKS) -> subprocess.Popen[bytes]:
+    def start_worker(self, name: str, tasks: str = TASKS, inside: str = "") -> subprocess.Popen[bytes]:
         clone = self.folder / name
         shutil.copytree(ROOT / "src", clone / "src", ignore=shutil.ignore_patterns("__pycache__"))
         (clone / "src" / "cluster_tasks.py").write_text(tasks)
-        return self.start(WORKER, clone)
+        return self.start(f"{inside} env {WORKER}" if inside else WORKER, clone)
 
     @property
     def driver_settings(self) -> dict[str, str]:
@@ -195,9 +195,13 @@ def project(machines, tmp_path, monkeypatch):
     return folder
 
 
-def execution(workers, shared=None):
+def execution(workers, shared=None, patience="1m"):
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content["execution"] |= {"workers": workers, "shared": None if shared is None else str(shared)}
+    content["execution"] |= {
+        "workers": workers,
+        "shared": None if shared is None else str(shared),
+        "patience": patience,
+    }
     content["demo"] |= {"servers": 20, "months": 2}
     Path("params.yaml").write_text(yaml.safe_dump(content))
 
@@ -402,6 +406,49 @@ def test_a_worker_with_other_code_is_refused_and_the_others_do_its_tasks(project
     assert str(machines.folder / "other") not in {folder for *_, folder in noted()}
 
 
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        ("--ro-bind {shared} {shared}", r"shared cannot be used from \S+: .*Read-only file system"),
+        ("--tmpfs {shared}", r"shared on \S+ is not the storage that the client uses: mount the same there"),
+        ("--tmpfs {project}", r"shared, which .* is no folder on \S+: mount it there"),
+    ],
+    ids=["read-only", "another", "none"],
+)
+def test_a_worker_that_cannot_use_the_storage_is_refused_and_the_others_do_its_tasks(
+    project, machines, monkeypatch, capsys, seen, reason
+):
+    expected = alone("scaled", monkeypatch)
+    folders = {"shared": project.parent / "shared", "project": project.parent}
+    blind = machines.start_worker(
+        f"blind-{len(machines.processes)}", inside=f"bwrap --dev-bind / / {seen.format(**folders)} --die-with-parent"
+    )
+    try:
+        with machines.client() as client:
+            client.wait_for_workers(3, timeout=60)
+        counts = run("scaled")
+    finally:
+        stop(blind)
+    assert (counts, md5(Path("out"))) == expected
+    refusals = [line for line in capsys.readouterr().err.splitlines() if "refused" in line]
+    assert len(refusals) == 1
+    assert re.search(rf"^scaling: worker tls://\S+ \(.*/blind-\d+\) is refused: .*{reason}", refusals[0])
+    assert not [*Path("..", "shared", "probes").iterdir()]
+
+
+def test_workers_end_if_their_scheduler_does(machines, tmp_path):
+    """So whoever restarts a service starts both; docs/cluster.md says it."""
+    scheduler = machines.start_scheduler(address := f"127.0.0.1:{free_port()}")
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT / "src", clone / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    worker = machines.start(WORKER, clone, address)
+    with distributed.Client(f"tls://{address}", set_as_default=False) as client:
+        client.wait_for_workers(1, timeout=60)
+    stop(scheduler)
+    assert worker.wait(60) is not None
+
+
 def test_other_library_versions_are_refused_and_named(project, monkeypatch):
     monkeypatch.setattr(code_hash, "version", lambda library: "0.1")
     code_hash.digest.cache_clear()
@@ -436,17 +483,15 @@ def test_a_certificate_of_another_authority_is_refused(project, machines, tmp_pa
 def test_a_scheduler_that_is_not_there_is_named(project, tmp_path, monkeypatch):
     execution(address := f"tls://127.0.0.1:{free_port()}", tmp_path / "shared")
     monkeypatch.setattr(client, "CONNECT_S", 1.0)
-    with pytest.raises(UserError, match=f"the scheduler {address}, which params.yaml names .* cannot be reached"):
+    with pytest.raises(UserError, match=f"the scheduler {address} of execution.workers cannot be reached"):
         run("scaled")
 
 
 def test_a_scheduler_without_workers_and_one_that_goes_away_end_the_run(project, machines, monkeypatch):
     alone = machines.start_scheduler(address := f"127.0.0.1:{free_port()}")
-    execution(f"tls://{address}", Path("..", "shared").resolve())
-    with monkeypatch.context() as patch:
-        patch.setattr(client, "PATIENCE_S", 0.1)
-        with pytest.raises(UserError, match=r"has had no worker for 0.1 s: start some as docs/cluster.md says"):
-            run("scaled")
+    execution(f"tls://{address}", Path("..", "shared").resolve(), patience="1s")
+    with pytest.raises(UserError, match=r"has had no worker for 1 s: start some as \S+ says, or wait"):
+        run("scaled")
     submit = Dispatcher.submit
 
     def submit_and_kill(dispatcher, position):
@@ -455,7 +500,7 @@ def test_a_scheduler_without_workers_and_one_that_goes_away_end_the_run(project,
             alone.kill()
 
     monkeypatch.setattr(Dispatcher, "submit", submit_and_kill)
-    with pytest.raises(UserError, match=r"the scheduler tls://\S* went away: start it and run again"):
+    with pytest.raises(UserError, match=r"the scheduler tls://\S* went away: start it, and the workers, which"):
         run("scaled")
 
 
@@ -467,7 +512,7 @@ def test_a_task_that_kills_its_workers_ends_the_run(project):
 
 def test_storage_that_is_not_there_is_named(project, machines, tmp_path):
     execution(f"tls://{machines.address}", tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"nowhere, which params.yaml names as execution.shared, is no folder on"):
+    with pytest.raises(UserError, match=r"nowhere, which .* names as execution.shared, is no folder on"):
         run("scaled")
 
 
@@ -479,5 +524,5 @@ def test_without_a_memo_there_is_no_cluster(project, monkeypatch):
 
 def test_without_the_extra_it_is_named(project, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[cluster\]'"):
+    with pytest.raises(UserError, match=r"needs dask\.distributed: make cluster-env"):
         run("scaled")

@@ -112,7 +112,7 @@ def _cluster(execution: Execution, store: Memo | None) -> Cluster | None:
     from crashcast.execution.cluster.client import Cluster
     from crashcast.execution.cluster.storage import Storage
 
-    return Cluster(execution.scheduler, Storage(execution.shared), store)
+    return Cluster(execution.scheduler, Storage(execution.shared), store, execution.patience.total_seconds())
 
 
 def _recall_all(

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from crashcast.params.base import Section
+from crashcast.errors import UserError
+from crashcast.params.base import PATH, PositiveDuration, Section
+
+# a clone's own: a tracked file would make every teammate's runs the cluster's
+VARIABLES = {"workers": "CRASHCAST_WORKERS", "shared": "CRASHCAST_SHARED"}
 
 
 def _scheduler(value: str) -> str:
@@ -24,6 +31,24 @@ class Execution(Section):
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] | Annotated[str, AfterValidator(_scheduler)]
     shared: str | None = None
     memo_gb: Annotated[float, Field(ge=0)]
+    patience: PositiveDuration = timedelta(minutes=1)
+
+    @classmethod
+    def read(cls, path: Path = PATH) -> Self:
+        """Read this section; what the environment says comes before the file.
+
+        Raises
+        ------
+        UserError
+            See `Section.read`; or if a variable of the environment is out of range.
+        """
+        found = super().read(path)
+        told = {name: os.environ[variable] for name, variable in VARIABLES.items() if os.environ.get(variable)}
+        try:
+            return cls.model_validate(found.model_dump() | told)
+        except ValidationError as error:
+            names = ", ".join(VARIABLES[name] for name in told)
+            raise UserError(f"{names}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
     @field_validator("shared")
     @classmethod

@@ -15,14 +15,18 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from crashcast.errors import UserError
+from crashcast.params import execution
 from crashcast.text import some_of
 from crashcast.versioning import git
 from crashcast.versioning.revision import Revision
 
 BUILD, RUN = "requirements-build.txt", "requirements.txt"
 SHOWN = 5
-# what would bring in other code or another environment
-FOREIGN = {"PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "DVC_ROOT", "DVC_EXP_BASELINE_REV"}
+# what would bring in other code or another environment, or compute partitions by workers with this commit's code
+FOREIGN = {
+    *("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "DVC_ROOT", "DVC_EXP_BASELINE_REV"),
+    *execution.VARIABLES.values(),
+}
 
 
 def interpreter(revision: Revision, folder: Path) -> Path:

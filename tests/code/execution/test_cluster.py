@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,9 +13,9 @@ from polars.testing import assert_frame_equal
 
 from crashcast import tables
 from crashcast.errors import UserError
-from crashcast.execution.cluster import client, packing, worker
+from crashcast.execution.cluster import packing, worker
 from crashcast.execution.cluster.client import Dispatcher
-from crashcast.execution.cluster.storage import Storage
+from crashcast.execution.cluster.storage import Storage, StorageError
 from crashcast.execution.cluster.worker import Inputs
 from crashcast.execution.memo import Memo
 from crashcast.execution.task import File, Period, Task, fingerprint
@@ -61,6 +62,42 @@ def test_where_to_compute_is_checked(tmp_path, workers, shared, message):
     with pytest.raises(UserError) as refusal:
         Execution.read(path)
     assert message in str(refusal.value)
+
+
+def test_a_clone_may_have_a_cluster_of_its_own(tmp_path, monkeypatch):
+    path = tmp_path / "params.yaml"
+    path.write_text(json.dumps({"execution": {"workers": "auto", "shared": None, "memo_gb": 1}}))
+    monkeypatch.setenv("CRASHCAST_WORKERS", "tls://host:8786")
+    with pytest.raises(UserError, match=r"^CRASHCAST_WORKERS: workers: tls://host:8786 needs `shared`"):
+        Execution.read(path)
+    monkeypatch.setenv("CRASHCAST_SHARED", "s3://bucket/prefix/")
+    found = Execution.read(path)
+    assert (found.scheduler, found.shared, found.memo_gb) == ("tls://host:8786", "s3://bucket/prefix", 1)
+    monkeypatch.setenv("CRASHCAST_WORKERS", "3")
+    assert Execution.read(path).workers == 3
+    monkeypatch.setenv("CRASHCAST_WORKERS", "many")
+    with pytest.raises(UserError, match=r"^CRASHCAST_WORKERS, CRASHCAST_SHARED: .*"):
+        Execution.read(path)
+
+
+def test_a_full_storage_holds_no_half_file(shared, monkeypatch):
+    def half(path, content):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shared._files, "pipe_file", half)
+    with pytest.raises(StorageError, match=r"cannot be used from .*No space left on device"):
+        shared.put(b"content", "memo/name")
+    assert [path for path in Path(shared.url).rglob("*") if path.is_file()] == []
+
+
+def test_a_storage_is_used_if_it_holds_what_the_client_wrote(shared):
+    shared.put(b"", "probes/marker")
+    shared.check("probes/marker")
+    assert [path.name for path in Path(shared.url).rglob("*") if path.is_file()] == ["marker"]
+    with pytest.raises(StorageError, match="is not the storage that the client uses"):
+        shared.check("probes/other")
 
 
 @pytest.mark.parametrize("shared", ["/mnt/shared", "s3://bucket", "s3://bucket/a/b/"])
@@ -166,9 +203,9 @@ class Future:
         pass
 
 
-def test_a_task_whose_workers_are_gone_goes_to_others_but_the_refused(monkeypatch):
+def test_a_task_whose_workers_are_gone_goes_to_others_but_the_refused():
     scheduler = Scheduler("stale", "good")
-    dispatcher = Dispatcher(scheduler, "tls://host:8786", "stage", Task, ["description"])
+    dispatcher = Dispatcher(scheduler, "tls://host:8786", 60, "stage", Task, ["description"])
     dispatcher.submit(0)
     dispatcher.refuse({"worker": "stale", "place": "host", "refuses": ["it is old"]})
     dispatcher.submit(0)
@@ -179,6 +216,6 @@ def test_a_task_whose_workers_are_gone_goes_to_others_but_the_refused(monkeypatc
     with pytest.raises(UserError, match=r"has no other worker: worker stale \(host\) is refused: it is old"):
         dispatcher.look_after_workers()
     scheduler.workers = {}
-    monkeypatch.setattr(client, "PATIENCE_S", -1)
+    dispatcher.patience_s = -1
     with pytest.raises(UserError, match="has had no worker"):
         dispatcher.look_after_workers()

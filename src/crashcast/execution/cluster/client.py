@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 # as text: a scheduler unpickles what it passes on, and so needs none of this project's code
 CALL = "__import__('crashcast.execution.cluster.worker', fromlist=['work']).work(description)"
-PATIENCE_S = 60.0  # without any worker: a lost one may come back
 POLL_S = 1.0
 MANUAL = "docs/cluster.md"
 TRANSFERS = 4  # uploads side by side
@@ -47,11 +46,14 @@ class Cluster:
     storage : Storage
     store : Memo
         This machine's memo: whether results may be recalled, and the hashes of files.
+    patience_s : float
+        How long to wait without any worker: a lost one may come back, and new machines take minutes to start.
     """
 
     scheduler: str
     storage: Storage
     store: Memo
+    patience_s: float
 
     def recall(self, key: str, path: Path) -> Counts | None:
         """Put the result of a task, from the shared memo, at `path` and return its counts; None if there is none."""
@@ -75,7 +77,9 @@ class Cluster:
             workers, or shared storage fails.
         """
         packed = [packing.pack(task, self.store.digests.of) for task in tasks]
+        self.storage.put(b"", marker := f"probes/{uuid4().hex}")
         common = {
+            "marker": marker,
             "stage": stage,
             "function": [compute.__module__, compute.__qualname__],
             "code": code_hash.digest(compute.__module__, with_carriers=True),
@@ -87,7 +91,7 @@ class Cluster:
         with _connected(self.scheduler) as client, ThreadPoolExecutor(TRANSFERS) as pool:
             contents = {digest: content for _, inputs in packed for digest, content in inputs.items()}
             uploads = {digest: pool.submit(self._upload, digest, content) for digest, content in contents.items()}
-            dispatcher = Dispatcher(client, self.scheduler, stage, compute, descriptions)
+            dispatcher = Dispatcher(client, self.scheduler, self.patience_s, stage, compute, descriptions)
             try:
                 for position, (_, inputs) in enumerate(packed):
                     for digest in inputs:
@@ -102,6 +106,7 @@ class Cluster:
                     yield position, result["counts"]
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+                self.storage.remove(marker)
 
     def _upload(self, digest: str, content: packing.Content) -> None:
         if not self.storage.has(name := f"inputs/{digest}"):
@@ -124,7 +129,7 @@ def _connected(scheduler: str) -> Iterator[Client]:
         from distributed import Client, Security
     except ModuleNotFoundError:
         raise UserError(
-            f"params.yaml: execution.workers: {scheduler} needs dask.distributed: pip install -e '.[cluster]'"
+            f"params.yaml: execution.workers: {scheduler} needs dask.distributed: make cluster-env"
         ) from None
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # errors are reported here, once
     try:
@@ -137,7 +142,7 @@ def _connected(scheduler: str) -> Iterator[Client]:
         client = Client(scheduler, timeout=CONNECT_S, security=security, name="crashcast", set_as_default=False)
     except OSError as error:
         raise UserError(
-            f"the scheduler {scheduler}, which params.yaml names in execution.workers, cannot be reached: "
+            f"the scheduler {scheduler} of execution.workers cannot be reached: "
             f"{str(error.__cause__ or '') or error}; is it running, and are its certificates set here ({MANUAL})?"
         ) from None
     try:
@@ -152,7 +157,11 @@ class Dispatcher:
     Parameters
     ----------
     client : distributed.Client
-    scheduler, stage : str
+    scheduler : str
+        Named in messages.
+    patience_s : float
+        See `Cluster`.
+    stage : str
         Named in messages.
     compute : function
         The stage's; workers must have the same code.
@@ -161,10 +170,17 @@ class Dispatcher:
     """
 
     def __init__(
-        self, client: Client, scheduler: str, stage: str, compute: Compute, descriptions: Sequence[str]
+        self,
+        client: Client,
+        scheduler: str,
+        patience_s: float,
+        stage: str,
+        compute: Compute,
+        descriptions: Sequence[str],
     ) -> None:
         self.client = client
         self.scheduler = scheduler
+        self.patience_s = patience_s
         self.stage = stage
         self.module = compute.__module__
         self.descriptions = descriptions
@@ -228,13 +244,16 @@ class Dispatcher:
         Raises
         ------
         UserError
-            If there has been no worker for `PATIENCE_S`.
+            If there has been no worker for `patience_s`.
         """
         workers = self._workers()
         if workers:
             self.present_s = time.monotonic()
-        elif time.monotonic() - self.present_s > PATIENCE_S:
-            raise UserError(f"{self.scheduler} has had no worker for {PATIENCE_S:g} s: start some as {MANUAL} says")
+        elif time.monotonic() - self.present_s > self.patience_s:
+            raise UserError(
+                f"{self.scheduler} has had no worker for {self.patience_s:g} s: start some as {MANUAL} says, or wait "
+                "longer for them (params.yaml: execution.patience)"
+            )
         for future, (position, fit) in list(self.running.items()):
             if fit and not fit & workers:  # all that may do it are gone
                 del self.running[future]
@@ -269,5 +288,6 @@ class Dispatcher:
             yield
         except (OSError, CancelledError):
             raise UserError(
-                f"the scheduler {self.scheduler} went away: start it and run again; finished partitions are kept"
+                f"the scheduler {self.scheduler} went away: start it, and the workers, which end without it, and run "
+                "again; finished partitions are kept"
             ) from None

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from crashcast.errors import UserError
 from crashcast.execution import code_hash, memo
 from crashcast.execution.cluster.packing import unpack
-from crashcast.execution.cluster.storage import Storage
+from crashcast.execution.cluster.storage import Storage, StorageError
 from crashcast.execution.task import execute
 from crashcast.files import sha256
 
@@ -34,12 +35,22 @@ def work(description: str) -> dict[str, Any]:
 
     worker = get_worker()
     content = json.loads(description)
-    if refusal := refusal_of(content, worker.state.nthreads):
-        return {"worker": worker.address, "place": f"{socket.gethostname()}, {code_hash.SRC.parent}", **refusal}
+    refusal = refusal_of(content, worker.state.nthreads)
+    if refusal is None:
+        try:
+            return _result_of(content, Path(worker.local_directory))
+        except StorageError as error:  # of this machine: another may do the task
+            refusal = {"refuses": [str(error)]}
+    return {"worker": worker.address, "place": f"{socket.gethostname()}, {code_hash.SRC.parent}", **refusal}
+
+
+def _result_of(content: dict[str, Any], place: Path) -> dict[str, Any]:
+    """Compute a described task in a folder of this machine."""
     module, function = content["function"]
     key, storage = content["key"], Storage(content["shared"])
-    inputs = Inputs(Path(worker.local_directory, "crashcast-inputs"), storage)
-    with TemporaryDirectory(dir=worker.local_directory) as folder:
+    _check_once(storage, content["marker"])
+    inputs = Inputs(place / "crashcast-inputs", storage)
+    with TemporaryDirectory(dir=place) as folder:
         task = unpack(content["task"], Path(folder), inputs.fetch)
         out = Path(folder, ".out")
         try:
@@ -55,6 +66,12 @@ def work(description: str) -> dict[str, Any]:
         storage.put(record, f"memo/{key}.json")  # last: it says that the result is whole
     inputs.trim()
     return {"sha256": digest, "counts": counts}
+
+
+@cache
+def _check_once(storage: Storage, marker: str) -> None:
+    """Find out before the work whether its result could be stored."""
+    storage.check(marker)
 
 
 def refusal_of(content: dict[str, Any], threads: int) -> dict[str, Any] | None:
