@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import polars as pl
 
-from crashcast import tables
+from crashcast import crash_groups, tables
 from crashcast.canonical import write_json
 from crashcast.errors import UserError
 from crashcast.execution import runner
@@ -113,6 +113,22 @@ def main(
     if not total["crash"]:
         check_that_crashes_show(out, read_covered_crashes(confirmed, coverage, incidents), label)
     write_json(metrics, {**summarise(total), "evidence": found.figures})
+    tell_outlook(out, read_covered_crashes(confirmed, coverage, incidents), telemetry.interval)
+
+
+def tell_outlook(labels: Path, crashes: pl.DataFrame, interval: timedelta) -> None:
+    """Say on stderr how many groups of crashes a review would judge, before anything is trained; no output has it."""
+    ends = tables.partitions(labels)
+    known = pl.concat(
+        tables.read(partition.path(labels), ["timestamp", "label"], pl.col("label").is_not_null())
+        for partition in (ends[0], ends[-1])
+    )["timestamp"]
+    first, last = known.min(), known.max()
+    if not (isinstance(first, datetime) and isinstance(last, datetime)) or first == last:
+        return
+    within = crashes.filter(pl.col("started_at").is_between(first, last)).select("server_id", "started_at").rows()
+    if outlook := crash_groups.outlook(within, (first, last), interval):
+        print(f"label: {outlook}", file=sys.stderr)
 
 
 def up_intervals(telemetry_path: Path, telemetry: Telemetry, label: Label) -> pl.DataFrame:

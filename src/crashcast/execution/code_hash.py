@@ -23,6 +23,7 @@ DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}  # of modules that
 CARRIERS = (
     "crashcast.__init__",
     "crashcast.console",
+    "crashcast.crash_groups",
     "crashcast.errors",
     "crashcast.execution.cluster",
     "crashcast.execution.code_hash",

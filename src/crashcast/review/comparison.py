@@ -18,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from crashcast.crash_groups import incident_groups
 from crashcast.errors import UserError
 from crashcast.modeling import alarms
 from crashcast.modeling.bootstrap import TwoWayDraws, pr_auc_replicates, ratio_replicates
@@ -206,15 +207,6 @@ def compare(scored: ScoredRows, acceptance: Acceptance, budget: float) -> Compar
         },
         slices=slices,
     )
-
-
-def incident_groups(started_at: pl.Series, block: timedelta) -> int:
-    """Count groups of crashes: one takes in all that start within a block's length after its first, on any server."""
-    groups, ends = 0, None
-    for moment in started_at.sort():
-        if ends is None or moment >= ends:
-            groups, ends = groups + 1, moment + block
-    return groups
 
 
 class _Total(NamedTuple):

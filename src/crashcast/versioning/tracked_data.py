@@ -86,6 +86,7 @@ def track(paths: list[Path]) -> None:
         locks.unlink()
     try:
         with Repo() as repo:
+            repo.scm_context.quiet = True  # else DVC asks for the `git add` below
             repo.add([str(path) for path in paths])
         git.run("add", "--", *(str(pointer(path)) for path in paths))
     except DvcException as error:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from datetime import datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -26,6 +27,7 @@ from crashcast.tables import CRASH, INCIDENTS, MAINTENANCE, TIMESTAMP, Partition
 from stages import label
 from stages.label import Reason
 
+DEFAULTS = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text())
 START = datetime(2025, 3, 3)
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 DAY = tables.partition_at(START, "day")
@@ -452,6 +454,7 @@ def project(tmp_path, monkeypatch):
         "telemetry": TELEMETRY.model_dump(mode="json"),
         "label": RULES.model_dump(mode="json"),
         "incidents": {"reporting_delay": "2h", "unresolved_outage": "5h"},
+        **{name: DEFAULTS[name] for name in ("split", "acceptance")},
         "execution": {"workers": 1, "memo_gb": 0},
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
@@ -584,3 +587,11 @@ def test_incident_rules_are_read_as_documented(tmp_path):
     rules = Incidents(reporting_delay="2h", unresolved_outage="5h")
     found = read_incidents(tmp_path / "i.parquet", rules).select("started_at", "resolved_at", "reported_at")
     assert found.equals(frame_of(dict.fromkeys(found.columns, TIMESTAMP), [(3, 4, 9), (5, 10, 7)]))
+
+
+def test_before_training_it_says_how_many_groups_of_crashes_a_review_would_judge(project, capsys):
+    """Of rows from 0 to 71 o'clock, labels are known to 61: the last 9 hours begin at 52."""
+    rows, crash = frame_of(tables.KEYS, [(hour, "a") for hour in range(72)]), ("a", CRASH, 55, 56, 56)
+    project(rows, tickets(crash, ("a", CRASH, 20, 21, 21)), frame_of(SPANS, [("a", -999, 71)]))
+    told = "label: the test part, the last 0 days, holds 1 group of crashes on 1 server, but a verdict needs 40 groups"
+    assert told in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -27,6 +28,8 @@ from crashcast.labelling.candidate_events import ANNOTATIONS
 from crashcast.tables import CRASH
 from stages import label
 
+DEFAULTS = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text())
+
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
@@ -48,6 +51,7 @@ def project(tmp_path, monkeypatch):
         "telemetry": SETTINGS.model_dump(mode="json"),
         "label": RULES.model_dump(mode="json"),
         "incidents": RECORDING.model_dump(mode="json"),
+        **{name: DEFAULTS[name] for name in ("split", "acceptance")},
         "execution": {"workers": 1, "memo_gb": 1},
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
