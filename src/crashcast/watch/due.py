@@ -22,6 +22,7 @@ from crashcast.modeling.split_rule import period, read_labels
 from crashcast.operate.deployment import Deployment
 from crashcast.params.base import DAY, format_duration
 from crashcast.params.retrain import Retrain
+from crashcast.params.split import Split
 from crashcast.paths import CONFIRMED_PATH, COVERAGE_PATH, FEATURES_PATH, LABELS_PATH
 from crashcast.review import ledger
 from crashcast.review.test_set import read_rule
@@ -96,7 +97,8 @@ def read(used: Deployment, revision: Revision, looked_at: datetime | None, now: 
     known, new = crashes.filter(~is_new), crashes.filter(is_new)
     found = Due(used.name, ended, known_to, known.height, new.height)
     found.reasons.extend(_by_data(found, policy))
-    found.reasons.extend(_by_changes(found, policy))
+    since = period(read_rule(revision), "train")[0]
+    found.reasons.extend(_by_changes(found, policy, since, Split.read()))
     if known_to is not None and new.height >= policy.min_crashes:
         found.reasons.extend(_by_performance(used, revision, rows, new, window, (ended, known_to + DAY)))
     report = drift.read(used, revision)
@@ -145,14 +147,21 @@ def _by_data(found: Due, policy: Retrain) -> Iterator[str]:
         )
 
 
-def _by_changes(found: Due, policy: Retrain) -> Iterator[str]:
+def _by_changes(found: Due, policy: Retrain, since: datetime, split: Split) -> Iterator[str]:
+    """Yield the changes of the fleet as a reason, and when the train part of a history since then holds them."""
     if policy.after_change is None or found.known_to is None:
         return
-    if known := changes.between(found.trained_on_to, found.known_to - policy.after_change):
-        yield (
-            f"Changed since: {some_of([*map(str, known)])}; labels reach {format_duration(policy.after_change)} beyond "
-            "it (after_change)."
+    if not (known := changes.between(found.trained_on_to, found.known_to - policy.after_change)):
+        return
+    beyond = format_duration(policy.after_change)
+    reason = f"Changed since: {some_of([*map(str, known)])}; labels reach {beyond} beyond it (after_change)"
+    reached = since + (max(change.at for change in known) + policy.after_change - since) / split.train
+    if split.method == "time" and reached > found.known_to:
+        reason += (
+            f", but the train part, {split.train:.0%} of the history since {since:%Y-%m-%d}, will only with labels to "
+            f"{reached:%Y-%m-%d}: a larger split.train or a shorter history helps (docs/retraining.md)"
         )
+    yield f"{reason}."
 
 
 def _by_performance(

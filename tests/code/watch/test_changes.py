@@ -13,6 +13,7 @@ import pytest
 from crashcast import cli
 from crashcast.errors import UserError
 from crashcast.params.retrain import Retrain
+from crashcast.params.split import Split
 from crashcast.watch import changes, due
 from crashcast.watch.changes import Change, add, between, named, read
 from crashcast.watch.drift import Finding, Report
@@ -85,10 +86,19 @@ def test_a_change_is_a_reason_once_labels_reach_far_enough(monkeypatch: pytest.M
 
     def reasons(known_to: datetime, **after: str | None) -> list[str]:
         section = Retrain.model_validate({**policy, "after_change": "14d", **after})
-        return [*due._by_changes(Due("v1.0.0", AT - timedelta(days=1), known_to, 100, 10), section)]
+        found = Due("v1.0.0", AT - timedelta(days=1), known_to, 100, 10)
+        split = Split(method="time", train=0.7, validation=0.15, test=0.15, seed=1)
+        return [*due._by_changes(found, section, AT - timedelta(days=56), split)]
 
     assert reasons(AT + timedelta(days=14)) == []
     (reason,) = reasons(AT + timedelta(days=15))
+    # 56 days before it and 14 beyond are 70 % of 100
+    assert reason == (
+        "Changed since: app 4.2 (2026-05-01); labels reach 14d beyond it (after_change), but the train part, 70% of the "
+        "history since 2026-03-06, will only with labels to 2026-06-14: a larger split.train or a shorter history helps "
+        "(docs/retraining.md)."
+    )
+    (reason,) = reasons(AT + timedelta(days=44))
     assert reason == "Changed since: app 4.2 (2026-05-01); labels reach 14d beyond it (after_change)."
     assert reasons(AT + timedelta(days=15), after_change=None) == []
 
