@@ -94,9 +94,9 @@ def test_a_change_is_a_reason_once_labels_reach_far_enough(monkeypatch: pytest.M
     (reason,) = reasons(AT + timedelta(days=15))
     # 56 days before it and 14 beyond are 70 % of 100
     assert reason == (
-        "Changed since: app 4.2 (2026-05-01); labels reach 14d beyond it (after_change), but the train part, 70% of the "
-        "history since 2026-03-06, will only with labels to 2026-06-14: a larger split.train or a shorter history helps "
-        "(docs/retraining.md)."
+        "Changed since: app 4.2 (2026-05-01); labels reach 14d beyond it (after_change), but the train part, 70% of "
+        "the history since 2026-03-06, will only with labels to 2026-06-14: a larger split.train or a shorter history "
+        "helps (docs/retraining.md)."
     )
     (reason,) = reasons(AT + timedelta(days=44))
     assert reason == "Changed since: app 4.2 (2026-05-01); labels reach 14d beyond it (after_change)."
