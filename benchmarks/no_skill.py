@@ -32,6 +32,8 @@ from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import row_metrics
 from crashcast.modeling.alarms import AlarmWindow, judge
 from crashcast.modeling.algorithms import candidates
+from crashcast.modeling.choice import choose
+from crashcast.modeling.folds import draw_folds, forward_chained, measure
 from crashcast.modeling.model import Model
 from crashcast.modeling.sampling import draw_sample, feature_names
 from crashcast.modeling.split_rule import HAS_LABEL, period, read_part, read_rule
@@ -113,13 +115,20 @@ def trained() -> dict[str, Any]:
         draw_sample(FEATURES, LABELS, rule, columns, rules),
         list(candidates(rules.candidates, rules.seed, columns)),
     )
-    fitted = [train.fit_to(sample, candidate, columns) for candidate in competing]
-    scorers = [model.log_odds for model in fitted]
-    validation = score_validation(
-        FEATURES, LABELS, rule, columns, scorers, crashes, limits, window, resampling=Evaluate.read()
+    evaluate, label = Evaluate.read(), Label.read()
+    folds = forward_chained(rule, rules.folds, label.reach + label.recovery)
+    folds, models = train.fit_on_folds(folds, sample, competing, columns)
+    scored = (
+        score_validation(
+            FEATURES, LABELS, fold, columns, [one.log_odds for one in of_fold], crashes, limits, window, evaluate
+        )
+        for fold, of_fold in zip(folds, models, strict=True)
     )
-    evidence = {one.name: train.evidence_for(validation, validation.scores(n)) for n, one in enumerate(competing)}
-    chosen, skill = train.shown_skill(validation, evidence, rules.skill_confidence)
+    validation, on_folds = measure(folds, scored, draw_folds(folds, LABELS, evaluate))
+    fitted = models[-1]
+    pr_auc = [train.evidence_for(validation, validation.scores(number))["pr_auc"] for number in range(len(competing))]
+    choice = choose(competing, pr_auc, on_folds, rules.skill_confidence, evaluate.confidence)
+    chosen, skill = choice.place, choice.skill
     test = pl.concat(rows for _, rows in read_part(FEATURES, LABELS, rule, "test"))
 
     def on_test(number: int) -> dict[str, float]:

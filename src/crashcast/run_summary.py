@@ -194,20 +194,28 @@ def _model(metrics: dict[str, Figures]) -> str:
     reached = {name: _number(evidence[name]["pr_auc"]) for name in best.values()}
     rivals = [f"{reached[name]} ({name})" for name in reached if _algorithm(name) != _algorithm(chosen)]
     against = f" against {all_of(rivals)}" if rivals else ""
-    threshold = _number(fitted["threshold"])
+    threshold, folds = _number(fitted["threshold"]), counted(metrics["candidates"]["folds"], "period")
     if chosen == DUMMY and len(evidence) > 1:
         skill = metrics["candidates"]["skill"]
         return (
             f"Model: the dummy, which opens no alarm: none of the other {len(evidence) - 1} candidates is shown to be "
-            f"better than chance on validation. The best, {skill['best']}, has a lift of {_number(skill['lift'])} with "
-            f"a lower bound of {_number(skill['lift_low'])} ({skill['confidence']:.0%} confidence)."
+            f"better than chance on {folds}. The best, {skill['best']}, has a mean lift of {_number(skill['lift'])} "
+            f"with a lower bound of {_number(skill['lift_low'])} ({skill['confidence']:.0%} confidence)."
         )
     return (
-        f"Model: {chosen}, by PR-AUC on validation the best of {len(evidence)} candidates, "
-        f"{_number(evidence[chosen]['pr_auc'])}{against}. Its alarms open at a score of {threshold}, "
-        f"with {_number(fitted['false_alarms_per_server_day'])} false alarms per server-day on validation, "
-        f"{_promise(fitted, metrics['evaluate']['confidence'])}."
+        f"Model: {chosen}, chosen from {len(evidence)} candidates by the mean lift on {folds}; PR-AUC on validation is "
+        f"{_number(evidence[chosen]['pr_auc'])}{against}{_expected(metrics['candidates'])}. Its alarms open at a score "
+        f"of {threshold}, with {_number(fitted['false_alarms_per_server_day'])} false alarms per server-day on "
+        f"validation, {_promise(fitted, metrics['evaluate']['confidence'])}."
     )
+
+
+def _expected(found: Figures) -> str:
+    """Say which PR-AUC is to be expected on new data; nothing if only the dummy competed."""
+    expected = found["expected"]
+    if not expected:
+        return ""
+    return f"; {_number(expected['pr_auc'])} is to be expected on new data ({_interval(expected, 'pr_auc')})"
 
 
 def _promise(fitted: Figures, confidence: float) -> str:

@@ -63,6 +63,8 @@ MEASURED = {
     },
     "candidates": {
         "chosen": "logistic_regression C=1",
+        "folds": 3,
+        "expected": {"pr_auc": 0.6, "pr_auc_low": 0.5, "pr_auc_high": 0.8},
         "candidates": {
             name: {"pr_auc": pr_auc}
             for name, pr_auc in {
@@ -121,9 +123,10 @@ def test_data_test_part_and_choice_are_told_in_sentences(project):
         "Data: 12,000 samples, validated with 1 warning, became 11,000 rows; gaps are filled. "
         "10,000 rows have a known label; 1.23% of them precede a crash.",
         "Test: 10 rows of 1 servers, 2026-01-01 to 2026-01-01; 1 crashes.",
-        "Model: logistic_regression C=1, by PR-AUC on validation the best of 5 candidates, 0.65 against "
-        "0.55 (hist_gradient_boosting max_leaf_nodes=7) and 0.2 (dummy). Its alarms open at a score of 0.5, with 0.25 "
-        "false alarms per server-day on validation, 0.71 to 1.32 times the budget (90% interval).",
+        "Model: logistic_regression C=1, chosen from 5 candidates by the mean lift on 3 periods; PR-AUC on validation "
+        "is 0.65 against 0.55 (hist_gradient_boosting max_leaf_nodes=7) and 0.2 (dummy); 0.6 is to be expected on new "
+        "data (0.5 to 0.8). Its alarms open at a score of 0.5, with 0.25 false alarms per server-day on validation, "
+        "0.71 to 1.32 times the budget (90% interval).",
     ]
 
 
@@ -148,10 +151,16 @@ def test_a_verdict_says_why_the_dummy_was_chosen(project):
     skill = {"best": "logistic_regression C=1", "lift": 1.52, "lift_low": 0.871, "confidence": 0.9}
     change(project / "metrics" / "candidates.json", chosen="dummy", skill=skill)
     assert summary(project).about[2] == (
-        "Model: the dummy, which opens no alarm: none of the other 4 candidates is shown to be better than chance on "
-        "validation. The best, logistic_regression C=1, has a lift of 1.52 with a lower bound of 0.871 (90% "
+        "Model: the dummy, which opens no alarm: none of the other 4 candidates is shown to be better than chance on 3 "
+        "periods. The best, logistic_regression C=1, has a mean lift of 1.52 with a lower bound of 0.871 (90% "
         "confidence)."
     )
+
+
+def test_nothing_is_expected_of_a_dummy_that_competes_alone(project):
+    change(project / "metrics" / "candidates.json", expected={}, folds=1)
+    assert "by the mean lift on 1 period; PR-AUC" in summary(project).about[2]
+    assert "(dummy). Its alarms open" in summary(project).about[2]
 
 
 def test_crashes_that_nobody_could_warn_of_are_told(project):

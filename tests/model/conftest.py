@@ -149,7 +149,8 @@ def simulate(root: Path) -> Project:
 
     (root / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     project = Project(root)
-    project.set("train", candidates={"logistic_regression": {"C": [1.0]}, "hist_gradient_boosting": BOOSTING})
+    grids = {"logistic_regression": {"C": [1.0]}, "hist_gradient_boosting": BOOSTING}
+    project.set("train", candidates=grids, negatives_per_positive=10, folds=2)
     project.set("evaluate", replicates=100, confidence=0.9, block="1d")
     project.set("alarms", false_alarms_per_server_day=0.05)
     return project

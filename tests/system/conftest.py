@@ -37,8 +37,9 @@ stages:
 SMALL_FLEET = {
     "servers: 300": "servers: 60",
     "months: 8": "months: 3",
-    "C: [0.01, 0.1, 1.0]": "C: [0.1]",
-    "max_iter: 150": "max_iter: 10",
+    "C: [0.01, 0.1]": "C: [0.1]",
+    "max_iter: 100": "max_iter: 10",
+    "max_leaf_nodes: [15, 31]": "max_leaf_nodes: [7, 15]",
     "replicates: 1000": "replicates: 100",
 }
 

@@ -22,6 +22,7 @@ from crashcast.registry import Model
 
 pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("_ask_dvc_here", "_few_moments")]
 
+RULES = "{hours_since_crash: -1, crashes_7d: 1}  # features; 1 if a higher value is worse, else -1"
 POLICY = {
     "  train: 0.70": "  train: 0.50",
     "  validation: 0.15": "  validation: 0.20",
@@ -33,7 +34,11 @@ POLICY = {
     "min_groups: 40 ": "min_groups: 20 ",
     "min_servers: 20": "min_servers: 10",
 }
-WEAK = {"C: [0.1]": "C: [0.000001]", "max_iter: 10": "max_iter: 1", "[7, 15]": "[2]"}
+ONLY_TREES = {
+    f"    one_rule:\n      rules: {RULES}\n": "",
+    "    logistic_regression:\n      C: [0.1]\n": "",
+}
+WEAK = ONLY_TREES | {"max_iter: 10": "max_iter: 1", "[7, 15]": "[2]"}
 STRONG = WEAK | {"max_iter: 10": "max_iter: 30", "[7, 15]": "[15]"}
 RETRAINED = STRONG | {"months: 3": "months: 4"}
 ALIKE = RETRAINED | {"max_iter: 10": "max_iter: 29"}

@@ -21,8 +21,8 @@ from crashcast.versioning.revision import RAW, TELEMETRY
 
 ROOT = Path(__file__).parents[2]
 CLEAN, EVALUATION, MODEL = "data/clean", "metrics/evaluate.json", "models"
-SMALL = {"servers: 300": "servers: 30", "months: 8": "months: 3", "max_iter: 150": "max_iter: 10",
-         "C: [0.01, 0.1, 1.0]": "C: [0.1]", "replicates: 1000": "replicates: 100"}  # fmt: skip
+SMALL = {"servers: 300": "servers: 30", "months: 8": "months: 3", "max_iter: 100": "max_iter: 10",
+         "C: [0.01, 0.1]": "C: [0.1]", "replicates: 1000": "replicates: 100"}  # fmt: skip
 # BIAS stands for what no hash covers: a type of CPU, a clock, another library
 STAGES = """
 import json, os, shutil, sys

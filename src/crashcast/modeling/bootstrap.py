@@ -9,7 +9,7 @@ their difference are the differences of their replicates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import NamedTuple, Self
@@ -70,14 +70,14 @@ class TwoWayDraws:
     ) -> Self:
         """Draw the distinct `servers`, and the calendar blocks that [from, to) touches, as many as there are."""
         names = servers.unique().sort().to_list()
-        first, last = (period[0] - MONDAY) // block, (period[1] - timedelta(microseconds=1) - MONDAY) // block
+        first, end = _blocks(period, block)
         for_servers, for_blocks = np.random.SeedSequence(seed).spawn(2)
         return cls(
             names,
             first,
             block,
             _draw(len(names), replicates, np.random.default_rng(for_servers)),
-            _draw(last - first + 1, replicates, np.random.default_rng(for_blocks)),
+            _draw(end - first, replicates, np.random.default_rng(for_blocks)),
         )
 
     @cached_property
@@ -87,6 +87,12 @@ class TwoWayDraws:
     @cached_property
     def _blocks(self) -> NDArray[np.float64]:
         return np.ascontiguousarray(self.of_blocks.T, dtype=np.float64)
+
+    def during(self, period: tuple[datetime, datetime]) -> Self:
+        """Return the draws of the blocks that [from, to) touches."""
+        first, end = _blocks(period, self.block)
+        some = slice(first - self.first_block, end - self.first_block)
+        return replace(self, first_block=first, of_blocks=self.of_blocks[:, some])
 
     @property
     def replicates(self) -> int:
@@ -157,6 +163,11 @@ class TwoWayDraws:
             by_block = (some.toarray() if some.nnz > DENSE * n_servers * n_blocks else some) @ self._servers
             sums[index] = np.einsum("br,br->r", by_block, self._blocks)
         return sums
+
+
+def _blocks(period: tuple[datetime, datetime], block: timedelta) -> tuple[int, int]:
+    """Return the numbers of the blocks that [from, to) touches, from the first to the one after the last."""
+    return (period[0] - MONDAY) // block, (period[1] - timedelta(microseconds=1) - MONDAY) // block + 1
 
 
 def _draw(n: int, replicates: int, rng: np.random.Generator) -> Ints:

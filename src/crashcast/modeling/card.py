@@ -23,6 +23,7 @@ def model_card(
     rule: dict[str, Any],
     figures: dict[str, Any],
     evidence: dict[str, dict[str, Any]],
+    expected: dict[str, float],
     reason: str = "",
 ) -> str:
     """Write the card as Markdown.
@@ -37,14 +38,23 @@ def model_card(
         What `split` wrote.
     figures, evidence : dict
         The chosen model's validation figures, and every candidate's.
+    expected : dict
+        Its PR-AUC and lift on a new period, corrected for the choice, with their intervals; empty if the dummy was
+        chosen.
     reason : str
         Why the dummy was chosen, if it was.
     """
     chosen = ", ".join(f"{name} = {value:g}" for name, value in model.hyperparameters.items()) or "none"
     periods = [f"| {part} | {span['from']} | {span['to']} |" for part, span in rule["periods"].items()]
     rows = [f"| {name} | {_number(value)} |" for name, value in figures.items()]
+    new_period = [
+        f"{label} {_number(expected[name])} ({_number(expected[f'{name}_low'])} to {_number(expected[f'{name}_high'])})"
+        for name, label in (("pr_auc", "PR-AUC"), ("lift", "lift"))
+        if expected
+    ]
     rivals = [
-        f"| {name} | {_number(row['pr_auc'])} | {_number(row['lift'])} | {_number(row['event_recall'])} |"
+        f"| {name} | {_number(row['fold_lift'])} | {_number(row['pr_auc'])} | {_number(row['lift'])} "
+        f"| {_number(row['event_recall'])} |"
         for name, row in evidence.items()
     ]
     return "\n".join(
@@ -61,8 +71,9 @@ def model_card(
             *periods,
             "\n## Validation\n\n| figure | value |\n|---|---|",
             *rows,
-            "\n## Candidates, on validation\n",
-            "| candidate | PR-AUC | lift | event recall at the budget |\n|---|---|---|---|",
+            *([f"\nExpected on a new period, corrected for the choice: {', '.join(new_period)}."] if expected else []),
+            "\n## Candidates, over the folds, and on validation, which is the last one\n",
+            "| candidate | mean lift of folds | PR-AUC | lift | event recall at the budget |\n|---|---|---|---|---|",
             *rivals,
             "\n## Features\n\n" + ", ".join(f"`{name}`" for name in model.features),
         ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,15 @@ class Sample:
     def share(self) -> float:
         """The share of negatives over that of crash rows."""
         return self.shares[0] / self.shares[1]
+
+    def before(self, moment: datetime) -> Sample:
+        """Return the rows before a moment (naive, UTC), without a copy if they are all."""
+        is_before = (self.keys["timestamp"].dt.replace_time_zone(None) < moment).to_numpy()
+        if is_before.all():
+            return self
+        weight = None if self.weight is None else self.weight[is_before]
+        kept = self.keys.filter(is_before), self.values[is_before], self.crash[is_before]
+        return Sample(*kept, self.shares, weight)
 
     def figures(self) -> dict[str, float]:
         """Return how many rows were drawn, for `metrics/train.json`."""

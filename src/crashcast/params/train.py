@@ -30,4 +30,5 @@ class Train(Section):
     weigh_by_confidence: bool = False
     self_training: SelfTraining | None = None
     skill_confidence: Share = 0.95
+    folds: Annotated[int, Field(ge=1, le=12)] = 3
     candidates: Candidates

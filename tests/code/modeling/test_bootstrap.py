@@ -71,6 +71,17 @@ def test_a_period_touches_a_block_if_an_instant_of_it_does():
         assert TwoWayDraws.draw(pl.Series(["a"]), period, DAY, 1, 1).shape == (1, blocks)
 
 
+def test_the_draws_of_a_shorter_period_are_those_of_its_blocks():
+    draws = draw(3, 6, 4)
+    part = draws.during((START + 2 * DAY + timedelta(hours=5), START + 4 * DAY))
+    assert part.shape == (3, 2)
+    assert (part.of_servers == draws.of_servers).all()
+    assert (part.of_blocks == draws.of_blocks[:, 2:4]).all()
+    at = moments(START + 2 * DAY, START + 3 * DAY)
+    assert part.cells(pl.Series(["s000", "s001"]), at).tolist() == [0, 3]
+    assert draws.during((START, START + 6 * DAY)).of_blocks.tolist() == draws.of_blocks.tolist()
+
+
 def test_a_block_of_seven_days_is_a_week_from_monday():
     period = (datetime(2025, 3, 7), datetime(2025, 3, 18))  # Friday to Tuesday: three weeks are touched
     draws = TwoWayDraws.draw(pl.Series(["a"]), period, 7 * DAY, 1, 1)

@@ -61,6 +61,19 @@ def test_of_each_label_its_share_is_drawn():
         assert found[1] == pytest.approx(2000 * shares[1], abs=80 * (0 < shares[1] < 1))
 
 
+def test_the_rows_before_a_moment_keep_all_that_belongs_to_them():
+    keys = keys_of(("a", 0), ("b", 1), ("a", 2), ("b", 3))
+    values, crash, weight = np.arange(8, dtype=np.float32).reshape(4, 2), np.array([0, 1, 0, 1]) > 0, np.arange(4.0)
+    sample = Sample(keys, values, crash, (0.1, 0.5), weight)
+    earlier = sample.before(START + 2 * HOUR)
+    assert earlier.keys.equals(keys[:2])
+    assert earlier.values.tolist() == [[0, 1], [2, 3]]
+    assert earlier.crash.tolist() == [False, True]
+    assert (earlier.shares, earlier.weight.tolist()) == ((0.1, 0.5), [0, 1])
+    assert Sample(keys, values, crash, (0.1, 0.5)).before(START + HOUR).weight is None
+    assert sample.before(START + 4 * HOUR) is sample
+
+
 def test_a_row_before_a_crash_weighs_what_the_crash_that_labels_it_does(tmp_path):
     crashes = [("a", 6, CRASH, None), ("a", 2.5, CRASH, 0.5), ("b", 3.5, CRASH, 0.25), ("a", 4, CRASH, 0.75)]
     incidents = pl.DataFrame(

@@ -1,0 +1,201 @@
+"""Forward-chained folds: how well candidates rank several later periods, each after a fit to the rows before it.
+
+One validation part cannot rank candidates: chance decides between models that are nearly as good. So the candidate is
+chosen by its mean lift over the folds, and how sure that is comes from resampling servers and, independently, blocks of
+time. The last fold is the split itself. A figure that was the reason for a choice flatters, and is corrected for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from crashcast.modeling.bootstrap import Floats, TwoWayDraws, pr_auc_replicates, ratio_replicates, total_replicates
+from crashcast.modeling.row_metrics import pr_auc, steps_of
+from crashcast.modeling.split_rule import PARTS, assign, labelled, period
+from crashcast.modeling.validation_scores import Validation
+from crashcast.params.evaluate import Evaluate
+
+Rule = dict[str, Any]
+
+
+def forward_chained(rule: Rule, folds: int, embargo: timedelta) -> list[Rule]:
+    """Return the rules of the folds, the earliest first; the last one is the split itself.
+
+    The validation part of each is as long as that of the split, with the embargo around it. A fold is left out if its
+    train part were shorter than its validation part. A split by server or at random has no earlier fold.
+
+    Parameters
+    ----------
+    rule : dict
+        What `split` wrote.
+    folds : int
+        How many there are, if the train part is long enough.
+    embargo : timedelta
+        Between two parts: as far as a label reaches.
+    """
+    found = [rule]
+    if rule["method"] != "time":
+        return found
+    first, (start, end) = period(rule, "train")[0], period(rule, "validation")
+    length = end - start
+    for _ in range(folds - 1):
+        end = start - embargo
+        start = end - length
+        train_end = start - embargo
+        if train_end - first < length:
+            break
+        spans = (first, train_end), (start, end), period(rule, "test")
+        periods = {
+            part: {"from": span[0].isoformat(), "to": span[1].isoformat()}
+            for part, span in zip(PARTS, spans, strict=True)
+        }
+        found.insert(0, {"method": "time", "periods": periods})
+    return found
+
+
+@dataclass(frozen=True)
+class FoldFigures:
+    """How well K candidates rank the validation rows of F folds, and that in each of R replicates.
+
+    Attributes
+    ----------
+    base_rate : array of shape (F,)
+    pr_auc : array of shape (F, K)
+    base_rate_replicates : array of shape (F, R)
+    pr_auc_replicates : array of shape (F, K, R)
+        A replicate without crashes counts as one without skill (0).
+    """
+
+    base_rate: Floats
+    pr_auc: Floats
+    base_rate_replicates: Floats
+    pr_auc_replicates: Floats
+
+    @cached_property
+    def lift(self) -> Floats:
+        """The mean PR-AUC over the base rate, shape (K,)."""
+        return np.asarray((self.pr_auc / self.base_rate[:, None]).mean(axis=0))
+
+    @cached_property
+    def lift_replicates(self) -> Floats:
+        """The same in every replicate, shape (K, R)."""
+        lifts = [
+            ratio_replicates(area, base_rate)
+            for base_rate, areas in zip(self.base_rate_replicates, self.pr_auc_replicates, strict=True)
+            for area in areas
+        ]
+        return np.asarray(np.nan_to_num(lifts).reshape(self.pr_auc_replicates.shape).mean(axis=0))
+
+    @cached_property
+    def errors(self) -> Floats:
+        """The standard error of the difference in lift of each two candidates, shape (K, K)."""
+        return np.stack([(self.lift_replicates - one).std(axis=1) for one in self.lift_replicates])
+
+    def simplest_of_the_best(self, eligible: NDArray[np.bool_], lift: Floats | None = None) -> int:
+        """Return the first eligible candidate whose lift is within its standard error of the highest one.
+
+        Source: the one-standard-error rule of Breiman, Friedman, Olshen, Stone, Classification and regression trees,
+        1984, section 3.4.3; here the error is that of the difference, for candidates are judged on the same rows.
+
+        Parameters
+        ----------
+        eligible : bool array of shape (K,)
+            At least one.
+        lift : array of shape (K,), optional
+            Of another sample than the folds.
+        """
+        lift = self.lift if lift is None else lift
+        best = int(np.argmax(np.where(eligible, lift, -np.inf)))
+        return int(np.argmax(eligible & (lift[best] - lift <= self.errors[best])))
+
+    def expected(self, chosen: int, eligible: NDArray[np.bool_], confidence: float) -> dict[str, float]:
+        """Return the PR-AUC and lift to be expected of a candidate on a new period, corrected for the choice.
+
+        In each replicate a candidate is chosen in the same way. By how much its figure there is above the one that it
+        has on the rows themselves is the mean optimism of a choice (Efron, Tibshirani, An introduction to the
+        bootstrap, 1993, section 17.6). The interval holds for a new period as long as a validation part: it has the
+        error of the folds' mean and, from another replicate, that of a single period.
+
+        Parameters
+        ----------
+        chosen : int
+        eligible : bool array of shape (K,)
+            From among which it was chosen.
+        confidence : float
+            Of the interval, such as 0.9.
+        """
+        again = [self.simplest_of_the_best(eligible, lift) for lift in self.lift_replicates.T]
+        lifts = self.pr_auc / self.base_rate[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            lift_replicates = np.nan_to_num(self.pr_auc_replicates / self.base_rate_replicates[:, None])
+        found: dict[str, float] = {}
+        for name, figure, replicates in (
+            ("pr_auc", self.pr_auc, self.pr_auc_replicates),
+            ("lift", lifts, lift_replicates),
+        ):
+            mean, means = figure.mean(axis=0), replicates.mean(axis=0)
+            optimism = np.mean(means[again, np.arange(len(again))] - mean[again])
+            of_mean = means[chosen] - mean[chosen]
+            of_period = replicates[:, chosen] - figure[:, chosen, None]
+            value = mean[chosen] - optimism
+            errors = of_period - np.roll(of_mean, 1)  # of two replicates, which are independent
+            low, high = np.quantile(value + errors, [(1 - confidence) / 2, (1 + confidence) / 2])
+            found |= {name: float(value), f"{name}_low": float(max(low, 0.0)), f"{name}_high": float(high)}
+        return found
+
+
+def draw_folds(folds: list[Rule], labels: Path, resampling: Evaluate) -> TwoWayDraws:
+    """Draw the servers of train and validation, and the blocks from the first fold's validation part to the last's."""
+    names = pl.Series(dtype=pl.String)
+    for _, rows in labelled(labels):
+        inside = assign(rows, folds[-1]).is_in(["train", "validation"]).fill_null(False)
+        names = pl.concat([names, rows.filter(inside)["server_id"].cast(pl.String)]).unique()
+    span = period(folds[0], "validation")[0], period(folds[-1], "validation")[1]
+    return TwoWayDraws.draw(names, span, resampling.block, resampling.replicates, resampling.seed)
+
+
+def measure(folds: Iterable[Rule], scored: Iterable[Validation], draws: TwoWayDraws) -> tuple[Validation, FoldFigures]:
+    """Measure all candidates on each fold.
+
+    Parameters
+    ----------
+    folds : iterable of dict
+        See `forward_chained`.
+    scored : iterable of Validation
+        The validation part of each, scored by all candidates; one at a time is held.
+    draws : TwoWayDraws
+        See `draw_folds`.
+
+    Returns
+    -------
+    Validation
+        Of the last fold.
+    FoldFigures
+        Of the folds whose validation part has rows of both classes.
+    """
+    found: list[tuple[Floats, ...]] = []
+    for fold, validation in zip(folds, scored, strict=True):
+        labels, own = validation.labels, draws.during(period(fold, "validation"))
+        if not 0 < labels.sum() < len(labels):
+            continue
+        known = validation.rows.filter(validation.known)
+        cells = own.cells(known["server_id"].cast(pl.String), known["timestamp"])
+        base_rate = ratio_replicates(
+            total_replicates(labels, cells, own), total_replicates(np.ones(len(labels)), cells, own)
+        )
+        areas, replicates = [], []
+        for number in range(len(validation.files)):
+            scores = validation.scores(number)[validation.known]
+            areas.append(pr_auc(labels, scores))
+            replicates.append(pr_auc_replicates(labels, steps_of(labels, scores), cells, own))
+        found.append((labels.mean(), np.array(areas), base_rate, np.nan_to_num(replicates)))
+    return validation, FoldFigures(*(np.stack(figures) for figures in zip(*found, strict=True)))

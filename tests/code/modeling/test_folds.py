@@ -1,0 +1,113 @@
+"""The folds that candidates are compared on, by hand."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+
+from crashcast.modeling.folds import FoldFigures, forward_chained
+from crashcast.modeling.split_rule import period
+
+DAY = timedelta(days=1)
+JANUARY = datetime(2025, 1, 1)
+
+
+def span(first: int, end: int) -> dict[str, str]:
+    return {"from": (JANUARY + first * DAY).isoformat(), "to": (JANUARY + end * DAY).isoformat()}
+
+
+def by_time(train: tuple[int, int], validation: tuple[int, int]) -> dict:
+    periods = {"train": span(*train), "validation": span(*validation), "test": span(200, 210)}
+    return {"method": "time", "periods": periods}
+
+
+def days(rule: dict, part: str) -> tuple[int, int]:
+    first, end = period(rule, part)
+    return (first - JANUARY).days, (end - JANUARY).days
+
+
+def test_each_fold_trains_on_what_came_before_its_validation_part() -> None:
+    split = by_time((0, 70), (72, 87))  # an embargo of two days
+    folds = forward_chained(split, 3, 2 * DAY)
+    assert [days(fold, "validation") for fold in folds] == [(38, 53), (55, 70), (72, 87)]
+    assert [days(fold, "train") for fold in folds] == [(0, 36), (0, 53), (0, 70)]
+    assert folds[-1] is split
+    assert {days(fold, "test") for fold in folds} == {(200, 210)}
+
+
+def test_a_fold_with_less_to_train_on_than_to_validate_is_left_out() -> None:
+    split = by_time((0, 70), (72, 87))
+    assert [days(fold, "train") for fold in forward_chained(split, 9, 2 * DAY)] == [(0, 19), (0, 36), (0, 53), (0, 70)]
+    assert forward_chained(by_time((0, 20), (22, 37)), 3, 2 * DAY) == [by_time((0, 20), (22, 37))]
+
+
+def test_one_fold_is_the_split_itself_as_is_a_split_without_an_order() -> None:
+    split = by_time((0, 70), (72, 87))
+    assert forward_chained(split, 1, 2 * DAY) == [split]
+    others = split | {"method": "server"}
+    assert forward_chained(others, 3, 2 * DAY) == [others]
+
+
+def figures(lifts: list[list[float]], noise: float = 0.0, shared: float = 0.0, replicates: int = 2000) -> FoldFigures:
+    """Return the figures of F folds and K candidates whose replicates have an error of their own and a shared one."""
+    rng, lift = np.random.default_rng(0), np.array(lifts)
+    own = rng.normal(0, noise, (*lift.shape, replicates))
+    common = rng.normal(0, shared, (lift.shape[0], 1, replicates))
+    base_rate = np.full(len(lift), 0.1)
+    pr_auc = lift * 0.1
+    return FoldFigures(
+        base_rate, pr_auc, np.full((len(lift), replicates), 0.1), pr_auc[..., None] + 0.1 * (own + common)
+    )
+
+
+def test_the_lift_is_the_mean_over_the_folds() -> None:
+    found = figures([[1, 4], [3, 2], [2, 6]])
+    assert found.lift == pytest.approx([2, 4])
+    assert found.lift_replicates[:, 0] == pytest.approx([2, 4])
+
+
+def test_a_replicate_without_crashes_has_no_skill() -> None:
+    one = FoldFigures(np.array([0.5]), np.array([[0.5]]), np.array([[0.5, 0.0]]), np.array([[[1.0, 0.0]]]))
+    assert one.lift_replicates.tolist() == [[2, 0]]
+
+
+ALL = np.ones(3, dtype=bool)
+
+
+def test_of_candidates_within_the_error_of_the_best_the_simplest_is_taken() -> None:
+    """Two folds; errors of one candidate's mean 0.2 / sqrt(2), of a difference 0.2."""
+    found = figures([[4.0, 4.9, 5.0], [4.0, 4.9, 5.0]], noise=0.2)
+    assert found.errors[0] == pytest.approx([0, 0.2, 0.2], rel=0.1)
+    assert found.simplest_of_the_best(ALL) == 1
+    assert found.simplest_of_the_best(np.array([True, False, True])) == 2
+    assert found.simplest_of_the_best(np.array([True, False, False])) == 0
+    assert found.simplest_of_the_best(ALL, lift=np.array([5.0, 4.0, 3.0])) == 0
+
+
+def test_an_error_that_all_candidates_share_tells_nothing_of_their_difference() -> None:
+    found = figures([[4.0, 4.9, 5.0]] * 2, noise=0.01, shared=3.0)
+    assert found.simplest_of_the_best(ALL) == 2
+
+
+def test_equal_candidates_are_told_by_their_order() -> None:
+    assert figures([[4.0, 4.0, 4.0]]).simplest_of_the_best(ALL) == 0
+
+
+def test_what_is_expected_of_the_only_candidate_is_its_mean() -> None:
+    """The error of a new period and, half as large in variance, that of the mean of two: 1.64 x sqrt(1.5)."""
+    only = figures([[4.0], [6.0]], noise=0.2, replicates=20_000)
+    found = only.expected(0, np.ones(1, dtype=bool), 0.9)
+    assert found["lift"] == pytest.approx(5, abs=0.01)
+    assert found["pr_auc"] == pytest.approx(0.5, abs=0.001)
+    assert found["lift_high"] - found["lift"] == pytest.approx(1.645 * 0.2 * 1.5**0.5, rel=0.05)
+    assert found["lift"] - found["lift_low"] == pytest.approx(1.645 * 0.2 * 1.5**0.5, rel=0.05)
+
+
+def test_what_is_expected_after_a_choice_among_equals_is_lower() -> None:
+    """Of ten equal candidates whose means have an error of 1, the best one is 1.54 above the truth."""
+    equal = figures([[5.0] * 10], noise=1.0)
+    object.__setattr__(equal, "errors", np.zeros((10, 10)))  # the best, not the simplest near it
+    found = equal.expected(0, np.ones(10, dtype=bool), 0.9)
+    assert found["lift"] == pytest.approx(5 - 1.54, abs=0.1)
