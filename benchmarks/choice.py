@@ -1,0 +1,137 @@
+"""Is the model that `train` chooses better than that of an earlier grid, and does the figure that it expects hold?
+
+    python benchmarks/choice.py                 # ten fleets; those that have results already are left out
+    python benchmarks/choice.py --seeds 7 8     # others
+
+Each fleet is the demo's, simulated anew. Both grids are trained on the same features and judged on the same test rows.
+The earlier grid is that of the version before folds: the tree with the highest PR-AUC on validation was chosen. The
+seeds were named before any of them was run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from demo_claims import BELIEVED, FEATURES, KNOWN, LABELS, MODELS, RAW, SPLIT, VOTES
+from project import clean_demo
+from scipy import stats
+
+from crashcast.canonical import write_json
+from crashcast.modeling import row_metrics
+from crashcast.modeling.algorithms import candidates
+from crashcast.modeling.model import Model, fit, load, matrix
+from crashcast.modeling.sampling import draw_sample, feature_names
+from crashcast.modeling.split_rule import HAS_LABEL, read_part, read_rule
+from crashcast.params.train import Candidates, Train
+from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH
+from stages import featurize, label, split, train
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "benchmarks" / "results" / "choice.json"
+SEEDS = tuple(range(801, 811))
+EARLIER = {
+    "learning_rate": [0.05],
+    "max_iter": 150,
+    "max_leaf_nodes": [7, 15],
+    "min_samples_leaf": 50,
+    "l2_regularization": 1.0,
+}
+EARLIER_NEGATIVES_PER_POSITIVE = 10
+CONFIDENCE = 0.9
+FOUND, TRAINED = Path("metrics/candidates.json"), Path("metrics/train.json")
+
+
+def main() -> None:
+    """Run every fleet that has no results yet, write them, and print what they add up to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    fleets: dict[str, Any] = json.loads(out.read_text())["fleets"] if out.exists() else {}
+    for seed in arguments.seeds:
+        if str(seed) in fleets:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            fleets[str(seed)] = one_fleet(seed)
+            os.chdir(ROOT)
+        print(f"seed {seed}: {json.dumps(fleets[str(seed)])}", file=sys.stderr, flush=True)
+        write_json(out, {"fleets": fleets, "summary": summary(fleets)})
+    print(json.dumps(summary(fleets), indent=1))
+
+
+def one_fleet(seed: int) -> dict[str, Any]:
+    """Simulate a fleet in the current folder, and train by the stage and with the earlier grid."""
+    cleaned = clean_demo(demo={"seed": seed})
+    label.main(cleaned, RAW, INCIDENTS_PATH, *KNOWN, LABELS, BELIEVED, VOTES, Path("metrics/label.json"))
+    featurize.main(cleaned, INCIDENTS_PATH, COVERAGE_PATH, FEATURES)
+    split.main(LABELS, SPLIT, Path("metrics/split.json"))
+    train.main(FEATURES, LABELS, SPLIT, BELIEVED, COVERAGE_PATH, MODELS, FOUND, TRAINED)
+    found, rule = json.loads(FOUND.read_text()), read_rule(SPLIT)
+    earlier = of_earlier_grid(rule)
+    test = known_rows(rule, "test")
+    target = test["label"].to_numpy()
+    return {
+        "chosen": found["chosen"],
+        "pr_auc": row_metrics.pr_auc(target, load(MODELS).predict(test)),
+        "pr_auc_of_earlier_grid": row_metrics.pr_auc(target, log_odds(earlier, test)),
+        "base_rate": float(target.mean()),
+        "expected": found["expected"],
+    }
+
+
+def known_rows(rule: dict[str, Any], part: str) -> pl.DataFrame:
+    """Return the rows of a part whose label is known."""
+    return pl.concat(rows.filter(HAS_LABEL) for _, rows in read_part(FEATURES, LABELS, rule, part))
+
+
+def of_earlier_grid(rule: dict[str, Any]) -> Model:
+    """Return the model of the earlier grid that has the highest PR-AUC on validation."""
+    columns = feature_names(FEATURES)
+    rules = Train.read().model_copy(update={"negatives_per_positive": EARLIER_NEGATIVES_PER_POSITIVE})
+    sample, validation = draw_sample(FEATURES, LABELS, rule, columns, rules), known_rows(rule, "validation")
+    target = validation["label"].to_numpy()
+    grid = Candidates.model_validate({"hist_gradient_boosting": EARLIER})
+    models = [
+        fit(candidate, columns, sample.values, sample.crash, sample.share)
+        for candidate in candidates(grid, rules.seed, columns)
+    ]
+    return max(models, key=lambda model: row_metrics.pr_auc(target, log_odds(model, validation)))
+
+
+def log_odds(model: Model, rows: pl.DataFrame) -> np.ndarray:
+    """Score rows before calibration, which changes no rank."""
+    return model.log_odds(matrix(rows, model.features))
+
+
+def summary(fleets: dict[str, Any]) -> dict[str, Any]:
+    """Return the mean gain with its interval over fleets, and in how many of them the expected figure holds."""
+    gains = np.array([one["pr_auc"] - one["pr_auc_of_earlier_grid"] for one in fleets.values()])
+    error = stats.sem(gains) * stats.t.ppf((1 + CONFIDENCE) / 2, len(gains) - 1) if len(gains) > 1 else np.nan
+    holds = {"pr_auc": 0, "lift": 0}
+    for one in fleets.values():
+        for name, figure in (("pr_auc", one["pr_auc"]), ("lift", one["pr_auc"] / one["base_rate"])):
+            holds[name] += one["expected"][f"{name}_low"] <= figure <= one["expected"][f"{name}_high"]
+    return {
+        "fleets": len(fleets),
+        "gain": float(gains.mean()),
+        "gain_low": float(gains.mean() - error) if len(gains) > 1 else None,
+        "gain_high": float(gains.mean() + error) if len(gains) > 1 else None,
+        "expected_pr_auc_holds": holds["pr_auc"],
+        "expected_lift_holds": holds["lift"],
+        "mean_expected_pr_auc": float(np.mean([one["expected"]["pr_auc"] for one in fleets.values()])),
+        "mean_pr_auc": float(np.mean([one["pr_auc"] for one in fleets.values()])),
+    }
+
+
+if __name__ == "__main__":
+    main()
