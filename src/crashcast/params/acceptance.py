@@ -50,8 +50,8 @@ class Acceptance(Section):
     slices: Slices
 
 
-def look_error(look: int) -> float:
-    """Return the one-sided error to which the k-th look, from 1, is held; those of all looks add up to `ERROR`.
+def look_error(look: float) -> float:
+    """Return the one-sided error to which the k-th look, from 1, is held; those of whole numbers add up to `ERROR`.
 
     Source: Bonferroni's inequality with unequal shares; the sum of 1/k^2 is pi^2/6 (Euler).
     """

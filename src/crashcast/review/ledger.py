@@ -1,8 +1,9 @@
 """The ledger of looks: how many challengers have been judged on one set of test rows.
 
-Who tries often enough on the same rows wins by luck, so the k-th distinct challenger is held to a smaller error. The
-count must outlive pull requests that nobody merges and branches that somebody deletes: it is kept in a git ref of its
-own on the remote, one commit a change, the newest of which holds the whole ledger:
+Who tries often enough on the same rows wins by luck, so the k-th distinct challenger is held to a smaller error. A look
+at another test part counts by the share of this one's period that it saw: after a month of new data, most rows are the
+same. The count must outlive pull requests that nobody merges and branches that somebody deletes: it is kept in a git
+ref of its own on the remote, one commit a change, the newest of which holds the whole ledger:
 
     git fetch origin refs/crashcast/looks && git log -p FETCH_HEAD
 
@@ -13,10 +14,12 @@ commit that it replaces, and whoever comes second reads again and takes the next
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -45,8 +48,9 @@ class Look:
 
     Attributes
     ----------
-    number : int
-        k, from 1: the same challenger keeps its own.
+    number : float
+        k: 1, and the earlier looks at the same rows, and the shares of their period that other looks saw. The same
+        challenger keeps its own.
     error : float
         What the k-th challenger is held to.
     previous : tuple of str
@@ -57,7 +61,7 @@ class Look:
         What a person should be told about how far the number can be trusted.
     """
 
-    number: int
+    number: float
     error: float
     previous: tuple[str, ...]
     reserved: bool = True
@@ -72,6 +76,8 @@ class Entry:
     policy: str | None = None
     verdict: Verdict | None = None
     windows: list[str] | None = None  # their test periods, if recipes were judged
+    period: list[str] | None = None  # of the test rows, [from, to); None: it was written down before periods counted
+    number: float | None = None  # as it was taken; None: its place among the looks at the same rows
 
 
 Ledger = dict[Name, list[Entry]]  # rows: looks, in their order
@@ -88,7 +94,12 @@ def identity(model: str, data: Mapping[str, str], params: str) -> str:
 
 
 def look(
-    rows: str, challenger: str, policy: str | None = None, reserve: bool = True, windows: list[str] | None = None
+    rows: str,
+    challenger: str,
+    policy: str | None = None,
+    reserve: bool = True,
+    windows: list[str] | None = None,
+    period: Sequence[str] | None = None,
 ) -> Look:
     """Take the next number on these rows, or find the one that this challenger has: before it is judged.
 
@@ -104,21 +115,27 @@ def look(
         False only reads: for who may not push, as in a fork. Another challenger may then get the same number.
     windows : list of str, optional
         The test period of each window, if recipes are judged.
+    period : pair of str, optional
+        The first moment of the test rows and the end, in ISO 8601. Looks at other rows of it count by their share; None
+        counts looks at these very rows alone.
 
     Raises
     ------
     UserError
         If the remote's ledger cannot be read, is corrupt, or takes no push.
     """
-    remote, entry = git.shared_remote(), Entry(challenger, policy, windows=windows or None)
+    remote = git.shared_remote()
+    entry = Entry(challenger, policy, windows=windows or None, period=None if period is None else list(period))
     if reserve:
-        looks = _change(remote, rows, lambda looks: _with(looks, entry))
+        looks = _change(remote, rows, lambda ledger: _with(ledger.get(rows, []), numbered(entry, rows, ledger)))
         note = None if remote else f"No git remote: the ledger of looks ({REF}) is kept in this clone alone."
     else:
-        looks = _with(_current(remote)[0].get(rows, []), entry)
+        ledger = _current(remote)[0]
+        looks = _with(ledger.get(rows, []), numbered(entry, rows, ledger))
         note = "This look was not written down: another challenger may be judged under the same number."
-    number = 1 + _index(looks, challenger)
-    previous = tuple(entry.verdict or NO_VERDICT for entry in looks[: number - 1])
+    index = _index(looks, challenger)
+    number = looks[index].number or 1 + index
+    previous = tuple(entry.verdict or NO_VERDICT for entry in looks[:index])
     return Look(number, look_error(number), previous, reserve, note)
 
 
@@ -131,7 +148,8 @@ def record(rows: str, challenger: str, verdict: Verdict) -> None:
         As `look` does, and if the look was never reserved.
     """
 
-    def judged(looks: list[Entry]) -> list[Entry]:
+    def judged(ledger: Ledger) -> list[Entry]:
+        looks = ledger.get(rows, [])
         index = _index(looks, challenger)
         return [*looks[:index], replace(looks[index], verdict=verdict), *looks[index + 1 :]]
 
@@ -156,6 +174,22 @@ def _with(looks: list[Entry], entry: Entry) -> list[Entry]:
     return looks if any(known.challenger == entry.challenger for known in looks) else [*looks, entry]
 
 
+def numbered(entry: Entry, rows: str, ledger: Ledger) -> Entry:
+    """Return a look with the number that it takes, if it has a period: rounded up, to hundredths."""
+    if entry.period is None:
+        return entry
+    others = [known for other, looks in ledger.items() if other != rows for known in looks if known.period]
+    seen = 1 + len(ledger.get(rows, [])) + sum(_share(entry.period, known.period or []) for known in others)
+    return replace(entry, number=math.ceil(seen * 100 - 1e-6) / 100)
+
+
+def _share(period: Sequence[str], seen: Sequence[str]) -> float:
+    """Return the share of a period that lies in another one."""
+    (start, end), (first, last) = (map(datetime.fromisoformat, one) for one in (period, seen))
+    common = min(end, last) - max(start, first)
+    return max(0.0, common / (end - start)) if start < end else 0.0
+
+
 def _index(looks: list[Entry], challenger: str) -> int:
     for index, entry in enumerate(looks):
         if entry.challenger == challenger:
@@ -163,13 +197,13 @@ def _index(looks: list[Entry], challenger: str) -> int:
     raise UserError(f"the ledger of looks has no look of challenger {challenger}: it is reserved before it is judged")
 
 
-def _change(remote: str | None, rows: str, edit: Callable[[list[Entry]], list[Entry]]) -> list[Entry]:
+def _change(remote: str | None, rows: str, edit: Callable[[Ledger], list[Entry]]) -> list[Entry]:
     """Edit the looks at some rows, with compare-and-swap, and return them."""
     refused, wait_s = 0, WAIT_S
     for _ in range(RACES):
         ledger, parents = _current(remote)
         before = ledger.get(rows, [])
-        looks = edit(before)
+        looks = edit(ledger)
         if looks == before and len(parents) < 2:
             return looks
         commit = _commit(ledger | {rows: looks}, parents)
@@ -225,8 +259,9 @@ def _read(commit: str) -> Ledger:
 def _commit(ledger: Ledger, parents: list[str]) -> str:
     written = _FORMAT.dump_python(ledger)
     for entry in (entry for looks in written.values() for entry in looks):
-        if entry["windows"] is None:
-            del entry["windows"]  # an older version reads no key that it does not know
+        for name in ("windows", "period", "number"):
+            if entry[name] is None:
+                del entry[name]  # an older version reads no key that it does not know
     text = canonical.json_text(written) + "\n"
     blob = git.run("hash-object", "-w", "--stdin", given=text).text
     tree = git.run("mktree", given=f"100644 blob {blob}\t{FILE}\n").text

@@ -38,8 +38,8 @@ class Facts:
 
     Attributes
     ----------
-    look : int
-        1-based attempt number of this challenger on these test rows.
+    look : float
+        Number of this look at these test rows, from 1: see `ledger`.
     rows_kind : str
         "own": the base's own test rows; "later": later than all rows that the base used; "own and later"; "other";
         "windows": recipes are judged.
@@ -65,7 +65,7 @@ class Facts:
         Of `acceptance`: shown, never applied.
     """
 
-    look: int
+    look: float
     rows_kind: str
     n_windows: int = 1
     models: Comparison | None = None

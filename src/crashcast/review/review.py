@@ -174,7 +174,8 @@ def review(
     rows_hash = rescoring.rows_hash if rescoring else found["rows_hash"]
     identity = ledger.identity(own["model"], own["data"], own["params"])
     its_windows = rescoring.windows if rescoring else found["windows"]
-    look = ledger.look(rows_hash, identity, sha256_of_json(record["policy"]), reserve, its_windows)
+    period = _its_period(rescoring) if rescoring else [found["decided"]["rows"][edge] for edge in ("from", "to")]
+    look = ledger.look(rows_hash, identity, sha256_of_json(record["policy"]), reserve, its_windows, period)
     if look.note:
         print(f"review: {look.note}", file=sys.stderr)
     if found and found["look"] != look.number:  # it was decided under another number
@@ -189,6 +190,10 @@ def review(
         "changes": {**changes, "history": found["history"]},
     }
     return Review(schema.checked(json.loads(json_text(record)), "the decision record"), found["plot_data"])
+
+
+def _its_period(rescoring: Rescoring) -> list[str]:
+    return [moment.isoformat() for moment in rescoring.forward.period]
 
 
 def _find_commits(base: str | None, head: str, pushed: bool) -> tuple[Revision | None, Revision]:

@@ -78,6 +78,55 @@ def test_a_look_knows_the_verdicts_on_those_before_it() -> None:
     assert look("rows", "a").previous == ()
 
 
+JANUARY, FROM_MID_JANUARY, FEBRUARY = (
+    ("2026-01-01T00:00:00", "2026-01-31T00:00:00"),
+    ("2026-01-16T00:00:00", "2026-02-15T00:00:00"),
+    ("2026-01-31T00:00:00", "2026-03-02T00:00:00"),
+)  # of 30 days each
+
+
+def taken(rows: str, challenger: str, period: tuple[str, str] | None, reserve: bool = True) -> float:
+    return look(rows, challenger, reserve=reserve, period=period).number
+
+
+def test_looks_at_other_rows_of_the_same_period_count_by_their_share() -> None:
+    assert taken("january", "a", JANUARY) == 1
+    assert taken("from mid-january", "b", FROM_MID_JANUARY) == 1.5  # half of its days are in january
+    assert taken("from mid-january", "c", FROM_MID_JANUARY) == 2.5
+    assert taken("february", "d", FEBRUARY) == 2  # b and c saw 15 days of its 30
+    assert look("february", "d").error == look_error(2)
+    assert taken("later", "e", ("2027-01-01T00:00:00", "2027-01-31T00:00:00")) == 1
+
+
+def test_a_number_is_fixed_when_it_is_taken() -> None:
+    assert taken("february", "a", FEBRUARY) == 1
+    assert taken("from mid-january", "b", FROM_MID_JANUARY) == 1.5
+    record("february", "a", "REJECT")
+    assert taken("february", "a", FEBRUARY) == 1
+    assert taken("february", "c", FEBRUARY) == 2.5
+    assert taken("from mid-january", "d", FROM_MID_JANUARY, reserve=False) == 3
+    assert look("february", "c").previous == ("REJECT",)
+
+
+def test_shares_are_rounded_up_to_hundredths() -> None:
+    taken("january", "a", JANUARY)
+    third = ("2026-01-21T00:00:00", "2026-02-20T00:00:00")  # 10 of its 30 days
+    assert taken("a third", "b", third) == 1.34
+
+
+def test_looks_without_a_period_count_as_they_did(alone: Path, shell: Shell) -> None:
+    old = '{"january": [{"challenger": "a", "verdict": "REJECT"}], "other": [{"challenger": "x", "policy": null}]}'
+    write(alone, old, shell)
+    assert look("january", "a").number == 1
+    assert taken("january", "b", JANUARY) == 2
+    assert taken("from mid-january", "c", FROM_MID_JANUARY) == 1.5  # of b, as nobody knows what a saw
+    assert look("from mid-january", "d").number == 2
+    assert written(alone, shell)["january"] == [
+        {"challenger": "a", "policy": None, "verdict": "REJECT"},
+        {"challenger": "b", "policy": None, "verdict": None, "period": list(JANUARY), "number": 2},
+    ]
+
+
 def test_a_challenger_is_its_hashes_and_no_commit() -> None:
     one = ledger.identity("m", {"x": "1", "y": "2"}, "p")
 

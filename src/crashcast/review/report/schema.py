@@ -89,7 +89,7 @@ class Slice(TypedDict):
 class Look(TypedDict):
     """How often these test rows were looked at, and the error that is left for this time."""
 
-    number: int
+    number: float
     error: float
     rows: str
     previous: list[str]

@@ -159,7 +159,9 @@ def looks(record: Record) -> str:
     if look is None:
         return ""
     before = f" Before it: {', '.join(look['previous'])}." if look["previous"] else ""
-    return f"Look {look['number']} at these test rows: held to an error of {_three_digits(look['error'])}.{before}"
+    error, shared = _three_digits(look["error"]), look["number"] > 1 + len(look["previous"])
+    why = ", as earlier looks at other test rows of this period count by their share" if shared else ""
+    return f"Look {look['number']:g} at these test rows{why}: held to an error of {error}.{before}"
 
 
 def how_it_ran(record: Record) -> str:

@@ -265,6 +265,11 @@ def test_sentences_about_the_rows_and_the_looks():
         == "A true gain in PR-AUC of 0.031 would have been shown with a probability of 80%."
     )
     assert wording.looks(record()) == "Look 2 at these test rows: held to an error of 0.0076. Before it: INCONCLUSIVE."
+    shared = record()["look"] | {"number": 2.75, "error": 0.004}
+    assert wording.looks(record(look=shared)) == (
+        "Look 2.75 at these test rows, as earlier looks at other test rows of this period count by their share: "
+        "held to an error of 0.004. Before it: INCONCLUSIVE."
+    )
     assert wording.could_show(record(detectable=None)) == wording.looks(record(look=None)) == ""
 
 
