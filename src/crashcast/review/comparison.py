@@ -4,6 +4,7 @@ Every figure is measured on the scored rows, for all models alike. Standard erro
 (modeling/bootstrap.py) are two-way, by servers and by blocks of time, and paired: the same draws for all models. Event
 recall and lead are taken where a model spends exactly the alarm budget, on a curve of thresholds around it
 (alarm_curve.py), anew in every replicate: a stored threshold that spends more would buy recall with false alarms.
+If recipes are judged, standard errors are larger, for other training rows (windows.py).
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def compare(scored: ScoredRows, acceptance: Acceptance, budget: float) -> Compar
     crashes = alarms.crashes_of(scored.crashes, scored.period, window.lead)
     fleet = pl.concat([rows["server_id"].unique().cast(pl.String), crashes["server_id"].cast(pl.String)])
     draws = TwoWayDraws.draw(fleet, scored.period, acceptance.block, acceptance.replicates, acceptance.seed)
-    paired = _Paired(draws, labels, draws.cells(rows["server_id"], rows["timestamp"]))
+    paired = _Paired(draws, labels, draws.cells(rows["server_id"], rows["timestamp"]), scored.variance_factor)
 
     models: list[str] = [name for name in ("champion", "challenger", "anchor") if name in rows.columns]
     scores = {name: rows[name].to_numpy() for name in models}
@@ -260,8 +261,10 @@ def _ratio(numerator: _Total, denominator: _Total) -> _Figure | None:
 class _Paired:
     """The figures of several models on the same rows and draws."""
 
-    def __init__(self, draws: TwoWayDraws, labels: NDArray[np.integer], cells: Ints) -> None:
-        self.draws, self.labels, self.cells = draws, labels, cells
+    def __init__(
+        self, draws: TwoWayDraws, labels: NDArray[np.integer], cells: Ints, variance_factor: float = 1.0
+    ) -> None:
+        self.draws, self.labels, self.cells, self.variance_factor = draws, labels, cells, variance_factor
         self.n_cells = draws.shape[0] * draws.shape[1]
         self.blocks = np.arange(draws.shape[1], dtype=np.int32)
         self.rows = np.zeros(self.n_cells)
@@ -276,7 +279,8 @@ class _Paired:
             return Difference(*named, champion=old, challenger=new, difference=None)
         share = np.mean([figure.weight / figure.weight.sum() for figure in (champion, challenger)], axis=0)
         shape = -1, self.draws.shape[1]
-        found = spread((challenger.influence - champion.influence).reshape(shape), share.reshape(shape))
+        of_rows = spread((challenger.influence - champion.influence).reshape(shape), share.reshape(shape))
+        found = of_rows._replace(standard_error=of_rows.standard_error * self.variance_factor**0.5)
         replicates = challenger.replicates - champion.replicates
         deviations = np.nan_to_num(replicates - np.nanmean(replicates))
         scale = deviations.std()

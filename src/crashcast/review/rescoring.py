@@ -100,6 +100,8 @@ class ScoredRows:
         nothing; then there is one model of each name.
     rule : dict
         The split whose test part the rows are.
+    variance_factor : float
+        See `windows.variance_factor`.
     """
 
     rows: pl.DataFrame
@@ -115,6 +117,7 @@ class ScoredRows:
     mitigated: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=split_rule.KEYS_AND_LABEL))
     windows: tuple[ScoredRows, ...] = ()
     rule: Rule = field(default_factory=dict)
+    variance_factor: float = 1.0
 
     @classmethod
     def pooled(cls, found: Sequence[ScoredRows], slices: dict[str, frozenset[str]]) -> Self:
@@ -135,6 +138,7 @@ class ScoredRows:
             latency_ms=newest.latency_ms,
             mitigated=pl.concat([one.mitigated for one in found]),
             windows=tuple(found),
+            variance_factor=windows.variance_factor([one.rule for one in found]),
         )
 
     @property

@@ -89,6 +89,22 @@ def check(rules: Sequence[Rule], labels: Path) -> None:
                 )
 
 
+def variance_factor(rules: Sequence[Rule]) -> float:
+    """Return by how much the variance of a figure on all windows exceeds what their test rows alone give it.
+
+    Each recipe would have made other models of other training rows, and neighbouring windows share most of those. So
+    the variance of a mean over J test sets of n2 rows, whose models learned from n1 rows, is not in proportion to 1 / J
+    but to 1 / J + n2 / n1. Rows are in proportion to time.
+
+    Source: Nadeau, Bengio, Inference for the generalization error, Machine Learning 52(3), 2003, section 3.
+    """
+    learned, tested = (
+        sum((end - start).total_seconds() for start, end in (split_rule.period(rule, part) for rule in rules))
+        for part in ("train", "test")
+    )
+    return 1 + len(rules) * tested / learned
+
+
 def name(rule: Rule) -> str:
     """Return a window's test period, such as 2026-01-01/2026-01-15."""
     return "/".join(moment.isoformat() for moment in split_rule.period(rule, "test"))

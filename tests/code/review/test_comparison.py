@@ -394,11 +394,22 @@ def test_mitigated_alarms_are_those_that_open_on_mitigated_rows():
 
 def test_each_window_counts_the_alarms_of_its_own_models_at_its_own_threshold():
     """The alarm at 20:00 is false, that at 13:00 is late; the second window's threshold is above every score."""
-    one = on_call(13, 20)
+    a_day = {"from": START.isoformat(), "to": (START + DAY).isoformat()}
+    periods = {part: a_day for part in ("train", "test")}  # noqa: C420
+    one = replace(on_call(13, 20), rule={"periods": periods})
     unlike = replace(one, thresholds={"champion": 0.95})
     assert false_alarms(one, "champion") == 1
     assert false_alarms(ScoredRows.pooled([one, unlike], {}), "champion") == 1
     assert false_alarms(ScoredRows.pooled([one, one], {}), "champion") == 2
+
+
+def test_the_variance_factor_of_windows_widens_every_interval_and_changes_no_figure(rescored, found):
+    wider = comparison.compare(replace(rescored, variance_factor=4.0), POLICY, BUDGET)
+    for name, difference in found.differences.items():
+        other = wider.differences[name]
+        assert other.difference == difference.difference
+        assert other.standard_error == pytest.approx(2 * difference.standard_error)
+        assert other.deviations.std() == pytest.approx(2 * difference.deviations.std())
 
 
 def test_replicates_move_as_the_influences_say(rescored):

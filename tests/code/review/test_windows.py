@@ -59,6 +59,11 @@ def test_only_a_split_by_time_has_earlier_windows() -> None:
         windows.rules(by_server, 2)
 
 
+def test_shared_training_rows_make_the_variance_larger() -> None:
+    """Two windows of 3 days, whose models learned from 10.5 and 13.5."""
+    assert windows.variance_factor(windows.rules(RULE, 2)) == pytest.approx(1 + 2 * 3 / 12)
+
+
 @given(st.integers(1, 4), st.floats(0.1, 2))
 def test_no_model_is_trained_on_a_row_of_its_window_nor_within_the_embargo(n_windows: int, embargo: float) -> None:
     found = windows.rules(rule_of(14 - embargo, (14, 17 - embargo), (17, 20)), n_windows)

@@ -105,9 +105,9 @@ def recipes(record: Record) -> str:
     return (
         f"Recipes were judged, not models: `train` of {both} ran again before each of {len(windows)} test windows, "
         f"{period}, and their rows were pooled. What would be registered is the challenger's model, trained on its "
-        "whole train part; on the test part it can only be vetoed. The intervals cover other servers and other times. "
-        "They do not cover other training rows, most of which neighbouring windows share, nor that the authors of a "
-        "recipe could have seen the older windows."
+        "whole train part; on the test part it can only be vetoed. The intervals cover other servers and times and, by "
+        "a correction (Nadeau, Bengio, 2003), other training rows, most of which neighbouring windows share. They do "
+        "not cover that the authors of a recipe could have seen the older windows."
     )
 
 

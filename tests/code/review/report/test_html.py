@@ -300,7 +300,7 @@ def test_recipes_that_were_judged_are_told_of_with_their_windows_everywhere():
         "2026-02-01 to 2026-02-27, and their rows were pooled."
     )
     assert wording.recipes(judged).startswith(told)
-    assert "do not cover other training rows" in wording.recipes(judged)
+    assert "They do not cover that the authors" in wording.recipes(judged)
     assert wording.recipes(record()) == ""
     assert wording.windows_rows(judged) == [
         ["2026-02-01 to 2026-02-14", "2026-01-20", "5,000", "20", "0.120", "0.200"],
