@@ -229,7 +229,7 @@ def show(models: Sequence[Model], console: Console) -> None:
         why = f"forced: {known.forced}" if known.forced else (known.record or {}).get("headline", "")
         table.add_row(
             known.version,
-            f"{verdict}, {known.form}" if known.form else verdict,
+            ", ".join(filter(None, (verdict, known.form, known.forced and "forced"))),
             ", ".join(known.stages),
             (known.model or "")[:SHOWN_DIGITS],
             known.revision[:SHOWN_DIGITS],

@@ -20,7 +20,7 @@ from crashcast import files, tables
 from crashcast.cli import main as crashcast
 from crashcast.errors import UserError
 from crashcast.history import diff, log
-from crashcast.history.files import DAMAGED, NOWHERE, ONLY_REMOTE
+from crashcast.history.files import DAMAGED, NOT_HERE, NOWHERE
 from crashcast.history.row_diff import KOLMOGOROV_SMIRNOV
 from crashcast.versioning import bucket as buckets
 from crashcast.versioning import cache
@@ -185,7 +185,7 @@ def test_without_the_data_the_log_says_what_it_could_not_read(clone: Path) -> No
     added = told([*log.history()])["february"][str(TELEMETRY)]
 
     assert (added.rows, added.servers, added.files) == (None, None, None)
-    assert added.unread == {ONLY_REMOTE: 2}  # both lists of files
+    assert added.unread == {NOT_HERE: 2}  # both lists of files
     assert added.size_change_bytes  # git knows it
     assert not Path(".dvc/cache").exists()
 
@@ -214,12 +214,12 @@ def test_a_clone_that_pulled_opens_only_what_it_has(clone: Path) -> None:
 
     found = told([*log.history()])
 
-    assert found["corrections"][str(TELEMETRY)].unread == {ONLY_REMOTE: 1}  # the list of the version before
+    assert found["corrections"][str(TELEMETRY)].unread == {NOT_HERE: 1}  # the list of the version before
     assert found["corrections"][str(TELEMETRY)].rows == 2 * ROWS - 1
     assert found["corrections"][str(TELEMETRY)].rows_change is None
 
 
-@pytest.mark.parametrize(("on_remote", "reason"), [(False, ONLY_REMOTE), (True, NOWHERE)])
+@pytest.mark.parametrize(("on_remote", "reason"), [(False, NOT_HERE), (True, NOWHERE)])
 def test_what_is_lost_everywhere_is_not_called_known(
     project: Path, on_remote: bool, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,7 +321,7 @@ def test_what_came_or_went_is_told_with_its_rows(project: Path) -> None:
 
 def test_what_lies_only_on_the_remote_is_named_or_pulled_but_nothing_else(clone: Path) -> None:
     unread = diff.diff("HEAD~2", paths=["data/raw"])
-    assert [(one.path, one.unread) for one in unread] == [(str(TELEMETRY), ONLY_REMOTE)]
+    assert [(one.path, one.unread) for one in unread] == [(str(TELEMETRY), NOT_HERE)]
     assert diff.exit_status(unread) == 2
 
     [telemetry] = diff.diff("HEAD~2", paths=["data/raw"], pull=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -38,6 +38,7 @@ LABELLED, SERVERS, MONTHS = "labels", "servers", "months"
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 AHEAD = (2.0, 4.0)  # times the present size
 DRAWS = 3  # of labels and of servers; the newest months are not drawn
+BAR = 16  # characters
 EXPONENTS = np.linspace(0.1, 2.0, 39)
 
 
@@ -183,8 +184,10 @@ def show(found: pl.DataFrame, confidence: float, console: Console) -> None:
         "event recall",
         "interval",
     ):
-        table.add_column(column, justify="right" if column == "crash rows" else "left")
-    scale = 16 / float(np.max(found["pr_auc"].to_numpy()))
+        is_bar = not column
+        justify: Literal["left", "right"] = "right" if column == "crash rows" else "left"
+        table.add_column(column, justify=justify, no_wrap=is_bar, min_width=BAR if is_bar else None)
+    scale = BAR / float(np.max(found["pr_auc"].to_numpy()))
     for (axis,), rows in found.group_by("axis", maintain_order=True):
         for row in rows.iter_rows(named=True):
             is_ahead = row["times"] > 1

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from crashcast.doctor.findings import SOUND, UNKNOWN, WRONG
 from crashcast.errors import UserError
-from crashcast.history.files import ONLY_REMOTE, Files
+from crashcast.history.files import NOT_HERE, Files
 from crashcast.history.log import PART, TABLE, changed_files, is_among, name_files
 from crashcast.history.row_diff import KOLMOGOROV_SMIRNOV, Column, Difference, compare
 from crashcast.versioning import cache, git
@@ -257,8 +257,8 @@ def show(found: Sequence[Dataset], console: Console) -> None:
     elif any(file.difference and file.difference.columns for dataset in found for file in dataset.files):
         console.print(LEGEND, style="dim")
     reasons = {reason for dataset in found for reason in (dataset.unread, *(file.unread for file in dataset.files))}
-    if ONLY_REMOTE in reasons:
-        console.print("What lies only on the remote: `crashcast data diff --pull` fetches the files that differ.")
+    if NOT_HERE in reasons:
+        console.print("What is not here: `crashcast data diff --pull` fetches the files that differ from the remote.")
 
 
 def _summary(dataset: Dataset) -> str:

@@ -19,7 +19,7 @@ from crashcast.versioning.cache import is_whole
 from crashcast.versioning.outputs import Output
 
 BLOCK_BYTES = 1 << 12  # little more than what is asked for
-ONLY_REMOTE, NOWHERE, DAMAGED = "only on the remote", "neither here nor on the remote", "damaged"
+NOT_HERE, NOWHERE, DAMAGED = "not here; the remote was not asked", "neither here nor on the remote", "damaged"
 
 
 class Held(NamedTuple):
@@ -67,7 +67,7 @@ class Files:
         else:
             content = self.bucket.read(output.md5) if self.bucket else None
         if content is None:
-            raise UnreadError(DAMAGED if path.exists() else NOWHERE if self.bucket else ONLY_REMOTE)
+            raise UnreadError(DAMAGED if path.exists() else NOWHERE if self.bucket else NOT_HERE)
         named = dvc_files.members(content, f"{output.path} of commit {output.revision}")
         return {f"{output.path}/{name}": md5 for name, md5 in named.items()}
 
@@ -100,7 +100,7 @@ class Files:
             yield path
             return
         if self.bucket is None:
-            raise UnreadError(ONLY_REMOTE)
+            raise UnreadError(NOT_HERE)
         with TemporaryDirectory(prefix="crashcast-") as folder:
             path = Path(folder, "file")
             if not self.bucket.download(md5, path):
@@ -113,7 +113,7 @@ class Files:
         if path.exists():
             yield path
         elif self.bucket is None:
-            raise UnreadError(ONLY_REMOTE)
+            raise UnreadError(NOT_HERE)
         elif md5 not in self.bucket.stored([md5]):
             raise UnreadError(NOWHERE)
         else:

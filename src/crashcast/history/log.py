@@ -15,7 +15,7 @@ from rich.table import Table
 
 from crashcast import tables
 from crashcast.errors import UserError
-from crashcast.history.files import ONLY_REMOTE, Files, UnreadError
+from crashcast.history.files import NOT_HERE, Files, UnreadError
 from crashcast.history.row_diff import compare
 from crashcast.progress import MB
 from crashcast.versioning import git
@@ -268,7 +268,7 @@ def show(commits: Iterable[Commit], console: Console) -> int:
         for width in (NAME_WIDTH, rest // 2, rest - rest // 2):  # as wide as the next commit's
             table.add_column(width=width, overflow="fold")
         for change in commit.changes:
-            is_remote |= ONLY_REMOTE in change.unread
+            is_remote |= NOT_HERE in change.unread
             table.add_row(f"  {change.path}  ", f"{'; '.join(_told(change))}  ", ", ".join(_holds(change)))
         if commit.changes:
             console.print(table)
@@ -277,7 +277,7 @@ def show(commits: Iterable[Commit], console: Console) -> int:
     if not number:
         console.print("No commit has changed data yet.")
     if is_remote:
-        console.print("What lies only on the remote: `crashcast data log --remote` reads of it what is told here.")
+        console.print("What is not here: `crashcast data log --remote` reads on the remote what is told here.")
     return number
 
 

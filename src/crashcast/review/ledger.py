@@ -139,6 +139,11 @@ def look(
     return Look(number, look_error(number), previous, reserve, note)
 
 
+def is_begun(remote: str) -> bool:
+    """Tell whether a git remote has a ledger."""
+    return bool(git.run("ls-remote", remote, REF).text)
+
+
 def record(rows: str, challenger: str, verdict: Verdict) -> None:
     """Write down what came of a look that was reserved.
 

@@ -148,6 +148,8 @@ def review(
     champion, challenger = _find_commits(base, head, pushed)
     if champion and committed_model.is_same(champion, challenger):
         return None
+    if reserve:
+        _ask_before_the_first_push()
     way = _way_to_run(champion, challenger, trust_authors)
     anchor, no_anchor = _find_anchor(champion) if champion else (None, None)
     if answers.of(challenger.sha):
@@ -176,6 +178,9 @@ def review(
     its_windows = rescoring.windows if rescoring else found["windows"]
     period = _its_period(rescoring) if rescoring else [found["decided"]["rows"][edge] for edge in ("from", "to")]
     look = ledger.look(rows_hash, identity, sha256_of_json(record["policy"]), reserve, its_windows, period)
+    remote = git.shared_remote()
+    if reserve and remote:
+        print(f"review: look {look.number:g} is pushed to {ledger.REF} on git remote `{remote}`", file=sys.stderr)
     if look.note:
         print(f"review: {look.note}", file=sys.stderr)
     if found and found["look"] != look.number:  # it was decided under another number
@@ -194,6 +199,28 @@ def review(
 
 def _its_period(rescoring: Rescoring) -> list[str]:
     return [moment.isoformat() for moment in rescoring.forward.period]
+
+
+def _ask_before_the_first_push() -> None:
+    """Ask a person at a terminal before the ledger of looks is pushed to a git remote that has none.
+
+    Raises
+    ------
+    UserError
+        If the answer is no.
+    """
+    from crashcast.review import ledger
+
+    remote = git.shared_remote()
+    if remote is None or not (sys.stdin.isatty() and sys.stderr.isatty()) or ledger.is_begun(remote):
+        return
+    print(
+        f"review: each attempt is counted in a ledger, {ledger.REF}, which is pushed to git remote `{remote}` "
+        "(docs/review-in-ci.md). It has none yet. Push it? [y/N] ",
+        end="", file=sys.stderr, flush=True,
+    )  # fmt: skip
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UserError("nothing was pushed and nothing was judged; --unreserved judges without counting the attempt")
 
 
 def _find_commits(base: str | None, head: str, pushed: bool) -> tuple[Revision | None, Revision]:

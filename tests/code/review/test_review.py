@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 from scored_fleet import BUDGET, POLICY, altered, fleet
 
+from crashcast.errors import UserError
 from crashcast.params.acceptance import ERROR
-from crashcast.review import comparison, review
+from crashcast.review import comparison, ledger, review
 from crashcast.versioning import sandbox
 from crashcast.versioning.revision import Revision
 
@@ -101,3 +104,26 @@ def test_other_changes_need_no_trust(
     monkeypatch.setattr(sandbox, "missing", lambda: missing)
     head = changing(path)
     assert review._way_to_run(Revision.find("main"), head, False) == {"sandbox": kind, "trusts_authors": False}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_begun", "is_asked"), [("y\n", False, True), ("", False, True), ("", True, False)]
+)
+def test_a_person_is_asked_before_the_first_push_of_the_ledger(
+    answer: str, is_begun: bool, is_asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review.git, "shared_remote", lambda: "origin")
+    monkeypatch.setattr(ledger, "is_begun", lambda _: is_begun)
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    if is_asked and not answer:
+        with pytest.raises(UserError, match="nothing was pushed and nothing was judged; --unreserved"):
+            review._ask_before_the_first_push()
+    else:
+        review._ask_before_the_first_push()
+    assert ("refs/crashcast/looks, which is pushed to git remote `origin`" in sys.stderr.getvalue()) == is_asked
