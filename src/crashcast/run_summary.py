@@ -203,7 +203,7 @@ def _model(metrics: dict[str, Figures]) -> str:
             f"with a lower bound of {_number(skill['lift_low'])} ({skill['confidence']:.0%} confidence)."
         )
     return (
-        f"Model: {chosen}, chosen from {len(evidence)} candidates by the mean lift on {folds}; PR-AUC on validation is "
+        f"Model: {chosen}, chosen from {len(evidence)} candidates by PR-AUC on {folds}; on validation it is "
         f"{_number(evidence[chosen]['pr_auc'])}{against}{_expected(metrics['candidates'])}. Its alarms open at a score "
         f"of {threshold}, with {_number(fitted['false_alarms_per_server_day'])} false alarms per server-day on "
         f"validation, {_promise(fitted, metrics['evaluate']['confidence'])}."

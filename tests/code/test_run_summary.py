@@ -123,8 +123,8 @@ def test_data_test_part_and_choice_are_told_in_sentences(project):
         "Data: 12,000 samples, validated with 1 warning, became 11,000 rows; gaps are filled. "
         "10,000 rows have a known label; 1.23% of them precede a crash.",
         "Test: 10 rows of 1 servers, 2026-01-01 to 2026-01-01; 1 crashes.",
-        "Model: logistic_regression C=1, chosen from 5 candidates by the mean lift on 3 periods; PR-AUC on validation "
-        "is 0.65 against 0.55 (hist_gradient_boosting max_leaf_nodes=7) and 0.2 (dummy); 0.6 is to be expected on new "
+        "Model: logistic_regression C=1, chosen from 5 candidates by PR-AUC on 3 periods; on validation it is "
+        "0.65 against 0.55 (hist_gradient_boosting max_leaf_nodes=7) and 0.2 (dummy); 0.6 is to be expected on new "
         "data (0.5 to 0.8). Its alarms open at a score of 0.5, with 0.25 false alarms per server-day on validation, "
         "0.71 to 1.32 times the budget (90% interval).",
     ]
@@ -159,7 +159,7 @@ def test_a_verdict_says_why_the_dummy_was_chosen(project):
 
 def test_nothing_is_expected_of_a_dummy_that_competes_alone(project):
     change(project / "metrics" / "candidates.json", expected={}, folds=1)
-    assert "by the mean lift on 1 period; PR-AUC" in summary(project).about[2]
+    assert "by PR-AUC on 1 period; on validation" in summary(project).about[2]
     assert "(dummy). Its alarms open" in summary(project).about[2]
 
 

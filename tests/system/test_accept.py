@@ -38,7 +38,7 @@ ONLY_TREES = {
     f"    one_rule:\n      rules: {RULES}\n": "",
     "    logistic_regression:\n      C: [0.1]\n": "",
 }
-WEAK = ONLY_TREES | {"max_iter: 10": "max_iter: 1", "[7, 15]": "[2]"}
+WEAK = ONLY_TREES | {"max_iter: 10": "max_iter: 4", "[7, 15]": "[3]"}
 STRONG = WEAK | {"max_iter: 10": "max_iter: 30", "[7, 15]": "[15]"}
 RETRAINED = STRONG | {"months: 3": "months: 4"}
 ALIKE = RETRAINED | {"max_iter: 10": "max_iter: 29"}

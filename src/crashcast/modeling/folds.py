@@ -1,8 +1,9 @@
 """Forward-chained folds: how well candidates rank several later periods, each after a fit to the rows before it.
 
-One validation part cannot rank candidates: chance decides between models that are nearly as good. So the candidate is
-chosen by its mean lift over the folds, and how sure that is comes from resampling servers and, independently, blocks of
-time. The last fold is the split itself. A figure that was the reason for a choice flatters, and is corrected for that.
+One validation part cannot rank candidates: chance decides between models that are nearly as good. So candidates are
+compared by the mean logarithm of their PR-AUC over the folds: ratios depend on no base rate, and few crashes do not
+make them explode. How sure they are comes from resampling servers and, independently, blocks of time. The last
+fold is the split itself. A figure that was the reason for a choice flatters, and is corrected for that.
 """
 
 from __future__ import annotations
@@ -96,12 +97,22 @@ class FoldFigures:
         return np.asarray(np.nan_to_num(lifts).reshape(self.pr_auc_replicates.shape).mean(axis=0))
 
     @cached_property
-    def errors(self) -> Floats:
-        """The standard error of the difference in lift of each two candidates, shape (K, K)."""
-        return np.stack([(self.lift_replicates - one).std(axis=1) for one in self.lift_replicates])
+    def score(self) -> Floats:
+        """The mean logarithm of PR-AUC over the folds, shape (K,)."""
+        return np.asarray(np.log(self.pr_auc).mean(axis=0))
 
-    def simplest_of_the_best(self, eligible: NDArray[np.bool_], lift: Floats | None = None) -> int:
-        """Return the first eligible candidate whose lift is within its standard error of the highest one.
+    @cached_property
+    def score_errors(self) -> Floats:
+        """By how much it differs in every replicate from its mean over them, shape (K, R)."""
+        return np.asarray(_log_errors(self.pr_auc_replicates).mean(axis=0))
+
+    @cached_property
+    def standard_errors(self) -> Floats:
+        """Of the difference in score of each two candidates, shape (K, K)."""
+        return np.stack([(self.score_errors - one).std(axis=1) for one in self.score_errors])
+
+    def simplest_of_the_best(self, eligible: NDArray[np.bool_], score: Floats | None = None) -> int:
+        """Return the first eligible candidate whose score is within its standard error of the highest one.
 
         Source: the one-standard-error rule of Breiman, Friedman, Olshen, Stone, Classification and regression trees,
         1984, section 3.4.3; here the error is that of the difference, for candidates are judged on the same rows.
@@ -110,20 +121,20 @@ class FoldFigures:
         ----------
         eligible : bool array of shape (K,)
             At least one.
-        lift : array of shape (K,), optional
+        score : array of shape (K,), optional
             Of another sample than the folds.
         """
-        lift = self.lift if lift is None else lift
-        best = int(np.argmax(np.where(eligible, lift, -np.inf)))
-        return int(np.argmax(eligible & (lift[best] - lift <= self.errors[best])))
+        score = self.score if score is None else score
+        best = int(np.argmax(np.where(eligible, score, -np.inf)))
+        return int(np.argmax(eligible & (score[best] - score <= self.standard_errors[best])))
 
     def expected(self, chosen: int, eligible: NDArray[np.bool_], confidence: float) -> dict[str, float]:
         """Return the PR-AUC and lift to be expected of a candidate on a new period, corrected for the choice.
 
-        In each replicate a candidate is chosen in the same way. By how much its figure there is above the one that it
-        has on the rows themselves is the mean optimism of a choice (Efron, Tibshirani, An introduction to the
-        bootstrap, 1993, section 17.6). The interval holds for a new period as long as a validation part: it has the
-        error of the folds' mean and, from another replicate, that of a single period.
+        In each replicate a candidate is chosen in the same way. The mean error of its score there is the optimism of a
+        choice (Efron, Tibshirani, An introduction to the bootstrap, 1993, section 17.6). The interval holds for a new
+        period as long as a validation part: it has the error of the folds' mean and, from another replicate, that of a
+        single period.
 
         Parameters
         ----------
@@ -133,24 +144,26 @@ class FoldFigures:
         confidence : float
             Of the interval, such as 0.9.
         """
-        again = [self.simplest_of_the_best(eligible, lift) for lift in self.lift_replicates.T]
-        lifts = self.pr_auc / self.base_rate[:, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            lift_replicates = np.nan_to_num(self.pr_auc_replicates / self.base_rate_replicates[:, None])
+        again = [self.simplest_of_the_best(eligible, self.score + errors) for errors in self.score_errors.T]
+        optimism = self.score_errors[again, np.arange(len(again))].mean()
+        area, base_rate = self.pr_auc_replicates[:, chosen], self.base_rate_replicates
         found: dict[str, float] = {}
-        for name, figure, replicates in (
-            ("pr_auc", self.pr_auc, self.pr_auc_replicates),
-            ("lift", lifts, lift_replicates),
+        for name, figures, errors in (
+            ("pr_auc", self.pr_auc[:, chosen], _log_errors(area)),
+            ("lift", self.pr_auc[:, chosen] / self.base_rate, _log_errors(area) - _log_errors(base_rate)),
         ):
-            mean, means = figure.mean(axis=0), replicates.mean(axis=0)
-            optimism = np.mean(means[again, np.arange(len(again))] - mean[again])
-            of_mean = means[chosen] - mean[chosen]
-            of_period = replicates[:, chosen] - figure[:, chosen, None]
-            value = mean[chosen] - optimism
-            errors = of_period - np.roll(of_mean, 1)  # of two replicates, which are independent
-            low, high = np.quantile(value + errors, [(1 - confidence) / 2, (1 + confidence) / 2])
-            found |= {name: float(value), f"{name}_low": float(max(low, 0.0)), f"{name}_high": float(high)}
-        return found
+            value = np.log(figures).mean() - optimism
+            of_new_period = errors - np.roll(errors.mean(axis=0), 1)  # of two replicates, which are independent
+            low, high = np.quantile(value + of_new_period, [(1 - confidence) / 2, (1 + confidence) / 2])
+            limits = {name: value, f"{name}_low": low, f"{name}_high": high}
+            found |= {limit: float(np.exp(logarithm)) for limit, logarithm in limits.items()}
+        return found | {"pr_auc_high": min(found["pr_auc_high"], 1.0)}
+
+
+def _log_errors(replicates: Floats) -> Floats:
+    """Return the logarithms less their mean over the replicates, the last axis; of a replicate without crashes, 0."""
+    logs = np.log(replicates, out=np.full(replicates.shape, np.nan), where=replicates > 0)
+    return np.nan_to_num(logs - np.nanmean(logs, axis=-1, keepdims=True))
 
 
 def draw_folds(folds: list[Rule], labels: Path, resampling: Evaluate) -> TwoWayDraws:

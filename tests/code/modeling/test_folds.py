@@ -50,27 +50,25 @@ def test_one_fold_is_the_split_itself_as_is_a_split_without_an_order() -> None:
     assert forward_chained(others, 3, 2 * DAY) == [others]
 
 
-def figures(lifts: list[list[float]], noise: float = 0.0, shared: float = 0.0, replicates: int = 2000) -> FoldFigures:
-    """Return the figures of F folds and K candidates whose replicates have an error of their own and a shared one."""
-    rng, lift = np.random.default_rng(0), np.array(lifts)
-    own = rng.normal(0, noise, (*lift.shape, replicates))
-    common = rng.normal(0, shared, (lift.shape[0], 1, replicates))
-    base_rate = np.full(len(lift), 0.1)
-    pr_auc = lift * 0.1
-    return FoldFigures(
-        base_rate, pr_auc, np.full((len(lift), replicates), 0.1), pr_auc[..., None] + 0.1 * (own + common)
-    )
+def figures(areas: list[list[float]], noise: float = 0.0, shared: float = 0.0, replicates: int = 2000) -> FoldFigures:
+    """Return the figures of F folds and K candidates whose logarithms have an error of their own and a shared one."""
+    rng, area = np.random.default_rng(0), np.array(areas)
+    own = rng.normal(0, noise, (*area.shape, replicates))
+    common = rng.normal(0, shared, (area.shape[0], 1, replicates))
+    base_rate = np.full(len(area), 0.01)
+    return FoldFigures(base_rate, area, np.full((len(area), replicates), 0.01), area[..., None] * np.exp(own + common))
 
 
 def test_the_lift_is_the_mean_over_the_folds() -> None:
-    found = figures([[1, 4], [3, 2], [2, 6]])
+    found = figures([[0.01, 0.04], [0.03, 0.02], [0.02, 0.06]])
     assert found.lift == pytest.approx([2, 4])
     assert found.lift_replicates[:, 0] == pytest.approx([2, 4])
 
 
-def test_a_replicate_without_crashes_has_no_skill() -> None:
+def test_a_replicate_without_crashes_has_no_skill_and_tells_nothing_of_differences() -> None:
     one = FoldFigures(np.array([0.5]), np.array([[0.5]]), np.array([[0.5, 0.0]]), np.array([[[1.0, 0.0]]]))
     assert one.lift_replicates.tolist() == [[2, 0]]
+    assert one.score_errors.tolist() == [[0, 0]]
 
 
 ALL = np.ones(3, dtype=bool)
@@ -78,36 +76,47 @@ ALL = np.ones(3, dtype=bool)
 
 def test_of_candidates_within_the_error_of_the_best_the_simplest_is_taken() -> None:
     """Two folds; errors of one candidate's mean 0.2 / sqrt(2), of a difference 0.2."""
-    found = figures([[4.0, 4.9, 5.0], [4.0, 4.9, 5.0]], noise=0.2)
-    assert found.errors[0] == pytest.approx([0, 0.2, 0.2], rel=0.1)
+    areas = [[0.1, 0.19, 0.2], [0.1, 0.19, 0.2]]
+    found = figures(areas, noise=0.2)
+    assert found.standard_errors[0] == pytest.approx([0, 0.2, 0.2], rel=0.1)
     assert found.simplest_of_the_best(ALL) == 1
     assert found.simplest_of_the_best(np.array([True, False, True])) == 2
     assert found.simplest_of_the_best(np.array([True, False, False])) == 0
-    assert found.simplest_of_the_best(ALL, lift=np.array([5.0, 4.0, 3.0])) == 0
+    assert found.simplest_of_the_best(ALL, score=np.array([5.0, 4.0, 3.0])) == 0
 
 
 def test_an_error_that_all_candidates_share_tells_nothing_of_their_difference() -> None:
-    found = figures([[4.0, 4.9, 5.0]] * 2, noise=0.01, shared=3.0)
+    found = figures([[0.1, 0.19, 0.2]] * 2, noise=0.01, shared=3.0)
     assert found.simplest_of_the_best(ALL) == 2
 
 
+def test_a_fold_with_few_crashes_decides_no_more_than_the_others() -> None:
+    """A rule beats nothing where it counts, though its lift is huge in replicates with next to no crash."""
+    one = figures([[0.012, 0.24], [0.012, 0.24]], noise=0.3)
+    rare = np.array([0.01] * 1990 + [1e-6] * 10)
+    few = FoldFigures(one.base_rate, one.pr_auc, np.stack([rare, rare]), one.pr_auc_replicates)
+    assert few.simplest_of_the_best(np.ones(2, dtype=bool)) == 1
+
+
 def test_equal_candidates_are_told_by_their_order() -> None:
-    assert figures([[4.0, 4.0, 4.0]]).simplest_of_the_best(ALL) == 0
+    assert figures([[0.1, 0.1, 0.1]]).simplest_of_the_best(ALL) == 0
 
 
 def test_what_is_expected_of_the_only_candidate_is_its_mean() -> None:
     """The error of a new period and, half as large in variance, that of the mean of two: 1.64 x sqrt(1.5)."""
-    only = figures([[4.0], [6.0]], noise=0.2, replicates=20_000)
+    only = figures([[0.1], [0.4]], noise=0.2, replicates=20_000)
     found = only.expected(0, np.ones(1, dtype=bool), 0.9)
-    assert found["lift"] == pytest.approx(5, abs=0.01)
-    assert found["pr_auc"] == pytest.approx(0.5, abs=0.001)
-    assert found["lift_high"] - found["lift"] == pytest.approx(1.645 * 0.2 * 1.5**0.5, rel=0.05)
-    assert found["lift"] - found["lift_low"] == pytest.approx(1.645 * 0.2 * 1.5**0.5, rel=0.05)
+    assert found["pr_auc"] == pytest.approx(0.2, rel=0.01)  # the geometric mean
+    assert found["lift"] == pytest.approx(20, rel=0.01)
+    for name in ("pr_auc", "lift"):
+        for limit, sign in (("low", -1), ("high", 1)):
+            width = np.log(found[f"{name}_{limit}"] / found[name])
+            assert width == pytest.approx(sign * 1.645 * 0.2 * 1.5**0.5, rel=0.05)
 
 
 def test_what_is_expected_after_a_choice_among_equals_is_lower() -> None:
-    """Of ten equal candidates whose means have an error of 1, the best one is 1.54 above the truth."""
-    equal = figures([[5.0] * 10], noise=1.0)
-    object.__setattr__(equal, "errors", np.zeros((10, 10)))  # the best, not the simplest near it
+    """Of ten equal candidates whose logarithms have an error of 0.1, the best one is 0.154 above the truth."""
+    equal = figures([[0.2] * 10], noise=0.1)
+    object.__setattr__(equal, "standard_errors", np.zeros((10, 10)))  # the best, not the simplest near it
     found = equal.expected(0, np.ones(10, dtype=bool), 0.9)
-    assert found["lift"] == pytest.approx(5 - 1.54, abs=0.1)
+    assert np.log(found["pr_auc"] / 0.2) == pytest.approx(-0.154, abs=0.01)
