@@ -71,7 +71,7 @@ STEPS: dict[str, tuple[Any, str]] = {
     "fetch": (telemetry_tail, "update"),  # apart from the answer
     "clean": (score, "clean_partition"),
     "featurize": (score, "featurize_partition"),
-    "score": (tick, "score"),  # apart from the steps within
+    "score": (tick, "score_samples"),  # apart from the steps within
     "reasons": (tick, "reasons"),
     "deliver": (ServedLog, "write"),
 }
@@ -150,10 +150,10 @@ def run(part: str, folder: Path, interval: timedelta) -> None:
         costs.append(cpu_s)
     costs = costs[-number:]
     totals = [sum(cost.values()) for cost in costs]
-    steps = {name: sum(cost[name] for cost in costs) / number for name in sorted({*chain.from_iterable(costs)})}
+    steps = {name: sum(cost[name] for cost in costs) / len(costs) for name in sorted({*chain.from_iterable(costs)})}
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     print(json.dumps({
-        "cpu_s": sum(totals) / number, "most_cpu_s": max(totals), "steps": steps, "peak_mib": peak_mib,
+        "cpu_s": sum(totals) / len(costs), "most_cpu_s": max(totals), "steps": steps, "peak_mib": peak_mib,
         "scored": state.scores.rows.height, "alarms": len(state.alarms),
     }))  # fmt: skip
 

@@ -1,8 +1,8 @@
 """Why a server's risk is high, in the terms of its metrics.
 
-All features of one metric (its level, windows, differences and interactions) are replaced by the fleet's median at the
-same time. The metric whose replacement lowers the risk most is the first reason. This asks the model itself, so it
-works with any algorithm.
+All features of one metric (its level, windows, differences and interactions) are replaced at the same time, by the
+median of the fleet's rows that are scored. The metric whose replacement lowers the risk most is the first reason. This
+asks the model itself, so it works with any algorithm.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Reason(NamedTuple):
     feature : str
         The feature of it that is shown.
     value, fleet : float or None
-        Its value, and the fleet's median at the same time; None if missing.
+        Its value, and the median of the fleet's newest rows; None if missing.
     risk, risk_without : float
         The risk as it is, and with the fleet's medians in place of all features of this source.
     """
@@ -84,10 +84,9 @@ def _levels(name: str) -> list[str]:
 def reasons(scores: Scores, server_id: str) -> list[Reason]:
     """Return what raises the risk of a server, the largest effect first; what lowers it is left out."""
     row = scores.rows.row(by_predicate=pl.col("server_id") == server_id, named=True)
-    fleet = scores.features.filter(timestamp=row["timestamp"])
-    own = fleet.filter(server_id=server_id)
+    own = scores.features.filter(server_id=server_id)
     model: Model = scores.deployment.model
-    medians = fleet.select(pl.col(model.features).median().cast(pl.Float32))
+    medians = scores.medians
     groups = sources(model.features, scores.deployment.features)
     variants = [own.with_columns(**{name: pl.lit(medians[name]) for name in some}) for some in groups.values()]
     without = model.predict(pl.concat([one.select(model.features) for one in variants]))

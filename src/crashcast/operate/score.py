@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache, cached_property
 from pathlib import Path
 
 import polars as pl
@@ -17,7 +18,9 @@ from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.incidents import read_incidents
 from crashcast.operate.deployment import Deployment
+from crashcast.operate.look_back import between, divide
 from crashcast.params.base import DAY
+from crashcast.params.features import Features
 from crashcast.params.telemetry import Telemetry
 from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TELEMETRY_PATH
 from crashcast.tables import Partition
@@ -51,7 +54,7 @@ class Scores:
     warnings : list of str
         What the model does not see now and saw in training.
     features : DataFrame
-        `timestamp`, `server_id` and the features of all servers, at each time that `rows` names.
+        `timestamp`, `server_id` and the features of these rows. `reasons` compares a row with their medians.
     """
 
     deployment: Deployment
@@ -65,6 +68,30 @@ class Scores:
     def at_risk(self) -> pl.DataFrame:
         """The rows that reach the alarm threshold."""
         return self.rows.filter("is_at_risk")
+
+    @cached_property
+    def medians(self) -> pl.DataFrame:
+        """The median of each feature of the model, in one row: of the fleet."""
+        return self.features.select(pl.col(self.deployment.model.features).median().cast(pl.Float32))
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What a fleet is scored from.
+
+    Attributes
+    ----------
+    pieces : list of DataFrame
+        `timestamp`, `server_id` and the metrics, divided by servers, each sorted by (timestamp, server_id).
+    newest : datetime
+        Time of the newest sample that there is, maybe after these; naive, meaning UTC.
+    source : Path
+        Where they come from, for messages.
+    """
+
+    pieces: list[pl.DataFrame]
+    newest: datetime
+    source: Path
 
 
 def score(
@@ -91,37 +118,37 @@ def score(
     UserError
         If raw data is missing, unreadable or out of order, or no server has a row that is new enough.
     """
-    telemetry, features, interval = deployment.telemetry, deployment.features, deployment.telemetry.interval
-    newest = _newest_sample(telemetry_path)
-    moment = last_row(newest if at is None else at, interval)
-    oldest, reach = oldest_row(deployment, moment), lookback(telemetry, features)
-
-    unit = tables.partitions(telemetry_path)[0].unit
-    period = Partition(oldest - reach, moment + interval, unit)
+    telemetry, newest = deployment.telemetry, _newest_sample(telemetry_path)
+    moment = last_row(newest if at is None else at, telemetry.interval)
     columns = (*tables.KEYS, *telemetry.metrics)
-    samples = tables.read_period(telemetry_path, *samples_period(period, telemetry, deployment.clean), columns)
-    _check(samples, telemetry_path)
-    cleaned, _ = clean_partition(period, samples, telemetry, deployment.clean)
-    latest = _newest_rows(cleaned, oldest)
-    del samples  # of a large fleet they are a third of the memory
-    if latest.is_empty():
-        raise UserError(
-            f"no server has a row from {oldest:%Y-%m-%d %H:%M} to {moment:%Y-%m-%d %H:%M} UTC: "
-            f"the newest sample of {telemetry_path} is of {newest:%Y-%m-%d %H:%M}"
-        )
+    rows = tables.read_period(telemetry_path, *samples_needed(deployment, moment), columns)
+    _check(rows, telemetry_path)
+    return score_samples(deployment, moment, Samples(divide(rows), newest, telemetry_path), incidents_path, coverage)
 
+
+def score_samples(
+    deployment: Deployment, moment: datetime, samples: Samples, incidents_path: Path, coverage: Path
+) -> Scores:
+    """Score the newest observed row of each server, from samples in memory.
+
+    Parameters
+    ----------
+    deployment : Deployment
+    moment : datetime
+        Time of the newest row that is complete; naive, meaning UTC.
+    samples : Samples
+        Over `samples_needed`.
+    incidents_path, coverage : Path
+        Raw data.
+
+    Raises
+    ------
+    UserError
+        As `score` does.
+    """
     known = read_incidents(incidents_path, deployment.incidents)
     covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"])
-    cleaned = cleaned.select(*tables.KEYS, *feature_columns(telemetry, features))
-    found = []
-    for when in sorted(latest["timestamp"].dt.replace_time_zone(None).unique()):
-        single = Partition(when, when + interval, unit)
-        inside = pl.col("timestamp").is_between(*tables.utc(when - reach, single.end), closed="left")
-        crashes = crashes_that_show(single, known, features)
-        records = records_that_reach(single, covered, features)
-        found.append(featurize_partition(single, cleaned.filter(inside), crashes, records, telemetry, features)[0])
-    all_features = pl.concat(found)
-    own = latest.join(all_features, on=list(tables.KEYS), how="left", maintain_order="left")
+    own, servers = _newest_features(deployment, moment, samples, known, covered)
     risk = deployment.model.predict(own)
     rows = own.select(
         "server_id",
@@ -130,9 +157,71 @@ def score(
         risk=pl.Series(risk),
         is_at_risk=pl.Series(risk >= deployment.model.threshold),
     ).sort("risk", "server_id", descending=[True, False])
-    silent = sorted({*cleaned["server_id"].unique()} - {*latest["server_id"]})
-    warnings = [*_blind(own, telemetry), *_unrecorded(latest, covered)]
-    return Scores(deployment, moment, rows, silent, warnings, all_features)
+    warnings = [*_blind(own, deployment.telemetry), *_unrecorded(own.select(*tables.KEYS), covered)]
+    return Scores(deployment, moment, rows, sorted(servers - {*own["server_id"]}), warnings, own)
+
+
+def _newest_features(
+    deployment: Deployment, moment: datetime, samples: Samples, known: pl.DataFrame, covered: pl.DataFrame
+) -> tuple[pl.DataFrame, set[str]]:
+    """Return the features of each server's newest observed row, and all servers that have rows.
+
+    The servers are cleaned piece by piece, to save memory. Almost all have a row of the newest moment, so for the
+    others windows are computed apart. The fleet that a row is compared with is that of its own time.
+    """
+    telemetry, features = deployment.telemetry, deployment.features
+    oldest, period = oldest_row(deployment, moment), _period(deployment, moment)
+    columns, (windows, of_fleet) = feature_columns(telemetry, features), _divided(features)
+    servers, latest = set[str](), list[pl.DataFrame]()
+    current, behind, recent = list[pl.DataFrame](), list[pl.DataFrame](), list[pl.DataFrame]()
+
+    def compute(first: datetime, last: datetime, rows: pl.DataFrame, features: Features) -> pl.DataFrame:
+        partition = Partition(first, last + telemetry.interval, telemetry.partition)
+        inside = between(rows, first - lookback(telemetry, features), partition.end)
+        crashes, records = history(partition)
+        return featurize_partition(partition, inside, crashes, records, telemetry, features)[0]
+
+    @cache
+    def history(partition: Partition) -> tuple[pl.DataFrame, pl.DataFrame]:
+        return crashes_that_show(partition, known, features), records_that_reach(partition, covered, features)
+
+    for some in samples.pieces:
+        cleaned, _ = clean_partition(period, some, telemetry, deployment.clean)
+        servers.update(cleaned["server_id"].unique())
+        latest.append(_newest_rows(cleaned, oldest))
+        cleaned = cleaned.select(*tables.KEYS, *columns)
+        current.append(compute(moment, moment, cleaned, windows))
+        late = latest[-1].filter(pl.col("timestamp") < moment.replace(tzinfo=UTC))["server_id"]
+        behind.append(cleaned.filter(pl.col("server_id").is_in(late.implode())) if late.len() else cleaned.clear())
+        recent.append(cleaned.filter(pl.col("timestamp") >= oldest.replace(tzinfo=UTC)))  # a slice would keep all of it
+    newest = pl.concat(latest).sort(*tables.KEYS)
+    if newest.is_empty():
+        raise UserError(
+            f"no server has a row from {oldest:%Y-%m-%d %H:%M} to {moment:%Y-%m-%d %H:%M} UTC: "
+            f"the newest sample of {samples.source} is of {samples.newest:%Y-%m-%d %H:%M}"
+        )
+    times = sorted(newest["timestamp"].dt.replace_time_zone(None).unique())
+    if times[0] < moment:
+        last = max(when for when in times if when < moment)
+        current.append(compute(times[0], last, pl.concat(behind).sort(*tables.KEYS), windows))
+    own = newest.join(pl.concat(current), on=list(tables.KEYS), how="left", maintain_order="left")
+    if features.fleet_relative:
+        fleets = [pl.concat(between(some, when, when + telemetry.interval) for some in recent) for when in times]
+        fleet = pl.concat(compute(when, when, rows, of_fleet) for when, rows in zip(times, fleets, strict=True))
+        fleet = fleet.select(*tables.KEYS, pl.exclude(own.columns))
+        own = own.join(fleet, on=list(tables.KEYS), how="left", maintain_order="left")
+    in_order = compute(moment, moment, recent[0].clear(), features).columns
+    return own.select(in_order), servers
+
+
+def _divided(features: Features) -> tuple[Features, Features]:
+    """Return the parameters of the features that come from a server's own rows, and of those that come from a moment's.
+
+    Levels and the time since the last crash are among both.
+    """
+    kinds = ("rolling_mean", "rolling_std", "rolling_max", "differences", "missing_share", "incident_counts")
+    own = features.model_copy(update={"fleet_relative": False})
+    return own, features.model_copy(update={kind: [] for kind in kinds})
 
 
 def oldest_row(deployment: Deployment, moment: datetime) -> datetime:
@@ -143,9 +232,14 @@ def oldest_row(deployment: Deployment, moment: datetime) -> datetime:
 
 def samples_needed(deployment: Deployment, moment: datetime) -> tuple[datetime, datetime]:
     """Return the period [from, to) of all samples that the scores of a moment depend on."""
-    begin = oldest_row(deployment, moment) - lookback(deployment.telemetry, deployment.features)
-    period = Partition(begin, moment + deployment.telemetry.interval, deployment.telemetry.partition)
-    return samples_period(period, deployment.telemetry, deployment.clean)
+    return samples_period(_period(deployment, moment), deployment.telemetry, deployment.clean)
+
+
+def _period(deployment: Deployment, moment: datetime) -> Partition:
+    """Return the period of all clean rows that the scores of a moment depend on."""
+    telemetry = deployment.telemetry
+    begin = oldest_row(deployment, moment) - lookback(telemetry, deployment.features)
+    return Partition(begin, moment + telemetry.interval, telemetry.partition)
 
 
 def _newest_sample(table: Path) -> datetime:

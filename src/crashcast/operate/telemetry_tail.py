@@ -1,9 +1,9 @@
 """The newest days of telemetry, kept on disk, so that a tick asks the server only for what is new or may be late.
 
-The tail has the form of data/raw/telemetry, with a partition for each day, and its rows are those that `crashcast
-collect` would bring: `operate.score` reads either. Beside the partitions lies a file of notes: which rows were asked
-for, and a digest of each moment's rows. It is written last. So if an update is killed, the next one asks for the same
-rows again.
+The rows are those that `crashcast collect` would bring, with a file for each `BLOCK_ROWS` rows of a server: a day if
+they are an hour apart, and less if they are closer, for a tick writes the newest file anew. Beside them lies a file of
+notes: which rows were asked for, and a digest of each moment's rows. It is written last. So if an update is killed, the
+next one asks for the same rows again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -33,8 +33,10 @@ from crashcast.sources.prometheus.fetching import asked_of, assembled, fetch_chu
 from crashcast.tables import KEYS, Partition
 
 TAIL = FOLDER / "serve" / "telemetry"
-NOTES, CHUNKS = ".notes.json", ".chunks"  # in the tail's folder; names with a dot are no partitions
-UNIT = "day"
+NOTES, CHUNKS = ".notes.json", ".chunks"  # in the tail's folder
+BLOCK_ROWS = 24  # of a server, in one file
+NAME = "%Y-%m-%dT%H%M%SZ.parquet"  # of a file, after its first moment
+EPOCH = datetime(1970, 1, 1)
 DIGITS = 32  # of a digest
 LATE_LOOKS = 4  # how often a row that may be late is asked for again: at a short interval each tick would cost too much
 
@@ -81,7 +83,7 @@ class Tail:
 
 
 class DamagedError(Exception):
-    """A partition of the tail cannot be read, or not be merged."""
+    """A file of the tail cannot be read, or not be merged."""
 
 
 def read(folder: Path, collect: Collect, telemetry: Telemetry) -> Tail:
@@ -125,8 +127,8 @@ def update(
     -------
     Tail
     DataFrame
-        The rows of the last day that the server gave now: `timestamp`, `server_id`, `group` if telemetry has groups,
-        and the metrics.
+        The last rows that the server gave now, of one file at most: `timestamp`, `server_id`, `group` if telemetry has
+        groups, and the metrics.
 
     Raises
     ------
@@ -144,7 +146,7 @@ def update(
     queries, _ = known_queries(collect, telemetry)
     asked, digests, found = asked_of(server, queries, telemetry.interval, until), dict[datetime, str](), pl.DataFrame()
     try:
-        for first, last in _days(start, until, telemetry.interval):  # one at a time, to save memory
+        for first, last in _blocks(start, until, telemetry.interval):  # one at a time, to save memory
             found = _fetch(server, collect, telemetry, asked, first, last, tail.folder / CHUNKS)
             if first == start:
                 _prepare(tail)
@@ -169,39 +171,80 @@ def late_period(late_window: timedelta, interval: timedelta) -> timedelta:
 
 
 def prune(tail: Tail, before: datetime, collect: Collect, telemetry: Telemetry) -> Tail:
-    """Remove the partitions that end before a moment."""
-    if not tail.digests:
-        return tail
-    gone = [partition for partition in tables.partitions(tail.folder) if partition.end <= before]
+    """Remove the files whose rows are all from before a moment."""
+    length = BLOCK_ROWS * telemetry.interval
+    gone = {path: first + length for first, path in _files(tail.folder) if first + length <= before}
     if not gone or tail.asked_from is None:
         return tail
-    end = gone[-1].end
+    end = max(gone.values())
     pruned = replace(
         tail,
         asked_from=max(tail.asked_from, end),
         digests={moment: digest for moment, digest in tail.digests.items() if moment >= end},
     )
     _write_notes(pruned, collect, telemetry)  # first: what is not noted is asked for again
-    for partition in gone:
-        _remove(partition.path(tail.folder).parent)
+    for path in gone:
+        path.unlink()
     return pruned
 
 
+def read_files(
+    folder: Path, start: datetime, end: datetime, columns: Sequence[str] | None = None
+) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a tail with start <= timestamp < end, file by file, each sorted by (timestamp, server_id).
+
+    Raises
+    ------
+    UserError
+        If a file is damaged.
+    """
+    inside, listed = pl.col("timestamp").is_between(*tables.utc(start, end), closed="left"), _files(folder)
+    nexts = [first for first, _ in listed[1:]] + [datetime.max]
+    for (first, path), following in zip(listed, nexts, strict=False):
+        if first < end and start < following:
+            yield tables.read(path, columns, None if start <= first and following <= end else inside)
+
+
+def newest_groups(folder: Path) -> dict[str, str]:
+    """Return the group of each server by the newest rows of a tail whose telemetry has groups.
+
+    Raises
+    ------
+    UserError
+        If no rows have any, or they cannot be read.
+    """
+    listed = _files(folder)
+    if not listed:
+        return {}
+    return dict(tables.read(listed[-1][1], ["server_id", "group"]).drop_nulls("group").iter_rows())
+
+
 def is_damaged(tail: Tail) -> bool:
-    """Tell whether a partition cannot be read; all of the tail is then fetched again by the next update."""
+    """Tell whether a file cannot be read; all of the tail is then fetched again by the next update."""
     try:
-        for partition in tables.partitions(tail.folder):
-            tables.read(partition.path(tail.folder))
+        for _, path in _files(tail.folder):
+            tables.read(path)
     except UserError:
         (tail.folder / NOTES).unlink(missing_ok=True)
         return True
     return False
 
 
-def _days(start: datetime, until: datetime, interval: timedelta) -> Iterator[tuple[datetime, datetime]]:
-    """Yield the first and the last row of each day from `start` to `until`."""
+def _files(folder: Path) -> list[tuple[datetime, Path]]:
+    """Return the first moment of each file's block, and the file, in order of time."""
+    return sorted((datetime.strptime(path.name, NAME), path) for path in folder.glob("*Z.parquet"))
+
+
+def _block_start(moment: datetime, interval: timedelta) -> datetime:
+    """Return the first moment of the block that holds a moment."""
+    length = BLOCK_ROWS * interval
+    return EPOCH + (moment - EPOCH) // length * length
+
+
+def _blocks(start: datetime, until: datetime, interval: timedelta) -> Iterator[tuple[datetime, datetime]]:
+    """Yield the first and the last row of each block from `start` to `until`."""
     while start <= until:
-        end = tables.partition_at(start, UNIT).end
+        end = _block_start(start, interval) + BLOCK_ROWS * interval
         yield start, min(until, end - interval)
         start = end
 
@@ -215,9 +258,8 @@ def _fetch(
     last: datetime,
     folder: Path,
 ) -> pl.DataFrame:
-    plan = list(
-        chunks(Partition(first, last + telemetry.interval, UNIT), first, last, asked, telemetry.interval, collect.chunk)
-    )
+    block = Partition(first, last + telemetry.interval, telemetry.partition)
+    plan = list(chunks(block, first, last, asked, telemetry.interval, collect.chunk))
     fetch_chunks(server, plan, datetime.max, collect, folder, title=None)
     found = assembled(plan, collect, folder)
     shutil.rmtree(folder)
@@ -225,11 +267,11 @@ def _fetch(
 
 
 def _store(folder: Path, found: pl.DataFrame, telemetry: Telemetry) -> dict[datetime, str]:
-    """Merge the rows of a day into its partition, and return the digest of each of their moments as it is then."""
+    """Merge the rows of a block into its file, and return the digest of each of their moments as it is then."""
     if found.is_empty():
         return {}
     first: datetime = found["timestamp"][0]
-    path = tables.partition_at(first, UNIT).path(folder)
+    path = folder / _block_start(first.replace(tzinfo=None), telemetry.interval).strftime(NAME)
     try:
         old = tables.read(path) if path.exists() else found.clear()
         is_before = old["timestamp"] < first  # most rows: they need no merging
@@ -262,7 +304,8 @@ def _key(collect: Collect, telemetry: Telemetry) -> str:
     """Return a digest of what decides which rows the server gives."""
     queries, _ = known_queries(collect, telemetry)
     labels = [collect.server_label, collect.server_pattern, collect.group_label]
-    asked: list[Any] = [collect.url, collect.headers, list(queries.items()), labels, str(telemetry.interval)]
+    blocks = [str(telemetry.interval), BLOCK_ROWS]
+    asked: list[Any] = [collect.url, collect.headers, list(queries.items()), labels, blocks]
     return _digest(json.dumps(asked).encode())
 
 
@@ -278,20 +321,11 @@ def _write_notes(tail: Tail, collect: Collect, telemetry: Telemetry) -> None:
 
 
 def _prepare(tail: Tail) -> None:
-    """Empty the folder of a tail of which nothing is known; of another one remove what killed processes have left."""
+    """Empty the folder of a tail of which nothing is known."""
     if tail.asked_from is None:
-        (tail.folder / NOTES).unlink(missing_ok=True)  # first: they speak of the partitions
-    for path in list(tail.folder.glob("*=*")):
-        # with a dot: not removed yet; without its file: not written yet
-        if path.name.startswith(".") or not (path / tables.FILE_NAME).exists():
-            shutil.rmtree(path)
-        elif tail.asked_from is None:
-            _remove(path)
-
-
-def _remove(partition: Path) -> None:
-    """Remove a partition so that a killed process leaves no half of one."""
-    aside = partition.with_name(f".{partition.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    partition.rename(aside)
-    shutil.rmtree(aside)
+        (tail.folder / NOTES).unlink(missing_ok=True)  # first: they speak of the files
+        for path in list(tail.folder.glob("*")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()

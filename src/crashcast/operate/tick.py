@@ -37,8 +37,9 @@ from crashcast.operate import issued_alarms, served_log, telemetry_tail
 from crashcast.operate.coverage import known_by_now
 from crashcast.operate.deployment import Deployment
 from crashcast.operate.holdback import is_held_back
+from crashcast.operate.look_back import LookBack
 from crashcast.operate.reasons import Reason, reasons
-from crashcast.operate.score import Scores, last_row, samples_needed, score
+from crashcast.operate.score import Samples, Scores, last_row, samples_needed, score_samples
 from crashcast.operate.served_log import ServedLog, aware
 from crashcast.operate.state import Alarm, EndedAlarm, State
 from crashcast.operate.telemetry_tail import TAIL, Tail
@@ -71,6 +72,8 @@ class Service:
         Where the newest telemetry is kept.
     incidents, coverage, ticket_sources : Path
         Records of incidents, read again at each tick.
+    look_back : LookBack
+        The samples that the last scores came from.
     checked : dict of datetime to str
         The digest of the samples with which a moment's scores were last compared with those issued.
     """
@@ -83,6 +86,7 @@ class Service:
     incidents: Path = INCIDENTS_PATH
     coverage: Path = COVERAGE_PATH
     ticket_sources: Path = TICKET_SOURCES_PATH
+    look_back: LookBack = field(default_factory=LookBack)
     checked: dict[datetime, str] = field(default_factory=dict)
 
     @classmethod
@@ -161,7 +165,7 @@ class _Tick:
             newest_ticket=self.newest_ticket or before.newest_ticket,
             late_revisions=before.late_revisions + self.revised,
             groups=groups or before.groups,
-            recent=self._recent(alarms),
+            recent=self._recent(alarms, tail),
         )
 
     def _clock_is_right(self, issued: datetime | None) -> bool:
@@ -285,7 +289,10 @@ class _Tick:
             )
             return None
         try:
-            found = score(self.deployment, moment, tail.folder, self.incidents, self.coverage)
+            assert tail.newest is not None
+            period, telemetry = samples_needed(self.deployment, moment), self.deployment.telemetry
+            samples = Samples(self.service.look_back.read(tail, *period, telemetry), tail.newest, tail.folder)
+            found = score_samples(self.deployment, moment, samples, self.incidents, self.coverage)
         except UserError as error:
             if telemetry_tail.is_damaged(tail):
                 self.problems["disk"] = f"{error}; the next tick fetches it"
@@ -480,11 +487,10 @@ class _Tick:
             found |= dict(tables.read(self.service.coverage, ["server_id", "group"]).drop_nulls("group").iter_rows())
         if self.service.collect.group_label:
             with suppress(UserError, OSError):
-                newest = tables.partitions(self.service.tail)[-1].path(self.service.tail)
-                found |= dict(tables.read(newest, ["server_id", "group"]).drop_nulls("group").iter_rows())
+                found |= telemetry_tail.newest_groups(self.service.tail)
         return found
 
-    def _recent(self, alarms: Sequence[Alarm]) -> pl.DataFrame | None:
+    def _recent(self, alarms: Sequence[Alarm], tail: Tail | None) -> pl.DataFrame | None:
         """Return the clean rows of the last day of the servers with an alarm."""
         if not alarms:
             return None
@@ -493,10 +499,12 @@ class _Tick:
         period = Partition(end - DAY, end, telemetry.partition)
         servers = pl.col("server_id").is_in([alarm.server_id for alarm in alarms])
         try:
-            samples = tables.read_period(self.service.tail, *samples_period(period, telemetry, clean))
+            known = tail or telemetry_tail.read(self.service.tail, self.service.collect, telemetry)
+            pieces = self.service.look_back.read(known, *samples_period(period, telemetry, clean), telemetry)
         except (UserError, OSError):
             return self.before.recent if self.before else None
-        rows, _ = clean_partition(period, samples.filter(servers), telemetry, clean)
+        samples = pl.concat(piece.filter(servers) for piece in pieces).sort(*tables.KEYS)
+        rows, _ = clean_partition(period, samples, telemetry, clean)
         return rows.select(*tables.KEYS, *telemetry.metrics)
 
 

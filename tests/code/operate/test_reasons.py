@@ -12,6 +12,7 @@ import pytest
 
 from crashcast import tables
 from crashcast.operate.reasons import HISTORY, MISSING, Reason, reasons, sources
+from crashcast.operate.score import Scores
 from crashcast.params.features import Features
 from crashcast.params.telemetry import Telemetry
 from stages.featurize import featurize_partition
@@ -76,7 +77,7 @@ class Linear:
         return rows.select(pl.col(self.features).fill_null(0)).to_numpy().mean(axis=1) / 100
 
 
-def scores(cpu: float, latency_ms: float | None) -> Any:
+def scores(cpu: float, latency_ms: float | None) -> Scores:
     """Return scores of a fleet of three whose server `c` has these values; the others are at 10 and 20."""
     features = pl.DataFrame(
         {
@@ -88,7 +89,8 @@ def scores(cpu: float, latency_ms: float | None) -> Any:
         schema={**tables.KEYS, "cpu": pl.Float32, "latency_ms": pl.Float32},
     )
     rows = features.select(*tables.KEYS, risk=pl.Series(Linear().predict(features)))
-    return SimpleNamespace(rows=rows, features=features, deployment=SimpleNamespace(model=Linear(), features=FEATURES))
+    deployment: Any = SimpleNamespace(model=Linear(), features=FEATURES)
+    return Scores(deployment, WHEN, rows, [], [], features)
 
 
 def test_what_lowers_the_risk_most_comes_first() -> None:

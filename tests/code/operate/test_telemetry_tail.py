@@ -88,7 +88,7 @@ def ask(source: Source, tmp_path: Path) -> Ask:
 
 
 def content(tail: Tail) -> pl.DataFrame:
-    return pl.concat(tables.read(partition.path(tail.folder)) for partition in tables.partitions(tail.folder))
+    return pl.concat(telemetry_tail.read_files(tail.folder, datetime.min, datetime.max))
 
 
 def test_it_asks_for_all_once_and_then_for_what_is_new_or_may_be_late(source: Source, ask: Ask) -> None:
@@ -148,7 +148,7 @@ def test_a_digest_changes_with_every_bit_and_with_nothing_else(source: Source, a
     assert ask(1).digest(*period) == changed.digest(*period)
 
 
-def test_a_row_is_replaced_and_its_partition_stays_sorted(source: Source, ask: Ask) -> None:
+def test_a_row_is_replaced_and_its_file_stays_sorted(source: Source, ask: Ask) -> None:
     source.changed["cpu", "a", START] = None
     source.changed["load", "a", START] = None
     assert content(ask(0)).filter(server_id="a")["timestamp"].max() == (START - HOUR).replace(tzinfo=UTC)
@@ -168,17 +168,39 @@ def test_it_is_whole_if_the_server_had_samples_that_long_ago(source: Source, ask
     assert not Tail(tail.folder).is_whole(START, HOUR)
 
 
-def test_old_partitions_are_removed_and_what_is_left_of_killed_ones(source: Source, ask: Ask) -> None:
+def files_of(tail: Tail) -> list[str]:
+    return sorted(path.name for path in tail.folder.iterdir() if path.name != telemetry_tail.NOTES)
+
+
+def test_old_files_are_removed(source: Source, ask: Ask) -> None:
     tail = prune(ask(0), START - 20 * HOUR, COLLECT, TELEMETRY)
-    assert [partition.name for partition in tables.partitions(tail.folder)] == ["day=2026-01-04", "day=2026-01-05"]
+    assert files_of(tail) == ["2026-01-04T000000Z.parquet", "2026-01-05T000000Z.parquet"]
     assert (tail.asked_from, min(tail.digests), tail.first) == (START - 24 * HOUR, START - 24 * HOUR, START - 30 * HOUR)
     assert read(tail.folder, COLLECT, TELEMETRY) == tail
-    (tail.folder / "day=2026-01-06").mkdir()  # not written yet
-    (tail.folder / ".day=2026-01-03").mkdir()  # not removed yet
     ask(1, 20)
     assert source.span == (START - 2 * HOUR, START + HOUR)
-    assert sorted(path.name for path in tail.folder.iterdir()) == [
-        telemetry_tail.NOTES, "day=2026-01-04", "day=2026-01-05"
+    assert files_of(tail) == ["2026-01-04T000000Z.parquet", "2026-01-05T000000Z.parquet"]
+
+
+def test_a_file_holds_24_rows_of_a_server(source: Source, tmp_path: Path) -> None:
+    minutes, server = timedelta(minutes=1), source
+    telemetry = TELEMETRY.model_copy(update={"interval": 5 * minutes})
+    tail, found = update(Tail(tmp_path), server, COLLECT, telemetry, START - HOUR, START + 3 * HOUR, HOUR)  # type: ignore[arg-type]
+    assert files_of(tail) == [
+        "2026-01-04T220000Z.parquet", "2026-01-05T000000Z.parquet", "2026-01-05T020000Z.parquet"
+    ]  # fmt: skip
+    assert [rows.height for rows in telemetry_tail.read_files(tmp_path, datetime.min, datetime.max)] == [24, 48, 26]
+    assert found["timestamp"].min() == (START + 2 * HOUR).replace(tzinfo=UTC)
+    some = pl.concat(telemetry_tail.read_files(tmp_path, START + 115 * minutes, START + 125 * minutes))
+    assert some["timestamp"].unique().to_list() == [
+        (START + moment * minutes).replace(tzinfo=UTC) for moment in (115, 120)
+    ]
+
+
+def test_what_another_version_left_is_removed(source: Source, ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "tail" / "day=2026-01-04").mkdir(parents=True)
+    assert files_of(ask(0)) == [
+        "2026-01-03T000000Z.parquet", "2026-01-04T000000Z.parquet", "2026-01-05T000000Z.parquet"
     ]  # fmt: skip
 
 
