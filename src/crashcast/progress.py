@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from crashcast.console import Console
 from crashcast.text import clean_output
 
-LINES = 20  # at most, if standard error is no terminal
+LINES = 5  # at most, if standard error is no terminal
 MB = 1_000_000
 
 
