@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from fleets import CHAIN_MONTHS, CHAIN_SHARES, ROOT, Fleet, Rows, boosting, read_fleet, read_truth  # type: ignore[import-not-found]
+from fleets import CHAIN_MONTHS, CHAIN_SHARES, ROOT, Fleet, Rows, boosting, read_fleet  # type: ignore[import-not-found]
 from scipy.special import expit, logit
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score
@@ -51,12 +52,12 @@ class Contender(NamedTuple):
         return self._replace(test=expit(logit(clear) + self.blur * rng.standard_normal(len(clear))))
 
 
-def truth_of(path: Path, condition: str) -> dict[str, np.ndarray]:
-    """Read the large fleet; simulate it where it is not there yet."""
+def truth_of(path: Path, read_truth: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Read the large fleet; simulate it if it is not there yet."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".part.npz")
-        np.savez(aside, **read_truth(condition))
+        np.savez(aside, **read_truth())
         aside.rename(path)
     with np.load(path) as file:
         return {name: file[name] for name in file.files}

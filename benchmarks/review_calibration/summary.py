@@ -15,13 +15,14 @@ from crashcast.canonical import write_json
 from crashcast.params.acceptance import ERROR, Acceptance, look_error
 from crashcast.review.policy import POWER
 
+RESULTS = ROOT / "benchmarks" / "results" / "review_calibration.json"
 STEP = 0.02  # of true gains, in PR-AUC
 Pair = dict[str, Any]
 
 
-def report(folder: Path, conditions: tuple[str, ...], chain: str) -> None:
-    """Summarise every fleet that has been run, print it and write it to benchmarks/results."""
-    results = {}
+def report(folder: Path, conditions: tuple[str, ...], chain: str, windows: str) -> None:
+    """Summarise every fleet that has been run, print it and write it to benchmarks/results, beside what is there."""
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for condition in conditions:
         fleets = [json.loads(file.read_text()) for file in sorted((folder / condition).glob("fleet-*.json"))]
         if fleets:
@@ -32,8 +33,33 @@ def report(folder: Path, conditions: tuple[str, ...], chain: str) -> None:
         results[chain] = rate(
             [any(step["verdict"] == "ACCEPT" and step["true_gain"] < -margin for step in steps) for steps in chains]
         )
-    write_json(ROOT / "benchmarks" / "results" / "review_calibration.json", results)
+    small = [json.loads(file.read_text()) for file in sorted((folder / windows).glob("fleet-*.json"))]
+    if small:
+        results[windows] = of_recipes([pair for fleet in small for pair in fleet["pairs"]])
+    write_json(RESULTS, results)
     print(json.dumps(results, indent=2))
+
+
+def of_recipes(pairs: list[Pair]) -> dict[str, Any]:
+    """Summarise small fleets: how often recipes are accepted on windows, if they are equal and if there is a gain.
+
+    By test rows alone: if the interval did not cover other training rows.
+    """
+    found: dict[str, Any] = {}
+    for kind in ("equal", "gain"):
+        of_kind = [pair for pair in pairs if pair["kind"] == kind]
+        gain, error, _ = np.array([pair["gain"] for pair in of_kind]).T
+        found[kind] = {
+            "pairs": len(of_kind),
+            "groups": quartiles([pair["groups"] for pair in of_kind]),
+            "groups_of_test_part": quartiles([pair["groups_of_test_part"] for pair in of_kind]),
+            "true_gain": float(np.mean([pair["true_gain"] for pair in of_kind])),
+            "gain_sd": float(np.std(gain)),
+            "standard_error": float(np.median(error)),
+            "accepted": share(of_kind, "accepted", True),
+            "accepted_by_test_rows_alone": share(of_kind, "accepted_by_test_rows_alone", True),
+        }
+    return found
 
 
 def summarise(fleets: list[dict[str, Any]]) -> dict[str, Any]:
