@@ -38,7 +38,13 @@ ONLY_TREES = {
     f"    one_rule:\n      rules: {RULES}\n": "",
     "    logistic_regression:\n      C: [0.1]\n": "",
 }
-WEAK = ONLY_TREES | {"max_iter: 10": "max_iter: 4", "[7, 15]": "[3]"}
+SMALL_LEAVES = {  # with larger ones a month more of data makes better models, not as good ones
+    "negatives_per_positive: 20 ": "negatives_per_positive: 10 ",
+    "learning_rate: [0.07]": "learning_rate: [0.05]",
+    "min_samples_leaf: 200 ": "min_samples_leaf: 50 ",
+    "l2_regularization: 10.0": "l2_regularization: 1.0",
+}
+WEAK = ONLY_TREES | SMALL_LEAVES | {"max_iter: 10": "max_iter: 4", "[7, 15]": "[3]"}
 STRONG = WEAK | {"max_iter: 10": "max_iter: 30", "[7, 15]": "[15]"}
 RETRAINED = STRONG | {"months: 3": "months: 4"}
 ALIKE = RETRAINED | {"max_iter: 10": "max_iter: 29"}
