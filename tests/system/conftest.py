@@ -34,12 +34,18 @@ stages:
     deps: [recipe]
     outs: [models]
 """
+RULES = "{hours_since_crash: -1, crashes_7d: 1}  # features; 1 if a higher value is worse, else -1"
 SMALL_FLEET = {
     "servers: 300": "servers: 60",
     "months: 8": "months: 3",
-    "C: [0.01, 0.1]": "C: [0.1]",
+    f"    one_rule:\n      rules: {RULES}\n": "",
+    "    logistic_regression:\n      C: [0.01, 0.1]\n": "",
+    "negatives_per_positive: 20 ": "negatives_per_positive: 10 ",
+    "learning_rate: [0.07]": "learning_rate: [0.05]",
     "max_iter: 100": "max_iter: 10",
     "max_leaf_nodes: [15, 31]": "max_leaf_nodes: [7, 15]",
+    "min_samples_leaf: 200 ": "min_samples_leaf: 50 ",
+    "l2_regularization: 10.0": "l2_regularization: 1.0",
     "replicates: 1000": "replicates: 100",
 }
 

@@ -22,7 +22,6 @@ from crashcast.registry import Model
 
 pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("_ask_dvc_here", "_few_moments")]
 
-RULES = "{hours_since_crash: -1, crashes_7d: 1}  # features; 1 if a higher value is worse, else -1"
 POLICY = {
     "  train: 0.70": "  train: 0.50",
     "  validation: 0.15": "  validation: 0.20",
@@ -34,17 +33,7 @@ POLICY = {
     "min_groups: 40 ": "min_groups: 20 ",
     "min_servers: 20": "min_servers: 10",
 }
-ONLY_TREES = {
-    f"    one_rule:\n      rules: {RULES}\n": "",
-    "    logistic_regression:\n      C: [0.1]\n": "",
-}
-SMALL_LEAVES = {  # with larger ones a month more of data makes better models, not as good ones
-    "negatives_per_positive: 20 ": "negatives_per_positive: 10 ",
-    "learning_rate: [0.07]": "learning_rate: [0.05]",
-    "min_samples_leaf: 200 ": "min_samples_leaf: 50 ",
-    "l2_regularization: 10.0": "l2_regularization: 1.0",
-}
-WEAK = ONLY_TREES | SMALL_LEAVES | {"max_iter: 10": "max_iter: 4", "[7, 15]": "[3]"}
+WEAK = {"max_iter: 10": "max_iter: 4", "[7, 15]": "[3]"}
 STRONG = WEAK | {"max_iter: 10": "max_iter: 30", "[7, 15]": "[15]"}
 RETRAINED = STRONG | {"months: 3": "months: 4"}
 ALIKE = RETRAINED | {"max_iter: 10": "max_iter: 29"}
