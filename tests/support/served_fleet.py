@@ -13,8 +13,7 @@ import numpy as np
 import polars as pl
 
 from crashcast.modeling import model
-from crashcast.modeling.algorithms import Candidate
-from crashcast.modeling.algorithms.logistic_regression import solver
+from crashcast.modeling.algorithms import Candidate, logistic_regression
 from crashcast.operate.deployment import Deployment
 from crashcast.operate.reasons import reasons
 from crashcast.operate.score import Scores
@@ -37,20 +36,13 @@ def deployment() -> Deployment:
     """Return a model that has learnt that slow servers crash, under the repository's own parameters."""
     rng = np.random.default_rng(1)
     values = np.column_stack([rng.uniform(0, 100, 400), rng.uniform(0, 400, 400)]).astype(np.float32)
-    candidate = Candidate("logistic_regression", {"C": 1.0}, _pipeline())
+    grid, estimator = next(logistic_regression.build(logistic_regression.SMALLEST, 1, METRICS))
+    candidate = Candidate("logistic_regression", grid, estimator)
     fitted = replace(model.fit(candidate, [*METRICS], values, values[:, 1] > 200), threshold=0.5)
     telemetry, clean, features, incidents, label = (
         section.read(PARAMS) for section in (Telemetry, Clean, Features, Incidents, Label)
     )
     return Deployment("v1.0.0", fitted, telemetry, clean, features, incidents, label)  # type: ignore[arg-type]
-
-
-def _pipeline() -> Any:
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), solver(1.0))
 
 
 def scores(
