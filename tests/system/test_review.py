@@ -275,7 +275,7 @@ def test_what_was_not_pushed_is_refused(
     here: Path, branch: Branch, s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock_checks.check_pushed()
-    head = branch("unpushed", {"C: [0.1]": "C: [0.002]"})
+    head = branch("unpushed", {"l2_regularization: 1.0": "l2_regularization: 2.0"})
     run("git checkout -q unpushed && dvc checkout -q && git push -q origin unpushed", here)
     with pytest.raises(UserError, match=r"^not on DVC's remote: .*models/.*`make push` where it was made"):
         lock_checks.check_pushed()
@@ -526,7 +526,7 @@ def test_a_missing_baseline_is_refused(here: Path, branch: Branch, review: Revie
 
 
 def test_a_model_that_was_not_pushed_is_refused(here: Path, branch: Branch, review: Review) -> None:
-    branch("unpushed", {"C: [0.1]": "C: [0.002]"})
+    branch("unpushed", {"l2_regularization: 1.0": "l2_regularization: 2.0"})
     status, told, record = review("unpushed", push=False)
     assert (status, record) == (2, None)
     assert "not on DVC's remote" in told
@@ -534,7 +534,7 @@ def test_a_model_that_was_not_pushed_is_refused(here: Path, branch: Branch, revi
 
 def test_a_lock_that_does_not_match_is_refused(here: Path, review: Review) -> None:
     run("git checkout -q -b unrun training", here)
-    edit(here, {"C: [0.1]": "C: [0.004]"})
+    edit(here, {"l2_regularization: 1.0": "l2_regularization: 4.0"})
     run("git commit -q -a -m unrun", here)
     status, told, record = review("unrun")
     assert (status, record) == (2, None)
