@@ -149,7 +149,7 @@ def forecast(project: Project, growth: Growth) -> Forecast:
     retraining = model.run(size.at(size.months + 6), workers, cores, new)
     at_end = model.run(size.at(size.months + 12), workers, cores)
     assumed = [
-        "people's hours where the table says so: `plan.hours` in params.yaml",
+        "people's hours, if the table says so: `plan.hours` in params.yaml",
         "one whole run at the start of the year, for a change of code or settings, and "
         f"{counted(times, 'retraining')}; rows are counted as now, {size.density:.0%} of servers x time / interval",
         "DVC's own work (hashing, its cache) is not in it: 3 to 6 % more CPU when measured",

@@ -37,7 +37,7 @@ def block(found: Forecast) -> Block:
         for way, hours, bought, source in _ways(found)
     ]
     note = (
-        "Gains in PR-AUC are means over ten demo fleets with 95 % intervals, except where a file of this project is "
+        "Gains in PR-AUC are means over ten demo fleets with 95 % intervals, unless a file of this project is "
         f"named. An answer takes {found.project.plan.hours.answer / HOUR:.3g} h ({found.project.answers})."
     )
     return Block(("more labels from", "people's hours", currency, "what it bought", "measured by"), rows, 2, note)

@@ -31,7 +31,8 @@ class Limit(NamedTuple):
     need : Estimate
     have : float
     breaks_at : pair of float
-        Times the servers: where the upper limit of the need, and where the need itself, is more than there is.
+        Times the servers: from the first on, the upper limit of the need exceeds what there is; from the second on, the
+        need itself does.
     mend : str
     """
 

@@ -164,7 +164,7 @@ def around(
     marks: Sequence[tuple[str, float]] = (),
     height: int = 220,
 ) -> Markup:
-    """Draw series over the hours around a moment, with a gap in the line where a value is missing.
+    """Draw series over the hours around a moment, with a gap in the line for each missing value.
 
     Parameters
     ----------
