@@ -9,13 +9,12 @@ from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from crashcast.moments import MONTH
 from crashcast.params.acceptance import Acceptance
 from crashcast.params.base import DAY
 from crashcast.params.label import Label
 from crashcast.params.split import Split
 from crashcast.text import counted
-
-MONTH = timedelta(days=30)
 
 
 def incident_groups(started_at: Iterable[datetime], block: timedelta) -> int:

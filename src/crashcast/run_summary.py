@@ -24,7 +24,6 @@ from crashcast.versioning.dvc_files import LOCK
 STAGES = ("validate", "clean", "label", "split", "candidates", "train", "evaluate")
 RANDOM = "random"  # the baseline without a rule: random alarms
 NONE = "none"
-DUMMY = "dummy"
 PROMISED = (0.5, 1.5)  # times the alarm budget: what false alarms must lie between to keep to it
 WHAT_MIGHT_HELP = "more months of data, a longer horizon (params.yaml: label.horizon), or other metrics might help"
 # of months in which a good alarm is acted on, and so counts as neither true nor false
@@ -187,6 +186,8 @@ def _mitigated(found: Figures) -> list[str]:
 
 
 def _model(metrics: dict[str, Figures]) -> str:
+    from crashcast.modeling.algorithms import DUMMY
+
     chosen, evidence, fitted = metrics["candidates"]["chosen"], metrics["candidates"]["candidates"], metrics["train"]
     best: dict[str, str] = {}  # candidate of each algorithm
     for name in sorted(evidence, key=lambda name: evidence[name]["pr_auc"], reverse=True):

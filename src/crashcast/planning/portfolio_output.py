@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
+from crashcast.modeling.algorithms import DUMMY
 from crashcast.planning.cost_model import exactly
 from crashcast.planning.decay import mean_age
 from crashcast.planning.forecast import ANSWER, PAGE
@@ -72,7 +73,7 @@ def _projects(found: Portfolio) -> Block:
                 f"{made.times}",
                 f"{made.hours:,.0f}",
                 f"{cpu_s / 60:,.1f}",
-                "no: the base rate alone" if chosen == "dummy" else f"yes: {chosen}",
+                "no: the base rate alone" if chosen == DUMMY else f"yes: {chosen}",
                 ", ".join(made.project.label.evidence),
             )
         )

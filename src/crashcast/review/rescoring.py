@@ -33,6 +33,7 @@ from crashcast.errors import UserError
 from crashcast.history.byte_comparison import TOLERANCE, is_close
 from crashcast.modeling import model, row_metrics, split_rule
 from crashcast.modeling.alarms import AlarmWindow, choose_threshold, known_rows
+from crashcast.modeling.algorithms import DUMMY
 from crashcast.modeling.baselines import one_rules, with_baselines, without_itself
 from crashcast.modeling.slices import names
 from crashcast.params.alarms import Alarms
@@ -64,7 +65,6 @@ from crashcast.versioning.revision import COVERAGE, EVALUATION, INCIDENTS, MODEL
 CHAMPION, CHALLENGER, ANCHOR = "champion", "challenger", "anchor"
 THE_BASES = "the base's rules"
 WINDOWS = "windows"
-DUMMY = "dummy"
 CUTS = 3  # moments at which other code scores again, each in a process of its own
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from crashcast.modeling.model import Model
 
 CARD = "card.md"
-BASELINES = "baselines.json"
-BESIDE = {CARD, BASELINES}  # what is not the model itself
 
 
 def files_of(revision: Revision, model: str = "") -> dict[str, str]:
@@ -34,7 +32,10 @@ def files_of(revision: Revision, model: str = "") -> dict[str, str]:
 
 def is_same(one: Revision, other: Revision) -> bool:
     """Tell whether two commits have the same model, whatever its card says of how it was chosen, and what it beats."""
-    model, another = ({name: md5 for name, md5 in files_of(r).items() if name not in BESIDE} for r in (one, other))
+    from crashcast.modeling import baselines
+
+    beside = {CARD, baselines.FILE}
+    model, another = ({name: md5 for name, md5 in files_of(r).items() if name not in beside} for r in (one, other))
     return model == another
 
 
