@@ -152,35 +152,23 @@ def follow(
     """
     found = with_crash(alarms, crashes, label.lead, "window_to").rename({"crashed_at": "in_window"})
     found = with_crash(found, crashes, timedelta(0), "window_to")
-    acted = (
-        found.select(*ALARM, "window_to", "crashed_at")
-        .join(actions.select("server_id", "at"), on="server_id")
-        .filter(
-            pl.col("at").is_between("opened_at", "window_to"),
-            (pl.col("at") < pl.col("crashed_at")).fill_null(True),
-        )
-        .select(ALARM)
-        .unique()
-        .with_columns(is_acted_on=True)
-    )
+    before_crash = (pl.col("at") < pl.col("crashed_at")).fill_null(True)
+    acted = actions.select("server_id", "at")
+    found = _mark("is_acted_on", found, acted, pl.col("at").is_between("opened_at", "window_to"), before_crash)
     # as the label of the row that opened it is known: the same for a crash as for none
-    known = (
-        found.select(*ALARM, "window_to")
-        .join(covered.select("server_id", "covered_from", "covered_to"), on="server_id")
-        .filter(
-            pl.col("covered_from") <= pl.col("opened_at"),
-            pl.col("window_to") + incidents.reporting_delay < pl.col("covered_to"),
-        )
-        .select(ALARM)
-        .unique()
-        .with_columns(is_known=True)
+    known_to = pl.col("window_to") + incidents.reporting_delay
+    covered = covered.select("server_id", "covered_from", "covered_to")
+    found = _mark(
+        "is_known", found, covered, pl.col("covered_from") <= pl.col("opened_at"), known_to < pl.col("covered_to")
     )
-    return (
-        found.join(acted, on=ALARM, how="left", maintain_order="left")
-        .join(known, on=ALARM, how="left", maintain_order="left")
-        .with_columns(pl.col("is_acted_on", "is_known").fill_null(False), is_crash=pl.col("in_window").is_not_null())
-        .drop("in_window", "crashed_at")
-    )
+    return found.with_columns(is_crash=pl.col("in_window").is_not_null()).drop("in_window", "crashed_at")
+
+
+def _mark(name: str, alarms: pl.DataFrame, rows: pl.DataFrame, *conditions: pl.Expr) -> pl.DataFrame:
+    """Say in a column whether any row of an alarm's server meets the conditions."""
+    found = alarms.join(rows, on="server_id").filter(*conditions).select(ALARM).unique()
+    found = found.with_columns(pl.lit(value=True).alias(name))
+    return alarms.join(found, on=ALARM, how="left", maintain_order="left").with_columns(pl.col(name).fill_null(False))
 
 
 def figures(followed: pl.DataFrame, never_hold_back: Collection[str], evaluate: Evaluate) -> Outcomes:
