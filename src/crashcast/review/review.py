@@ -172,33 +172,47 @@ def review(
     key = _key(record, no_anchor, way)
     found = _recall(key)
     rescoring = None if found else rescore(champion, challenger, anchor, acceptance.windows)
-    # the number is taken once the rows are scored, and before anybody sees how the models compare
-    rows_hash = rescoring.rows_hash if rescoring else found["rows_hash"]
+    test_rows = _name_rows(rescoring) if rescoring else found["test_rows"]
     identity = ledger.identity(own["model"], own["data"], own["params"])
-    its_windows = rescoring.windows if rescoring else found["windows"]
-    period = _its_period(rescoring) if rescoring else [found["decided"]["rows"][edge] for edge in ("from", "to")]
-    look = ledger.look(rows_hash, identity, sha256_of_json(record["policy"]), reserve, its_windows, period)
-    remote = git.shared_remote()
-    if reserve and remote:
-        print(f"review: look {look.number:g} is pushed to {ledger.REF} on git remote `{remote}`", file=sys.stderr)
-    if look.note:
-        print(f"review: {look.note}", file=sys.stderr)
+    # the number is taken once the rows are scored, and before anybody sees how the models compare
+    look = _take_number(test_rows, identity, record["policy"], reserve)
     if found and found["look"] != look.number:  # it was decided under another number
         rescoring = rescore(champion, challenger, anchor, acceptance.windows)
     if rescoring:
         facts = _facts(rescoring, look, acceptance, incumbent, challenger, no_anchor, record["policy_changes"])
         found = _keep(key, _decided(rescoring, acceptance, facts, _budget(incumbent), way))
     if reserve:
-        ledger.record(rows_hash, identity, found["decided"]["verdict"])
+        ledger.record(test_rows["hash"], identity, found["decided"]["verdict"])
     record |= found["decided"] | {
-        "look": {"number": look.number, "error": look.error, "rows": rows_hash, "previous": list(look.previous)},
+        "look": {
+            "number": look.number,
+            "error": look.error,
+            "rows": test_rows["hash"],
+            "previous": list(look.previous),
+        },
         "changes": {**changes, "history": found["history"]},
     }
     return Review(schema.checked(json.loads(json_text(record)), "the decision record"), found["plot_data"])
 
 
-def _its_period(rescoring: Rescoring) -> list[str]:
-    return [moment.isoformat() for moment in rescoring.forward.period]
+def _name_rows(rescoring: Rescoring) -> dict[str, Any]:
+    """Return what the ledger calls the test rows by."""
+    period = [moment.isoformat() for moment in rescoring.forward.period]
+    return {"hash": rescoring.rows_hash, "windows": rescoring.windows, "period": period}
+
+
+def _take_number(test_rows: dict[str, Any], challenger: str, policy: dict[str, Any], reserve: bool) -> Look:
+    """Take the challenger's number on these rows from the ledger, and say where it was written down."""
+    from crashcast.review import ledger
+
+    digest, period = sha256_of_json(policy), test_rows["period"]
+    look = ledger.look(test_rows["hash"], challenger, digest, reserve, test_rows["windows"], period)
+    remote = git.shared_remote()
+    if reserve and remote:
+        print(f"review: look {look.number:g} is pushed to {ledger.REF} on git remote `{remote}`", file=sys.stderr)
+    if look.note:
+        print(f"review: {look.note}", file=sys.stderr)
+    return look
 
 
 def _ask_before_the_first_push() -> None:
@@ -369,8 +383,7 @@ def _decided(rescoring: Rescoring, acceptance: Acceptance, facts: Facts, budget:
     start, end = (moment.isoformat() for moment in scored.period)
     return {
         "look": facts.look,
-        "rows_hash": rescoring.rows_hash,
-        "windows": rescoring.windows,
+        "test_rows": _name_rows(rescoring),
         "decided": {
             "verdict": decision.verdict,
             "form": decision.form,
