@@ -62,7 +62,7 @@ def test_scores_have_the_bits_of_the_pipelines(
     moments = predicted["timestamp"].unique().sort().dt.replace_time_zone(None).to_list()
     draw, compared = random.Random(1), 0
     for number in range(12):
-        monkeypatch.setattr(look_back, "PIECE_ROWS", (2**19, 300)[number % 2])  # all servers at once, or a few
+        monkeypatch.setattr(look_back, "PIECE_ROWS", (2**18, 300)[number % 2])  # all servers at once, or a few
         found = score(used, draw.choice(moments) + timedelta(minutes=draw.randrange(60)))
         both = found.rows.join(predicted, on=["timestamp", "server_id"])
         assert both["risk"].equals(both["score"].alias("risk"))

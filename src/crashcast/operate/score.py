@@ -7,6 +7,7 @@ gap after a server's last sample is never scored.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
@@ -81,7 +82,7 @@ class Samples:
 
     Attributes
     ----------
-    pieces : list of DataFrame
+    pieces : iterable of DataFrame
         `timestamp`, `server_id` and the metrics, divided by servers, each sorted by (timestamp, server_id).
     newest : datetime
         Time of the newest sample that there is, maybe after these; naive, meaning UTC.
@@ -89,7 +90,7 @@ class Samples:
         Where they come from, for messages.
     """
 
-    pieces: list[pl.DataFrame]
+    pieces: Iterable[pl.DataFrame]
     newest: datetime
     source: Path
 

@@ -55,7 +55,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[datetime, datetime]]:
 def test_only_what_is_new_or_changed_is_read(tmp_path: Path, reads: list[tuple[datetime, datetime]]) -> None:
     kept = LookBack()
     first = tail_of(tmp_path, rows(range(24)))
-    pieces = kept.read(first, START, START + 24 * HOUR, TELEMETRY)
+    pieces = list(kept.read(first, START, START + 24 * HOUR, TELEMETRY))
     assert [piece["server_id"].unique().sort().to_list() for piece in pieces] == [["a", "b"], ["c", "d"], ["e"]]
     assert pl.concat(pieces).sort(*tables.KEYS).equals(rows(range(24)))
 
@@ -79,7 +79,7 @@ def test_new_servers_have_their_place_and_old_moments_come_back(
     kept = LookBack()
     kept.read(tail_of(tmp_path, rows(range(24))), START, START + 24 * HOUR, TELEMETRY)
     grown = tail_of(tmp_path, rows(range(24)), rows(range(24, 26), "_abcdef"))
-    found = kept.read(grown, START + 10 * HOUR, START + 26 * HOUR, TELEMETRY)
+    found = list(kept.read(grown, START + 10 * HOUR, START + 26 * HOUR, TELEMETRY))
     assert [piece["server_id"].unique().sort().to_list() for piece in found] == [
         ["_", "a", "b"], ["c", "d"], ["e", "f"]
     ]  # fmt: skip
