@@ -33,7 +33,7 @@ from crashcast.modeling import row_metrics
 from crashcast.modeling.alarms import AlarmWindow, judge
 from crashcast.modeling.algorithms import candidates
 from crashcast.modeling.choice import choose
-from crashcast.modeling.folds import draw_folds, forward_chained, measure
+from crashcast.modeling.folds import draw_folds, draw_servers, forward_chained, measure
 from crashcast.modeling.model import Model
 from crashcast.modeling.sampling import draw_sample, feature_names
 from crashcast.modeling.split_rule import HAS_LABEL, period, read_part, read_rule
@@ -118,13 +118,14 @@ def trained() -> dict[str, Any]:
     evaluate, label = Evaluate.read(), Label.read()
     folds = forward_chained(rule, rules.folds, label.reach + label.recovery)
     folds, models = train.fit_on_folds(folds, sample, competing, columns)
+    compared = draw_servers(rule, LABELS, rules.max_compared_rows, rules.seed)
     scored = (
         score_validation(
             FEATURES, LABELS, fold, columns, [one.log_odds for one in of_fold], crashes, limits, window, evaluate
         )
         for fold, of_fold in zip(folds, models, strict=True)
     )
-    validation, on_folds = measure(folds, scored, draw_folds(folds, LABELS, evaluate))
+    validation, on_folds = measure(folds, scored, draw_folds(folds, compared.servers, evaluate))
     fitted = models[-1]
     pr_auc = [train.evidence_for(validation, validation.scores(number))["pr_auc"] for number in range(len(competing))]
     choice = choose(competing, pr_auc, on_folds, rules.skill_confidence, evaluate.confidence)

@@ -30,7 +30,7 @@ from crashcast.modeling.baselines import choose_rules
 from crashcast.modeling.bootstrap import percentile_interval
 from crashcast.modeling.card import model_card
 from crashcast.modeling.choice import choose
-from crashcast.modeling.folds import Rule, draw_folds, forward_chained, measure
+from crashcast.modeling.folds import Rule, draw_folds, draw_servers, forward_chained, measure
 from crashcast.modeling.model import Model, calibration, fit, save
 from crashcast.modeling.sampling import (
     Sample,
@@ -86,8 +86,12 @@ def main(
     if not train.self_training:
         del sample  # the validation part needs the memory
 
-    scored = (score(fold, scorers=[one.log_odds for one in models]) for fold, models in zip(folds, fitted, strict=True))
-    validation, on_folds = measure(folds, scored, draw_folds(folds, labels, evaluate))
+    compared = draw_servers(rule, labels, train.max_compared_rows, train.seed)
+    scored = (
+        score(fold, scorers=[one.log_odds for one in models], servers=None if compared.are_all else compared.servers)
+        for fold, models in zip(folds, fitted, strict=True)
+    )
+    validation, on_folds = measure(folds, scored, draw_folds(folds, compared.servers, evaluate))
     evidence = {
         one.name: evidence_for(validation, validation.scores(n)) | {"fold_lift": float(on_folds.lift[n])}
         for n, one in enumerate(competing)
@@ -96,12 +100,15 @@ def main(
     choice = choose(competing, pr_auc, on_folds, train.skill_confidence, evaluate.confidence)
     chosen, reason = competing[choice.place], choice.why_the_dummy
     found = {"chosen": chosen.name, "candidates": evidence, "skill": choice.skill, "expected": choice.expected}
-    write_json(candidates_metrics, {**found, "folds": len(folds)})
+    write_json(candidates_metrics, {**found, "folds": len(folds), "servers": len(compared.servers)})
     if reason:
         print(f"train: {reason}", file=sys.stderr)
 
-    raw = validation.scores(choice.place)
-    model = calibrated(fitted[-1][choice.place], raw, validation)
+    model, raw = fitted[-1][choice.place], validation.scores(choice.place)
+    if not compared.are_all:
+        validation = score(rule, scorers=[model.log_odds])
+        raw = validation.scores(0)
+    model = calibrated(model, raw, validation)
     if train.self_training and not reason:
         sample = with_pseudo_labels(features, labels, rule, model, sample, train)
         model = fit_to(sample, chosen, columns)

@@ -13,7 +13,8 @@ import yaml
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.files import md5
-from crashcast.modeling import sampling
+from crashcast.modeling import row_metrics, sampling
+from crashcast.modeling.folds import draw_servers
 from crashcast.modeling.model import load
 from crashcast.modeling.split_rule import PARTS, period, read_part, read_rule, read_uncovered
 from crashcast.params.train import Train
@@ -89,6 +90,28 @@ def test_beyond_the_limit_both_kinds_are_thinned_alike(project):
     for count in ("training_rows", "training_crash_rows"):
         assert after[count] == pytest.approx(before[count] / 2, rel=0.1)
     assert after["share_of_negatives"] == pytest.approx(before["share_of_negatives"] / 2, rel=0.02)
+
+
+def test_candidates_are_compared_on_some_servers_and_the_chosen_one_is_judged_on_all(project):
+    rows = part_of(project, "validation").filter(pl.col("label").is_not_null())
+    found = []
+    for max_rows in (rows.height, rows.height // 3):
+        project.set("train", candidates=LOGISTIC, max_compared_rows=max_rows)
+        project.run("train")
+        found.append((project.json("metrics/train.json"), project.json("metrics/candidates.json")))
+    (whole, on_all), (by_lot, on_some) = found
+    assert on_some["chosen"] == on_all["chosen"] == "logistic_regression C=1"
+    assert by_lot == whole
+
+    rule, labels = read_rule(project.root / "data" / "split.json"), project.root / "data" / "labels"
+    compared = draw_servers(rule, labels, rows.height // 3, Train.read(project.root / "params.yaml").seed)
+    assert on_all["servers"] == rows["server_id"].n_unique() > 2 * on_some["servers"]
+    assert on_some["servers"] == len(compared.servers)
+    model = load(project.root / "models")
+    some = rows.filter(pl.col("server_id").is_in(compared.servers))
+    for of_rows, evidence in ((rows, on_all), (some, on_some)):
+        expected = row_metrics.pr_auc(of_rows["label"].to_numpy(), model.predict(of_rows))
+        assert evidence["candidates"][evidence["chosen"]]["pr_auc"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("max_rows", [1_000_000, 3000], ids=["all crash rows", "some crash rows"])

@@ -2,13 +2,14 @@
 
 One validation part cannot rank candidates: chance decides between models that are nearly as good. So candidates are
 compared by the mean logarithm of their PR-AUC over the folds: ratios depend on no base rate, and few crashes do not
-make them explode. How sure they are comes from resampling servers and, independently, blocks of time. The last
-fold is the split itself. A figure that was the reason for a choice flatters, and is corrected for that.
+make them explode. How sure they are comes from resampling servers and, independently, blocks of time. The last fold is
+the split itself. If there are very many rows, servers are drawn by lot, and stand for all. A figure that was the reason
+for a choice flatters, and is corrected for that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -19,9 +20,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from crashcast.errors import UserError
 from crashcast.modeling.bootstrap import Floats, TwoWayDraws, pr_auc_replicates, ratio_replicates, total_replicates
 from crashcast.modeling.row_metrics import pr_auc, steps_of
-from crashcast.modeling.split_rule import PARTS, assign, labelled, period
+from crashcast.modeling.split_rule import PARTS, assign, labelled, period, server_hash
 from crashcast.modeling.validation_scores import Validation
 from crashcast.params.evaluate import Evaluate
 
@@ -166,12 +168,45 @@ def _log_errors(replicates: Floats) -> Floats:
     return np.nan_to_num(logs - np.nanmean(logs, axis=-1, keepdims=True))
 
 
-def draw_folds(folds: list[Rule], labels: Path, resampling: Evaluate) -> TwoWayDraws:
-    """Draw the servers of train and validation, and the blocks from the first fold's validation part to the last's."""
-    names = pl.Series(dtype=pl.String)
+@dataclass(frozen=True)
+class Compared:
+    """The servers on which candidates are compared.
+
+    Attributes
+    ----------
+    servers : list of str
+        Sorted.
+    are_all : bool
+        Whether they are those of train and validation, all of them.
+    """
+
+    servers: list[str]
+    are_all: bool
+
+
+def draw_servers(rule: Rule, labels: Path, max_rows: int, seed: int) -> Compared:
+    """Draw so many servers that the validation part has about `max_rows` rows of known label, all if it has no more.
+
+    Whole servers are drawn, by a hash of their names, for alarms and intervals need all rows of a server.
+    """
+    names, count = pl.Series(dtype=pl.String), 0
     for _, rows in labelled(labels):
-        inside = assign(rows, folds[-1]).is_in(["train", "validation"]).fill_null(False)
+        part = assign(rows, rule)
+        inside = part.is_in(["train", "validation"]).fill_null(False)
         names = pl.concat([names, rows.filter(inside)["server_id"].cast(pl.String)]).unique()
+        count += int((part == "validation").sum())
+    if count <= max_rows:
+        return Compared(names.sort().to_list(), True)
+    names = names.sort()
+    drawn = np.argsort(server_hash(names, seed, "compared servers"), kind="stable")[
+        : -(-len(names) * max_rows // count)
+    ]
+    return Compared(names[drawn].sort().to_list(), False)
+
+
+def draw_folds(folds: list[Rule], servers: Sequence[str], resampling: Evaluate) -> TwoWayDraws:
+    """Resample these servers, and the blocks from the first fold's validation part to the last's."""
+    names = pl.Series(servers, dtype=pl.String)
     span = period(folds[0], "validation")[0], period(folds[-1], "validation")[1]
     return TwoWayDraws.draw(names, span, resampling.block, resampling.replicates, resampling.seed)
 
@@ -194,6 +229,11 @@ def measure(folds: Iterable[Rule], scored: Iterable[Validation], draws: TwoWayDr
         Of the last fold.
     FoldFigures
         Of the folds whose validation part has rows of both classes.
+
+    Raises
+    ------
+    UserError
+        If none has.
     """
     found: list[tuple[Floats, ...]] = []
     for fold, validation in zip(folds, scored, strict=True):
@@ -211,4 +251,9 @@ def measure(folds: Iterable[Rule], scored: Iterable[Validation], draws: TwoWayDr
             areas.append(pr_auc(labels, scores))
             replicates.append(pr_auc_replicates(labels, steps_of(labels, scores), cells, own))
         found.append((labels.mean(), np.array(areas), base_rate, np.nan_to_num(replicates)))
+    if not found:
+        raise UserError(
+            "no period to compare candidates on has rows before a crash and others: raise train.max_compared_rows or "
+            "split.validation"
+        )
     return validation, FoldFigures(*(np.stack(figures) for figures in zip(*found, strict=True)))

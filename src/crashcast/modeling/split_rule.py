@@ -94,6 +94,12 @@ def crashes_of_part(crashes: pl.DataFrame, rule: dict[str, Any], part: str) -> p
     return crashes
 
 
+def server_hash(servers: pl.Series, seed: int, purpose: str) -> NDArray[np.uint64]:
+    """Return a uniform 64-bit number per name of a server that depends on it, the seed and the purpose alone."""
+    digests = [hashlib.blake2b(f"{purpose}/{seed}/{name}".encode(), digest_size=8).digest() for name in servers]
+    return np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
+
+
 def row_hash(rows: pl.DataFrame, seed: int, purpose: str) -> NDArray[np.uint64]:
     """Return a uniform 64-bit number per row that depends on its key, the seed and the purpose alone.
 
@@ -102,8 +108,7 @@ def row_hash(rows: pl.DataFrame, seed: int, purpose: str) -> NDArray[np.uint64]:
     Source: SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014).
     """
     servers = rows["server_id"].unique().cast(pl.String).sort()
-    digests = [hashlib.blake2b(f"{purpose}/{seed}/{name}".encode(), digest_size=8).digest() for name in servers]
-    by_server = np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
+    by_server = server_hash(servers, seed, purpose)
     code = rows["server_id"].cast(pl.Enum(servers)).to_physical().to_numpy()
     mixed = by_server[code] ^ rows["timestamp"].to_physical().to_numpy().astype(np.uint64)
     with np.errstate(over="ignore"):
@@ -168,7 +173,7 @@ def read_part(
     columns : list of str, optional
         Which features; all by default.
     draw : function, optional
-        Says of rows of known label (`timestamp`, `server_id`, `label`) which of them are wanted; all by default.
+        Says of rows (`timestamp`, `server_id`, `label`) which of them are wanted; all by default.
 
     Yields
     ------

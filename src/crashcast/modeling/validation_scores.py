@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -114,6 +114,7 @@ def score_validation(
     limits: Alarms,
     window: alarms.AlarmWindow,
     resampling: Evaluate,
+    servers: Sequence[str] | None = None,
 ) -> Validation:
     """Score the validation part with every model, a piece at a time.
 
@@ -127,11 +128,14 @@ def score_validation(
         All covered crashes.
     limits, window, resampling
         See `Validation`.
+    servers : sequence of str, optional
+        Score the rows of these alone.
     """
     files: list[tuple[Scorer, BinaryIO]] = [(score, TemporaryFile()) for score in scorers]  # noqa: SIM115 - returned
     keys: list[pl.DataFrame] = []
     mitigated = mitigated_rows(labels, rule, "validation").select("timestamp", "server_id", mitigated=True)
-    for _, rows in read_part(features, labels, rule, "validation", columns):
+    draw = None if servers is None else lambda rows: rows["server_id"].is_in(servers)
+    for _, rows in read_part(features, labels, rule, "validation", columns, draw):
         own = rows.select("timestamp", "server_id", "label", "observed")
         own = own.join(mitigated, on=["timestamp", "server_id"], how="left", maintain_order="left")
         keys.append(own.with_columns(pl.col("server_id").cast(pl.Categorical), pl.col("mitigated").fill_null(False)))
@@ -139,6 +143,8 @@ def score_validation(
         for score, file in files:
             file.write(score(values).astype(np.float64).tobytes())
     crashes = crashes_of_part(crashes, rule, "validation")
+    if servers is not None:
+        crashes = crashes.filter(pl.col("server_id").is_in(servers))
     rows = pl.concat(keys, rechunk=True)
     span = period(rule, "validation")
     return Validation(rows, [file for _, file in files], crashes, span, limits, window, resampling)

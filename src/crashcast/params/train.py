@@ -31,4 +31,5 @@ class Train(Section):
     self_training: SelfTraining | None = None
     skill_confidence: Share = 0.95
     folds: Annotated[int, Field(ge=1, le=12)] = 3
+    max_compared_rows: Annotated[int, Field(ge=1000)] = 2_000_000
     candidates: Candidates
