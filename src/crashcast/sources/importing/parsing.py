@@ -45,12 +45,16 @@ MACHINES = ("server", "host", "node", "machine", "instance", "vm")
 SERVER_NAMES = (
     ("server_id",),
     (*MACHINES, *(f"{machine}{word}" for machine in MACHINES for word in ("name", "_name", "_id")), "fqdn"),
+    ("serial_number", "serial", "disk_id", "drive_id"),  # of disks, if no column is of the machine
 )
 GROUP_NAMES = tuple((name,) for name in ("group", "server_group", "role", "site", "cluster", "datacenter", "rack"))
 TELEMETRY_ROLES: Roles = {
     "timestamp": (
         ("timestamp",),
-        ("time", "ts", "datetime", "date_time", "sampled_at", "collected_at", "event_time", "_time", "@timestamp"),
+        (
+            *("time", "ts", "datetime", "date_time", "event_time", "_time", "@timestamp"),
+            *("sampled_at", "collected_at", "checked_at", "measured_at"),
+        ),
         ("date",),
     ),
     "server_id": SERVER_NAMES,
@@ -73,13 +77,19 @@ INCIDENT_ROLES: Roles = {
     "kind": (("kind",), ("incident_kind", "incident_type", "type")),
     "started_at": (
         ("started_at",),
-        ("start", "started", "start_time", "start_at", "starts_at", "begin", "began_at", "occurred_at", "crashed_at"),
+        (
+            *("start", "started", "start_time", "start_at", "starts_at", "begin", "began_at"),
+            *("occurred_at", "crashed_at", "failed_at"),
+        ),
         OPENED,
         ("timestamp", "time", "datetime", "date"),
     ),
     "resolved_at": (
         ("resolved_at",),
-        ("end", "ended", "end_time", "end_at", "ends_at", "ended_at", "resolved", "finished_at", "recovered_at"),
+        (
+            *("end", "ended", "end_time", "end_at", "ends_at", "ended_at"),
+            *("resolved", "finished_at", "recovered_at", "repaired_at", "replaced_at"),
+        ),
         ("resolved_on",),
         ("closed_at", "closed", "closed_on"),
     ),

@@ -154,11 +154,12 @@ def _report_short_durations(interval: timedelta, report: Report) -> None:
     # a duration shorter than the interval means nothing
     label, features = Label.read(), Features.read()
     durations = {"label.horizon": label.horizon, "label.lead": label.lead or interval}
-    for kind in ("rolling_mean", "rolling_std", "rolling_max", "differences", "missing_share"):
+    for kind in ("rolling_mean", "rolling_std", "rolling_max", "differences", "missing_share", "incident_counts"):
         durations[f"features.{kind}"] = min(getattr(features, kind), default=interval)
     short = [f"{key} ({format_duration(value)})" for key, value in durations.items() if value < interval]
     if short:
         cadence = format_duration(interval)
+        example = "; docs/import.md has an example for checks once a week" if interval > DAY else ""
         report.assumed.append(
-            f"shorter than the interval {cadence}, please lengthen in params.yaml: {', '.join(short)}"
+            f"shorter than the interval {cadence}, please lengthen in params.yaml: {', '.join(short)}{example}"
         )

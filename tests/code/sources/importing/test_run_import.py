@@ -232,6 +232,20 @@ def test_a_coarse_cadence_names_the_durations_it_outgrows(project: Path) -> None
     assert "clean.stuck_after is now 6d: it has to be longer than the interval" in said
     assert Telemetry.read().interval == timedelta(hours=12)
     assert Clean.read().stuck_after == timedelta(days=6)
+    assert "docs/import.md" not in said
+
+
+def test_weekly_checks_of_disks_by_serial_number(project: Path) -> None:
+    checks = fleet(range(0, 24 * 7 * 30, 24 * 7), ["ZA1", "ZA2"]).rename(
+        {"timestamp": "checked_at", "server_id": "serial_number"}
+    )
+    said = bring(checks, "serial_number,failed_at,replaced_at\nZA2,2026-05-01 05:30:00,2026-05-02 11:00:00\n")
+    assert "features.incident_counts (1d); docs/import.md has an example for checks once a week" in said
+    assert "started_at from 'failed_at'" in said
+    assert "resolved_at from 'replaced_at'" in said
+    assert stored("incidents.parquet")["server_id"].to_list() == ["ZA2"]
+    hosts = checks.with_columns(host=pl.lit("web-") + pl.col("serial_number"))
+    assert "server_id from 'host'" in bring(hosts, "host,failed_at\nweb-ZA2,2026-05-01 05:30:00\n", replace=True)
 
 
 def test_another_cadence_of_new_samples_is_said_and_can_be_taken(project: Path) -> None:
