@@ -8,13 +8,15 @@ import polars as pl
 
 from crashcast import crash_groups
 from crashcast.params.acceptance import Acceptance
-from crashcast.params.base import format_duration
+from crashcast.params.alarms import Alarms
+from crashcast.params.base import DAY, format_duration
 from crashcast.params.label import Label
 from crashcast.sources.importing.report import Report
 from crashcast.text import counted
 
 FEWEST_RETURNS = 5  # of crashes of one server, to tell how soon it usually crashes again
 DENSE = 0.2  # of all rows: if more precede a crash, alarms mean little
+MANY_FALSE = 20  # alarms for each crash: with so many, nobody acts on one
 
 
 def report_outlook(
@@ -47,6 +49,11 @@ def report_outlook(
     if found:
         (report.inferred if found.is_enough else report.assumed).append(str(found))
     _report_density(within, servers, last - first, label, report)
+    budget = Alarms.read().false_alarms_per_server_day
+    for_each_crash = budget * servers * ((last - first) / DAY) / within.height
+    if for_each_crash > MANY_FALSE:
+        allowed = f"alarms.false_alarms_per_server_day ({budget:g}) allows {for_each_crash:.0f} false alarms"
+        report.assumed.append(f"{allowed} for each crash of such a fleet: lower it, or nobody will act on an alarm")
     if block > acceptance.block:
         least = f"label.lead + label.horizon, and the interval: {format_duration(block)}"
         report.assumed.append(f"acceptance.block ({format_duration(acceptance.block)}) must be at least {least}")

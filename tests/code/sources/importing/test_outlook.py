@@ -72,6 +72,15 @@ def test_a_long_cadence_makes_groups_longer() -> None:
     )
 
 
+def test_a_budget_of_many_false_alarms_for_each_crash() -> None:
+    # 0.02 a day of 50 servers is 200 in 200 days
+    assert outlook([(f"s{n}", 10 + 20 * n) for n in range(9)]).assumed[-1] == (
+        "alarms.false_alarms_per_server_day (0.02) allows 22 false alarms for each crash of such a fleet: lower it, "
+        "or nobody will act on an alarm"
+    )
+    assert "alarms." not in str(outlook([(f"s{n}", 10 + 18 * n) for n in range(10)]).assumed)
+
+
 def test_without_crashes_nothing_is_said() -> None:
     found = outlook([("a", 300)])
     assert found.inferred == found.assumed == []
