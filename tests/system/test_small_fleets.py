@@ -1,8 +1,9 @@
-"""From the exports of a fleet with few crashes to a verdict, by the commands of the README."""
+"""From the exports of a fleet with few crashes to a verdict, by the commands of the README and the docs' settings."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing import Any
 
 import exported_fleets
 import pytest
+import yaml
 from ruamel.yaml import YAML
 
 Params = Mapping[str, Mapping[str, Any]]
@@ -30,6 +32,11 @@ FAST: Params = {
 OF_SERVERS: Params = {"features": {"interactions": {}}, "acceptance": {"windows": 3}}
 BLIND: Params = {"features": {"columns": ["network_mbps"]}}  # the metric that does not change before a crash
 SEEING: Params = {"features": {"columns": "all"}}
+ROOT = Path(__file__).parents[2]
+OF_WEEKLY_CHECKS: Params = yaml.safe_load(
+    re.findall(r"^```yaml\n(.+?)^```", (ROOT / "docs/import.md").read_text(), re.MULTILINE | re.DOTALL)[0]
+)
+WITHOUT_WEAR: Params = {"features": {"columns": ["temperature_c"]}}  # which does not change before a disk fails
 
 
 def run(command: str, folder: Path, status: int = 0) -> str:
@@ -39,12 +46,12 @@ def run(command: str, folder: Path, status: int = 0) -> str:
 
 
 def change(folder: Path, *changes: Params) -> None:
-    yaml = YAML()
-    params = yaml.load(folder / "params.yaml")
+    round_trip = YAML()
+    params = round_trip.load(folder / "params.yaml")
     for change in changes:
         for section, values in change.items():
             params[section].update(values)
-    yaml.dump(params, folder / "params.yaml")
+    round_trip.dump(params, folder / "params.yaml")
 
 
 @pytest.fixture
@@ -62,9 +69,10 @@ def project(
     return folder
 
 
-def bring_in(project: Path, exports: Path) -> None:
-    run(f"crashcast import --telemetry {exports}/samples.csv --incidents {exports}/incidents.csv", project)
+def bring_in(project: Path, exports: Path) -> str:
+    said = run(f"crashcast import --telemetry {exports}/samples.csv --incidents {exports}/incidents.csv", project)
     run("git add -A && git commit -q -m import", project)
+    return said
 
 
 def train(project: Path, *changes: Params) -> str:
@@ -116,3 +124,15 @@ def test_sixty_servers_at_five_minutes_for_ninety_days_reach_verdicts(project: P
     train(project, SEEING)
     assert review(project, "--first", status=0)["verdict"] == "ACCEPT"
     check_verdicts(project, 3, BLIND, SEEING)
+
+
+@pytest.mark.slow
+def test_two_thousand_disks_checked_weekly_for_three_years_reach_verdicts(project: Path, tmp_path: Path) -> None:
+    exported_fleets.disks(tmp_path / "exports")
+    said = bring_in(project, tmp_path / "exports")
+    assert "interval 7d: the gap of 100% of samples" in said
+    assert "docs/import.md has an example for checks once a week" in said
+    train(project, OF_WEEKLY_CHECKS, WITHOUT_WEAR)
+    train(project, SEEING)
+    assert review(project, "--first", status=0)["verdict"] == "ACCEPT"
+    check_verdicts(project, 3, WITHOUT_WEAR, SEEING)
