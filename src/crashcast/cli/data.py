@@ -201,7 +201,7 @@ def demo() -> None:
 
 @commands.command()
 def docs() -> None:
-    """Build Great Expectations' Data Docs of the raw data, valid or not; the pages load their styles from CDNs."""
+    """Build Great Expectations' Data Docs of the raw data, valid or not, as pages that fetch nothing."""
     from crashcast.data_docs import build
     from crashcast.paths import TABLES
 
