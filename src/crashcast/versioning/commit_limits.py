@@ -24,6 +24,7 @@ NETWORK = {"url", "endpointurl", "region", "use_ssl", "verify", "connect_timeout
 ENCRYPTION = {"sse", "sse_kms_key_id"}
 SETTINGS = {
     "core": {"remote", "analytics", "autostage", "check_update", "checksum_jobs", "hardlink_lock"},
+    "plots": {"html_template"},
     "cache": {"dir", "type", "shared", "slow_link_warning", "verify"},
     "remote": {*NETWORK, *ENCRYPTION, "allow_anonymous_login", "checksum_jobs"},
 }
@@ -47,7 +48,7 @@ def check_places(revision: Revision | None = None) -> None:
 
 
 def check_settings(content: bytes) -> None:
-    """Refuse a .dvc/config with other settings than those that say where data is stored.
+    """Refuse a .dvc/config with other settings than those that say where data is stored, and which page shows plots.
 
     Parameters
     ----------
@@ -69,12 +70,17 @@ def check_settings(content: bytes) -> None:
 def check_same_settings(base: Revision, head: Revision) -> None:
     """Refuse a challenger that changes DVC's configuration: it would choose where the review gets its data from.
 
+    The page of plots may change: the review does not use it, and a newer version of Crashcast brings one.
+
     Raises
     ------
     UserError
         Naming each change.
     """
-    old, new = ({name: text for name, text, _ in _settings(side.find_file(CONFIG) or b"")} for side in (base, head))
+    old, new = (
+        {name: text for name, text, _ in _settings(side.find_file(CONFIG) or b"") if not name.startswith("plots.")}
+        for side in (base, head)
+    )
     changes = [
         f"{name}: {old.get(name, 'not set')} -> {new.get(name, 'not set')}"
         for name in sorted({*old, *new})

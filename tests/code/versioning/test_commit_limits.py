@@ -183,3 +183,12 @@ def test_a_challenger_that_changes_where_data_comes_from_is_refused_and_the_chan
         "  remote.s3.verify: true -> not set",
     ]
     check_same_settings(commit("other", "x"), Revision.find("HEAD~1"))
+
+
+def test_a_challenger_may_bring_another_page_of_plots(commit: Callable[[str, str], Revision]) -> None:
+    base = commit(".dvc/config", HONEST)
+    with_page = f"{HONEST}[plots]\n    html_template = plots/page.html\n"
+    check_settings(with_page.encode())
+    check_same_settings(base, commit(".dvc/config", with_page))
+    with pytest.raises(UserError, match=r"sets plots\.out_dir"):
+        check_settings(f"{with_page}    out_dir = x\n".encode())

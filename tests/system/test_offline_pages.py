@@ -1,0 +1,66 @@
+"""Pages of Great Expectations and DVC, in a real browser: they show what they are for, and fetch nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pages import DESK, check_file, needs_chromium, new_tab
+
+ROOT = Path(__file__).parents[2]
+# build/vega.min.js of vega 5.33.0 and build/vega-lite.min.js of vega-lite 5.23.0, as npm has them
+VEGA = [
+    "a71f14828abacac82fbe8adb07ce65cbb82561d8eef188053c4a1c09e0164dcb",
+    "58c27358e26f2d319cf62f45bc17a4c8362f08645001df2ec8d341eee4097c7f",
+]
+
+pytestmark = needs_chromium
+
+
+def open_page(browser: Any, page: Path) -> tuple[Any, list[str]]:
+    """Return the tab that shows it, and what the browser fetched or could not run."""
+    noticed: list[str] = []
+    tab = new_tab(browser, noticed, DESK, "light")
+    tab.on("request", lambda request: noticed.append(request.url))
+    tab.goto(page.as_uri())
+    fetched = [one for one in noticed if one != page.as_uri() and not one.startswith("WARN ")]  # of DVC's templates
+    return tab, fetched
+
+
+def test_data_docs(browser: Any, small_fleet: Callable[[Path], Path], tmp_path: Path, shell: Any) -> None:
+    project = small_fleet(tmp_path / "project")
+    shell("crashcast docs", cwd=project)
+    index = project / "reports/data_docs/index.html"
+    check_file(browser, index, DESK, "dark")
+    tab, noticed = open_page(browser, index)
+    for row, shown in (("telemetry month=2025-01 columns", "cpu_pct is float32"), ("incidents rows", "kind is there")):
+        tab.get_by_role("link", name=row, exact=True).click()
+        assert shown in tab.locator("body").inner_text()
+        assert tab.evaluate("getComputedStyle(document.querySelector('td .fas'), '::before').content") == '"passed"'
+        tab.get_by_role("link", name="Home").click()
+    assert tab.get_by_role("heading").first.inner_text() == "Data Docs of the raw data"
+    assert all(address.startswith(index.parent.as_uri()) for address in noticed), noticed
+    tab.context.close()
+
+
+def test_plots(browser: Any, small_fleet: Callable[[Path], Path], tmp_path: Path, shell: Any) -> None:
+    project = small_fleet(tmp_path / "project")
+    shell("dvc plots show", cwd=project)
+    tab, noticed = open_page(browser, project / "dvc_plots/index.html")
+    assert tab.locator("svg").count() == 6
+    assert "Precision and recall of test rows" in tab.locator("svg").first.text_content()
+    assert tab.locator("svg path").count() > 50
+    assert noticed == []
+    tab.context.close()
+
+
+def test_the_page_of_plots_holds_vega_as_it_was_published() -> None:
+    page = (ROOT / ".dvc/plots/page.html").read_text(encoding="utf-8")
+    scripts = re.findall("<script>(.*?)</script>", page, re.DOTALL)
+    assert [hashlib.sha256(script.encode()).hexdigest() for script in scripts[:2]] == VEGA
+    assert page.count("{plot_divs}") == 1
+    assert "{scripts}" not in page  # DVC would have it fetch Vega
+    assert "://" not in re.sub("<script>.*?</script>", "", page, flags=re.DOTALL)
