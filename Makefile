@@ -57,6 +57,11 @@ COMPILE = -$(BIN)python -m compileall -qq -j 0 .venv/lib
 # A killed `dvc` leaves an incomplete list of the files to transfer, and the next one would take it for complete.
 FORGET = $(BIN)python -c 'from dvc.repo import Repo; Repo().drop_data_index()'
 
+# `dvc repro` without its advice to `git add` files that are tracked already, and to switch core.autostage on: a change of
+# raw data by hand would then count as accepted.
+REPRO = $(BIN)python -c 'import logging, sys; from dvc.cli import main; \
+	logging.getLogger("dvc.repo.scm_context").setLevel("WARNING"); sys.exit(main(["repro"]))'
+
 pull = $(S3) --elsewhere=run -- crashcast pull $(1)
 
 # Imported data is never replaced by simulated data; only its missing files are pulled.
@@ -69,7 +74,8 @@ data: env  ## get raw data: simulate the demo fleet, or pull imported data
 pipeline: env  ## run the stages whose inputs changed
 	@# a `dvc` killed while it wrote this file leaves it empty, and the next one refuses to read that
 	@[ ! -f .dvc/tmp/rwlock ] || [ -s .dvc/tmp/rwlock ] || rm .dvc/tmp/rwlock
-	$(BIN)dvc repro
+	@echo dvc repro
+	@$(REPRO)
 
 verdict: env  ## show the figures of the last run, and outputs that differ from the committed ones
 	@$(BIN)crashcast verdict

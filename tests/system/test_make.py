@@ -109,6 +109,20 @@ def test_after_the_verdict_it_says_whether_the_run_was_reproduced(project: Path,
     assert [command.split("/")[-1] for command in commands if command] == ["crashcast verdict", "crashcast reproduced"]
 
 
+def test_the_pipeline_runs_without_advice_to_accept_raw_data(project: Path, shell: Shell) -> None:
+    (project / ".venv").symlink_to(sys.prefix)
+    shell("git init -q && dvc init -q")
+    (project / "dvc.yaml").write_text("stages: {one: {cmd: echo 1 > one, outs: [one]}}\n")
+    assert "\tgit add " in shell("dvc repro --force").stdout
+
+    (project / "dvc.lock").unlink()
+    said = shell("make --old-file=env pipeline").stdout
+
+    assert said.startswith("dvc repro\nRunning stage 'one':")
+    assert "git add" not in said
+    assert "autostage" not in said
+
+
 def test_bad_parameters_stop_it_with_a_message(project: Path, shell: Shell) -> None:
     (project / ".venv").symlink_to(sys.prefix)
     (project / "params.yaml").write_text("dater: {source: import}\n")
