@@ -47,8 +47,8 @@ from crashcast.params.telemetry import Telemetry
 from crashcast.sources.demo import simulator
 from crashcast.sources.demo.mechanisms import PRECURSORS, Fleet, minutes_of, simulate_events
 from crashcast.sources.demo.telemetry import render
-from crashcast.watch import drift, weekly
-from crashcast.watch.weekly import WEEK, Series, Weeks
+from crashcast.watch import drift, weekly_statistics
+from crashcast.watch.weekly_statistics import WEEK, Series, Weeks
 from stages.clean import clean_partition, samples_period
 
 OUT = ROOT / "benchmarks" / "results" / "drift.json"
@@ -195,9 +195,9 @@ def figures(clean: Path, fleet: Fleet, events: pl.DataFrame, weeks: Weeks) -> li
     tickets = complete_incidents(simulator.tickets(fleet, events), incidents)
     groups = dict(fleet.servers.select("server_id", "role").iter_rows())
     return [
-        *weekly.of_metrics(clean, list(telemetry.metrics), weeks),
-        *weekly.of_fleet(clean, groups, telemetry.interval, weeks),
-        *weekly.of_crashes(tickets, simulator.coverage(fleet), fleet.end, weeks),
+        *weekly_statistics.of_metrics(clean, list(telemetry.metrics), weeks),
+        *weekly_statistics.of_fleet(clean, groups, telemetry.interval, weeks),
+        *weekly_statistics.of_crashes(tickets, simulator.coverage(fleet), fleet.end, weeks),
     ]
 
 
@@ -220,14 +220,14 @@ def figures_of_model(loop: Loop) -> tuple[Weeks, list[Series], int]:
     model, rule = loop.train(now), split_rule.read_rule(loop.path("split.json"))
     loop.label(fleet.end)
     begun, trained_to = split_rule.period(rule, "train")
-    weeks = Weeks(*weekly.span(begun, trained_to, fleet.end))
+    weeks = Weeks(*weekly_statistics.span(begun, trained_to, fleet.end))
     judged = weeks.between(trained_to, now)
     crashes = read_covered_crashes(loop.path("confirmed.parquet"), loop.path("coverage.parquet"), Incidents.read())
     window = AlarmWindow.of(Label.read(), telemetry.interval)
     series = [
         *figures(loop.path("clean"), fleet, loop.events, weeks),
-        *weekly.of_scores(loop.path("features"), model, weeks),
-        *weekly.of_alarms(loop.path("features"), loop.path("labels"), crashes, model, window, weeks, judged),
+        *weekly_statistics.of_scores(loop.path("features"), model, weeks),
+        *weekly_statistics.of_alarms(loop.path("features"), loop.path("labels"), crashes, model, window, weeks, judged),
     ]
     return weeks, series, weeks.between(now, fleet.end).start
 
@@ -236,8 +236,10 @@ def by_rows(clean: Path, weeks: Weeks, looks: range, settings: Drift) -> dict[st
     """Return the alarms of tests that take rows for independent, of the same weeks."""
     metrics = list(Telemetry.read(PARAMS).metrics)
     level = settings.false_alarms_per_year / drift.WEEKS_A_YEAR / len(metrics)
-    rows = pl.concat(weekly.rows_of(clean, ["timestamp", tables.OBSERVED, *metrics], weeks)).filter(tables.OBSERVED)
-    week = pl.Series(weekly.week_of(rows["timestamp"], weeks))
+    rows = pl.concat(weekly_statistics.rows_of(clean, ["timestamp", tables.OBSERVED, *metrics], weeks)).filter(
+        tables.OBSERVED
+    )
+    week = pl.Series(weekly_statistics.week_of(rows["timestamp"], weeks))
     past = rows.filter(week < weeks.reference)
     counts = {"Kolmogorov-Smirnov on rows": 0, f"PSI > {PSI_ALARM}": 0}
     for look in looks:

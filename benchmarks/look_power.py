@@ -14,7 +14,7 @@ from project import ROOT
 from scipy.special import ndtr, ndtri
 
 from crashcast.canonical import write_json
-from crashcast.moments import MONTH
+from crashcast.dates import MONTH
 from crashcast.params.acceptance import ERROR, look_error
 from crashcast.review.ledger import Entry, numbered
 

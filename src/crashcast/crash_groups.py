@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from crashcast.moments import MONTH
+from crashcast.dates import MONTH
 from crashcast.params.acceptance import Acceptance
 from crashcast.params.base import DAY
 from crashcast.params.label import Label

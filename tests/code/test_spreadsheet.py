@@ -12,7 +12,7 @@ import pytest
 
 from crashcast import spreadsheet
 from crashcast.modeling import plots
-from crashcast.operate import output
+from crashcast.operate import score_output
 
 FORMULAS = [
     "=1+1",
@@ -49,7 +49,7 @@ def test_plots_have_no_formulas_and_negative_numbers_stay_numbers() -> None:
 
 
 def test_scores_are_written_that_way(tmp_path: Path) -> None:
-    output.WRITERS[".csv"](pl.DataFrame({"server_id": ["=1", "db"], "reason": ["@x", None]}), tmp_path / "x.csv")
+    score_output.WRITERS[".csv"](pl.DataFrame({"server_id": ["=1", "db"], "reason": ["@x", None]}), tmp_path / "x.csv")
     assert (tmp_path / "x.csv").read_text() == "server_id,reason\n'=1,'@x\ndb,\n"
 
 

@@ -58,7 +58,7 @@ from crashcast.sources.importing.table_file import read_sheet
 from crashcast.sources.prometheus import client
 from crashcast.sources.prometheus.chunks import Chunk
 from crashcast.sources.prometheus.series import rows as rows_of
-from crashcast.sources.tickets import api, saved
+from crashcast.sources.tickets import api, saved_records
 from crashcast.sources.tickets.outages import merge
 from crashcast.sources.tickets.systems import notes
 from crashcast.sources.tickets.tickets import parse
@@ -224,7 +224,7 @@ SECTION = Tickets.read(ROOT / "params.yaml")
 def read_saved(system: str) -> Callable[[Path], None]:
     def read(path: Path) -> None:
         source = TicketSource.model_validate({"type": system, "files": path.name, **SYSTEMS[system]})
-        found = parse("ours", source, saved.records("ours", source), LATEST)
+        found = parse("ours", source, saved_records.records("ours", source), LATEST)
         merge(found.tickets, SECTION)
 
     return read
@@ -447,7 +447,7 @@ def parses_json(path: Path) -> None:
 
 
 def parses_csv(path: Path) -> None:
-    assert list(saved._csv(path))
+    assert list(saved_records._csv(path))
 
 
 def parses_yaml(path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from alerting import free_port, needs, pager, start, start_alertmanager, start_prometheus, wait_for
 
-from crashcast.operate import output
+from crashcast.operate import score_output
 from crashcast.operate.textfile import write
 
 RULES = Path(__file__).parents[2] / "deploy/prometheus/crashcast.rules.yml"
@@ -294,7 +294,7 @@ def test_a_server_at_risk_reaches_the_pager(tmp_path: Path, received: SimpleName
         rows=rows, deployment=deployment, moment=now.replace(tzinfo=None), silent=[], warnings=[]
     )
     (tmp_path / "gauges").mkdir()
-    write(output.samples(scores), tmp_path / "gauges", "crashcast_score")
+    write(score_output.samples(scores), tmp_path / "gauges", "crashcast_score")
 
     node, manager, prometheus = free_port(), free_port(), free_port()
     route = {"receiver": "pager", "group_wait": "0s", "group_by": ["alertname"]}

@@ -17,7 +17,7 @@ from crashcast.params.telemetry import Telemetry
 from crashcast.paths import CLEAN_PATH
 from crashcast.watch import drift
 from crashcast.watch.drift import Report
-from crashcast.watch.weekly import WEEK
+from crashcast.watch.weekly_statistics import WEEK
 from stages import featurize
 
 Run = Callable[..., tuple[int, str]]

@@ -10,8 +10,8 @@ import pytest
 from pages import DESK, HOSTILE, PHONE, check_file, needs_chromium, new_tab
 
 from crashcast.watch import drift_page
-from crashcast.watch.changes import Change
 from crashcast.watch.drift import Finding, Report
+from crashcast.watch.reported_changes import Change
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")

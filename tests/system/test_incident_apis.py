@@ -30,7 +30,7 @@ from crashcast.files import md5
 from crashcast.params.tickets import TicketSource
 from crashcast.sources.importing import run_import
 from crashcast.sources.tickets import api as apis
-from crashcast.sources.tickets import saved
+from crashcast.sources.tickets import saved_records
 from crashcast.sources.tickets.collect import collect
 from crashcast.sources.tickets.systems import pagerduty
 from crashcast.sources.tickets.tickets import parse
@@ -589,7 +589,7 @@ def test_saved_answers_give_the_tickets_that_the_api_gives(systems: Systems, nam
         Path(f"{number}.json").write_text(json.dumps(answer))
     files = TicketSource.model_validate(SOURCES[name] | {"files": ["*.json"]})
     latest = datetime(2026, 6, 1, tzinfo=UTC)
-    from_files = parse(name, files, saved.records(name, files), latest)
+    from_files = parse(name, files, saved_records.records(name, files), latest)
     from_api = parse(name, files, ask(systems, name), latest)
     assert from_api.tickets["resolved_at"].drop_nulls().len()
     assert_frame_equal(from_files.tickets, from_api.tickets)

@@ -10,7 +10,7 @@ from pages import DESK, HOSTILE, PHONE, check_file, needs_chromium, new_tab
 from planned_project import forecast_of, project
 
 from crashcast.params.plan import Prices
-from crashcast.planning import output, portfolio, portfolio_output, report
+from crashcast.planning import plan_output, portfolio, portfolio_output, report
 from crashcast.planning.cost_model import Estimate
 from crashcast.planning.decay import Decay
 from crashcast.planning.forecast import Growth, forecast
@@ -29,13 +29,13 @@ def several() -> list[Report]:
     members = [Member(forecast_of(HOSTILE, prices=PRICES), AGED), Member(forecast_of("other"), None)]
     return [
         portfolio_output.report(portfolio.plan(members, 10, None)),
-        *(output.report(one.forecast) for one in members),
+        *(plan_output.report(one.forecast) for one in members),
     ]
 
 
 CASES = {
-    "one project": lambda: [output.report(forecast_of("fleet", prices=PRICES))],
-    "too large": lambda: [output.report(forecast(project(), Growth(servers=1_000_000)))],
+    "one project": lambda: [plan_output.report(forecast_of("fleet", prices=PRICES))],
+    "too large": lambda: [plan_output.report(forecast(project(), Growth(servers=1_000_000)))],
     "several": several,
 }
 

@@ -45,7 +45,7 @@ def collect(
 
     Alarms that `crashcast serve` issued, and actions, are brought in with it.
     """
-    from crashcast.operate.collect import collect as bring_in_alarms
+    from crashcast.operate.collect_alarms import collect as bring_in_alarms
     from crashcast.operate.state import utc_now
     from crashcast.params.serve import Serve
     from crashcast.sources.collect import collect as bring_in

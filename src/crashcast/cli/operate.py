@@ -39,27 +39,27 @@ def score(
     """List the servers at risk: those whose newest row reaches the alarm threshold, and why."""
     import sys
 
-    from crashcast.moments import read_moment
-    from crashcast.operate import deployment, output
+    from crashcast.dates import read_moment
+    from crashcast.operate import deployment, score_output
     from crashcast.operate.score import score as score_fleet
     from crashcast.operate.textfile import write
 
     moment = None if at is None else read_moment(at, "--at")
     if out is not None:
-        output.check_name(out)
+        score_output.check_name(out)
     used, note = deployment.find(revision, without_skill)
     if note:
         print(f"score: {note}", file=sys.stderr)
     found = score_fleet(used, moment)
-    why = None if explain is None else output.explained(found, explain)  # refused before anything is written
+    why = None if explain is None else score_output.explained(found, explain)  # refused before anything is written
     if out is not None:
-        output.write(found, out)
+        score_output.write(found, out)
     if textfile is not None:
-        write(output.samples(found), textfile, "crashcast_score")
+        write(score_output.samples(found), textfile, "crashcast_score")
     if why is None:
-        print_result(found, as_json, output.as_json, output.show, EVERY_BIT)
+        print_result(found, as_json, score_output.as_json, score_output.show, EVERY_BIT)
     else:
-        print_result(why, as_json, output.reasons_as_json, output.show_reasons, EVERY_BIT)
+        print_result(why, as_json, score_output.reasons_as_json, score_output.show_reasons, EVERY_BIT)
 
 
 @commands.command()
@@ -67,7 +67,7 @@ def alarms(
     again: Annotated[bool, typer.Option("--again", help="Read the whole log again.")] = False,
 ) -> None:
     """Bring alarms and actions into data/raw, from serve's log and Alertmanager's silences; `collect` does, too."""
-    from crashcast.operate.collect import collect
+    from crashcast.operate.collect_alarms import collect
     from crashcast.operate.state import utc_now
     from crashcast.params.serve import Serve
 
@@ -109,8 +109,8 @@ def metrics(
     With --textfile, write it for Prometheus, beside figures of the model in use, the data, the disk and the alarms.
     """
     from crashcast import run_record
-    from crashcast.operate import metrics as costs
     from crashcast.operate import outcomes, outcomes_output
+    from crashcast.operate import run_metrics as costs
     from crashcast.operate.textfile import write
     from crashcast.paths import ALARMS_PATH
     from crashcast.watch import project_gauges
@@ -138,8 +138,8 @@ def acted(
 ) -> None:
     """Report what was done about an alarm, or list the open alarms and what was done about each."""
     from crashcast.console import Console
+    from crashcast.dates import read_moment
     from crashcast.errors import UserError
-    from crashcast.moments import read_moment
     from crashcast.operate import acted as reporting
     from crashcast.operate import page
     from crashcast.operate.served_log import ServedLog

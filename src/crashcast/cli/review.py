@@ -68,8 +68,8 @@ def review(
     from crashcast.review import commit_changes
     from crashcast.review import review as reviewing
     from crashcast.review.report import comment, html, schema, terminal
-    from crashcast.versioning import answers as given_answers
     from crashcast.versioning import commit_limits
+    from crashcast.versioning import sandbox_answers as given_answers
     from crashcast.versioning.revision import Revision
 
     if first and base is not None:

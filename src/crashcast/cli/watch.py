@@ -80,10 +80,10 @@ def changed(
     ] = None,
 ) -> None:
     """Report a change of the fleet, such as a release or new hardware; without options, list the changes."""
+    from crashcast.dates import read_moment
     from crashcast.errors import UserError
-    from crashcast.moments import read_moment
     from crashcast.operate.state import utc_now
-    from crashcast.watch import changes
+    from crashcast.watch import reported_changes
 
     if csv is not None and (what or servers or at):
         raise UserError("--csv names all of these: leave out --what, --servers and --at")
@@ -92,14 +92,14 @@ def changed(
     if csv is None and what is None:
         if servers or at:
             raise UserError('say what was changed: crashcast changed --what "app 4.2"')
-        print("\n".join(map(str, changes.read())) or "No change is reported.")
+        print("\n".join(map(str, reported_changes.read())) or "No change is reported.")
         return
     began = read_moment(at, "--at") if at else utc_now()
-    new = changes.read(csv) if csv else [changes.named(what or "", servers or [], began)]
-    added = changes.add(new)
+    new = reported_changes.read(csv) if csv else [reported_changes.named(what or "", servers or [], began)]
+    added = reported_changes.add(new)
     print("\n".join(f"Recorded: {change}" for change in added) or "Nothing is new.")
     if added:
-        print(f'Next:\n  git add {changes.PATH} && git commit -m "Report a change of the fleet"')
+        print(f'Next:\n  git add {reported_changes.PATH} && git commit -m "Report a change of the fleet"')
 
 
 @commands.command()

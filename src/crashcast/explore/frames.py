@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from crashcast import tables
+from crashcast.dates import read_moment
 from crashcast.errors import UserError
-from crashcast.moments import read_moment
 from crashcast.review.data_changes import partition_of
 from crashcast.review.test_set import Period, touches
 from crashcast.text import all_of

@@ -14,13 +14,13 @@ import polars as pl
 from markupsafe import Markup, escape
 
 from crashcast.canonical import write_text
+from crashcast.dates import read_moment
 from crashcast.errors import UserError
 from crashcast.explore import before_crash as aligning
 from crashcast.explore import frames
 from crashcast.explore.before_crash import Aligned
 from crashcast.explore.frames import Moment
 from crashcast.modeling.alarms import HOUR, AlarmWindow, open_alarms
-from crashcast.moments import read_moment
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.review.report import html, svg

@@ -19,8 +19,8 @@ from typing import Any, Self
 
 import requests
 
-from crashcast.operate.output import rfc3339
 from crashcast.operate.page import MOST_REASONS, moment, percent
+from crashcast.operate.score_output import rfc3339
 from crashcast.operate.state import Alarm, State
 from crashcast.params.serve import Serve
 from crashcast.sources.http import in_short, words_of

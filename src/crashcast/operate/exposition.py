@@ -1,4 +1,4 @@
-"""What `crashcast serve` tells Prometheus: the gauges of the scores (see `output`), and those of its own work."""
+"""What `crashcast serve` tells Prometheus: the gauges of the scores (see `score_output`), and those of its own work."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from crashcast.operate import output
-from crashcast.operate.extra import needed_by
+from crashcast.operate import score_output
+from crashcast.operate.optional_packages import needed_by
 from crashcast.operate.state import State
 from crashcast.operate.textfile import Families, Sample
 
@@ -66,7 +66,7 @@ class Exposition:
 def samples(state: State) -> Iterator[Sample]:
     """Yield the gauges and counters of a state."""
     if state.scores is not None:
-        yield from output.samples(state.scores)
+        yield from score_output.samples(state.scores)
     scored = [] if state.scores is None else state.scores.rows["server_id"].to_list()
     groups = {**state.groups, **{alarm.server_id: alarm.group or "" for alarm in state.alarms}}
     opened = {alarm.server_id for alarm in state.alarms}

@@ -22,9 +22,9 @@ from crashcast.errors import UserError
 from crashcast.operate import actions, issued_alarms, page
 from crashcast.operate.actions import Action
 from crashcast.operate.exposition import Exposition
-from crashcast.operate.extra import needed_by
 from crashcast.operate.issued_alarms import actions_of
-from crashcast.operate.output import reasons_as_json, rfc3339
+from crashcast.operate.optional_packages import needed_by
+from crashcast.operate.score_output import reasons_as_json, rfc3339
 from crashcast.operate.served_log import ServedLog
 from crashcast.operate.state import State, doubts, utc_now
 from crashcast.params.base import PATH

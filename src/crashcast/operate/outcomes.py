@@ -21,10 +21,10 @@ import polars as pl
 from scipy.special import betaincinv, ndtri, stdtrit
 
 from crashcast import tables
+from crashcast.dates import MONTH
 from crashcast.incidents import read_covered_crashes
 from crashcast.modeling.alarms import INSTANT
 from crashcast.modeling.bootstrap import MONDAY
-from crashcast.moments import MONTH
 from crashcast.operate.issued_alarms import ALARM, by_opening, with_crash
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.incidents import Incidents

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from crashcast.errors import UserError
-from crashcast.operate.extra import needed_by
+from crashcast.operate.optional_packages import needed_by
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

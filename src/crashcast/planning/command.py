@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crashcast.errors import UserError
-from crashcast.planning import decay, decay_output, label_sources, output, portfolio_output
+from crashcast.planning import decay, decay_output, label_sources, plan_output, portfolio_output
 from crashcast.planning import portfolio as together
 from crashcast.planning.forecast import Growth, forecast
 from crashcast.planning.project import read_project
@@ -32,7 +32,7 @@ def this_project(growth: Growth, measure_decay: bool, answers: Path | None) -> R
     found = forecast(project.with_lead_times(answers) if answers else project, growth)
     if measure_decay:
         decay.write(decay.measure_decay())
-    aged, content, shown = decay.read(), output.as_json(found), output.report(found)
+    aged, content, shown = decay.read(), plan_output.as_json(found), plan_output.report(found)
     if aged is None:
         shown.notes.append("How often a retraining pays: `crashcast plan --measure-decay` measures how models age.")
     else:
@@ -69,5 +69,5 @@ def portfolio(
         for plan, folder in zip(plans, projects, strict=True)
     ]
     found = together.plan(members, budget_hours, budget_money)
-    content = portfolio_output.as_json(found) | {"plans": [output.as_json(member.forecast) for member in members]}
-    return content, [portfolio_output.report(found), *(output.report(member.forecast) for member in members)]
+    content = portfolio_output.as_json(found) | {"plans": [plan_output.as_json(member.forecast) for member in members]}
+    return content, [portfolio_output.report(found), *(plan_output.report(member.forecast) for member in members)]

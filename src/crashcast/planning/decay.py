@@ -18,12 +18,12 @@ import polars as pl
 from crashcast import tables
 from crashcast.annotation.refitting import FIGURES, chosen_candidate, measure, training_sample
 from crashcast.canonical import write_json
+from crashcast.dates import MONTH
 from crashcast.errors import UserError
 from crashcast.modeling.bootstrap import Floats, percentile_interval
 from crashcast.modeling.model import fit
 from crashcast.modeling.sampling import feature_names
 from crashcast.modeling.split_rule import period, read_rule
-from crashcast.moments import MONTH
 from crashcast.params.train import Train
 from crashcast.paths import FEATURES_PATH, SPLIT_PATH
 from crashcast.planning.cost_model import CONFIDENCE, Estimate, exactly

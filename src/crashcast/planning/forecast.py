@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psutil
 
-from crashcast.moments import MONTH
+from crashcast.dates import MONTH
 from crashcast.params.base import DAY
 from crashcast.planning.cost_model import FAR, Estimate, exactly
 from crashcast.planning.machine import GB, HOUR, Limit, Need, limits_of

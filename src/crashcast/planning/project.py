@@ -10,8 +10,8 @@ from typing import Any
 
 from crashcast import run_record
 from crashcast.annotation.label_studio import lead_times_s
+from crashcast.dates import MONTH
 from crashcast.errors import UserError
-from crashcast.moments import MONTH
 from crashcast.params.execution import Execution
 from crashcast.params.features import Features
 from crashcast.params.label import Label

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import NamedTuple, Self
 
+from crashcast.dates import MONTH
 from crashcast.execution.runner import SMALL_BYTES
 from crashcast.modeling.split_rule import PIECE_ROWS
-from crashcast.moments import MONTH
 from crashcast.params.base import DAY
 from crashcast.planning.cost_model import NOTHING, CostModel, Estimate, PowerModel
 from crashcast.planning.records import DATA_STAGES, FIT, PARTS, REVIEW, Measured

@@ -30,7 +30,7 @@ from crashcast.modeling.alarms import INSTANT
 from crashcast.params.features import Features
 from crashcast.params.incidents import Incidents
 from crashcast.params.telemetry import Telemetry
-from crashcast.review import cut_runs, stage_runs
+from crashcast.review import stage_runs, truncated_features
 from crashcast.review.data_changes import partition_of
 from crashcast.review.test_set import FEATURES, Period, touches
 from crashcast.tables import Partition
@@ -195,11 +195,13 @@ def _run(
             PARAMS, yaml.safe_dump(revision.params | {"execution": {"workers": 1, "memo_gb": 5}}, sort_keys=False)
         )
         room.write("data/validated.json", '{"success": true}')
-        shutil.copy(cut_runs.__file__, room.input("cut_runs.py"))
+        shutil.copy(truncated_features.__file__, room.input("truncated_features.py"))
         shown = room.input("data/raw")
         shown.mkdir()
-        words = f" {cut_runs.NEXT} ".join(map(" ".join, stages)).split()
-        with room.running(room.python, "-P", "cut_runs.py", FEATURES, *words, failure=failure, asked=asked) as talk:
+        words = f" {truncated_features.NEXT} ".join(map(" ".join, stages)).split()
+        with room.running(
+            room.python, "-P", "truncated_features.py", FEATURES, *words, failure=failure, asked=asked
+        ) as talk:
             for moment in moments:
                 cut(whole, shown.parents[1], moment, delay)
                 found.append(_ask(talk, moment))
@@ -225,7 +227,7 @@ def _other_values(name: str, claimed: Path, made: Path | None) -> list[str]:
 def cut(whole: Path, project: Path, moment: datetime, delay: timedelta) -> None:
     """Lay raw data out as it was at a moment: samples until then, incidents that were reported by then."""
     end, time = moment.replace(tzinfo=UTC), pl.col("timestamp")
-    for path in sorted((whole / TELEMETRY).glob(f"*/{cut_runs.PART}")):
+    for path in sorted((whole / TELEMETRY).glob(f"*/{truncated_features.PART}")):
         first, last = tables.read(path, ["timestamp"]).select(time.min(), time.max().alias("last")).row(0)
         target = project / path.relative_to(whole)
         if first is None or first > end:
@@ -256,7 +258,7 @@ def _ask(talk: Talk, moment: datetime) -> pl.DataFrame:
     """
     talk.stdin.write(f"{moment.isoformat()}\n".encode())
     talk.stdin.flush()
-    size_bytes = int.from_bytes(talk.stdout.read(cut_runs.SIZE_BYTES), "big")
+    size_bytes = int.from_bytes(talk.stdout.read(truncated_features.SIZE_BYTES), "big")
     answer = talk.stdout.read(min(size_bytes, MAX_ANSWER_BYTES))
     if not answer:
         raise EOFError

@@ -68,7 +68,7 @@ def run(base: str, head: str, folder: Path) -> None:
     ----------
     base, head : str
     folder : Path
-        For `crashcast.versioning.answers.given`; what it holds is removed.
+        For `crashcast.versioning.sandbox_answers.given`; what it holds is removed.
 
     Raises
     ------
@@ -77,10 +77,10 @@ def run(base: str, head: str, folder: Path) -> None:
     """
     from crashcast.params.acceptance import Acceptance
     from crashcast.review.rescoring import rescore
-    from crashcast.versioning import answers, sandbox
+    from crashcast.versioning import sandbox, sandbox_answers
 
     champion, challenger = _find_commits(base, head, pushed=False)
-    with answers.keeping(folder, challenger.sha, sandbox.missing()):
+    with sandbox_answers.keeping(folder, challenger.sha, sandbox.missing()):
         if champion and committed_model.is_same(champion, challenger):
             return
         try:
@@ -143,7 +143,7 @@ def review(
     from crashcast.review.comparison import check_block
     from crashcast.review.report import schema
     from crashcast.review.rescoring import rescore
-    from crashcast.versioning import answers
+    from crashcast.versioning import sandbox_answers
 
     champion, challenger = _find_commits(base, head, pushed)
     if champion and committed_model.is_same(champion, challenger):
@@ -152,7 +152,7 @@ def review(
         _ask_before_the_first_push()
     way = _way_to_run(champion, challenger, trust_authors)
     anchor, no_anchor = _find_anchor(champion) if champion else (None, None)
-    if answers.of(challenger.sha):
+    if sandbox_answers.of(challenger.sha):
         _check_history(champion, anchor)
     incumbent = champion or challenger  # whose policy and alarm budget apply
     acceptance, changes = incumbent.section(Acceptance), commit_changes.between(incumbent, challenger)
@@ -301,10 +301,10 @@ def _way_to_run(base: Revision | None, head: Revision, trust_authors: bool) -> R
     The first model's code is that which judges, and so is trusted.
     """
     from crashcast.review import commit_changes
-    from crashcast.versioning import answers, environment, sandbox
+    from crashcast.versioning import environment, sandbox, sandbox_answers
 
-    given = answers.of(head.sha)
-    missing = answers.missing_sandbox(given) if given else sandbox.missing()
+    given = sandbox_answers.of(head.sha)
+    missing = sandbox_answers.missing_sandbox(given) if given else sandbox.missing()
     changed = commit_changes.code_between(base, head) if base else []
     packages = [
         name for name in (environment.RUN, environment.BUILD) if base and base.find_file(name) != head.find_file(name)

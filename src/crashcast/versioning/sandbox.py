@@ -31,9 +31,9 @@ import yaml
 from crashcast import files
 from crashcast.errors import UserError
 from crashcast.text import printable
-from crashcast.versioning import answers, cache, commit_limits, environment, git
-from crashcast.versioning.answers import Answers, Readable
+from crashcast.versioning import cache, commit_limits, environment, git, sandbox_answers
 from crashcast.versioning.revision import PARAMS, Revision
+from crashcast.versioning.sandbox_answers import Answers, Readable
 
 PROGRAM, NAME = "bwrap", "bubblewrap"
 PROJECT = Path("/project")  # where the code finds itself
@@ -188,8 +188,8 @@ class Room:
                 yield talk
         elif self._answer:
             self._answer.mkdir(parents=True, exist_ok=True)
-            with (self._answer / answers.PRINTED).open("wb") as copy, self._run_here(command, failure) as talk:
-                yield Talk(talk.stdin, answers.Copied(talk.stdout, copy))
+            with (self._answer / sandbox_answers.PRINTED).open("wb") as copy, self._run_here(command, failure) as talk:
+                yield Talk(talk.stdin, sandbox_answers.Copied(talk.stdout, copy))
         else:
             with self._run_here(command, failure) as talk:
                 yield talk
@@ -198,7 +198,7 @@ class Room:
     def _given(self, failure: str) -> Iterator[Talk]:
         """Give what the command answered on another machine."""
         assert self._answer
-        with suppress(FileNotFoundError, EOFError), (self._answer / answers.PRINTED).open("rb") as printed:
+        with suppress(FileNotFoundError, EOFError), (self._answer / sandbox_answers.PRINTED).open("rb") as printed:
             yield Talk(io.BytesIO(), printed)
             return
         raise UserError(f"{failure}: the answers that were given of this commit's code have none to this question")
@@ -264,12 +264,12 @@ class Room:
             If there is none, or anything else than regular files and folders: links and devices lead elsewhere.
         """
         if self._answer and self._is_given:
-            return answers.regular_files(self._answer / answers.WRITTEN / path, path)
+            return sandbox_answers.regular_files(self._answer / sandbox_answers.WRITTEN / path, path)
         self._refuse_links(path)
-        found = answers.regular_files(self.folder / path, path)
+        found = sandbox_answers.regular_files(self.folder / path, path)
         if self._answer:
             for name, file in found.items():
-                kept = self._answer / answers.WRITTEN / path / name
+                kept = self._answer / sandbox_answers.WRITTEN / path / name
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, kept)
         return found
@@ -382,7 +382,7 @@ def room(revision: Revision) -> Iterator[Room]:
         index = {"GIT_INDEX_FILE": str(place / "index")}
         git.run("read-tree", "--no-sparse-checkout", revision.sha, variables=index)
         git.run("checkout-index", "--all", "--quiet", f"--prefix={place / 'code'}/", variables=index)
-        found = Room(python, place, place / "code" / git.prefix(), missing() is None, answers.of(revision.sha))
+        found = Room(python, place, place / "code" / git.prefix(), missing() is None, sandbox_answers.of(revision.sha))
         found.write(".dvc/config.local", "[cache]\n    dir = cache\n")  # its memo's, which none but this run uses
         workers = revision.params.get("execution", {}).get("workers")
         if isinstance(workers, str) and "://" in workers:  # a cluster

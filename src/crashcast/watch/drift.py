@@ -32,9 +32,9 @@ from crashcast.params.features import Features
 from crashcast.paths import CLEAN_PATH, CONFIRMED_PATH, COVERAGE_PATH, FEATURES_PATH, LABELS_PATH
 from crashcast.review.test_set import read_rule
 from crashcast.versioning.revision import Revision
-from crashcast.watch import changes, weekly
-from crashcast.watch.changes import Change
-from crashcast.watch.weekly import DATA, Series, Weeks
+from crashcast.watch import reported_changes, weekly_statistics
+from crashcast.watch.reported_changes import Change
+from crashcast.watch.weekly_statistics import DATA, Series, Weeks
 
 Floats = NDArray[np.float64]
 WEEKS_A_YEAR = 365.25 / 7
@@ -154,7 +154,7 @@ def read(used: Deployment, revision: Revision) -> Report:
     last = tables.read(newest, ["timestamp"])["timestamp"].max()
     if not isinstance(last, datetime):
         raise UserError(f"{newest} has no rows: run `dvc repro`")
-    weeks = Weeks(*weekly.span(begun, trained_to, last.replace(tzinfo=None) + telemetry.interval))
+    weeks = Weeks(*weekly_statistics.span(begun, trained_to, last.replace(tzinfo=None) + telemetry.interval))
     if weeks.number <= weeks.reference or weeks.reference < drift.min_weeks:
         week = weeks.start(weeks.number - 1) if weeks.number > weeks.reference else None
         return Report(week, weeks.reference, drift.min_weeks, [])
@@ -163,16 +163,16 @@ def read(used: Deployment, revision: Revision) -> Report:
     ends = covered["covered_to"].max()
     assert isinstance(ends, datetime)
     series = [
-        *weekly.of_metrics(CLEAN_PATH, list(telemetry.metrics), weeks),
-        *weekly.of_fleet(CLEAN_PATH, groups, telemetry.interval, weeks),
-        *weekly.of_scores(FEATURES_PATH, model, weeks),
-        *weekly.of_crashes(
+        *weekly_statistics.of_metrics(CLEAN_PATH, list(telemetry.metrics), weeks),
+        *weekly_statistics.of_fleet(CLEAN_PATH, groups, telemetry.interval, weeks),
+        *weekly_statistics.of_scores(FEATURES_PATH, model, weeks),
+        *weekly_statistics.of_crashes(
             complete_incidents(tables.read(CONFIRMED_PATH), incidents),
             covered,
             ends.replace(tzinfo=None) - incidents.reporting_delay,
             weeks,
         ),
-        *weekly.of_alarms(
+        *weekly_statistics.of_alarms(
             FEATURES_PATH,
             LABELS_PATH,
             read_covered_crashes(CONFIRMED_PATH, COVERAGE_PATH, incidents),
@@ -186,7 +186,7 @@ def read(used: Deployment, revision: Revision) -> Report:
     if any(one.is_shift and one.layer == DATA for one in found):
         found = with_effects(found, model, weeks, used.features)
     week = weeks.start(weeks.number - 1)
-    reported = changes.between(week, week + weekly.WEEK)
+    reported = reported_changes.between(week, week + weekly_statistics.WEEK)
     history = {(one.layer, one.name, one.figure): week_by_week(one, weeks.reference) for one in series}
     return Report(week, weeks.reference, drift.min_weeks, found, reported, trained_to, history)
 
@@ -293,6 +293,6 @@ def with_effects(found: Sequence[Finding], model: Model, weeks: Weeks, features:
 def _drawn(columns: list[str], weeks: Weeks, first: int, last: int) -> pl.DataFrame:
     """Return rows of some weeks of the features, spread evenly over them, at most about `ROWS`."""
     inside = Weeks(weeks.start(first), last - first, last - first)
-    pieces = list(weekly.rows_of(FEATURES_PATH, columns, inside))
+    pieces = list(weekly_statistics.rows_of(FEATURES_PATH, columns, inside))
     height = sum(piece.height for piece in pieces)
     return pl.concat(piece.gather_every(max(1, height // ROWS)) for piece in pieces)

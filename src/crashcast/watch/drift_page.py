@@ -12,7 +12,7 @@ from crashcast.operate.page import STYLE, chart, number
 from crashcast.text import printable
 from crashcast.watch.drift import Finding, Report
 from crashcast.watch.drift_output import SHOWN, verdict
-from crashcast.watch.weekly import WEEK
+from crashcast.watch.weekly_statistics import WEEK
 
 
 def write(report: Report, path: Path) -> None:

@@ -29,7 +29,7 @@ from crashcast.review.test_set import read_rule
 from crashcast.text import some_of
 from crashcast.versioning import git
 from crashcast.versioning.revision import EVALUATION, REGISTERED, Revision
-from crashcast.watch import changes, drift, drift_output
+from crashcast.watch import drift, drift_output, reported_changes
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _by_changes(found: Due, policy: Retrain, since: datetime, split: Split) -> I
     """Yield the changes of the fleet as a reason, and when the train part of a history since then holds them."""
     if policy.after_change is None or found.known_to is None:
         return
-    if not (known := changes.between(found.trained_on_to, found.known_to - policy.after_change)):
+    if not (known := reported_changes.between(found.trained_on_to, found.known_to - policy.after_change)):
         return
     beyond = format_duration(policy.after_change)
     reason = f"Changed since: {some_of([*map(str, known)])}; labels reach {beyond} beyond it (after_change)"

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from crashcast.params.tickets import Tickets, TicketSource
-from crashcast.sources.tickets import saved
+from crashcast.sources.tickets import saved_records
 from crashcast.sources.tickets.systems import SYSTEMS
 from crashcast.sources.tickets.tickets import parse
 
@@ -56,6 +56,6 @@ def test_the_documented_sources_are_what_params_take(tmp_path: Path, monkeypatch
     assert {rule.type for rule in rules.sources.values()} == set(SYSTEMS)
     note = page.split("```\n---\n")[1].split("```")[0]
     Path("note.md").write_text(f"---\n{note}")
-    found = parse("notes", source("notes"), saved.records("notes", source("notes", files=["note.md"])), LATEST)
+    found = parse("notes", source("notes"), saved_records.records("notes", source("notes", files=["note.md"])), LATEST)
     assert found.tickets["server_id"].to_list() == ["web-4", "web-5"]
     assert found.bad == []

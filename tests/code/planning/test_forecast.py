@@ -12,7 +12,7 @@ from planned_project import PARAMS, RATES, SIZE, forecast_of, project
 
 from crashcast.errors import UserError
 from crashcast.params.plan import Plan, Prices
-from crashcast.planning import command, output
+from crashcast.planning import command, plan_output
 from crashcast.planning.forecast import ANSWER, PAGE, RETRAINING, Growth, forecast
 from crashcast.planning.machine import GB, Need, _mend
 from crashcast.planning.project import read_project
@@ -72,7 +72,7 @@ def test_the_year_has_every_resource_and_its_money_by_the_prices() -> None:
 def test_without_prices_there_is_no_money() -> None:
     assert forecast_of().money is None
     assert forecast_of().retraining_money is None
-    assert any("9 prices missing" in row for row in output.report(forecast_of()).blocks[1].rows[-1])
+    assert any("9 prices missing" in row for row in plan_output.report(forecast_of()).blocks[1].rows[-1])
 
 
 def test_the_time_of_an_answer_comes_from_label_studio() -> None:
@@ -88,9 +88,9 @@ def test_a_fleet_too_large_for_the_machine_is_told_what_mends_it() -> None:
     short = [one for one in found.limits if one.is_short]
     assert short[0] is found.limits[0]
     assert short[0].breaks_at[0] <= short[0].breaks_at[1] <= 1.01
-    assert output.verdict(found).startswith("This machine does not suffice: ")
+    assert plan_output.verdict(found).startswith("This machine does not suffice: ")
     assert any("this extrapolates" in one for one in found.warnings)
-    assert output.verdict(forecast_of()).startswith("This machine suffices.")
+    assert plan_output.verdict(forecast_of()).startswith("This machine suffices.")
 
 
 def test_a_finer_partition_is_proposed_before_a_cluster() -> None:
@@ -113,13 +113,13 @@ def test_runs_of_one_size_are_told_from_runs_of_several() -> None:
 
 def test_json_and_report_say_the_same() -> None:
     found = forecast_of()
-    plain = output.as_json(found)
+    plain = plan_output.as_json(found)
     assert plain["suffices"]
     cpu = total([cost.cpu_s for cost in found.run.values()]).value
     assert sum(one["cpu_s"]["value"] for one in plain["run"].values()) == pytest.approx(cpu)
-    assert output.report(found).blocks[0].rows[-1][1].startswith(f"{cpu:,.1f} (")
+    assert plan_output.report(found).blocks[0].rows[-1][1].startswith(f"{cpu:,.1f} (")
     assert max(one.peak_bytes.high for one in found.run.values()) / GB == pytest.approx(
-        float(output.report(found).blocks[0].rows[-1][4]), abs=0.01
+        float(plan_output.report(found).blocks[0].rows[-1][4]), abs=0.01
     )
 
 

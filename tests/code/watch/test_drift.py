@@ -9,7 +9,7 @@ import pytest
 
 from crashcast.params.drift import Drift
 from crashcast.watch.drift import LEAST_DISTANCE, Finding, Report, compare, distance, judge
-from crashcast.watch.weekly import Series, angle
+from crashcast.watch.weekly_statistics import Series, angle
 
 WEEKS_A_YEAR = 365.25 / 7
 

@@ -46,9 +46,9 @@ from crashcast.sources.importing.consistency import (
     with_full_names,
     with_rates,
 )
+from crashcast.sources.importing.feasibility import report_outlook
 from crashcast.sources.importing.layouts import Layout, beside_servers, metric_of, servers_of
 from crashcast.sources.importing.local_time import Clock
-from crashcast.sources.importing.outlook import report_outlook
 from crashcast.sources.importing.params_file import describe_import
 from crashcast.sources.importing.parsing import (
     Records,

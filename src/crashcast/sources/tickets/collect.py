@@ -21,7 +21,7 @@ from crashcast.paths import ACTIONS_PATH, COVERAGE_PATH, INCIDENTS_PATH, RAW, TI
 from crashcast.sources.importing import merging
 from crashcast.sources.importing.transaction import exchanged, recover, workspace
 from crashcast.sources.raw_table import read_or_empty
-from crashcast.sources.tickets import api, saved
+from crashcast.sources.tickets import api, saved_records
 from crashcast.sources.tickets.outages import IS_ALARM, merge, starts_after_report
 from crashcast.sources.tickets.tickets import TICKETS, LeftOut, Parsed, parse
 from crashcast.sources.value_formats import utc_text
@@ -115,7 +115,7 @@ def _midnight(day: date) -> datetime:
 
 def _collect_one(name: str, source: TicketSource, first: datetime, last: datetime, now: datetime) -> Collected:
     asked = not source.files
-    records = api.records(name, source, first, last) if asked else saved.records(name, source)
+    records = api.records(name, source, first, last) if asked else saved_records.records(name, source)
     parsed = parse(name, source, records, now)
     if asked:
         return Collected(name, parsed, first, last)

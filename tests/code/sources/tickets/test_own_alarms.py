@@ -17,7 +17,7 @@ from crashcast.operate.alertmanager import alert
 from crashcast.operate.state import Alarm
 from crashcast.params.serve import Serve
 from crashcast.params.tickets import Tickets, TicketSource
-from crashcast.sources.tickets import own_alarms, saved
+from crashcast.sources.tickets import own_alarms, saved_records
 from crashcast.sources.tickets.collect import recorded_periods
 from crashcast.sources.tickets.outages import merge
 from crashcast.sources.tickets.tickets import Parsed, parse
@@ -239,7 +239,7 @@ def test_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in texts.items():
         Path(f"{name}.md").write_text(text)
     source = source_of("notes").model_copy(update={"files": ("*.md",)})
-    found = parse("notes", source, saved.records("notes", source), LATEST)
+    found = parse("notes", source, saved_records.records("notes", source), LATEST)
     assert dict(found.tickets.select("ticket_id", "kind").iter_rows()) == {
         "crash.md": "crash", "own.md": "alarm", "title.md": "alarm"
     }  # fmt: skip
@@ -256,7 +256,7 @@ def test_jiras_export_and_jiralerts_labels(tmp_path: Path, monkeypatch: pytest.M
     )
     rule = source_of("jira").model_dump() | {"files": ["tickets.csv"], "url": None, "server": {"field": "Summary"}}
     source = TicketSource.model_validate(rule)
-    found = parse("jira", source, saved.records("jira", source), LATEST)
+    found = parse("jira", source, saved_records.records("jira", source), LATEST)
     at = datetime(2026, 3, 2, 10, 20, tzinfo=UTC)
     assert found.tickets.select("server_id", "kind").rows() == [("web-3", "alarm")]
     assert found.actions.rows() == [("web-3", "restarted; ok", at, "ada", "jira", at)]

@@ -10,7 +10,7 @@ import polars as pl
 from polars.testing import assert_frame_equal
 
 from crashcast.params.tickets import TicketSource
-from crashcast.sources.tickets import saved
+from crashcast.sources.tickets import saved_records
 from crashcast.sources.tickets.tickets import parse
 
 RECORDED = Path(__file__).parents[4] / "data/incident_apis"
@@ -26,7 +26,7 @@ def source(type_: str = "table", **settings: Any) -> TicketSource:
 def tickets_of(type_: str, name: str, **settings: Any) -> pl.DataFrame:
     """Return the tickets of a recorded file."""
     rule = source(type_, files=[str(RECORDED / name)], time_zone="Europe/Berlin", **settings)
-    return parse(type_, rule, saved.records(type_, rule), LATEST).tickets
+    return parse(type_, rule, saved_records.records(type_, rule), LATEST).tickets
 
 
 def test_jiras_export_says_what_its_api_says() -> None:

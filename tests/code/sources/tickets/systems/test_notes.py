@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from crashcast.params.tickets import TicketSource
-from crashcast.sources.tickets import saved
+from crashcast.sources.tickets import saved_records
 from crashcast.sources.tickets.tickets import parse
 
 LATEST = datetime(2026, 6, 1, tzinfo=UTC)
@@ -29,7 +29,7 @@ def test_notes_keep_their_zones_and_a_broken_one_is_bad(tmp_path: Path, monkeypa
     Path("broken.md").write_text("---\nserver_ids: [b\n---\n")
     Path("plain.md").write_text("Nothing to see\n---\n")
     rule = source("notes", files=["*.md"])
-    found = parse("notes", rule, saved.records("notes", rule), LATEST)
+    found = parse("notes", rule, saved_records.records("notes", rule), LATEST)
     assert found.tickets.select("ticket_id", "server_id", "summary").rows() == [
         ("good.md", "a", "It fell over"),
         ("good.md", "b", "It fell over"),

@@ -14,11 +14,11 @@ from crashcast import cli
 from crashcast.errors import UserError
 from crashcast.params.retrain import Retrain
 from crashcast.params.split import Split
-from crashcast.watch import changes, due
-from crashcast.watch.changes import Change, add, between, named, read
+from crashcast.watch import due, reported_changes
 from crashcast.watch.drift import Finding, Report
 from crashcast.watch.drift_output import as_json, verdict
 from crashcast.watch.due import Due
+from crashcast.watch.reported_changes import Change, add, between, named, read
 
 AT = datetime(2026, 5, 1, 12)
 RELEASE, KERNEL = Change(AT, "app 4.2"), Change(AT - timedelta(days=3), "kernel 6.12", ("web-1", "web-2"))
@@ -36,7 +36,7 @@ def test_the_table_is_sorted_and_has_each_change_once() -> None:
     assert add([RELEASE]) == [RELEASE]
     assert add([KERNEL, RELEASE]) == [KERNEL]
     assert add([KERNEL]) == []
-    assert changes.PATH.read_text() == (
+    assert reported_changes.PATH.read_text() == (
         "at,what,servers\n2026-04-28T12:00,kernel 6.12,web-1 web-2\n2026-05-01T12:00,app 4.2,\n"
     )
     assert read() == [KERNEL, RELEASE]
@@ -47,7 +47,7 @@ def test_the_table_is_sorted_and_has_each_change_once() -> None:
 def test_a_text_that_a_spreadsheet_would_run_stays_the_same_change() -> None:
     formula = named("=1+1", [], AT)
     assert add([formula]) == [formula]
-    assert "'=1+1" in changes.PATH.read_text()
+    assert "'=1+1" in reported_changes.PATH.read_text()
     assert add([formula]) == []
     assert read() == [formula]
 
@@ -55,7 +55,7 @@ def test_a_text_that_a_spreadsheet_would_run_stays_the_same_change() -> None:
 def test_a_servers_name_is_one_of_the_fleet() -> None:
     with pytest.raises(UserError, match=r"no server is called wep-1"):
         add([RELEASE, named("a disk", ["wep-1", "db-1"], AT)])
-    assert not changes.PATH.exists()
+    assert not reported_changes.PATH.exists()
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_a_servers_name_is_one_of_the_fleet() -> None:
     ],
 )
 def test_a_table_that_cannot_be_read_is_named(text: str, message: str) -> None:
-    changes.PATH.write_text(text)
+    reported_changes.PATH.write_text(text)
     with pytest.raises(UserError, match=message):
         read()
 
 
 def test_times_may_name_a_zone() -> None:
-    changes.PATH.write_text("at,what,servers\n2026-05-01T14:00+02:00,app 4.2,\n")
+    reported_changes.PATH.write_text("at,what,servers\n2026-05-01T14:00+02:00,app 4.2,\n")
     assert read() == [RELEASE]
 
 

@@ -13,7 +13,7 @@ from issued_log import REACH, Issued, hour, issue
 
 from crashcast import tables
 from crashcast.errors import UserError
-from crashcast.operate import actions, collect
+from crashcast.operate import actions, collect_alarms
 from crashcast.operate.actions import Action
 from crashcast.operate.served_log import ServedLog, aware
 from crashcast.params.serve import Serve
@@ -27,13 +27,13 @@ PLAIN = {"listen": "127.0.0.1:0", "log": "served", "delay": "10m", "late_window"
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServedLog:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(collect, "track", lambda _: None)
+    monkeypatch.setattr(collect_alarms, "track", lambda _: None)
     monkeypatch.setattr("crashcast.versioning.commit_limits.check_places", lambda: None)  # there is no git
     return ServedLog("served")
 
 
 def bring_in(again: bool = False, **changes: Any) -> list[str]:
-    return collect.collect(Serve.model_validate(PLAIN | changes), NOW, again)
+    return collect_alarms.collect(Serve.model_validate(PLAIN | changes), NOW, again)
 
 
 def contents() -> dict[str, bytes]:
@@ -140,6 +140,6 @@ def test_one_report_of_an_action_is_kept_the_first() -> None:
         for who, minutes in (("b", 2), ("a", 1))
     ]
     new = pl.DataFrame(rows, tables.ACTIONS, orient="row")
-    found = collect.merge(new.clear(), new, tables.ACTION_KEY)
+    found = collect_alarms.merge(new.clear(), new, tables.ACTION_KEY)
     assert found["who"].to_list() == ["a"]
-    assert collect.merge(found, new, tables.ACTION_KEY).equals(found)
+    assert collect_alarms.merge(found, new, tables.ACTION_KEY).equals(found)

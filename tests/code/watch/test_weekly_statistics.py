@@ -14,8 +14,8 @@ import pytest
 from crashcast import tables
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.params.base import DAY
-from crashcast.watch import weekly
-from crashcast.watch.weekly import Series, Weeks, span
+from crashcast.watch import weekly_statistics
+from crashcast.watch.weekly_statistics import Series, Weeks, span
 
 MONDAY = datetime(2026, 1, 5)
 BEGIN = MONDAY.replace(tzinfo=UTC)
@@ -59,7 +59,7 @@ def test_metrics_are_counted_over_observed_rows(tmp_path: Path) -> None:
         [("a", 30, True), ("a", 40, True)],
         [("a", 1000, True)],
     )
-    found = named(weekly.of_metrics(write(tmp_path, table), ["cpu_pct"], WEEKS))
+    found = named(weekly_statistics.of_metrics(write(tmp_path, table), ["cpu_pct"], WEEKS))
     assert found["cpu_pct", "mean"].values.tolist() == [15, 35, 1000]
     assert found["cpu_pct", "missing"].values == pytest.approx([1 / 3, 0, 0])
     counts = found["cpu_pct", "distribution"].values
@@ -71,7 +71,7 @@ def test_metrics_are_counted_over_observed_rows(tmp_path: Path) -> None:
 def test_rows_before_the_first_and_after_the_last_whole_week_are_left_out(tmp_path: Path) -> None:
     table = rows(*[[("a", week + 1.0, True)] for week in range(5)])
     shifted = Weeks(MONDAY + 7 * DAY, 2, 1)
-    found = named(weekly.of_metrics(write(tmp_path, table), ["cpu_pct"], shifted))
+    found = named(weekly_statistics.of_metrics(write(tmp_path, table), ["cpu_pct"], shifted))
     assert found["cpu_pct", "mean"].values.tolist() == [2, 3]
 
 
@@ -80,7 +80,7 @@ def test_the_fleet_has_silent_rows_new_servers_and_groups(tmp_path: Path) -> Non
     table = rows(every, every, every[:2])
     fresh = rows([], [], [("b", 1.0, True)] * 7)
     folder = write(tmp_path, pl.concat([table, fresh]))
-    found = named(weekly.of_fleet(folder, {"a": "web", "b": "db"}, DAY, WEEKS))
+    found = named(weekly_statistics.of_fleet(folder, {"a": "web", "b": "db"}, DAY, WEEKS))
     assert found["servers", "silent rows"].values == pytest.approx([0, 0, 0.5])
     assert found["servers", "new servers"].values.tolist() == [0, 0, 0.5]
     assert found["groups", "composition"].values.tolist() == [[0, 1], [0, 1], [1, 1]]
@@ -88,13 +88,13 @@ def test_the_fleet_has_silent_rows_new_servers_and_groups(tmp_path: Path) -> Non
 
 def test_an_outage_of_some_days_makes_no_week_silent(tmp_path: Path) -> None:
     table = rows(*[[("a", 1.0, True)] * days for days in (7, 4, 3)])
-    found = named(weekly.of_fleet(write(tmp_path, table), {}, DAY, WEEKS))
+    found = named(weekly_statistics.of_fleet(write(tmp_path, table), {}, DAY, WEEKS))
     assert found["servers", "silent rows"].values.tolist() == [0, 0, 1]
 
 
 def test_a_server_of_one_training_week_alone_was_new_there(tmp_path: Path) -> None:
     both, once = [("a", 1.0, True)] * 2, [("b", 1.0, True)]
-    found = named(weekly.of_fleet(write(tmp_path, rows(both + once, both, both)), {}, DAY, WEEKS))
+    found = named(weekly_statistics.of_fleet(write(tmp_path, rows(both + once, both, both)), {}, DAY, WEEKS))
     assert found["servers", "new servers"].values.tolist() == [0.5, 0, 0]
     assert ("groups", "composition") not in found
 
@@ -115,7 +115,7 @@ def test_crashes_are_counted_by_the_servers_that_records_cover() -> None:
     other = crash | {"started_at": BEGIN + 8 * DAY, "reported_at": BEGIN + 9 * DAY, "source": "phone"}
     planned = other | {"kind": tables.MAINTENANCE}
     known_to = MONDAY + 15 * DAY
-    found = named(weekly.of_crashes(pl.DataFrame([*first, other, planned]), coverage, known_to, WEEKS))
+    found = named(weekly_statistics.of_crashes(pl.DataFrame([*first, other, planned]), coverage, known_to, WEEKS))
     assert found["crashes", "crash rate"].values == pytest.approx([5 / 1.5, 1, np.nan], nan_ok=True)
     # the geometric mean of 1, 1, 4, 16 and 256, less 1; one crash is too few
     assert found["tickets", "ticket delay"].values == pytest.approx([2 ** (14 / 5) - 1, np.nan, np.nan], nan_ok=True)
@@ -153,7 +153,9 @@ def of_alarms(folder: Path, reason: str | None = None) -> dict[tuple[str, str], 
     window = AlarmWindow(timedelta(hours=1), timedelta(hours=6), timedelta(hours=1))
     started = pl.DataFrame(crashes, {"server_id": pl.String, "started_at": tables.TIMESTAMP}, orient="row")
     model: Any = AsGiven()
-    return named(weekly.of_alarms(features, labels, started, model, window, Weeks(MONDAY, 3, 1), range(1, 2)))
+    return named(
+        weekly_statistics.of_alarms(features, labels, started, model, window, Weeks(MONDAY, 3, 1), range(1, 2))
+    )
 
 
 def test_alarms_are_judged_week_by_week_after_the_training_period(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime
 
 import pytest
 
+from crashcast.dates import read_moment
 from crashcast.errors import UserError
-from crashcast.moments import read_moment
 
 MOMENT = datetime(2026, 1, 5, 12)
 

@@ -6,7 +6,7 @@ standard output is the features of that moment's rows: the size in 8 bytes, then
 It must not assume more of that commit than `src/run.py`'s call of a stage: `stages.<name>.main` with its paths. So
 everything else here is polars.
 
-    python -P cut_runs.py FEATURES STAGE PATH... , STAGE PATH... < MOMENTS > ANSWERS
+    python -P truncated_features.py FEATURES STAGE PATH... , STAGE PATH... < MOMENTS > ANSWERS
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from rich.console import Console
 from crashcast.canonical import json_text
 from crashcast.cli.operate import EVERY_BIT
 from crashcast.errors import UserError
-from crashcast.operate import output, textfile
+from crashcast.operate import score_output, textfile
 
 MOMENT = datetime(2026, 1, 5, 12)
 
@@ -25,7 +25,7 @@ MOMENT = datetime(2026, 1, 5, 12)
 @pytest.mark.parametrize("name", ["scores", "scores.xlsx", "scores.CSV.gz"])
 def test_a_file_whose_name_does_not_say_its_form_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"name a file that ends in \.parquet, \.csv, \.json"):
-        output.check_name(Path(name))
+        score_output.check_name(Path(name))
 
 
 def test_a_file_without_a_place_is_refused(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_file_without_a_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place, told in {"x.csv": "this is a folder", "file/x.csv": "no folder .*file", "no/x.csv": "no folder"}.items():
         with pytest.raises(UserError, match=told):
-            output.check_name(tmp_path / place)
+            score_output.check_name(tmp_path / place)
 
 
 def scores(risks: dict[str, float], silent: list[str]) -> Any:
@@ -57,11 +57,11 @@ def scores(risks: dict[str, float], silent: list[str]) -> Any:
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return what prints scores, each with the same reason."""
-    monkeypatch.setattr(output, "reasons", lambda *_: ["cpu_pct 9 [fleet 1]: risk 0.90 -> 0.10"])
+    monkeypatch.setattr(score_output, "reasons", lambda *_: ["cpu_pct 9 [fleet 1]: risk 0.90 -> 0.10"])
 
     def show(found: Any) -> str:
         console = Console(file=io.StringIO(), width=120)
-        output.show(found, console)
+        score_output.show(found, console)
         return console.file.getvalue()  # type: ignore[attr-defined]
 
     return show
@@ -89,18 +89,18 @@ def test_a_risk_at_the_threshold_is_no_lower_in_a_file(tmp_path: Path, monkeypat
     """Each form has every bit, so whoever compares risk and threshold finds the servers at risk."""
     found = scores({"a,b": 0.123456789, 'q"': 0.1}, [])
     found.deployment.model.threshold = 0.123456789
-    monkeypatch.setattr(output, "reasons", lambda *_: [])
+    monkeypatch.setattr(score_output, "reasons", lambda *_: [])
     for name, read in {"s.csv": pl.read_csv, "s.json": pl.read_json, "s.parquet": pl.read_parquet}.items():
-        output.write(found, tmp_path / name)
+        score_output.write(found, tmp_path / name)
         assert read(tmp_path / name).select("server_id", "risk").rows() == [("a,b", 0.123456789), ('q"', 0.1)]
-    assert "0.123456789" in json_text(output.as_json(found), EVERY_BIT)
+    assert "0.123456789" in json_text(score_output.as_json(found), EVERY_BIT)
 
 
 def test_gauges_hold_any_servers_id_and_every_bit(tmp_path: Path) -> None:
     ids = ["a b", 'q"uote', "new\nline", "comma,x", "back\\slash", "😀", "{x}"]
     found = scores(dict.fromkeys(ids, 0.123456789), [])
     found.deployment.model.threshold, found.deployment.model.algorithm = 0.123456789, "dummy"
-    text = textfile.write(output.samples(found), tmp_path, "crashcast_score").read_text()
+    text = textfile.write(score_output.samples(found), tmp_path, "crashcast_score").read_text()
     read = {
         (sample.name, sample.labels.get("server")): sample.value
         for family in text_string_to_metric_families(text)
@@ -124,10 +124,10 @@ def test_a_quiet_fleet_has_no_table(shown: Any) -> None:
 
 
 def test_one_server_is_explained_or_it_is_said_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "reasons", lambda _, server: [server])
+    monkeypatch.setattr(score_output, "reasons", lambda _, server: [server])
     found = scores({"db-1": 0.9}, ["web-2"])
-    assert output.explained(found, "db-1") == ["db-1"]
+    assert score_output.explained(found, "db-1") == ["db-1"]
     with pytest.raises(UserError, match="web-2 is silent"):
-        output.explained(found, "web-2")
+        score_output.explained(found, "web-2")
     with pytest.raises(UserError, match="no server db-3 was scored: db-1"):
-        output.explained(found, "db-3")
+        score_output.explained(found, "db-3")

@@ -13,8 +13,8 @@ import polars as pl
 
 from crashcast import tables
 from crashcast.canonical import write_text
+from crashcast.dates import read_moment
 from crashcast.errors import UserError
-from crashcast.moments import read_moment
 from crashcast.paths import COVERAGE_PATH, RAW
 from crashcast.spreadsheet import write_csv
 from crashcast.text import counted, some_of

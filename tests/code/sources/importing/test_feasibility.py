@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from crashcast.sources.importing.outlook import report_outlook
+from crashcast.sources.importing.feasibility import report_outlook
 from crashcast.sources.importing.report import Report
 from crashcast.tables import TIMESTAMP
 

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from crashcast.errors import UserError
-from crashcast.operate import metrics
+from crashcast.operate import run_metrics
 from crashcast.operate.textfile import write
 
 RUN = {
@@ -28,7 +28,7 @@ COLLECT = {**RUN, "name": "collect", "exit_status": 2, "succeeded": None}
 
 
 def test_prometheus_reads_the_figures_of_the_last_runs(tmp_path: Path) -> None:
-    file = write(metrics.samples([LABEL, COLLECT]), tmp_path, "crashcast_runs")
+    file = write(run_metrics.samples([LABEL, COLLECT]), tmp_path, "crashcast_runs")
     assert [path.name for path in tmp_path.iterdir()] == ["crashcast_runs.prom"]  # and no temporary file
     found = {
         (sample.name, *sorted(sample.labels.values())): sample.value
@@ -46,21 +46,21 @@ def test_prometheus_reads_the_figures_of_the_last_runs(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
 def test_promtool_has_no_objection(tmp_path: Path) -> None:
-    text = write(metrics.samples([LABEL, COLLECT]), tmp_path, "crashcast_runs").read_bytes()
+    text = write(run_metrics.samples([LABEL, COLLECT]), tmp_path, "crashcast_runs").read_bytes()
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--textfile .*nowhere: there is no such folder"):
-        write(metrics.samples([LABEL]), tmp_path / "nowhere", "crashcast_runs")
+        write(run_metrics.samples([LABEL]), tmp_path / "nowhere", "crashcast_runs")
 
 
 def test_people_see_a_line_for_each_run() -> None:
     console = Console(file=io.StringIO(), width=120)
-    metrics.show([LABEL, COLLECT], console)
+    run_metrics.show([LABEL, COLLECT], console)
     _, label, collect = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert label.split() == ["label", "05", "Jan", "12:01", "60.0", "90.5", "250", "2.0", "1,234", "2", "of", "6"]
     assert collect.split()[:2] == ["collect,", "failed"]
-    metrics.show([], console)
+    run_metrics.show([], console)
     assert "No run is recorded yet" in console.file.getvalue()  # type: ignore[attr-defined]
