@@ -117,6 +117,8 @@ def test_a_rule_ranks_as_its_feature_does_and_a_missing_value_last(sign):
     # in standard deviations around the log-odds of one crash row in five
     mean, scale = np.mean(values[known, 0]), np.std(values[known, 0])
     assert scores[1] == pytest.approx(sign * (5 - mean) / scale + np.log(1 / 4), rel=1e-6)
+    tenth = fit(rule, ["a", "b"], values[:, ::-1], crash, share=0.1)  # of the negatives
+    assert tenth.log_odds(values[:, ::-1]) == pytest.approx(scores + np.log(0.1))
 
 
 def test_a_rule_of_a_feature_without_any_value_ranks_nothing():

@@ -186,6 +186,14 @@ def test_a_rule_of_no_column_is_refused(models, tmp_path, column, sign):
         load(tmp_path / "one_rule")
 
 
+def test_a_rule_of_the_first_column_is_none_of_those(models, tmp_path):
+    estimator = load(models / "one_rule").estimator
+    estimator.column, estimator.sign = 0, -1
+    shutil.copytree(models / "one_rule", tmp_path / "one_rule")
+    dump(tmp_path / "one_rule", estimator)
+    assert load(tmp_path / "one_rule").estimator.column == 0
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [("left", 10**6), ("right", 10**6), ("left", 0), ("feature_idx", 3), ("feature_idx", -1), ("is_categorical", 1)],

@@ -9,12 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.metrics import average_precision_score
 
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.modeling.bootstrap import TwoWayDraws
-from crashcast.modeling.folds import FoldFigures, draw_servers, forward_chained, measure
+from crashcast.modeling.folds import FoldFigures, draw_folds, draw_servers, forward_chained, measure
 from crashcast.modeling.split_rule import period
+from crashcast.params.evaluate import Evaluate
 
 DAY = timedelta(days=1)
 JANUARY = datetime(2025, 1, 1)
@@ -47,6 +49,8 @@ def test_a_fold_with_less_to_train_on_than_to_validate_is_left_out() -> None:
     split = by_time((0, 70), (72, 87))
     assert [days(fold, "train") for fold in forward_chained(split, 9, 2 * DAY)] == [(0, 19), (0, 36), (0, 53), (0, 70)]
     assert forward_chained(by_time((0, 20), (22, 37)), 3, 2 * DAY) == [by_time((0, 20), (22, 37))]
+    just_enough = forward_chained(by_time((0, 32), (34, 49)), 3, 2 * DAY)
+    assert [days(fold, "train") for fold in just_enough] == [(0, 15), (0, 32)]
 
 
 def test_one_fold_is_the_split_itself_as_is_a_split_without_an_order() -> None:
@@ -80,6 +84,49 @@ def test_servers_are_drawn_by_lot_if_there_are_too_many_rows(labels: Path) -> No
         assert some.servers == sorted(some.servers)
         assert set(draw_servers(split, labels, 30, 1).servers) <= set(draw_servers(split, labels, 60, 1).servers)
     assert len({tuple(draw_servers(split, labels, 30, seed).servers) for seed in range(20)}) > 10
+
+
+def scored(rule: dict, crashes: bool = True) -> SimpleNamespace:
+    """Return a validation part of 20 servers and a row a day, scored by two models; some labels are unknown."""
+    rng, (first, end) = np.random.default_rng(days(rule, "validation")[0]), period(rule, "validation")
+    moments = pl.datetime_range(first, end, "1d", closed="left", time_unit="us", time_zone="UTC", eager=True)
+    servers = pl.DataFrame({"server_id": [f"s{number:02}" for number in range(20)]})
+    rows = moments.alias("timestamp").to_frame().join(servers, how="cross")
+    risk = rng.random(rows.height)
+    label = pl.Series((rng.random(rows.height) < 0.5 * risk * crashes).astype(np.int8))
+    known = rng.random(rows.height) > 0.1
+    rows = rows.with_columns(label=pl.when(pl.Series(known)).then(label).cast(pl.Int8))
+    scores = [risk, rng.random(rows.height)]
+    return SimpleNamespace(
+        rows=rows, known=known, labels=rows["label"].drop_nulls().to_numpy(), files=scores, scores=scores.__getitem__
+    )
+
+
+def test_each_fold_is_measured_on_its_known_rows_with_its_own_days_drawn() -> None:
+    folds = forward_chained(by_time((0, 70), (72, 87)), 3, 2 * DAY)
+    parts = [scored(folds[0]), scored(folds[1], crashes=False), scored(folds[2])]
+    servers = parts[0].rows["server_id"].unique().sort().to_list()
+    resampling = Evaluate(replicates=100, confidence=0.9, block="2d", seed=3)
+    draws = draw_folds(folds, servers, resampling)
+    assert draws.servers == servers
+    assert draws.replicates == 100
+    last, found = measure(folds, parts, draws)
+    assert last is parts[2]
+    assert found.pr_auc.shape == (2, 2)  # the second fold has no crash row
+    for place, fold in ((0, 0), (1, 2)):
+        part, own = parts[fold], draws.during(period(folds[fold], "validation"))
+        known = part.rows.filter(part.known)
+        cells = own.cells(known["server_id"], known["timestamp"])
+        assert found.base_rate[place] == pytest.approx(part.labels.mean())
+        for number in range(2):
+            scores = part.files[number][part.known]
+            assert found.pr_auc[place, number] == pytest.approx(average_precision_score(part.labels, scores))
+            for replicate in (0, 99):
+                weight = own.weights(replicate)[cells]
+                area = average_precision_score(part.labels, scores, sample_weight=weight)
+                assert found.pr_auc_replicates[place, number, replicate] == pytest.approx(area, rel=0.05)
+                rate = np.average(part.labels, weights=weight)
+                assert found.base_rate_replicates[place, replicate] == pytest.approx(rate)
 
 
 def test_candidates_cannot_be_compared_without_rows_before_a_crash() -> None:
@@ -152,6 +199,12 @@ def test_what_is_expected_of_the_only_candidate_is_its_mean() -> None:
         for limit, sign in (("low", -1), ("high", 1)):
             width = np.log(found[f"{name}_{limit}"] / found[name])
             assert width == pytest.approx(sign * 1.645 * 0.2 * 1.5**0.5, rel=0.05)
+
+
+def test_no_pr_auc_above_one_is_expected() -> None:
+    found = figures([[0.9], [0.9]], noise=0.3).expected(0, np.ones(1, dtype=bool), 0.9)
+    assert found["pr_auc_high"] == 1
+    assert found["lift_high"] > 90
 
 
 def test_what_is_expected_after_a_choice_among_equals_is_lower() -> None:
