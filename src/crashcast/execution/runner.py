@@ -87,6 +87,8 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
                 if store:
                     partition = tasks[index].partition
                     store.keep(keys[index], stage, partition.name, partition.path(aside), counts)
+                    if index == missing[0]:
+                        _warn_of_small_memo(stage, partition.path(aside), len(tasks), execution)
                 advance()
     if store:
         store.trim(execution.memo_gb * GB)
@@ -99,6 +101,17 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
     rows = sum(counts.get("rows", 0) for counts in done)
     run_record.count_partitions(stage, len(tasks), len(tasks) - len(missing), rows, workers)
     return done
+
+
+def _warn_of_small_memo(stage: str, first: Path, partitions: int, execution: Execution) -> None:
+    """Say at the first result if all of the stage's will not fit: the next run would compute what is forgotten."""
+    limit, needed = execution.memo_gb, first.stat().st_size * partitions / GB if first.exists() else 0.0
+    if 0 < limit < needed:
+        print(
+            f"{stage}: its {partitions} results take about {needed:.2g} GB, and execution.memo_gb is {limit:g}: the "
+            "oldest will be forgotten, and the next run computes them again; raise it if the disk allows",
+            file=sys.stderr,
+        )
 
 
 def _cluster(execution: Execution, store: Memo | None) -> Cluster | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -242,6 +243,18 @@ def computed(capsys):
     """Return which of the tasks since the last time were computed, as the stage's last line says."""
     last = capsys.readouterr().err.splitlines()[-1]
     return last.removeprefix("doubling: ")
+
+
+@pytest.mark.parametrize(("gb", "is_told"), [(1e-6, True), (1, False), (0, False)])
+def test_a_memo_that_will_not_hold_a_stage_is_said_at_the_first_result(memoised, capsys, gb, is_told):
+    Path("params.yaml").write_text(yaml.safe_dump({"execution": {"workers": 1, "memo_gb": gb}}))
+    run("double")
+    told = capsys.readouterr().err
+    assert ("the oldest will be forgotten" in told) == is_told
+    if is_told:
+        needed = float(re.search(r"its 3 results take about ([\d.e-]+) GB, and execution.memo_gb is 1e-06", told)[1])
+        size = sum(path.stat().st_size for path in (memoised / "out").rglob("*.parquet"))
+        assert needed * 1e9 == pytest.approx(size, rel=0.2)
 
 
 def entries(project):
