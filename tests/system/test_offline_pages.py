@@ -11,9 +11,9 @@ from typing import Any
 from pages import DESK, check_file, needs_chromium, new_tab
 
 ROOT = Path(__file__).parents[2]
-# build/vega.min.js of vega 5.33.0 and build/vega-lite.min.js of vega-lite 5.23.0, as npm has them
+# build/vega.min.js of vega 5.33.1 and build/vega-lite.min.js of vega-lite 5.23.0, as npm has them
 VEGA = [
-    "a71f14828abacac82fbe8adb07ce65cbb82561d8eef188053c4a1c09e0164dcb",
+    "463f3db6a40b20e9747b4ed38f37ed0add508838f9141b1cf8366784b07b30c8",
     "58c27358e26f2d319cf62f45bc17a4c8362f08645001df2ec8d341eee4097c7f",
 ]
 
