@@ -21,12 +21,11 @@ import pytest
 from botocore.config import Config
 from botocore.session import Session
 
-from crashcast import files
+from crashcast import files, run_record
 from crashcast.doctor import bucket as bucket_checks
 from crashcast.doctor import examine, garbage, repair
 from crashcast.doctor.findings import SOUND, UNKNOWN, WRONG, Finding, exit_status
 from crashcast.errors import UserError
-from crashcast.execution import orphan_guard
 from crashcast.versioning import bucket as buckets
 from crashcast.versioning import cache, dvc_command
 from crashcast.versioning.cache import cached
@@ -581,9 +580,9 @@ def subprocess_examine() -> None:
 
 def test_an_orphaned_stage_is_found_and_stopped(project: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as orphan:
-        orphan_guard.NOTES.mkdir(parents=True, exist_ok=True)
+        run_record.FOLDER.mkdir(parents=True, exist_ok=True)
         note = {"pid": orphan.pid, "started": psutil.Process(orphan.pid).create_time()}
-        (orphan_guard.NOTES / "join.json").write_text(json.dumps(note))
+        (run_record.FOLDER / "join.json").write_text(json.dumps(note))
 
         found = only(examine(parts=["project"]), "error", "stage join", f"process {orphan.pid} still runs it")
         assert found.todo == f"kill {orphan.pid}"

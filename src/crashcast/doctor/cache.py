@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 from crashcast import files
+from crashcast.run_record import FOLDER
 from crashcast.versioning.cache import cached, is_whole
-from crashcast.versioning.dvc_command import TEMPORARY
 from crashcast.versioning.threads import side_by_side
 
 State = Literal["good", "unread", "damaged", "missing"]
-HASHED = TEMPORARY / "crashcast" / "hashed.json"  # by object: inode, size and time of change of a file that was whole
+HASHED = FOLDER / "hashed.json"  # by object: inode, size and time of change of a file that was whole
 READERS = 4
 
 

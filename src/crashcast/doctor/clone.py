@@ -16,6 +16,7 @@ from crashcast import files
 from crashcast.doctor.findings import Finding
 from crashcast.errors import UserError
 from crashcast.execution import orphan_guard
+from crashcast.run_record import FOLDER
 from crashcast.text import some_of
 from crashcast.versioning import dvc_command, dvc_files, git, tracked_data
 from crashcast.versioning.dvc_command import PATH_LOCKS
@@ -25,7 +26,6 @@ from crashcast.versioning.lock_checks import check as check_lock
 from crashcast.versioning.revision import PARAMS, RAW, Revision
 
 SHOWN = 5
-NOTES = dvc_command.TEMPORARY / "crashcast"
 UNCACHED = "not in cache"  # as DVC says of an output that is in the work tree, unchanged
 OURS, BASE, THEIRS, END = "<<<<<<<", "|||||||", "=======", ">>>>>>>"
 
@@ -81,7 +81,7 @@ def pointers() -> Iterator[Finding]:
 def leftovers() -> Iterator[Finding]:
     """Look for locks and processes that a killed `dvc` left behind."""
     yield from _locks()
-    for note in sorted(orphan_guard.NOTES.glob("*.json")):
+    for note in sorted(FOLDER.glob("*.json")):
         process = orphan_guard.noted(note)
         if process and not orphan_guard.dvc_above(process):
             yield Finding(
@@ -215,9 +215,9 @@ def _take_ours(path: Path) -> str:
 
 def _keep(path: Path) -> Path:
     number = 1
-    while (kept := NOTES / f"{path.name}.{number}").exists():
+    while (kept := FOLDER / f"{path.name}.{number}").exists():
         number += 1
-    NOTES.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(path.read_bytes())
     return kept
 

@@ -20,8 +20,8 @@ import psutil
 
 from crashcast.errors import UserError
 from crashcast.files import replacing
+from crashcast.run_record import FOLDER
 
-NOTES = Path(".dvc", "tmp", "crashcast")
 STAGE_VARIABLE = "DVC_STAGE"  # DVC sets it for each command of a stage
 PATIENCE_S = 10
 LOOK_EVERY_S = 0.2
@@ -35,9 +35,9 @@ def take_over(stage: str) -> None:
     UserError
         If the other one belongs to somebody else, or does not end; if the DVC of this one has ended already.
     """
-    if not NOTES.parents[1].is_dir():  # no DVC project, so no process that a DVC left
+    if not FOLDER.parents[1].is_dir():  # no DVC project, so no process that a DVC left
         return
-    note = NOTES / f"{stage}.json"
+    note = FOLDER / f"{stage}.json"
     if orphan := noted(note):
         print(f"{stage}: stopping process {orphan.pid}, which a killed run left behind", file=sys.stderr)
         stop(orphan)

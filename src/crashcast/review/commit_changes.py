@@ -25,12 +25,13 @@ from crashcast.versioning.revision import (
     INCIDENTS,
     TELEMETRY,
     TICKET_SOURCES,
+    VALIDATION,
     Revision,
     flatten,
 )
 
 POLICY = "acceptance"
-VALIDATION, CANDIDATES = "metrics/validate.json", "metrics/candidates.json"
+CANDIDATES = "metrics/candidates.json"
 RULES, RULES_PARAMS = (LABELS, SPLIT, CONSENSUS, COVERAGE), (f"{POLICY}.", "alarms.")
 # figures of a server group, a baseline, a metric or a candidate, which one commit may have and the other not
 COMES_AND_GOES = {

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -28,6 +28,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from crashcast import canonical
 from crashcast.errors import UserError
 from crashcast.params.acceptance import look_error
+from crashcast.review.report.schema import Verdict
 from crashcast.versioning import git
 
 REF = "refs/crashcast/looks"
@@ -38,7 +39,6 @@ WAIT_S = 0.2  # at most, after the first failure; then twice that, and so on up 
 LONGEST_WAIT_S = 5.0
 NO_VERDICT = "no verdict"
 
-Verdict = Literal["ACCEPT", "REJECT", "INCONCLUSIVE"]
 Name = Annotated[str, Field(min_length=1)]
 
 

@@ -22,7 +22,7 @@ from crashcast.files import sha256_of_json
 from crashcast.progress import MB
 from crashcast.versioning import cache, committed_model, git
 from crashcast.versioning.lock_checks import check, check_pushed, check_work_tree
-from crashcast.versioning.revision import MODELS, Revision, default_base
+from crashcast.versioning.revision import MODELS, VALIDATION, Revision, default_base
 
 if TYPE_CHECKING:
     from crashcast.params.acceptance import Acceptance
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["EXIT_STATUS", "Review", "UntrustedCodeError", "default_base", "fetch", "review", "run"]
 
 EXIT_STATUS = {"ACCEPT": 0, "REJECT": 1, "INCONCLUSIVE": 3}  # 2: an error
-VALIDATION = "metrics/validate.json"
 COUNTED = ("rows", "servers", "server_days", "crashes", "groups", "blocks")
 
 

@@ -26,7 +26,7 @@ PARAMS = "params.yaml"
 RAW = tuple(path.as_posix() for path in TABLES)  # as DVC names them
 TELEMETRY, INCIDENTS, COVERAGE, TICKET_SOURCES, ALARMS, ACTIONS = RAW
 MODELS = "models"  # the output of `train`
-EVALUATION = "metrics/evaluate.json"
+EVALUATION, VALIDATION = "metrics/evaluate.json", "metrics/validate.json"
 CODE = ("src", PIPELINE, "requirements.txt")
 REGISTERED = "crash-model"  # what the registry calls it: a version's git tag is crash-model@v1.0.0
 # of too few crashes to say anything; of rows or alarms, and of the crashes they caught, if there were none

@@ -9,6 +9,7 @@ import pytest
 
 from crashcast.doctor import clone
 from crashcast.errors import UserError
+from crashcast.run_record import FOLDER
 
 
 def test_our_side_of_a_conflict_is_taken_and_the_file_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +22,7 @@ def test_our_side_of_a_conflict_is_taken_and_the_file_kept(tmp_path: Path, monke
     clone._take_ours(lock)
 
     assert lock.read_text() == "schema: '2.0'\nstages: {a: 1}\n"
-    assert (clone.NOTES / "dvc.lock.1").read_text() == text
+    assert (FOLDER / "dvc.lock.1").read_text() == text
 
 
 def test_a_conflict_whose_our_side_is_no_yaml_is_left(tmp_path: Path) -> None:
