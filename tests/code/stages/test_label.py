@@ -595,3 +595,20 @@ def test_before_training_it_says_how_many_groups_of_crashes_a_review_would_judge
     project(rows, tickets(crash, ("a", CRASH, 20, 21, 21)), frame_of(SPANS, [("a", -999, 71)]))
     told = "label: the test part, the last 0 days, holds 1 group of crashes on 1 server, but a verdict needs 40 groups"
     assert told in capsys.readouterr().err
+
+
+def test_the_groups_are_counted_up_to_the_last_known_label_wherever_it_is(project, capsys):
+    """Of the last day no label is known, as with checks once a week: the last 15 % of 24 hours begin at 20.4."""
+    rows = frame_of(tables.KEYS, [(hour, "a") for hour in (0, 18, 24, 48)])
+    project(rows, tickets(("a", CRASH, 21, 21.25, 21)), frame_of(SPANS, [("a", -999, 50)]))
+    assert "label: the test part, the last 0 days, holds 1 group of crashes on 1 server" in capsys.readouterr().err
+
+
+def test_a_horizon_shorter_than_the_cadence_is_told(capsys):
+    label.tell_rare_rows(HOUR, HOUR)
+    assert capsys.readouterr().err == ""
+    label.tell_rare_rows(6 * HOUR, 168 * HOUR)
+    told = (
+        "label: label.horizon (6h) is shorter than telemetry.interval (7d): about 96% of crashes are within the horizon"
+    )
+    assert capsys.readouterr().err.startswith(told)
