@@ -125,7 +125,7 @@ def read_fleet(condition: str, seed: int, months: int = MONTHS, shares: dict[str
         rule, rules, columns = read_rule(SPLIT), Train.read(), feature_names(FEATURES)
         known = np.zeros(2)
         for partition in tables.partitions(LABELS):
-            rows = tables.read(partition.path(LABELS), ["timestamp", "server_id", "label"])
+            rows = tables.read(partition.path(LABELS), ["timestamp", "server_id", "label"], HAS_LABEL)
             known += np.bincount(rows["label"].filter(assign(rows, rule) == "train"), minlength=2)
         share = min(1.0, rules.negatives_per_positive * known[1] / known[0])
         covered = tables.read(COVERAGE_PATH, ["server_id", "group"])

@@ -50,13 +50,13 @@ def fleet(tmp_path):
     return tmp_path
 
 
-def scored(fleet, budget, crashes, confidence=0.5):
+def scored(fleet, budget, crashes, confidence=0.5, servers=None):
     """Score with two models: the risk itself, and twice that."""
     scorers = [lambda values, times=times: times * values[:, 0].astype(np.float64) for times in (1, 2)]
     frame = pl.DataFrame({"server_id": [name for name, _ in crashes], "started_at": moments(*(h for _, h in crashes))})
     limits = Alarms(false_alarms_per_server_day=budget, confidence=confidence)
     tables_read = fleet / "features", fleet / "labels", BY_SERVER, ["risk"]
-    return score_validation(*tables_read, scorers, frame, limits, WINDOW, RESAMPLING)
+    return score_validation(*tables_read, scorers, frame, limits, WINDOW, RESAMPLING, servers)
 
 
 def test_every_known_row_of_the_part_is_scored_once_by_every_model(fleet):
@@ -78,6 +78,15 @@ def test_an_observed_row_of_unknown_label_is_scored_and_has_no_label(fleet):
     assert validation.rows.height == 2 * 48
     assert np.flatnonzero(~validation.known).tolist() == [42]  # two servers an hour: a at 21
     assert validation.labels.tolist() == [int(row == 8) for row in range(95)]  # a's at 4
+    assert validation.cells.tolist() == [row % 2 for row in range(96) if row != 42]  # of a and b, in one block of time
+
+
+def test_some_servers_are_scored_with_their_own_crashes(fleet):
+    validation = scored(fleet, 1, [("a", 9), ("b", 9), ("x", 30)], servers=["b", "x"])
+    assert set(validation.rows["server_id"]) == set(validation.crashes["server_id"]) - {"x"} == {"b"}
+    assert validation.scores(1) == pytest.approx(
+        np.where(np.arange(48) == 8, 1.8, np.where(np.arange(48) == 20, 1, 0.2))
+    )
 
 
 def test_the_threshold_is_set_by_the_crashes_of_the_parts_own_servers(fleet):
