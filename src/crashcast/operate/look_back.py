@@ -33,11 +33,14 @@ class LookBack:
         The servers with which the pieces begin.
     pieces : list of DataFrame
         See `divide`; with servers as categories, which take a quarter of the memory.
+    metrics : list of str
+        Those that the pieces hold.
     """
 
     digests: dict[datetime, str] = field(default_factory=dict)
     firsts: list[str] = field(default_factory=list)
     pieces: list[pl.DataFrame] = field(default_factory=list)
+    metrics: list[str] = field(default_factory=list)
 
     def read(self, tail: Tail, start: datetime, end: datetime, telemetry: Telemetry) -> Iterator[pl.DataFrame]:
         """Return the samples of [start, end) in a tail, divided by servers, with servers as text.
@@ -47,8 +50,14 @@ class LookBack:
         UserError
             If a file of the tail that must be read is damaged, or the tail holds nothing.
         """
-        wanted = {moment: digest for moment, digest in tail.digests.items() if start <= moment < end}
-        since = min((moment for moment in wanted if self.digests.get(moment) != wanted[moment]), default=None)
+        if self.metrics != (metrics := list(telemetry.metrics)):  # of another model: digests do not tell of names
+            self.digests, self.pieces, self.metrics = {}, [], metrics
+        known, wanted = (
+            {moment: digest for moment, digest in digests.items() if start <= moment < end}
+            for digests in (self.digests, tail.digests)
+        )
+        # a moment may also be gone: if a model has a longer interval, or the tail was fetched anew
+        since = min((moment for moment, _ in known.items() ^ wanted.items()), default=None)
         if since is not None or not self.pieces:
             self._renew(tail, start, start if since is None else since, end, telemetry)
             self.digests = wanted
@@ -69,8 +78,16 @@ class LookBack:
                 some.append(own.with_columns(pl.col("server_id").cast(pl.Categorical)))
         if not parts:  # no file
             raise UserError(f"{tail.folder} holds no telemetry: the next tick fetches it")
-        while parts:  # one after another, to save memory
-            self.pieces.append(pl.concat(parts.pop(0), how="vertical_relaxed").rechunk())
+        firsts, self.firsts = self.firsts, []
+        for first in firsts:  # one after another, to save memory
+            piece = pl.concat(parts.pop(0), how="vertical_relaxed").rechunk()
+            if piece.is_empty() and (parts or self.pieces):  # all its servers are gone
+                continue
+            begins = [first]
+            if piece.height > 2 * PIECE_ROWS:  # the fleet grew, or has other names
+                begins += _first_servers(piece, piece.height // piece["server_id"].n_unique())[1:]
+            self.firsts += begins
+            self.pieces += _among(piece, begins)
 
 
 def divide(rows: pl.DataFrame) -> list[pl.DataFrame]:
@@ -80,7 +97,7 @@ def divide(rows: pl.DataFrame) -> list[pl.DataFrame]:
 
 def _first_servers(rows: pl.DataFrame, times: int) -> list[str]:
     """Return the servers with which the pieces begin, if there are so many moments."""
-    servers = rows["server_id"].unique().sort()
+    servers = rows["server_id"].unique().cast(pl.String).sort()
     return servers.gather_every(max(1, PIECE_ROWS // max(1, times))).to_list() or [""]
 
 

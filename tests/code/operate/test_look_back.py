@@ -102,6 +102,39 @@ def test_a_damaged_file_leaves_nothing_half_read(tmp_path: Path) -> None:
         LookBack().read(Tail(tmp_path / "none"), START, START + HOUR, TELEMETRY)
 
 
+def test_moments_that_are_gone_leave_no_rows(tmp_path: Path) -> None:
+    kept, period = LookBack(), (START, START + 24 * HOUR)
+    kept.read(tail_of(tmp_path, rows(range(24))), *period, TELEMETRY)
+    even = rows(range(24)).filter(pl.col("timestamp").dt.hour() % 2 == 0)
+    found = kept.read(tail_of(tmp_path, even), *period, TELEMETRY)
+    assert pl.concat(found).sort(*tables.KEYS).equals(even)
+
+
+def test_a_metric_of_another_name_is_read_though_its_values_are_the_same(tmp_path: Path) -> None:
+    kept, period = LookBack(), (START, START + 24 * HOUR)
+    tail = tail_of(tmp_path, rows(range(24)))
+    kept.read(tail, *period, TELEMETRY)
+    renamed = Telemetry.model_validate({"interval": "1h", "partition": "month", "metrics": {"load": {}}})
+    given = rows(range(24)).rename({"cpu": "load"})
+    tables.write(tmp_path / START.strftime(NAME), given)
+    assert pl.concat(kept.read(tail, *period, renamed)).sort(*tables.KEYS).equals(given)
+
+
+@pytest.mark.usefixtures("reads")
+def test_pieces_stay_small_if_the_fleet_grows_or_takes_other_names(tmp_path: Path) -> None:
+    kept = LookBack()
+    kept.read(tail_of(tmp_path, rows(range(24), "ab")), START, START + 24 * HOUR, TELEMETRY)
+    early, late = rows(range(24), "ab"), rows(range(24, 48), "bcdefghij")
+    for first, newest in ((0, rows(range(0))), (24, rows(range(48, 49), "bcdefghij"))):  # without a, which is gone
+        tail = tail_of(tmp_path, early, late, newest)
+        found = list(kept.read(tail, START + first * HOUR, START + 49 * HOUR, TELEMETRY))
+        expected = pl.concat([early, late, newest]).filter(
+            pl.col("timestamp") >= (START + first * HOUR).replace(tzinfo=UTC)
+        )
+        assert pl.concat(found).sort(*tables.KEYS).equals(expected)
+        assert all(0 < piece.height <= 96 for piece in found)
+
+
 def test_pieces_cover_all_rows_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(look_back, "PIECE_ROWS", 7)
     given = rows(range(3), "abcdefg")
