@@ -145,7 +145,7 @@ def score_test(
         Every row: `timestamp`, `server_id`, `label` (null: unknown), `observed`, `score`, and `by_<name>` for each
         baseline.
     DataFrame
-        Some rows of each label, drawn by the hash of their keys: `label` and the features.
+        Some rows of each label, drawn by the hash of their keys: `label`, `server_id` and the features.
     """
     kept, sample = [], []
     with replacing_folder(predictions) as aside:
@@ -160,7 +160,7 @@ def score_test(
                 drawn += lowest(hashed)
             tables.write(partition.path(aside), pl.concat(written))
             sample += lowest(pl.concat(drawn))
-    return pl.concat(kept, rechunk=True), pl.concat(sample).select("label", *model.features)
+    return pl.concat(kept, rechunk=True), pl.concat(sample).select("label", "server_id", *model.features)
 
 
 def lowest(hashed: pl.DataFrame) -> list[pl.DataFrame]:
@@ -237,7 +237,7 @@ def importance(model: Model, sample: pl.DataFrame, seed: int) -> pl.DataFrame:
     model : Model
         What to ask.
     sample : DataFrame
-        `label` and the features.
+        `label`, `server_id` and the features.
     seed : int
         Of the shuffle, the same for every feature.
 

@@ -8,7 +8,8 @@ Crashes are rare, so the model is fitted to a sample that is rich in crash rows 
 compared on forward-chained folds of train and validation (`modeling/folds.py`); the last fold's validation part is the
 split's, and keeps every row. The test part is not looked at here. If no candidate is shown to rank better than chance,
 the dummy is chosen, and no alarm opens. With `train.self_training` the chosen candidate is fitted again, with rows that
-no incident records cover.
+no incident records cover. With `train.local` each server's log-odds are corrected by its own crashes, if that ranks
+better on the folds (`modeling/local.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from crashcast import run_record
 from crashcast.canonical import write_json, write_text
 from crashcast.incidents import read_covered_crashes
-from crashcast.modeling import baselines, row_metrics
+from crashcast.modeling import baselines, local, row_metrics
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.algorithms import DUMMY, ONE_RULE, Candidate, candidates
 from crashcast.modeling.algorithms.base import Floats
@@ -83,13 +84,13 @@ def main(
     of_sample = sample.figures()
     named = {name: sign for one in competing if one.algorithm == ONE_RULE for name, sign in one.hyperparameters.items()}
     rules_to_beat = choose_rules(columns, sample.values, sample.crash, sample.share, named)
-    if not train.self_training:
+    if not train.self_training and not train.local:
         del sample  # the validation part needs the memory
 
     compared = draw_servers(rule, labels, train.max_compared_rows, train.seed)
+    of_compared = partial(score, servers=None if compared.are_all else compared.servers)
     scored = (
-        score(fold, scorers=[one.log_odds for one in models], servers=None if compared.are_all else compared.servers)
-        for fold, models in zip(folds, fitted, strict=True)
+        of_compared(fold, scorers=[one.log_odds for one in models]) for fold, models in zip(folds, fitted, strict=True)
     )
     validation, on_folds = measure(folds, scored, draw_folds(folds, compared.servers, evaluate))
     evidence = {
@@ -99,8 +100,14 @@ def main(
     pr_auc = [row["pr_auc"] for row in evidence.values()]
     choice = choose(competing, pr_auc, on_folds, train.skill_confidence, evaluate.confidence)
     chosen, reason = competing[choice.place], choice.why_the_dummy
-    found = {"chosen": chosen.name, "candidates": evidence, "skill": choice.skill, "expected": choice.expected}
-    write_json(candidates_metrics, {**found, "folds": len(folds), "servers": len(compared.servers)})
+    found: dict[str, Any] = {
+        "chosen": chosen.name,
+        "candidates": evidence,
+        "skill": choice.skill,
+        "expected": choice.expected,
+        "folds": len(folds),
+        "servers": len(compared.servers),
+    }
     if reason:
         print(f"train: {reason}", file=sys.stderr)
 
@@ -115,7 +122,12 @@ def main(
         validation = score(rule, scorers=[model.log_odds])
         raw = validation.scores(0)
         model = calibrated(model, raw, validation)
+    if train.local and not reason and model.algorithm != DUMMY:
+        of_folds = [models[choice.place] for models in fitted]
+        strength, found["local"] = local.choose_strength(folds, of_folds, of_compared, sample)
+        model = replace(model, local=local.corrections(local.evidence(model, sample, validation.window), strength))
 
+    write_json(candidates_metrics, found)
     model, figures = with_threshold(model, raw, validation)
     figures |= of_sample
     write_json(train_metrics, figures)
@@ -160,7 +172,7 @@ def calibrated(model: Model, raw: Floats, validation: Validation) -> Model:
 
 def with_threshold(model: Model, raw: Floats, validation: Validation) -> tuple[Model, dict[str, Any]]:
     """Return the model with the threshold that keeps to the alarm budget, and its figures on validation."""
-    probability = model.probability(raw)
+    probability = model.probability(raw, validation.rows["server_id"])
     spent = validation.spent(probability)
     # the dummy opens no alarm, even if the budget allows one at all times
     threshold = 1.0 if model.algorithm == DUMMY else spent.threshold(validation.limits.confidence)

@@ -7,10 +7,10 @@ bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 import polars as pl
@@ -53,6 +53,8 @@ class Model:
         Calibration on the log-odds; the slope is positive, so the ranking stays as it is.
     threshold : float
         The probability at or above which an alarm opens.
+    local : dict of str to float
+        What is added to the calibrated log-odds of each server (`modeling/local.py`); of others, nothing.
     """
 
     estimator: Any
@@ -63,10 +65,15 @@ class Model:
     slope: float = 1.0
     intercept: float = 0.0
     threshold: float = 1.0
+    local: dict[str, float] = field(default_factory=dict)
 
     def predict(self, rows: pl.DataFrame) -> Floats:
-        """Return the probability of a crash in (t + lead, t + lead + horizon], shape (n,)."""
-        return self.probability(self.log_odds(matrix(rows, self.features)))
+        """Return the probability of a crash in (t + lead, t + lead + horizon], shape (n,).
+
+        `rows` need `server_id`, too, if there are corrections by server.
+        """
+        servers = rows["server_id"] if self.local else None
+        return self.probability(self.log_odds(matrix(rows, self.features)), servers)
 
     def log_odds(self, values: Matrix) -> Floats:
         """Return the log-odds of a crash before calibration, the sampling undone, shape (n,)."""
@@ -77,10 +84,18 @@ class Model:
             raw = np.concatenate([algorithm.log_odds(self.estimator, some) for some in pieces])
         return raw + self.sampling_offset
 
-    def probability(self, raw: Floats) -> Floats:
-        """Return the calibrated probability of what `log_odds` returned."""
-        pieces = np.array_split(raw, len(raw) // PIECE_ROWS + 1)
-        return np.concatenate([significant(expit(self.slope * x + self.intercept), SCORE_DIGITS) for x in pieces])
+    def probability(self, raw: Floats, servers: pl.Series | None = None) -> Floats:
+        """Return the probability of what `log_odds` returned, corrected by server if those are given."""
+        pieces = np.array_split(self.calibrated_log_odds(raw, servers), len(raw) // PIECE_ROWS + 1)
+        return np.concatenate([significant(expit(x), SCORE_DIGITS) for x in pieces])
+
+    def calibrated_log_odds(self, raw: Floats, servers: pl.Series | None = None) -> Floats:
+        """Return the calibrated log-odds of what `log_odds` returned, corrected by server if those are given."""
+        calibrated = self.slope * raw + self.intercept
+        if servers is None or not self.local:
+            return calibrated
+        added = servers.cast(pl.String).replace_strict(self.local, default=0.0, return_dtype=pl.Float64)
+        return np.asarray(calibrated + added.to_numpy())
 
     def try_out(self) -> None:
         """Predict for rows of zeros and for one without any value: what does not fit together fails here.
@@ -108,6 +123,7 @@ class _Description(TypedDict):
     slope: Annotated[FiniteFloat, Field(gt=0)]
     intercept: FiniteFloat
     threshold: FiniteFloat
+    local: NotRequired[dict[str, FiniteFloat]]
 
 
 _DESCRIPTION = TypeAdapter(_Description)
@@ -181,7 +197,9 @@ def calibration(raw: Floats, crash: NDArray[np.bool_]) -> tuple[float, float]:
 
 def save(model: Model, folder: Path) -> None:
     """Write `model.skops` and `model.json`."""
-    described = {field.name: getattr(model, field.name) for field in fields(model) if field.name != "estimator"}
+    described = {one.name: getattr(model, one.name) for one in fields(model) if one.name != "estimator"}
+    if not model.local:
+        del described["local"]
     write_json(folder / "model.json", described, digits=17)
     with replacing(folder / "model.skops") as aside:
         aside.write_bytes(archive.canonical(skops.io.dumps(model.estimator)))

@@ -89,7 +89,7 @@ def reasons(scores: Scores, server_id: str) -> list[Reason]:
     medians = scores.medians
     groups = sources(model.features, scores.deployment.features)
     variants = [own.with_columns(**{name: pl.lit(medians[name]) for name in some}) for some in groups.values()]
-    without = model.predict(pl.concat([one.select(model.features) for one in variants]))
+    without = model.predict(pl.concat([one.select("server_id", *model.features) for one in variants]))
     found = []
     for (source, some), risk in zip(groups.items(), without.tolist(), strict=True):
         shown = source if source in some else some[0]

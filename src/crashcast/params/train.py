@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 from crashcast.modeling.algorithms import ALGORITHMS
 from crashcast.params.base import Group, Section, Share
@@ -32,4 +32,11 @@ class Train(Section):
     skill_confidence: Share = 0.95
     folds: Annotated[int, Field(ge=1, le=12)] = 3
     max_compared_rows: Annotated[int, Field(ge=1000)] = 2_000_000
+    local: Literal["server"] | None = None
     candidates: Candidates
+
+    @model_validator(mode="after")
+    def _not_both(self) -> Self:
+        if self.local and self.self_training:
+            raise ValueError("set either local or self_training: pseudo-labels are no crashes of a server")
+        return self
