@@ -2,6 +2,7 @@
 
     python benchmarks/real_data/run.py smd --data ../shared/data              # up to validation
     python benchmarks/real_data/run.py smd --data ../shared/data --look-at-test
+    python benchmarks/real_data/run.py upptime --data ../shared/data --local  # each site corrected by its own outages
 
 Everything is chosen on validation. Each look at a test part is appended to `looks.jsonl`, with a hash of what had been
 chosen by then: a second look after a change is no longer honest evidence, and the log shows it.
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("dataset", choices=SOURCES)
     parser.add_argument("--data", type=Path, required=True, help="the folder that holds the datasets")
     parser.add_argument("--look-at-test", action="store_true", help="run evaluate too, and log the look")
+    parser.add_argument("--local", action="store_true", help="with train.local: server")
     arguments = parser.parse_args()
     source = arguments.data.resolve() / arguments.dataset
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +57,10 @@ def main() -> None:
         run("git", "clone", "--quiet", ROOT, project, cwd=ROOT)
         options = [source / word if word.endswith(".csv") else word for word in SOURCES[arguments.dataset]]
         run("crashcast", "import", "--telemetry", source / "telemetry.parquet", *options, cwd=project)
-        chosen = override(project / "params.yaml", HERE / f"{arguments.dataset}.yaml")
+        changes = YAML().load(HERE / f"{arguments.dataset}.yaml")
+        if arguments.local:
+            changes["train"]["local"] = "server"
+        chosen = override(project / "params.yaml", changes)
         run("git", "add", "--all", cwd=project)
         run("git", "commit", "--quiet", "--message", f"Import {arguments.dataset}", cwd=project)
         run("dvc", "repro", "evaluate" if arguments.look_at_test else "train", cwd=project)
@@ -73,11 +78,11 @@ def run(*command: object, cwd: Path) -> None:
     subprocess.run(list(map(str, command)), cwd=cwd, check=True, env={**os.environ, "PATH": path})
 
 
-def override(params: Path, changes: Path) -> str:
+def override(params: Path, changes: dict[str, Any]) -> str:
     """Change params.yaml section by section; return its hash."""
     yaml = YAML()
     content = yaml.load(params)
-    for section, values in yaml.load(changes).items():
+    for section, values in changes.items():
         content[section].update(values)
     yaml.dump(content, params)
     return hashlib.sha256(params.read_bytes()).hexdigest()[:16]
