@@ -338,7 +338,7 @@ def test_the_sample_for_importance_holds_some_of_each_label_whatever_the_order(j
     assert rows.height == known_test_rows(judged).height
     partitions = {partition_at(moment, "month") for moment in rows["timestamp"].dt.date()}
     assert sample["label"].value_counts().sort("label").rows() == [(label, 7 * len(partitions)) for label in (0, 1)]
-    assert sample.columns == ["label", *model.features]
+    assert sample.columns == ["label", "server_id", *model.features]
 
 
 def test_the_evaluation_is_what_dvc_can_compare(judged):

@@ -106,6 +106,22 @@ def test_a_model_reloaded_is_the_same_model(models, tmp_path, algorithm):
         assert (tmp_path / name).read_bytes() == (models / algorithm / name).read_bytes()
 
 
+def test_corrections_by_server_are_kept_to_the_last_digit(models, tmp_path):
+    model = replace(load(models / "logistic_regression"), local={"db-1": 0.123456789012, "web é": -1.5})
+    save(model, tmp_path)
+    assert load(tmp_path).local == model.local
+    save(replace(model, local={}), tmp_path)  # as before there were any
+    assert (tmp_path / "model.json").read_bytes() == (models / "logistic_regression" / "model.json").read_bytes()
+
+
+@pytest.mark.parametrize("local", ['{"db-1": NaN}', '{"db-1": "0.5"}', "[0.5]", "null"])
+def test_corrections_that_are_no_numbers_are_refused(boosted, local):
+    file = boosted / "model.json"
+    file.write_text(file.read_text().replace("{", f'{{"local": {local}, ', 1))
+    with pytest.raises(UserError, match="local"):
+        load(boosted)
+
+
 def test_an_archive_has_neither_times_nor_addresses_nor_compression(models):
     with zipfile.ZipFile(models / "hist_gradient_boosting" / "model.skops") as archive:
         members = archive.infolist()
@@ -387,7 +403,7 @@ def test_a_damaged_file_is_refused_or_scores_as_before(models, tmp_path_factory,
     assert np.array_equal(model.predict(rows), load(models / "logistic_regression").predict(rows))
 
 
-@pytest.mark.parametrize("key", [field.name for field in fields(Model) if field.name != "estimator"])
+@pytest.mark.parametrize("key", [field.name for field in fields(Model) if field.name not in ("estimator", "local")])
 def test_a_description_that_lacks_a_key_is_refused(boosted, key):
     described = json.loads((boosted / "model.json").read_text())
     del described[key]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from datetime import timedelta
@@ -13,10 +14,12 @@ import yaml
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.files import md5
-from crashcast.modeling import row_metrics, sampling
-from crashcast.modeling.folds import draw_servers
+from crashcast.modeling import local, row_metrics, sampling
+from crashcast.modeling.folds import draw_servers, forward_chained
 from crashcast.modeling.model import load
+from crashcast.modeling.row_metrics import pr_auc
 from crashcast.modeling.split_rule import PARTS, period, read_part, read_rule, read_uncovered
+from crashcast.params.label import Label
 from crashcast.params.train import Train
 
 HOUR = timedelta(hours=1)
@@ -465,3 +468,112 @@ def test_rows_that_are_unknown_for_another_reason_are_not_guessed_at(half_covere
     labels = half_covered.table("data/labels")
     assert labels["label"].null_count() > labels.filter(reason=tables.UNCOVERED).height
     assert read_all_uncovered(half_covered).height == labels.filter(reason=tables.UNCOVERED).height
+
+
+@pytest.fixture
+def uneven(project):
+    """Return a project in which six servers of 24 have all the crashes, and no feature shows it."""
+
+    def at_six(rows):
+        kept = pl.col("server_id") < "server-06"
+        return rows.with_columns(label=pl.when(kept | pl.col("label").is_null()).then("label").otherwise(0))
+
+    project.rewrite("data/labels", at_six)
+    project.rewrite("data/features", lambda rows: rows.drop("hours_since_crash", "crashes_7d"))
+    incidents = project.root / "data" / "incidents.parquet"
+    tables.write(incidents, tables.read(incidents).filter(pl.col("server_id") < "server-06"))
+    project.set("train", candidates=LOGISTIC, local="server")
+    project.run("train")
+    return project
+
+
+def test_a_server_that_crashes_more_often_than_expected_has_a_higher_risk(uneven):
+    found, model = uneven.json("metrics/candidates.json")["local"], load(uneven.root / "models")
+    assert found["strength"] < np.inf
+    assert found["log_pr_auc"][f"{found['strength']:g}"] > found["log_pr_auc"]["off"]
+    assert min(model.local[f"server-{number:02}"] for number in range(6)) > 0.3
+    assert max(model.local[f"server-{number:02}"] for number in range(6, 24)) < 0
+    rows = part_of(uneven, "test")
+    fleet = replace(model, local={})
+    gain = [pr_auc(rows["label"].to_numpy(), one.predict(rows)) for one in (fleet, model)]
+    assert gain[1] > 1.2 * gain[0]
+
+
+def test_the_threshold_and_the_figures_are_those_of_corrected_scores(uneven):
+    model, rows = load(uneven.root / "models"), part_of(uneven, "validation")
+    score, figures = model.predict(rows), uneven.json("metrics/train.json")
+    assert figures["pr_auc"] == pytest.approx(pr_auc(rows["label"].to_numpy(), score), rel=1e-5)
+    assert figures["alarms_false"] == false_alarms(
+        rows.with_columns(score=score), model.threshold, crashes_by_server(uneven)
+    )
+
+
+def test_corrections_are_part_of_every_prediction_of_evaluate(uneven):
+    uneven.run("evaluate")
+    predictions, model = uneven.table("data/predictions"), load(uneven.root / "models")
+    features = uneven.table("data/features").join(
+        predictions, on=["timestamp", "server_id"], how="right", maintain_order="right"
+    )
+    assert (model.predict(features) == predictions["score"].to_numpy()).all()
+    assert (replace(model, local={}).predict(features) != predictions["score"].to_numpy()).any()
+
+
+def test_labels_of_the_test_part_change_no_correction(uneven):
+    """Nor the choice of their strength: every label that counts is ripe before the test part begins."""
+    before = outputs(uneven)
+    begin = period(read_rule(uneven.root / "data" / "split.json"), "test")[0]
+    is_test = pl.col("timestamp") >= pl.lit(begin).dt.replace_time_zone("UTC")
+    uneven.rewrite(
+        "data/labels",
+        lambda rows: rows.with_columns(label=pl.when(is_test).then(1 - pl.col("label")).otherwise("label")),
+    )
+    uneven.run("train")
+    assert outputs(uneven) == before
+
+
+def test_corrections_of_a_fold_come_from_the_rows_before_it(uneven, monkeypatch):
+    newest, evidence = [], local.evidence
+
+    def spy(model, sample, window):
+        newest.append(sample.keys["timestamp"].max().replace(tzinfo=None))
+        return evidence(model, sample, window)
+
+    monkeypatch.setattr(local, "evidence", spy)
+    uneven.run("train")
+    rule, label = read_rule(uneven.root / "data" / "split.json"), Label.read(uneven.root / "params.yaml")
+    folds = forward_chained(rule, 2, label.reach + label.recovery)
+    assert len(newest) == 3  # two folds, and the model
+    for last, fold in zip(newest, [*folds, rule], strict=True):
+        assert last + label.reach <= period(fold, "validation")[0]
+
+
+def test_if_corrections_do_not_pay_the_model_has_none(project):
+    """Six servers have all the crashes until the first fold's validation part, then the others have."""
+    rule, label = read_rule(project.root / "data" / "split.json"), Label.read(project.root / "params.yaml")
+    begin = period(forward_chained(rule, 2, label.reach + label.recovery)[0], "validation")[0]
+    is_later = pl.col("timestamp") >= pl.lit(begin).dt.replace_time_zone("UTC")
+    kept = is_later != (pl.col("server_id") < "server-06")
+    of_kept = pl.when(kept | pl.col("label").is_null()).then("label").otherwise(0)
+    project.rewrite("data/labels", lambda rows: rows.with_columns(label=of_kept))
+    project.rewrite("data/features", lambda rows: rows.drop("hours_since_crash", "crashes_7d"))
+    project.set("train", candidates=LOGISTIC)
+    project.run("train")
+    before = outputs(project)
+    project.set("train", local="server")
+    project.run("train")
+    after = outputs(project)
+    assert json.loads(after["metrics/candidates.json"])["local"]["strength"] is None
+    before.pop("metrics/candidates.json")
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_split_by_server_knows_no_server_of_its_other_parts(uneven):
+    uneven.set("split", method="server", seed=1)
+    uneven.run("split", "train")
+    assert load(uneven.root / "models").local == {}
+
+
+def test_pseudo_labels_and_corrections_exclude_each_other(project):
+    project.set("train", local="server", self_training={"certainty": 0.9})
+    with pytest.raises(UserError, match="set either local or self_training"):
+        project.run("train")

@@ -8,12 +8,18 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import mutants
+import two_tier
+
+from crashcast.modeling.alarms import AlarmWindow
 
 pytestmark = pytest.mark.ci
 
@@ -81,6 +87,27 @@ def test_every_benchmark_finds_what_it_imports() -> None:
         env=os.environ | {"PYTHONPATH": f"{BENCHMARKS.parent / 'src'}{os.pathsep}{BENCHMARKS}"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_a_later_row_counts_for_its_server_once_its_label_is_ripe() -> None:
+    def at(*hours: int) -> list[datetime]:
+        return [datetime(2025, 3, 3, hour, tzinfo=UTC) for hour in hours]
+
+    hour = timedelta(hours=1)
+    found = pl.DataFrame({"server_id": ["a"], "observed": [1.0], "expected": [1.0]})
+    later = pl.DataFrame(
+        {
+            "timestamp": at(0, 1, 2, 0),
+            "server_id": ["a", "a", "a", "b"],
+            "observed": [1, 0, 1, 0],
+            "expected": [0.5] * 4,
+        }
+    )
+    rows = pl.DataFrame({"timestamp": at(4, 2, 3, 4), "server_id": ["a", "a", "a", "c"]})
+    window = AlarmWindow(lead=hour, horizon=2 * hour, interval=hour)  # two rows are one crash
+    corrections = two_tier.adapted(found, later, rows, 3 * hour, window)
+    # at 2:00 no later row is ripe; at 3:00 that of 0:00 is; at 4:00 also that of 1:00; c is unknown
+    assert corrections == pytest.approx([0.0, 0.0, np.log((3 + 1.5) / (3 + 1.25)), 0.0])
 
 
 CODE = '''

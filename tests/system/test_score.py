@@ -8,11 +8,13 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import chdir
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
+from scipy.special import logit
 
 from crashcast import tables
 from crashcast.errors import UserError
@@ -70,6 +72,21 @@ def test_scores_have_the_bits_of_the_pipelines(
         assert own.equals(found.features.sort("timestamp", "server_id"))
         compared += both.height
     assert compared > 500
+
+
+def test_corrections_by_server_are_part_of_the_scores_and_of_their_reasons(
+    here: Path, used: deployment.Deployment
+) -> None:
+    whole = score(used)
+    server = whole.rows["server_id"][0]
+    found = score(replace(used, model=replace(used.model, local={server: 3.0})))
+    both = whole.rows.join(found.rows, on="server_id")
+    assert both.filter(pl.col("risk") != pl.col("risk_right"))["server_id"].to_list() == [server]
+    row = both.row(by_predicate=pl.col("server_id") == server, named=True)
+    assert logit(row["risk_right"]) == pytest.approx(logit(row["risk"]) + 3, rel=1e-6)
+    for one, same in zip(reasons(found, server), reasons(whole, server), strict=True):
+        assert one.source == same.source
+        assert logit(one.risk_without) == pytest.approx(logit(same.risk_without) + 3, rel=1e-6)
 
 
 def changed(folder: Path, change: Callable[[pl.DataFrame], pl.DataFrame]) -> datetime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from crashcast.files import md5
 from crashcast.modeling import model, split_rule
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.algorithms import logistic_regression
-from crashcast.modeling.model import Model, save
+from crashcast.modeling.model import Model, load, save
 from crashcast.review import look_ahead, rescoring, retraining, scoring, stage_runs, test_set
 from crashcast.review.data_changes import (
     ADDED,
@@ -258,6 +259,18 @@ class TestScoring:
         found = np.load(tmp_path / "scores" / "month=2026-01.npy")
         assert (np.diff(found) > 0).all()
         assert len(found) == 4
+
+    def test_corrections_by_server_are_part_of_the_scores(self, trained: Path, tmp_path: Path) -> None:
+        model = replace(load(trained), local={"b": 2.0})
+        save(model, trained)
+        keys = pl.DataFrame({"timestamp": [at(1)] * 3, "server_id": ["a", "b", "c"], "wanted": [True] * 3})
+        values = keys.with_columns(x=pl.Series([1, 1, 1], dtype=pl.Float32))
+        self.table(tmp_path / "rows", keys)
+        self.table(tmp_path / "features", values)
+        scoring.score(trained, tmp_path / "features", tmp_path / "rows", tmp_path / "scores")
+        found = np.load(tmp_path / "scores" / "month=2026-01.npy")
+        assert found.tolist() == model.predict(values).tolist()
+        assert found[0] == found[2] < found[1]
 
 
 SERVERS = pl.DataFrame({"server_id": ["a", "b"], "known_to": [at(10), at(10)]})
