@@ -142,11 +142,8 @@ def timelines(test: pl.DataFrame, crashes: pl.DataFrame, threshold: float, label
     highest = by_time.filter(
         pl.col("score").arg_max().over("crash", slot) == pl.int_range(pl.len()).over("crash", slot)
     )
-    shown_server = pl.col("server_id").str.replace_all(
-        "<", "\u2039", literal=True
-    )  # DVC writes it into a script as it is
     return highest.select(
-        incident=pl.format("{} at {}", shown_server, started_at.dt.strftime("%Y-%m-%d %H:%M")),
+        incident=pl.format("{} at {}", "server_id", started_at.dt.strftime("%Y-%m-%d %H:%M")),
         outcome=pl.when("caught").then(pl.lit("caught")).otherwise(pl.lit("missed")),
         hours_to_crash="hours_to_crash",
         score="score",
@@ -157,10 +154,12 @@ def timelines(test: pl.DataFrame, crashes: pl.DataFrame, threshold: float, label
 
 
 def as_csv(frame: pl.DataFrame) -> str:
-    """Write a frame as CSV, its numbers with 6 significant digits."""
+    """Write a frame as CSV, its numbers with 6 significant digits, and its texts without `<`."""
     digits = f".{SIGNIFICANT_DIGITS}g"
     return (
         as_text(frame)
+        # DVC writes them into a script as they are
+        .with_columns(cs.string().str.replace_all("<", "\u2039", literal=True))
         .with_columns(
             pl.Series(column.name, [format(value, digits) for value in column]) for column in frame.select(cs.float())
         )

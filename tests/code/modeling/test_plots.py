@@ -109,12 +109,20 @@ def test_timelines_keep_the_highest_scores_of_a_dense_fleet():
     assert set(np.sort(scores)[-20:]) <= set(shown["score"])
 
 
-def test_a_server_id_cannot_end_the_script_that_dvc_writes_it_into():
-    server = "</script><script>x()"
-    found = plots.timelines(scores_before(server, [0.5]), crashes_of(crash(server, 0)), 0.25, LABEL)
-    page = VegaRenderer(found.to_dicts(), "timelines", x="hours_to_crash", y="score", template="simple").generate_html()
-    assert page.count("<script") == page.count("</script>") == 1
-    assert found["incident"].to_list() == ["\u2039/script>\u2039script>x() at 2026-01-10 00:00"]
+def test_neither_server_nor_metric_can_end_the_script_that_dvc_writes_it_into(tmp_path):
+    name = "</script><script>x()"
+    test = scores_before(name, [0.5, 0.6]).with_columns(label=pl.Series([1, 0], dtype=pl.Int8))
+    importance = pl.DataFrame({"feature": [f"{name}_mean_6h"], "pr_auc_lost": [0.1]})
+    plots.write(tmp_path, test, crashes_of(crash(name, 0)), 0.25, importance, LABEL)
+    for table, column, shown in (
+        ("timelines", "incident", " at 2026-01-10 00:00"),
+        ("importance", "feature", "_mean_6h"),
+    ):
+        found = pl.read_csv(tmp_path / f"{table}.csv")
+        assert found[column][0] == f"\u2039/script>\u2039script>x(){shown}"
+        x, y = found.columns[-1], found.columns[0]
+        page = VegaRenderer(found.to_dicts(), table, x=x, y=y, template="simple").generate_html()
+        assert page.count("<script") == page.count("</script>") == 1
 
 
 def test_numbers_have_six_significant_digits():
