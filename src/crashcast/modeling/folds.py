@@ -233,12 +233,14 @@ def measure(folds: Iterable[Rule], scored: Iterable[Validation], draws: TwoWayDr
     Raises
     ------
     UserError
-        If none has.
+        If the last has not.
     """
     found: list[tuple[Floats, ...]] = []
+    has_both = False
     for fold, validation in zip(folds, scored, strict=True):
         labels, own = validation.labels, draws.during(period(fold, "validation"))
-        if not 0 < labels.sum() < len(labels):
+        has_both = 0 < labels.sum() < len(labels)
+        if not has_both:
             continue
         known = validation.rows.filter(validation.known)
         cells = own.cells(known["server_id"].cast(pl.String), known["timestamp"])
@@ -251,9 +253,9 @@ def measure(folds: Iterable[Rule], scored: Iterable[Validation], draws: TwoWayDr
             areas.append(pr_auc(labels, scores))
             replicates.append(pr_auc_replicates(labels, steps_of(labels, scores), cells, own))
         found.append((labels.mean(), np.array(areas), base_rate, np.nan_to_num(replicates)))
-    if not found:
+    if not has_both:  # of the last
         raise UserError(
-            "no period to compare candidates on has rows before a crash and others: raise train.max_compared_rows or "
-            "split.validation"
+            "candidates cannot be compared without rows of both classes in the validation part (servers compared on: "
+            f"{draws.shape[0]}): raise train.max_compared_rows or split.validation"
         )
     return validation, FoldFigures(*(np.stack(figures) for figures in zip(*found, strict=True)))

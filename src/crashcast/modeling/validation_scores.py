@@ -14,12 +14,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from crashcast import tables
 from crashcast.modeling import alarms
 from crashcast.modeling.alarm_budget import SpentBudget
 from crashcast.modeling.algorithms.base import Floats, Matrix
 from crashcast.modeling.bootstrap import Ints, TwoWayDraws
 from crashcast.modeling.model import matrix
-from crashcast.modeling.split_rule import crashes_of_part, mitigated_rows, period, read_part
+from crashcast.modeling.split_rule import KEYS_AND_LABEL, crashes_of_part, mitigated_rows, period, read_part
 from crashcast.params.alarms import Alarms
 from crashcast.params.evaluate import Evaluate
 
@@ -132,7 +133,8 @@ def score_validation(
         Score the rows of these alone.
     """
     files: list[tuple[Scorer, BinaryIO]] = [(score, TemporaryFile()) for score in scorers]  # noqa: SIM115 - returned
-    keys: list[pl.DataFrame] = []
+    columns_of_rows = {**KEYS_AND_LABEL, tables.OBSERVED: pl.Boolean, "mitigated": pl.Boolean}
+    keys = [pl.DataFrame(schema=columns_of_rows | {"server_id": pl.Categorical})]  # servers may have no row in a fold
     mitigated = mitigated_rows(labels, rule, "validation").select("timestamp", "server_id", mitigated=True)
     draw = None if servers is None else lambda rows: rows["server_id"].is_in(servers)
     for _, rows in read_part(features, labels, rule, "validation", columns, draw):

@@ -137,6 +137,16 @@ def test_candidates_cannot_be_compared_without_rows_before_a_crash() -> None:
         measure([split], [healthy], draws)
 
 
+def test_without_rows_before_a_crash_in_the_last_fold_nothing_can_be_chosen() -> None:
+    folds = forward_chained(by_time((0, 70), (72, 87)), 2, 2 * DAY)
+    parts = [scored(folds[0]), scored(folds[1], crashes=False)]
+    draws = draw_folds(
+        folds, parts[0].rows["server_id"].unique(), Evaluate(replicates=100, confidence=0.9, block="2d", seed=3)
+    )
+    with pytest.raises(UserError, match=r"servers compared on: 20\).*raise train\.max_compared_rows"):
+        measure(folds, parts, draws)
+
+
 def figures(areas: list[list[float]], noise: float = 0.0, shared: float = 0.0, replicates: int = 2000) -> FoldFigures:
     """Return the figures of F folds and K candidates whose logarithms have an error of their own and a shared one."""
     rng, area = np.random.default_rng(0), np.array(areas)

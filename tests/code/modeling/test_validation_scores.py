@@ -70,6 +70,15 @@ def test_every_known_row_of_the_part_is_scored_once_by_every_model(fleet):
         assert validation.scores(number) == pytest.approx((number + 1) * expected)
 
 
+def test_servers_without_a_row_have_a_part_without_rows(fleet):
+    validation = scored(fleet, 1, [("a", 5), ("t", 6)], servers=["t", "gone"])
+    assert validation.rows.schema == scored(fleet, 1, []).rows.schema
+    assert validation.rows.is_empty()
+    assert validation.crashes.is_empty()
+    assert validation.labels.sum() == len(validation.labels) == 0
+    assert [validation.scores(number).size for number in range(2)] == [0, 0]
+
+
 def test_an_observed_row_of_unknown_label_is_scored_and_has_no_label(fleet):
     for partition in tables.partitions(fleet / "labels"):
         path = partition.path(fleet / "labels")
