@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.modeling.bootstrap import TwoWayDraws
-from crashcast.modeling.folds import FoldFigures, draw_folds, draw_servers, forward_chained, measure
+from crashcast.modeling.folds import Compared, FoldFigures, draw_folds, draw_servers, forward_chained, measure
 from crashcast.modeling.split_rule import period
 from crashcast.params.evaluate import Evaluate
 
@@ -84,6 +84,17 @@ def test_servers_are_drawn_by_lot_if_there_are_too_many_rows(labels: Path) -> No
         assert some.servers == sorted(some.servers)
         assert set(draw_servers(split, labels, 30, 1).servers) <= set(draw_servers(split, labels, 60, 1).servers)
     assert len({tuple(draw_servers(split, labels, 30, seed).servers) for seed in range(20)}) > 10
+
+
+def test_under_a_split_by_server_only_those_of_the_validation_part_are_compared_on(labels: Path) -> None:
+    all_days = dict.fromkeys(("train", "validation", "test"), span(0, 100))
+    parts = {"train": [f"s{number}" for number in range(6)], "validation": ["s6", "s7", "s8"], "test": ["s9"]}
+    split = {"method": "server", "periods": all_days, "servers": parts}
+    assert draw_servers(split, labels, 300, 1) == Compared(["s6", "s7", "s8"], True)
+    for seed in range(20):
+        some = draw_servers(split, labels, 101, seed)
+        assert len(some.servers) == 2
+        assert set(some.servers) < {"s6", "s7", "s8"}
 
 
 def scored(rule: dict, crashes: bool = True) -> SimpleNamespace:
