@@ -374,6 +374,7 @@ def killed_and_done_again(kills: int, longest_s: float, arguments: Sequence[str]
     return killed
 
 
+@pytest.mark.ci  # kills
 @needs_prometheus
 def test_killed_at_random_moments_and_run_again_it_gives_the_same_bytes(
     world: tuple[Prometheus, Series], truth: dict[str, str]

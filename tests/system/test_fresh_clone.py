@@ -84,6 +84,7 @@ def test_garbage_of_the_remote_is_deleted_and_what_commits_need_stays(
     assert (clone / "models/model").read_text() == "one"
 
 
+@pytest.mark.ci  # 20 seconds of installing and scanning
 def test_hooks_check_commits_and_pushes(clone: Path, make: Make, shell: Shell) -> None:
     done = make(clone, "hooks", 0, "--old-file=dev")
     assert done.returncode == 0, done.stderr

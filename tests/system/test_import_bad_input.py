@@ -387,6 +387,7 @@ NASTY = [
 CELL = st.sampled_from(NASTY) | st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 
 
+@pytest.mark.ci  # fuzzing
 @hypothesis.settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(list(GOOD)), row=st.integers(0, 6), column=st.integers(0, 4), cell=CELL)
 def test_any_cell_is_taken_or_refused(

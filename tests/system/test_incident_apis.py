@@ -380,6 +380,7 @@ def test_a_late_answer_changes_only_its_own_incident(configure: Callable[..., No
     assert changed == {(f"pagerduty:Q4WEBS:web-{n}", "03-05 02:00:00") for n in (1, 2)}
 
 
+@pytest.mark.ci  # it waits out rate limits
 def test_pages_rate_limits_and_failures_leave_no_trace(configure: Callable[..., None], systems: Systems) -> None:
     configure("pagerduty")
     model = systems.incidents[0] | {"status": "triggered", "resolved_at": None}

@@ -107,6 +107,7 @@ def test_each_is_named_whatever_moments_are_drawn(leaking: str, monkeypatch: pyt
     assert {name: found[name] for name in leaks} == dict.fromkeys(leaks, 10)
 
 
+@pytest.mark.ci  # attacks
 def test_each_feature_that_knows_the_future_is_named(leaking: str, monkeypatch: pytest.MonkeyPatch) -> None:
     named = named_by_the_review(leaking, monkeypatch)
     assert {*LEAKS, "hours_of_outage", "hours_since_crash"} <= {*named}
