@@ -15,6 +15,7 @@ better on the folds (`modeling/local.py`).
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,9 +29,9 @@ from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.algorithms import DUMMY, ONE_RULE, Candidate, candidates
 from crashcast.modeling.algorithms.base import Floats
 from crashcast.modeling.baselines import choose_rules
-from crashcast.modeling.bootstrap import percentile_interval
+from crashcast.modeling.bootstrap import TwoWayDraws, percentile_interval
 from crashcast.modeling.card import model_card
-from crashcast.modeling.choice import choose
+from crashcast.modeling.choice import Choice, choose
 from crashcast.modeling.folds import Rule, draw_folds, draw_servers, forward_chained, measure
 from crashcast.modeling.model import Model, calibration, fit, save
 from crashcast.modeling.sampling import (
@@ -89,16 +90,8 @@ def main(
 
     compared = draw_servers(rule, labels, train.max_compared_rows, train.seed)
     of_compared = partial(score, servers=None if compared.are_all else compared.servers)
-    scored = (
-        of_compared(fold, scorers=[one.log_odds for one in models]) for fold, models in zip(folds, fitted, strict=True)
-    )
-    validation, on_folds = measure(folds, scored, draw_folds(folds, compared.servers, evaluate))
-    evidence = {
-        one.name: evidence_for(validation, validation.scores(n)) | {"fold_lift": float(on_folds.lift[n])}
-        for n, one in enumerate(competing)
-    }
-    pr_auc = [row["pr_auc"] for row in evidence.values()]
-    choice = choose(competing, pr_auc, on_folds, train.skill_confidence, evaluate.confidence)
+    draws = draw_folds(folds, compared.servers, evaluate)
+    validation, choice, evidence = compare(competing, folds, fitted, of_compared, draws, train.skill_confidence)
     chosen, reason = competing[choice.place], choice.why_the_dummy
     found: dict[str, Any] = {
         "chosen": chosen.name,
@@ -113,14 +106,12 @@ def main(
 
     model, raw = fitted[-1][choice.place], validation.scores(choice.place)
     if not compared.are_all:
-        validation = score(rule, scorers=[model.log_odds])
-        raw = validation.scores(0)
+        validation, raw = scored_by(model, rule, score)
     model = calibrated(model, raw, validation)
     if train.self_training and not reason:
         sample = with_pseudo_labels(features, labels, rule, model, sample, train)
         model = fit_to(sample, chosen, columns)
-        validation = score(rule, scorers=[model.log_odds])
-        raw = validation.scores(0)
+        validation, raw = scored_by(model, rule, score)
         model = calibrated(model, raw, validation)
     if train.local and not reason and model.algorithm != DUMMY:
         of_folds = [models[choice.place] for models in fitted]
@@ -154,6 +145,52 @@ def fit_to(sample: Sample, candidate: Candidate, columns: list[str]) -> Model:
     """Fit a candidate to the sample, and say so on stderr."""
     print(f"train: fitting {candidate.name} on {len(sample.crash)} rows", file=sys.stderr)
     return fit(candidate, columns, sample.values, sample.crash, sample.share, sample.weight)
+
+
+def compare(
+    competing: list[Candidate],
+    folds: list[Rule],
+    fitted: list[list[Model]],
+    score: Callable[..., Validation],
+    draws: TwoWayDraws,
+    skill: float,
+) -> tuple[Validation, Choice, dict[str, dict[str, Any]]]:
+    """Score each fold with the models of all candidates, and choose one.
+
+    Parameters
+    ----------
+    competing : list of Candidate
+    folds, fitted : list
+        See `fit_on_folds`.
+    score : function
+        `score_validation`, given a rule and `scorers`.
+    draws : TwoWayDraws
+        See `draw_folds`.
+    skill : float
+        `train.skill_confidence`.
+
+    Returns
+    -------
+    Validation
+        The validation part of the last fold, scored by every candidate.
+    Choice
+    dict
+        The figures of each candidate.
+    """
+    scored = (score(fold, scorers=[one.log_odds for one in models]) for fold, models in zip(folds, fitted, strict=True))
+    validation, on_folds = measure(folds, scored, draws)
+    evidence = {
+        one.name: evidence_for(validation, validation.scores(n)) | {"fold_lift": float(on_folds.lift[n])}
+        for n, one in enumerate(competing)
+    }
+    pr_auc = [row["pr_auc"] for row in evidence.values()]
+    return validation, choose(competing, pr_auc, on_folds, skill, validation.resampling.confidence), evidence
+
+
+def scored_by(model: Model, rule: Rule, score: Callable[..., Validation]) -> tuple[Validation, Floats]:
+    """Return the validation part, and the model's log-odds on it."""
+    validation = score(rule, scorers=[model.log_odds])
+    return validation, validation.scores(0)
 
 
 def evidence_for(validation: Validation, raw: Floats) -> dict[str, Any]:
