@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from crashcast.errors import UserError
 from crashcast.text import some_of
@@ -22,6 +23,7 @@ OWN = re.compile(
 SECTION = re.compile(r'(\w+)(?: "(.*)")?')  # of DVC's configuration
 NETWORK = {"url", "endpointurl", "region", "use_ssl", "verify", "connect_timeout", "read_timeout", "jobs"}
 ENCRYPTION = {"sse", "sse_kms_key_id"}
+PAGE = "plots.html_template"
 SETTINGS = {
     "core": {"remote", "analytics", "autostage", "check_update", "checksum_jobs", "hardlink_lock"},
     "plots": {"html_template"},
@@ -78,7 +80,7 @@ def check_same_settings(base: Revision, head: Revision) -> None:
         Naming each change.
     """
     old, new = (
-        {name: text for name, text, _ in _settings(side.find_file(CONFIG) or b"") if not name.startswith("plots.")}
+        {name: text for name, text, _ in _settings(side.find_file(CONFIG) or b"") if name != PAGE}
         for side in (base, head)
     )
     changes = [
@@ -102,9 +104,14 @@ def _settings(content: bytes) -> Iterator[tuple[str, str, bool]]:
         sections = ConfigObj(content.decode().splitlines(), interpolation=False).dict()
     except (ConfigObjError, UnicodeDecodeError) as error:
         raise UserError(f"{CONFIG} cannot be read: {error}") from None
-    for section, held in sections.items():
-        named = SECTION.fullmatch(section.lower())
+    for section, held in _lower_keys(sections).items():
+        named = SECTION.fullmatch(section)
         kind, name = (named[1], ".".join(filter(None, named.groups()))) if named else ("", section)
         for key, value in (held if isinstance(held, dict) else {"": held}).items():
-            is_allowed = key.lower() in SETTINGS.get(kind, ()) and not isinstance(value, dict)
-            yield f"{name}.{key}".lower().rstrip("."), str(value), is_allowed
+            is_allowed = key in SETTINGS.get(kind, ()) and not isinstance(value, dict)
+            yield f"{name}.{key}".rstrip("."), str(value), is_allowed
+
+
+def _lower_keys(held: dict[str, Any]) -> dict[str, Any]:
+    """Return sections with names in lower case; of two that then have the same name, DVC reads the last one alone."""
+    return {key.lower(): _lower_keys(value) if isinstance(value, dict) else value for key, value in held.items()}

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dvc.config import Config
 
 from crashcast.errors import UserError
 from crashcast.versioning import cache
-from crashcast.versioning.commit_limits import check_places, check_same_settings, check_settings
+from crashcast.versioning.commit_limits import CONFIG, check_places, check_same_settings, check_settings
 from crashcast.versioning.lock_checks import check
 from crashcast.versioning.revision import Revision
 from crashcast.versioning.worktree import worktree
@@ -192,3 +193,17 @@ def test_a_challenger_may_bring_another_page_of_plots(commit: Callable[[str, str
     check_same_settings(base, commit(".dvc/config", with_page))
     with pytest.raises(UserError, match=r"sets plots\.out_dir"):
         check_settings(f"{with_page}    out_dir = x\n".encode())
+    elsewhere = commit(".dvc/config", f"{with_page}    out_dir = ../..\n")
+    with pytest.raises(UserError, match=r"plots\.out_dir: not set -> \.\./\.\.\n"):
+        check_same_settings(base, elsewhere)
+
+
+def test_a_section_that_is_written_twice_is_read_as_dvc_does(commit: Callable[[str, str], Revision]) -> None:
+    base = commit(".dvc/config", HONEST)
+    twice = (
+        f"{HONEST}['REMOTE \"s3\"']\n    URL = s3://bucket/dvc\n"  # without the endpoint: from another owner's bucket
+    )
+    head = commit(".dvc/config", twice)
+    assert Config.load_file(CONFIG)["remote"] == {"s3": {"url": "s3://bucket/dvc"}}
+    with pytest.raises(UserError, match=r"remote\.s3\.endpointurl: http://127\.0\.0\.1:18333 -> not set\n"):
+        check_same_settings(base, head)
