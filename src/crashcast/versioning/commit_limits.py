@@ -77,8 +77,10 @@ def check_same_settings(base: Revision, head: Revision) -> None:
     Raises
     ------
     UserError
-        Naming each change.
+        Naming each change, or if the file is a link: git compares where it points to, and DVC reads what is there.
     """
+    if git.modes(head.sha).get(CONFIG) == git.LINK:
+        raise UserError(f"{CONFIG} of commit {head.name} is a symbolic link: commit the file itself")
     old, new = (
         {name: text for name, text, _ in _settings(side.find_file(CONFIG) or b"") if name != PAGE}
         for side in (base, head)

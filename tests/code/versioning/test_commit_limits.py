@@ -207,3 +207,18 @@ def test_a_section_that_is_written_twice_is_read_as_dvc_does(commit: Callable[[s
     assert Config.load_file(CONFIG)["remote"] == {"s3": {"url": "s3://bucket/dvc"}}
     with pytest.raises(UserError, match=r"remote\.s3\.endpointurl: http://127\.0\.0\.1:18333 -> not set\n"):
         check_same_settings(base, head)
+
+
+def test_a_link_whose_target_reads_like_the_settings_is_none(
+    commit: Callable[[str, str], Revision], shell: Shell
+) -> None:
+    base = commit(".dvc/config", HONEST)
+    target = Path(".dvc", HONEST)  # each slash begins a folder
+    target.parent.mkdir(parents=True)
+    target.write_text(HONEST.replace("s3://bucket/", "s3://another/"))
+    Path(CONFIG).unlink()
+    Path(CONFIG).symlink_to(HONEST)
+    shell("git add -A && git commit -q -m link")
+    assert Config.load_file(CONFIG)["remote"]["s3"]["url"] == "s3://another/dvc"
+    with pytest.raises(UserError, match=r"^\.dvc/config of commit \w+ is a symbolic link"):
+        check_same_settings(base, Revision.find("HEAD"))
