@@ -291,7 +291,8 @@ def check_times_of_day(sheet: Sheet, column: str, crashes: pl.Series | None = No
     column : str
         A column of times.
     crashes : Series of bool, optional
-        Rows that must not all be at midnight either, as a date is if a spreadsheet or a database writes it.
+        Of a column that needs a value: rows that must not all be at midnight either, as a date is if a spreadsheet or a
+        database writes it.
 
     Raises
     ------
@@ -310,7 +311,8 @@ def check_times_of_day(sheet: Sheet, column: str, crashes: pl.Series | None = No
         is_date = parts["date"].is_not_null() & parts["clock"].is_null()
         at_midnight = parts["date"].is_not_null() & ~clock.str.contains("[1-9]")
     if (index := sheet.first(is_date)) is not None:
-        raise sheet.error(f"{values[index]} is a whole day, not a time; {DATES}", column, index)
+        advice = "write the time of day too, or leave the cell empty" if crashes is None else DATES
+        raise sheet.error(f"{values[index]} is a whole day, not a time; {advice}", column, index)
     if crashes is not None and crashes.sum() >= FEWEST_MIDNIGHTS and at_midnight.filter(crashes).all():
         message = f"all {crashes.sum():,} crashes start at 00:00: these are whole days, not times"
         raise sheet.error(f"{message}; {DATES}", column, sheet.first(crashes))

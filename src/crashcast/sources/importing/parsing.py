@@ -51,10 +51,8 @@ GROUP_NAMES = tuple((name,) for name in ("group", "server_group", "role", "site"
 TELEMETRY_ROLES: Roles = {
     "timestamp": (
         ("timestamp",),
-        (
-            *("time", "ts", "datetime", "date_time", "event_time", "_time", "@timestamp"),
-            *("sampled_at", "collected_at", "checked_at", "measured_at"),
-        ),
+        ("time", "ts", "datetime", "date_time", "sampled_at", "collected_at", "event_time", "_time", "@timestamp"),
+        ("checked_at", "measured_at"),
         ("date",),
     ),
     "server_id": SERVER_NAMES,
@@ -77,19 +75,15 @@ INCIDENT_ROLES: Roles = {
     "kind": (("kind",), ("incident_kind", "incident_type", "type")),
     "started_at": (
         ("started_at",),
-        (
-            *("start", "started", "start_time", "start_at", "starts_at", "begin", "began_at"),
-            *("occurred_at", "crashed_at", "failed_at"),
-        ),
+        ("start", "started", "start_time", "start_at", "starts_at", "begin", "began_at", "occurred_at", "crashed_at"),
+        ("failed_at",),
         OPENED,
         ("timestamp", "time", "datetime", "date"),
     ),
     "resolved_at": (
         ("resolved_at",),
-        (
-            *("end", "ended", "end_time", "end_at", "ends_at", "ended_at"),
-            *("resolved", "finished_at", "recovered_at", "repaired_at", "replaced_at"),
-        ),
+        ("end", "ended", "end_time", "end_at", "ends_at", "ended_at", "resolved", "finished_at", "recovered_at"),
+        ("repaired_at", "replaced_at"),
         ("resolved_on",),
         ("closed_at", "closed", "closed_on"),
     ),
@@ -135,7 +129,11 @@ WITHOUT = {
     "incident_id": "incidents are told apart by server, start and kind",
 }
 STAGED_ROWS = 1 << 18  # in a row group, so that reading one partition skips most of a file
-ID_NAME, IDS = r"(.+_)?u?u?id|(item|metric|sensor|device|host|server|series|row|event)id", "ids"
+ID_NAME = r"(.+_)?u?u?id|(item|metric|sensor|device|host|server|series|row|event)id|serial(_?(number|no))?"
+IDS = "ids"
+# each row of a server has it, so a model would read there what it is to predict
+ANSWER_NAME = r"(crashed|failed|recovered|repaired|replaced)_at"
+ANSWER = "when servers crash, which is to be predicted"
 ROW_NUMBER, INDEX = r"|unnamed:_\d+|index|__index_level_\d+__", "a row number"  # written by pandas
 
 
@@ -350,6 +348,8 @@ def _metrics(
             left_out[name] = INDEX
         elif re.fullmatch(ID_NAME, plain) and name not in known:
             left_out[name] = IDS
+        elif re.fullmatch(ANSWER_NAME, plain) and name not in known:
+            left_out[name] = ANSWER
         elif isinstance(values := numbers(sheet, column, name in known, name in rates), str):
             left_out[name] = values
         else:

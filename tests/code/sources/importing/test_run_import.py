@@ -15,11 +15,13 @@ import yaml
 from polars.testing import assert_frame_equal
 
 from crashcast import tables
+from crashcast.errors import UserError
 from crashcast.files import md5
 from crashcast.params.clean import Clean
 from crashcast.params.telemetry import Telemetry
 from crashcast.paths import TABLES
 from crashcast.sources.importing import run_import
+from crashcast.sources.importing.layouts import Layout
 from crashcast.sources.importing.writing import MAY_BE_EMPTY
 
 ROOT = Path(__file__).parents[4]
@@ -246,6 +248,44 @@ def test_weekly_checks_of_disks_by_serial_number(project: Path) -> None:
     assert stored("incidents.parquet")["server_id"].to_list() == ["ZA2"]
     hosts = checks.with_columns(host=pl.lit("web-") + pl.col("serial_number"))
     assert "server_id from 'host'" in bring(hosts, "host,failed_at\nweb-ZA2,2026-05-01 05:30:00\n", replace=True)
+
+
+def test_times_of_failures_and_serial_numbers_beside_samples_are_no_metrics(project: Path) -> None:
+    checks = fleet(range(48)).with_columns(
+        failed_at=pl.when(pl.col("server_id") == "a").then(1767400000),
+        serial=pl.lit(11),
+        measured_at=pl.col("timestamp"),
+    )
+    for _ in range(2):  # again into the first one
+        said = bring(checks)
+        assert "column 'failed_at' left out: when servers crash, which is to be predicted" in said
+        assert "column 'serial' left out: ids" in said
+        assert list(Telemetry.read().metrics) == ["cpu_pct", "latency_ms"]
+    said = bring(checks, replace=True, layout=Layout(new_names={"failed_at": "age_s"}))
+    assert list(Telemetry.read().metrics) == ["cpu_pct", "latency_ms", "age_s"]
+
+
+def test_names_of_disks_give_way_to_those_that_were_read_before(project: Path) -> None:
+    checks = fleet(range(48)).with_columns(measured_at=pl.col("timestamp")).rename({"timestamp": "collected_at"})
+    said = bring(
+        checks,
+        "host,occurred_at,failed_at,ended_at,repaired_at\n"
+        "a,2026-01-01 05:30:00,2026-01-01 05:31:00,2026-01-01 06:00:00,2026-01-01 06:01:00\n",
+    )
+    assert "timestamp from 'collected_at'" in said
+    assert "started_at from 'occurred_at'" in said
+    assert "resolved_at from 'ended_at'" in said
+    assert "left out failed_at, repaired_at" in said
+
+
+def test_a_day_without_a_time_can_be_left_out_unless_a_crash_began_then(project: Path) -> None:
+    cases = {
+        "2026-01-01,": "if nobody knows it, remove the row",
+        "2026-01-01 05:30:00,2026-01-02": r"'replaced_at', row 2: 2026-01-02 .* or leave the cell empty$",
+    }
+    for row, advice in cases.items():
+        with pytest.raises(UserError, match=advice):
+            bring(fleet(range(48)), f"host,failed_at,replaced_at\na,{row}\n")
 
 
 def test_another_cadence_of_new_samples_is_said_and_can_be_taken(project: Path) -> None:
