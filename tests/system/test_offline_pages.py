@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dvc_render.html import render_html
+from dvc_render.vega import VegaRenderer
 from pages import DESK, check_file, needs_chromium, new_tab
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / ".dvc/plots/page.html"
 # build/vega.min.js of vega 5.33.1 and build/vega-lite.min.js of vega-lite 5.23.0, as npm has them
 VEGA = [
     "463f3db6a40b20e9747b4ed38f37ed0add508838f9141b1cf8366784b07b30c8",
@@ -57,10 +61,32 @@ def test_plots(browser: Any, small_fleet: Callable[[Path], Path], tmp_path: Path
     tab.context.close()
 
 
+def test_nothing_runs_that_is_in_the_values_of_plots(browser: Any, tmp_path: Path) -> None:
+    sign = "document.title='ran'"
+    ends = f"</script><script>{sign}</script></template><script>{sign}</script><img src=data:, onerror={sign}>"
+    rows = [{"x": number, "y": number, "rev": "workspace"} for number in range(5)]
+    plots = [
+        VegaRenderer([row | {"incident": text} for row in rows], name, x="x", y="y", template="simple")
+        for name, text in (("first", "web-1"), ("evil", ends))
+    ]
+    render_html(plots, tmp_path / "plots.html", html_template=PAGE)
+    tab, noticed = open_page(browser, tmp_path / "plots.html")
+    assert tab.title() == "Plots"
+    assert tab.locator("#first svg").count() == 1
+    blocked = [one for one in noticed if "violates the following Content Security Policy" in one]
+    assert any("inline script" in one for one in blocked)
+    assert any("inline event handler" in one for one in blocked)
+    assert noticed == blocked
+    tab.context.close()
+
+
 def test_the_page_of_plots_holds_vega_as_it_was_published() -> None:
-    page = (ROOT / ".dvc/plots/page.html").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     scripts = re.findall("<script>(.*?)</script>", page, re.DOTALL)
     assert [hashlib.sha256(script.encode()).hexdigest() for script in scripts[:2]] == VEGA
+    allowed = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert re.findall("'sha256-(.*?)'", page) == allowed
+    assert page.count("<script") == len(scripts) == 3
     assert page.count("{plot_divs}") == 1
     assert "{scripts}" not in page  # DVC would have it fetch Vega
     assert "://" not in re.sub("<script>.*?</script>", "", page, flags=re.DOTALL)
