@@ -170,7 +170,10 @@ def _missed(
         why = f"An alarm opened too early{told} and covered only hours before the crash."
         return Case(server, started_at, why, at)
     late = next((moment for moment in opened if last <= moment < started_at), None)
-    below = f"The score stayed below the threshold: at most {score:.2g} at {at:%H:%M}; {threshold:.2g} raises an alarm."
+    below = (
+        f"From {first:%H:%M} to {last:%H:%M}, in time to warn, the score was at most {score:.2g} (at {at:%H:%M}); "
+        f"{threshold:.2g} raises an alarm."
+    )
     if late is not None:
         minutes, needed = (started_at - late) / timedelta(minutes=1), format_duration(window.lead)
         too_late = f"The alarm came too late: it opened {minutes:.0f} min before the crash, and {needed} are needed."

@@ -38,7 +38,11 @@ def found(scored: pl.DataFrame, *crashes: datetime) -> tuple[list[Case], list[Ca
 @pytest.mark.parametrize(
     ("scored", "expected", "scored_at"),
     [
-        (rows({15: 0.4}), "The score stayed below the threshold: at most 0.4 at 15:00; 0.5 raises an alarm.", 15),
+        (
+            rows({15: 0.4}),
+            "From 13:00 to 19:00, in time to warn, the score was at most 0.4 (at 15:00); 0.5 raises an alarm.",
+            15,
+        ),
         (
             rows({14: 0.3, 19: 0.9}),
             "The alarm came too late: it opened 60 min before the crash, and 1h are needed. "
