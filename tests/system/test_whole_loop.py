@@ -213,5 +213,5 @@ def test_a_fleet_that_changes_gets_a_better_model(
     assert set(issued["model"]) == {"v1.0.0", "v1.1.0"}
     # one alarm of a server at a time: the next is opened or renewed after the horizon of the one before
     gaps = issued.select(pl.col("timestamp").diff().over("server_id")).drop_nulls().to_series()
-    assert gaps.min() >= 6 * HOUR
+    assert gaps.filter(gaps < 6 * HOUR).is_empty(), issued
     assert not [name for name in after if name.startswith("crashcast_degraded")]
