@@ -16,7 +16,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from crashcast import crash_groups
 from crashcast.errors import UserError
+from crashcast.incidents import read_covered_crashes
+from crashcast.params.incidents import Incidents
+from crashcast.params.telemetry import Telemetry
+from crashcast.paths import CONFIRMED_PATH, COVERAGE_PATH, LABELS_PATH
 from crashcast.text import all_of, counted
 from crashcast.versioning import dvc_command
 from crashcast.versioning.dvc_files import LOCK
@@ -279,6 +284,16 @@ def _percent(share: float | None) -> str:
 
 def _interval(found: Figures, name: str, write: Callable[[float], str] = _number) -> str:
     return f"{write(found[f'{name}_low'])} to {write(found[f'{name}_high'])}"
+
+
+def too_few_crashes() -> crash_groups.Outlook | None:
+    """Return the groups of crashes that a review would judge, if they are too few; None if they are not known."""
+    try:
+        crashes = read_covered_crashes(CONFIRMED_PATH, COVERAGE_PATH, Incidents.read())
+        found = crash_groups.outlook_of_labels(LABELS_PATH, crashes, Telemetry.read().interval)
+    except UserError:  # the data is not here: `metrics/` alone is in git
+        return None
+    return None if found is None or found.is_enough else found
 
 
 def show(summary: Summary, console: Console) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import polars as pl
+import polars.selectors as cs
 import pytest
 import yaml
 
-from crashcast import crash_groups
+from crashcast import crash_groups, run_summary, tables
+from crashcast.paths import CONFIRMED_PATH, COVERAGE_PATH, LABELS_PATH
+from crashcast.tables import partition_at
 
 ROOT = Path(__file__).parents[2]
 START, DAY, HOUR = datetime(2026, 1, 1), timedelta(days=1), timedelta(hours=1)
@@ -70,6 +74,43 @@ def test_crashes_close_together_are_one_group_and_a_coarse_cadence_makes_it_long
     rules = crash_groups.Acceptance.read()
     assert crash_groups.shortest_block(rules, HOUR) == 8 * HOUR
     assert crash_groups.shortest_block(rules, 7 * DAY) == 7 * DAY
+
+
+@pytest.mark.parametrize(("gap_days", "is_told"), [(1, True), (0.4, False)])  # 20 groups in the test part, or 50
+def test_the_verdict_says_if_no_review_accepts_a_model_of_so_few_crashes(
+    params: dict, gap_days: float, is_told: bool
+) -> None:
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    assert run_summary.too_few_crashes() is None  # no data here
+    times = pl.datetime_range(START, START + 200 * DAY, "1h", time_unit="us", time_zone="UTC", eager=True)
+    keys = pl.DataFrame({"timestamp": times, "server_id": "s0"})
+    known = keys.with_columns(label=pl.when(pl.col("timestamp") < times[-12]).then(0).cast(pl.Int8))
+    for month, rows in known.group_by(pl.col("timestamp").dt.truncate("1mo"), maintain_order=True):
+        tables.write(partition_at(month[0], "month").path(LABELS_PATH), rows)
+    crashes = [number * gap_days * DAY for number in range(int(200 / gap_days))]
+    incidents = pl.DataFrame(
+        {
+            "server_id": [f"s{number % 30}" for number in range(len(crashes))],
+            "kind": tables.CRASH,
+            "started_at": [START + after for after in crashes],
+            "resolved_at": [START + after + HOUR for after in crashes],
+            "reported_at": [START + after + HOUR for after in crashes],
+        }
+    ).with_columns(cs.datetime().dt.cast_time_unit("us").dt.replace_time_zone("UTC"))
+    tables.write(CONFIRMED_PATH, incidents)
+    covered = (
+        incidents.select("server_id")
+        .unique()
+        .with_columns(
+            covered_from=pl.lit(START).dt.replace_time_zone("UTC"),
+            covered_to=pl.lit(START + 200 * DAY).dt.replace_time_zone("UTC"),
+        )
+    )
+    tables.write(COVERAGE_PATH, covered)
+    found = run_summary.too_few_crashes()
+    assert (found is not None) == is_told
+    if found:
+        assert found.has == (20, 20)
 
 
 def test_of_another_split_nothing_is_said(params: dict) -> None:

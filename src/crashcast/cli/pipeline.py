@@ -24,7 +24,9 @@ def verdict(
     if markdown:
         print(run_summary.as_markdown(summary))
     else:
-        run_summary.show(summary, Console())
+        run_summary.show(summary, console := Console())
+        if outlook := run_summary.too_few_crashes():
+            console.print(f"No review accepts a model yet: {outlook}.", highlight=False, markup=False)
 
 
 @commands.command()

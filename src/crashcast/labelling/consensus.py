@@ -42,7 +42,7 @@ class Consensus:
     def __str__(self) -> str:
         figures = self.figures
         if figures["aggregate"] == RECORDED:
-            return f"every ticket is taken as it is: {figures['tickets']:,} of crashes"
+            return f"every ticket is taken as it is; {figures['tickets']:,} are of crashes"
         without, rejected = figures["believed_without_ticket"], figures["tickets_not_believed"]
         return (
             f"{figures['believed']:,} crashes confirmed, {without:,} of them without a ticket; "
