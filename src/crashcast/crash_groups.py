@@ -7,18 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import NamedTuple
 
-import polars as pl
-
-from crashcast import tables
 from crashcast.dates import MONTH
 from crashcast.params.acceptance import Acceptance
 from crashcast.params.base import DAY
 from crashcast.params.label import Label
 from crashcast.params.split import Split
-from crashcast.tables import Partition
 from crashcast.text import counted
 
 
@@ -127,37 +122,3 @@ def outlook(
         months=max(longer, MONTH) / MONTH if longer > timedelta(0) else None,
         more_windows=more and (more.windows, more.has[0]),
     )
-
-
-def outlook_of_labels(labels: Path, crashes: pl.DataFrame, interval: timedelta) -> Outlook | None:
-    """Count the groups of crashes that a review would judge, in the period of the known labels.
-
-    Parameters
-    ----------
-    labels : Path
-        The table.
-    crashes : DataFrame
-        `server_id`, `started_at`.
-    interval : timedelta
-        The cadence.
-
-    Returns
-    -------
-    Outlook or None
-        None if no label is known, or the split is not by time.
-    """
-    parts = tables.partitions(labels)
-    # the last ones may hold no known label, because a crash is known only later
-    ends = [next(filter(None, (_known_times(labels, part) for part in order)), []) for order in (parts, parts[::-1])]
-    if not all(ends) or ends[0][0] == ends[1][-1]:
-        return None
-    first, last = ends[0][0], ends[1][-1]
-    within = crashes.filter(pl.col("started_at").is_between(first, last)).select("server_id", "started_at").rows()
-    return outlook(within, (first, last), interval)
-
-
-def _known_times(labels: Path, partition: Partition) -> list[datetime]:
-    """Return the first and the last time of a partition's rows with a known label; nothing if there is none."""
-    is_known = pl.col("label").is_not_null()
-    times = tables.read(partition.path(labels), ["timestamp", "label"], is_known)["timestamp"]
-    return [times[0], times[-1]] if len(times) else []

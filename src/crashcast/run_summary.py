@@ -288,9 +288,11 @@ def _interval(found: Figures, name: str, write: Callable[[float], str] = _number
 
 def too_few_crashes() -> crash_groups.Outlook | None:
     """Return the groups of crashes that a review would judge, if they are too few; None if they are not known."""
+    from stages.label import outlook_of_labels  # here, for the figures alone are read without it
+
     try:
         crashes = read_covered_crashes(CONFIRMED_PATH, COVERAGE_PATH, Incidents.read())
-        found = crash_groups.outlook_of_labels(LABELS_PATH, crashes, Telemetry.read().interval)
+        found = outlook_of_labels(LABELS_PATH, crashes, Telemetry.read().interval)
     except UserError:  # the data is not here: `metrics/` alone is in git
         return None
     return None if found is None or found.is_enough else found

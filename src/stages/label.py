@@ -115,7 +115,7 @@ def main(
         check_that_crashes_show(out, read_covered_crashes(confirmed, coverage, incidents), label)
     write_json(metrics, {**summarise(total), "evidence": found.figures})
     crashes = read_covered_crashes(confirmed, coverage, incidents)
-    if outlook := crash_groups.outlook_of_labels(out, crashes, telemetry.interval):
+    if outlook := outlook_of_labels(out, crashes, telemetry.interval):
         print(f"label: {outlook}", file=sys.stderr)  # before anything is trained; no output has it
 
 
@@ -125,6 +125,40 @@ def tell_rare_rows(horizon: timedelta, interval: timedelta) -> None:
         shorter = f"({format_duration(horizon)}) is shorter than telemetry.interval ({format_duration(interval)})"
         missed = f"about {1 - horizon / interval:.0%} of crashes are within the horizon of no row"
         print(f"label: label.horizon {shorter}: {missed}", file=sys.stderr)
+
+
+def outlook_of_labels(labels: Path, crashes: pl.DataFrame, interval: timedelta) -> crash_groups.Outlook | None:
+    """Count the groups of crashes that a review would judge, in the period of the known labels.
+
+    Parameters
+    ----------
+    labels : Path
+        The table.
+    crashes : DataFrame
+        `server_id`, `started_at`.
+    interval : timedelta
+        The cadence.
+
+    Returns
+    -------
+    Outlook or None
+        None if no label is known, or the split is not by time.
+    """
+    parts = tables.partitions(labels)
+    # the last ones may hold no known label, because a crash is known only later
+    ends = [next(filter(None, (_known_times(labels, part) for part in order)), []) for order in (parts, parts[::-1])]
+    if not all(ends) or ends[0][0] == ends[1][-1]:
+        return None
+    first, last = ends[0][0], ends[1][-1]
+    within = crashes.filter(pl.col("started_at").is_between(first, last)).select("server_id", "started_at").rows()
+    return crash_groups.outlook(within, (first, last), interval)
+
+
+def _known_times(labels: Path, partition: Partition) -> list[datetime]:
+    """Return the first and the last time of a partition's rows with a known label; nothing if there is none."""
+    is_known = pl.col("label").is_not_null()
+    times = tables.read(partition.path(labels), ["timestamp", "label"], is_known)["timestamp"]
+    return [times[0], times[-1]] if len(times) else []
 
 
 def up_intervals(telemetry_path: Path, telemetry: Telemetry, label: Label) -> pl.DataFrame:
