@@ -127,7 +127,7 @@ RUN_TESTS = $(BIN)pytest -n auto --dist loadfile --no-loadscope-reorder
 test: dev  ## run the tests; ten minutes
 	$(RUN_TESTS) -m "not slow and not ci and not airflow" $(ARGS)
 
-test-ci: dev  ## run the tests that take minutes: kills, servers, several machines, simulations; CI does
+test-ci: dev  ## run the tests that take minutes: kills, attacks, browsers, machines, simulations; CI does
 	$(RUN_TESTS) -m "ci and not slow" $(ARGS)
 
 .venv-airflow/.done: deploy/airflow/requirements.txt | .venv/.dev

@@ -25,7 +25,10 @@ from crashcast.operate.textfile import write
 
 RULES = Path(__file__).parents[2] / "deploy/prometheus/crashcast.rules.yml"
 RUNBOOK = Path(__file__).parents[2] / "docs/monitoring.md"
-pytestmark = needs("prometheus", "promtool", "prometheus-alertmanager", "prometheus-node-exporter")
+pytestmark = [
+    pytest.mark.ci,
+    needs("prometheus", "promtool", "prometheus-alertmanager", "prometheus-node-exporter"),
+]
 DAYS_MINUTES = 3 * 1440
 NODE = '{job="node", instance="ops:9100"}'
 RISK = 'crashcast_risk{job="node", instance="ops:9100", server="%s"}'

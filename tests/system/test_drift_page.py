@@ -15,7 +15,7 @@ from crashcast.watch.reported_changes import Change
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.ci]
 
 WEEK = timedelta(days=7)
 NEWEST, WEEKS = datetime(2026, 3, 2), 20

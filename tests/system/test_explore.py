@@ -48,6 +48,7 @@ def hostile(content: dict[str, Any]) -> dict[str, Any]:
 
 
 @needs_chromium
+@pytest.mark.ci
 @pytest.mark.parametrize("case", ["fleet", "hostile"])
 @pytest.mark.parametrize(("width", "scheme"), [(PHONE, "light"), (DESK, "dark")])
 def test_everybody_can_read_it_and_nothing_is_fetched(
@@ -68,6 +69,7 @@ def test_everybody_can_read_it_and_nothing_is_fetched(
 
 
 @needs_chromium
+@pytest.mark.ci
 def test_the_search_leaves_what_has_every_word(browser: Any, tmp_path: Path, content: dict[str, Any]) -> None:
     path = tmp_path / "explore.html"
     path.write_text(page.render(content), encoding="utf-8")

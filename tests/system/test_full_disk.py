@@ -36,6 +36,8 @@ DEMO_FILES = 2 + 5 + 3  # two months, the other tables, the truth
 
 Run = Callable[..., tuple[int, str]]
 
+pytestmark = pytest.mark.ci  # faults
+
 
 def samples(month: int) -> str:
     rows = [

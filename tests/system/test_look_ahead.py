@@ -18,6 +18,8 @@ from crashcast.review import look_ahead
 from crashcast.review.test_set import FEATURES, read_rule
 from crashcast.versioning.revision import Revision
 
+pytestmark = pytest.mark.ci  # attacks
+
 # the end of `featurize_partition`, and what somebody adds to it in good faith
 ROWS = "    return pl.DataFrame([*(rows[name].tail(height) for name in tables.KEYS), *columns]), "
 FRAME = "    frame = pl.DataFrame([*(rows[name].tail(height) for name in tables.KEYS), *columns])\n"
@@ -107,7 +109,6 @@ def test_each_is_named_whatever_moments_are_drawn(leaking: str, monkeypatch: pyt
     assert {name: found[name] for name in leaks} == dict.fromkeys(leaks, 10)
 
 
-@pytest.mark.ci  # attacks
 def test_each_feature_that_knows_the_future_is_named(leaking: str, monkeypatch: pytest.MonkeyPatch) -> None:
     named = named_by_the_review(leaking, monkeypatch)
     assert {*LEAKS, "hours_of_outage", "hours_since_crash"} <= {*named}

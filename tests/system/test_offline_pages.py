@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from dvc_render.html import render_html
 from dvc_render.vega import VegaRenderer
 from pages import DESK, check_file, needs_chromium, new_tab
@@ -21,7 +22,7 @@ VEGA = [
     "58c27358e26f2d319cf62f45bc17a4c8362f08645001df2ec8d341eee4097c7f",
 ]
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.ci]
 
 
 def open_page(browser: Any, page: Path) -> tuple[Any, list[str]]:

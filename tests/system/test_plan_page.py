@@ -19,7 +19,7 @@ from crashcast.planning.report import Report
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.ci]
 
 PRICES = Prices.model_validate({name: 1.5 for name in Prices.model_fields if name != "currency"})
 AGED = Decay(2.0, "2026-01-01", [], Estimate(0.01, -0.01, 0.02))

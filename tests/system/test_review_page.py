@@ -31,7 +31,7 @@ pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwri
 
 EXAMPLE = Path(__file__).parents[1] / "review_example"
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.ci]
 
 
 def accepted() -> tuple[dict[str, Any], dict[str, Any]]:

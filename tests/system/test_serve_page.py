@@ -39,7 +39,7 @@ SERVE = Serve.model_validate(
     }
 )  # fmt: skip
 
-pytestmark = [needs_chromium, pytest.mark.ci]  # a browser takes half a minute
+pytestmark = [needs_chromium, pytest.mark.ci]
 
 
 def now() -> datetime:

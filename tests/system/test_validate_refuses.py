@@ -129,6 +129,7 @@ def write_check():
     write_pipeline(f"{sys.executable} check.py", [*RAW, "check.py"])
 
 
+@pytest.mark.ci  # whole runs
 def test_bad_data_ends_in_exit_status_2_a_table_and_a_recorded_refusal(project):
     commit()
     run(*RUN, *PATHS)
@@ -181,6 +182,7 @@ def test_repro_keeps_the_refusal_and_runs_nothing_on_it(project):
         pytest.param([["run", "--queue"], ["run", "--run-all"]], id="queued", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.ci  # whole runs
 def test_experiments_run_on_committed_data_and_on_no_other(project, commands):
     write_check()
     commit()
