@@ -286,7 +286,7 @@ def test_workers_in_folders_of_their_own_write_what_one_process_writes(project, 
     counts = run("scaled")
     assert (counts, md5(Path("out"))) == expected
     assert capsys.readouterr().err.splitlines() == [
-        *(f"scaling: partition {number} of 6" for number in range(1, 7)),
+        *(f"scaling: partition {number} of 6" for number in (2, 4, 6)),
         "scaling: 6 partitions, 6 computed, 0 from the memo",
     ]
     assert sorted(name for name, *_ in noted()) == [month.name for month in MONTHS]
