@@ -12,11 +12,6 @@ other seeds.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
-import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,10 +19,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 from demo_claims import BELIEVED, FEATURES, KNOWN, LABELS, RAW, SPLIT, VOTES
-from project import clean_demo
+from project import clean_demo, run_fleets
 
 from crashcast import tables
-from crashcast.canonical import write_json
 from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import row_metrics
 from crashcast.modeling.alarms import AlarmWindow, judge
@@ -57,22 +51,7 @@ WEEK = timedelta(days=7)
 
 def main() -> None:
     """Run every fleet that has no results yet, write them, and print what they add up to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--out", type=Path, default=OUT)
-    arguments = parser.parse_args()
-    out = arguments.out.resolve()
-    fleets: dict[str, Any] = json.loads(out.read_text())["fleets"] if out.exists() else {}
-    for seed in arguments.seeds:
-        if str(seed) in fleets:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            os.chdir(folder)
-            fleets[str(seed)] = one_fleet(seed)
-            os.chdir(ROOT)
-        print(f"seed {seed}: {json.dumps(fleets[str(seed)])}", file=sys.stderr, flush=True)
-        write_json(out, {"fleets": fleets, "summary": summary(fleets)})
-    print(json.dumps(summary(fleets), indent=1))
+    run_fleets(__doc__.splitlines()[0], SEEDS, OUT, one_fleet, "summary", summary)
 
 
 def one_fleet(seed: int) -> dict[str, Any]:

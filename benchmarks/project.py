@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +66,45 @@ def clean_demo(**sections: dict[str, Any]) -> Path:
     accept(Path())
     clean.main(TELEMETRY_PATH, Path("data/validated.json"), CLEAN_PATH, Path("metrics/clean.json"))
     return CLEAN_PATH
+
+
+def run_fleets(
+    about: str,
+    seeds: Sequence[int],
+    results: Path,
+    one_fleet: Callable[[int], dict[str, Any]],
+    name: str,
+    summarise: Callable[[dict[str, Any]], Any],
+) -> None:
+    """Run every fleet that has no results yet, each in a folder of its own, write them, and print what they add up to.
+
+    Parameters
+    ----------
+    about : str
+        Of the benchmark, for its help.
+    seeds, results
+        Of the fleets, and where the results are kept; options name others.
+    one_fleet : function
+        Turns a seed into the results of its fleet, which is simulated in the current folder.
+    name, summarise
+        What the results of all fleets add up to, and its name in the file.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    parser.add_argument("--out", type=Path, default=results)
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    fleets: dict[str, Any] = json.loads(out.read_text())["fleets"] if out.exists() else {}
+    for seed in arguments.seeds:
+        if str(seed) in fleets:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            fleets[str(seed)] = one_fleet(seed)
+            os.chdir(ROOT)
+        print(f"seed {seed}: {json.dumps(fleets[str(seed)])}", file=sys.stderr, flush=True)
+        write_json(out, {"fleets": fleets, name: summarise(fleets)})
+    print(json.dumps(summarise(fleets), indent=1))
 
 
 def accept(project: Path) -> None:

@@ -18,11 +18,7 @@ was run.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import sys
-import tempfile
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -34,9 +30,8 @@ from choice import known_rows
 from demo_claims import BELIEVED, FEATURES, KNOWN, LABELS, MODELS, RAW, SPLIT, VOTES
 from label_evidence import interval
 from numpy.typing import NDArray
-from project import clean_demo
+from project import clean_demo, run_fleets
 
-from crashcast.canonical import write_json
 from crashcast.modeling import local, row_metrics
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.model import load
@@ -61,22 +56,7 @@ Floats = NDArray[np.float64]
 
 def main() -> None:
     """Run every fleet that has no results yet, write them, and print the gains."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--out", type=Path, default=OUT)
-    arguments = parser.parse_args()
-    out = arguments.out.resolve()
-    fleets: dict[str, Any] = json.loads(out.read_text())["fleets"] if out.exists() else {}
-    for seed in arguments.seeds:
-        if str(seed) in fleets:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            os.chdir(folder)
-            fleets[str(seed)] = one_fleet(seed)
-            os.chdir(ROOT)
-        print(f"seed {seed}: {json.dumps(fleets[str(seed)])}", file=sys.stderr, flush=True)
-        write_json(out, {"fleets": fleets, "gains": gains(fleets)})
-    print(json.dumps(gains(fleets), indent=1))
+    run_fleets(__doc__.splitlines()[0], SEEDS, OUT, one_fleet, "gains", gains)
 
 
 def one_fleet(seed: int, **demo: Any) -> dict[str, Any]:
