@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from prometheus_server import Series
 
 from crashcast import tables
 from crashcast.operate.deployment import Deployment
-from crashcast.operate.score import samples_needed
-from crashcast.operate.state import State
+from crashcast.operate.score import last_row, samples_needed
+from crashcast.operate.state import State, utc_now
 from crashcast.operate.tick import Service, tick
 from crashcast.params.collect import Collect
 from crashcast.params.serve import Serve
@@ -28,6 +29,15 @@ from stages import clean, featurize
 
 HOUR, QUARTER = timedelta(hours=1), timedelta(minutes=15)
 KEYS = ["timestamp", "server_id"]
+LONGEST_TEST = timedelta(minutes=2)  # of those that tick by the real clock
+
+
+def newest_row(delay: timedelta) -> datetime:
+    """Return the time of the newest hourly row by the real clock, after a wait if a test could see the next one."""
+    due = last_row(utc_now() - delay, HOUR) + HOUR + delay
+    if due - utc_now() < LONGEST_TEST:
+        time.sleep(max(0.0, (due - utc_now()).total_seconds()) + 0.1)
+    return last_row(utc_now() - delay, HOUR)
 
 
 def table(folder: Path) -> pl.DataFrame:

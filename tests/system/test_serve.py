@@ -33,6 +33,7 @@ from replayed_fleet import (
     as_series,
     configure,
     new_service,
+    newest_row,
     pipelines_scores,
     samples,
     table,
@@ -499,6 +500,38 @@ def test_records_of_incidents_that_end_count_as_missing(
     assert unread.scores.moment == START + 2 * HOUR
 
 
+def test_groups_are_features_also_of_servers_that_no_record_covers(
+    here: Path, used: Deployment, prometheus: Prometheus, tmp_path: Path
+) -> None:
+    configure(prometheus.url)
+    groups = ["app", "db", "web"]
+    grouped = replace(used, features=used.features.model_copy(update={"categories": {"group": groups}}))
+    service = replace(new_service(), coverage=tmp_path / "coverage.parquet")
+    known = tables.read(COVERAGE_PATH)
+    assert {*groups} <= {*known["group"]}
+    server, moved = (known.filter(group=group)["server_id"][0] for group in ("web", "app"))
+
+    def flags(state: State) -> list[str]:
+        assert state.scores is not None
+        rows = state.scores.features
+        assert {server, moved} <= {*rows["server_id"]}
+        is_in = pl.col("server_id").str.starts_with
+        for group in groups:
+            assert rows.filter(pl.col(f"group_is_{group}") == 1).equals(rows.filter(is_in(f"{group}-")))
+        return [name for name in rows.columns if name.startswith("group_is_")]
+
+    group = pl.when(pl.col("server_id") != moved).then("group").otherwise(pl.lit("db"))
+    some = known.filter(pl.col("server_id") != server).with_columns(group=group)
+    tables.write(service.coverage, some)
+    fresh = ticks(grouped, START, 1, service)[-1]
+    assert fresh.problems == {}
+    assert flags(fresh) == [f"group_is_{group}" for group in groups]
+    tables.write(service.coverage, some.with_columns(covered_to=pl.lit(START - 2 * DAY, tables.TIMESTAMP)))
+    stale = ticks(grouped, START + HOUR, 1, service, fresh)[-1]
+    assert stale.problems.keys() == {"tickets"}
+    assert flags(stale)
+
+
 def without(found: pl.DataFrame, hour: int, metrics: list[str], servers: list[str]) -> pl.DataFrame:
     """Take metrics of some servers out of samples, from an hour on."""
     gone = (pl.col("timestamp") > pl.lit(START + (hour - 1) * HOUR, tables.TIMESTAMP)) & pl.col("server_id").is_in(
@@ -681,8 +714,7 @@ def test_a_version_in_stage_prod_is_taken_up_without_a_restart_and_a_wrong_one_i
 @pytest.fixture
 def today(here: Path, new_server: Callable[[], Prometheus]) -> Iterator[datetime]:
     """Let the fleet's days end now, in Prometheus and in the records of incidents; return the time of the last row."""
-    now = datetime.now(UTC).replace(tzinfo=None)
-    last = last_row(now - timedelta(minutes=10), HOUR)
+    last = newest_row(delay=timedelta(minutes=10))
     shift = last - (START + 8 * HOUR)  # at which two alarms stand
     server = new_server()
     found = samples(START - BEFORE, START + DAY)

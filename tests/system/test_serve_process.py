@@ -24,7 +24,7 @@ import requests
 import yaml
 from alerting import ask, free_port, pager, start_alertmanager, start_prometheus, wait_for
 from prometheus_server import Prometheus, needs_prometheus, servers
-from replayed_fleet import as_series, configure, samples
+from replayed_fleet import as_series, configure, newest_row, samples
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ALARM_AT = datetime(2025, 3, 20, 4)  # an alarm of the small fleet opens at this row
@@ -53,10 +53,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Itera
     """Return a server with the telemetry of the fleet until now, when an alarm opens."""
     with servers(tmp_path_factory.mktemp) as make, chdir(project):
         server = make()
-        hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0, tzinfo=None)
-        moved = samples(ALARM_AT - BEFORE, ALARM_AT + timedelta(seconds=1)).with_columns(
-            pl.col("timestamp") + (hour - ALARM_AT)
-        )
+        shift = newest_row(delay=timedelta(0)) - ALARM_AT
+        moved = samples(ALARM_AT - BEFORE, ALARM_AT + timedelta(seconds=1)).with_columns(pl.col("timestamp") + shift)
         server.fill(as_series(moved))
         server.start()
         yield server
