@@ -122,7 +122,9 @@ format: dev  ## correct the style automatically
 	$(BIN)ruff check --fix
 	$(BIN)ruff format
 
-RUN_TESTS = $(BIN)pytest -n auto --dist loadfile --no-loadscope-reorder
+# a test that hangs ends with its stack, and the others go on; none takes five minutes
+RUN_TESTS = $(BIN)pytest -n auto --dist loadfile --no-loadscope-reorder \
+	-o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
 test: dev  ## run the tests; ten minutes
 	$(RUN_TESTS) -m "not slow and not ci and not airflow" $(ARGS)

@@ -30,7 +30,16 @@ gc.set_threshold(70_000, 20, 20)
 
 # Files that take minutes come first, so that no worker is left alone with one. The first makes the small fleet, and the
 # next two give it time to, before the others need that fleet.
-LONGEST = ("test_review.py", "test_doctor.py", "test_kills.py", "test_whole_pipeline.py", "test_accept.py")
+LONGEST = (
+    "test_review.py",
+    "test_doctor.py",
+    "test_serve_in_real_time.py",  # it waits for minutes
+    "test_kills.py",
+    "test_retrain.py",
+    "test_dashboards.py",
+    "test_whole_pipeline.py",
+    "test_accept.py",
+)
 MAX_WORKERS = 4
 
 settings.register_profile("patient", settings(), deadline=None)  # a busy machine is no failure

@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "deploy/grafana"))
 import dashboards
 
 FILES = Path(dashboards.__file__).parent / "dashboards"
-TICKS = 120  # of each of two models
+TICKS = 60  # of each of two models
 QUERIES = [
     pytest.param(target["expr"], panel["type"], id=f"{name}: {panel['title']}, {target['refId']}")
     for name in dashboards.DASHBOARDS
