@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -56,7 +57,7 @@ def main(clean: Path, incidents: Path, coverage: Path, out: Path) -> None:
     columns = (*tables.KEYS, *feature_columns(telemetry, features))
     reach, listed = lookback(telemetry, features), tables.partitions(clean)
     known = read_incidents(incidents, Incidents.read())
-    covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"])
+    covered = tables.read(coverage, ["server_id", "covered_from", "covered_to", *features.categories])
     tasks = [
         Task(
             partition,
@@ -64,6 +65,7 @@ def main(clean: Path, incidents: Path, coverage: Path, out: Path) -> None:
                 "rows": Period.among(listed, clean, partition.start - reach, partition.end, columns),
                 "crashes": crashes_that_show(partition, known, features),
                 "records": records_that_reach(partition, covered, features),
+                "categories": categories_that_show(partition, covered, features),
                 "telemetry": telemetry,
                 "features": features,
             },
@@ -135,6 +137,27 @@ def records_that_reach(partition: Partition, coverage: pl.DataFrame, features: F
     )
 
 
+def categories_that_show(partition: Partition, coverage: pl.DataFrame, features: Features) -> pl.DataFrame:
+    """Return which servers have a value of a category, as far as a partition's rows can know.
+
+    Returns
+    -------
+    DataFrame
+        `feature`, `server_id` and `since`: the start of its first coverage, or of the partition if that is later.
+    """
+    start, end = tables.utc(partition.start, partition.end)
+    begun = coverage.filter(pl.col("covered_from") < end)
+    found = [
+        begun.filter(pl.col(column) == value).select(
+            "server_id", feature=pl.lit(name), since=pl.max_horizontal("covered_from", start)
+        )
+        for name, (column, value) in features.flags().items()
+    ]
+    schema: dict[str, Any] = {"server_id": pl.String, "feature": pl.String, "since": tables.TIMESTAMP}
+    shown = pl.concat([pl.DataFrame(schema=schema), *found])
+    return shown.group_by("feature", "server_id").agg(pl.col("since").min()).sort("feature", "server_id")
+
+
 def longest_history(features: Features) -> timedelta:
     """Return how far before a row its features of crashes reach."""
     return max([features.history_cap, *features.incident_counts])
@@ -170,6 +193,7 @@ def featurize_partition(
     rows: pl.DataFrame,
     crashes: pl.DataFrame,
     records: pl.DataFrame,
+    categories: pl.DataFrame,
     telemetry: Telemetry,
     features: Features,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
@@ -185,6 +209,8 @@ def featurize_partition(
         `server_id`, `started_at`, `reported_at`.
     records : DataFrame
         `server_id`, `known_since`: see `records_that_reach`.
+    categories : DataFrame
+        `feature`, `server_id`, `since`: see `categories_that_show`.
     telemetry, features : Telemetry, Features
         The parameters.
 
@@ -213,6 +239,7 @@ def featurize_partition(
         del level  # at full size every array counts: before the next level is laid out
     columns += series(here, grid.pieces_by_server(), partial(missing_features, exists, before, grid, features))
     columns += series(here, grid.pieces_by_server(), partial(history_features, crashes, records, grid, features))
+    columns += series(here, grid.pieces_by_server(), partial(category_features, categories, grid, features))
     for name, count in Counter(column.name for column in columns).items():
         if count > 1:
             raise UserError(f"params.yaml: two features would be called '{name}': rename that metric or interaction")
@@ -400,6 +427,18 @@ def history_features(
         count = grid.overlaps(known_from, grid.rows_at(started + length), server).astype(np.float32)
         count[recorded < length] = np.nan
         yield f"crashes_{format_duration(window)}", count
+
+
+def category_features(
+    categories: pl.DataFrame, grid: Grid, features: Features, piece: Piece
+) -> Iterator[tuple[str, Floats]]:
+    """Yield for each value of a category whether the server has it: 0 also if its value is not known or not listed."""
+    grid = grid.piece(piece)
+    for name in features.flags():
+        own = categories.filter(feature=name)
+        first = grid.rows_at(microseconds(own["since"]))
+        stop = np.full_like(first, len(grid.times))
+        yield name, grid.overlaps(first, stop, grid.columns_of(own["server_id"])).astype(np.float32)
 
 
 def round_bits(values: Floats) -> NDArray[np.float32]:

@@ -36,6 +36,7 @@ CLEAN = Clean(fill_limit="2h", stuck_after="3h")
 FEATURES = Features(
     columns="all",
     interactions={"cpu_latency_combo": ("cpu_pct", "latency_ms")},
+    categories={"group": ["web", "db"]},
     rolling_mean=["4h"],
     rolling_std=["6h"],
     rolling_max=["3h"],
@@ -46,7 +47,10 @@ FEATURES = Features(
     history_cap="12h",
 )
 SAMPLE = {"timestamp": pl.Datetime("us"), "server_id": pl.String, **dict.fromkeys(TELEMETRY.metrics, pl.Float64)}
-COVERED = {"server_id": pl.String, "covered_from": pl.Datetime("us"), "covered_to": pl.Datetime("us")}
+COVERED = {
+    "server_id": pl.String, "covered_from": pl.Datetime("us"), "covered_to": pl.Datetime("us"), "group": pl.String,
+}  # fmt: skip
+COVERAGE = [("a", -9999, 9999, "web"), ("b", 700, 1000, "db"), ("b", 1500, 9999, "db")]
 INCIDENT = {"server_id": pl.String, "started_at": pl.Datetime("us"), "reported_at": pl.Datetime("us")}
 
 
@@ -61,7 +65,7 @@ def sliced(rows, begin, end):
     return rows.filter(pl.col("timestamp").is_between(*tables.utc(begin, end), closed="left"))
 
 
-def features_of(samples, incidents):
+def features_of(samples, incidents, coverage=COVERAGE):
     """Compute the features of both days from (minute, server, values...) and (server, started, reported)."""
     raw = frame_of(SAMPLE, samples).sort("timestamp", "server_id", maintain_order=True)
     records = frame_of(INCIDENT, incidents).with_columns(kind=pl.lit(CRASH))
@@ -69,7 +73,7 @@ def features_of(samples, incidents):
         clean.clean_partition(day, sliced(raw, *clean.samples_period(day, TELEMETRY, CLEAN)), TELEMETRY, CLEAN)[0]
         for day in DAYS
     )
-    covered = frame_of(COVERED, [("a", -9999, 9999), ("b", 700, 1000), ("b", 1500, 9999)])
+    covered = frame_of(COVERED, coverage)
     reach = featurize.lookback(TELEMETRY, FEATURES)
     return pl.concat(
         featurize.featurize_partition(
@@ -77,6 +81,7 @@ def features_of(samples, incidents):
             sliced(rows, day.start - reach, day.end),
             featurize.crashes_that_show(day, records, FEATURES),
             featurize.records_that_reach(day, covered, FEATURES),
+            featurize.categories_that_show(day, covered, FEATURES),
             TELEMETRY,
             FEATURES,
         )[0]
@@ -145,7 +150,8 @@ def test_shuffling_the_future_changes_no_feature(everything, known, moment, rand
 def test_production_which_has_no_future_sees_the_same(everything, known, hour):
     moment = 60 * hour
     then = [sample for sample in everything if sample[0] <= moment], [crash for crash in known if crash[2] <= moment]
-    assert until(features_of(*then), moment).equals(until(features_of(everything, known), moment))
+    begun = [(name, start, min(end, moment + 1), group) for name, start, end, group in COVERAGE if start <= moment]
+    assert until(features_of(*then, begun), moment).equals(until(features_of(everything, known), moment))
 
 
 def eventful():

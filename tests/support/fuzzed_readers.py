@@ -172,7 +172,7 @@ def importing(role: str) -> Callable[[Path], None]:
             telemetry_frame().write_csv(project / "in/telemetry.csv")
         given = {"telemetry": Path("in/telemetry.csv"), "incidents": None, "coverage": None} | {role: path}
         run_import.track = run_import.forget = lambda *_: None
-        run_import.describe_import = lambda path, section: (path.read_text(), [])  # see read_params
+        run_import.describe_import = lambda path, section, groups: (path.read_text(), [])  # see read_params
         os.chdir(project)
         try:
             run_import.import_files([given["telemetry"]], given["incidents"], given["coverage"])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 from scipy.special import logit
 
 from crashcast import tables
@@ -24,6 +25,7 @@ from crashcast.operate.score import score
 from crashcast.paths import COVERAGE_PATH
 from crashcast.versioning import cache
 from crashcast.versioning.revision import Revision
+from stages import featurize
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 TELEMETRY, FEATURES, PREDICTIONS = (Path("data", name) for name in ("raw/telemetry", "features", "predictions"))
@@ -72,6 +74,30 @@ def test_scores_have_the_bits_of_the_pipelines(
         assert own.equals(found.features.sort("timestamp", "server_id"))
         compared += both.height
     assert compared > 500
+
+
+def test_categories_are_the_pipelines(here: Path, used: deployment.Deployment, tmp_path: Path) -> None:
+    groups = tables.read(COVERAGE_PATH)["group"].unique().sort().to_list()
+    features = used.features.model_copy(update={"categories": {"group": [*groups[1:], "none has it"]}})
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params |= {"features": features.model_dump(mode="json"), "execution": params["execution"] | {"memo_gb": 0}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    places = [Path(name).resolve() for name in ("data/clean", "data/raw/incidents.parquet", COVERAGE_PATH)]
+    with chdir(tmp_path):
+        featurize.main(*places, Path("features"))
+    pipelines = table(tmp_path / "features")
+    flags = list(features.flags())
+    assert pipelines.columns[-len(flags) :] == flags
+    assert pipelines.drop(flags).equals(table(FEATURES))
+    moments = pipelines["timestamp"].unique().sort().dt.replace_time_zone(None).tail(1000).to_list()
+    for at in random.Random(2).sample(moments, 3):
+        found = score(replace(used, features=features), at)
+        own = pipelines.join(found.features, on=["timestamp", "server_id"], how="semi")
+        assert own.equals(found.features.sort("timestamp", "server_id"))
+    of_group = found.features.join(tables.read(COVERAGE_PATH, ["server_id", "group"]), on="server_id")
+    for name, (_, value) in features.flags().items():
+        assert of_group[name].to_list() == (of_group["group"] == value).to_list()
+    assert of_group.select(pl.sum_horizontal(flags).sum()).item() == (of_group["group"] != groups[0]).sum() > 0
 
 
 def test_corrections_by_server_are_part_of_the_scores_and_of_their_reasons(

@@ -27,7 +27,7 @@ class Reason(NamedTuple):
     Attributes
     ----------
     source : str
-        A metric, `HISTORY` or `MISSING`.
+        A metric, a category such as group, `HISTORY` or `MISSING`.
     feature : str
         The feature of it that is shown.
     value, fleet : float or None
@@ -50,7 +50,9 @@ class Reason(NamedTuple):
 
 
 def sources(names: Sequence[str], features: Features) -> dict[str, list[str]]:
-    """Group the features of a model by the metric that they are made of; an interaction belongs to both of its metrics.
+    """Group the features of a model by the metric that they are made of, or the category.
+
+    An interaction belongs to both of its metrics.
 
     Parameters
     ----------
@@ -60,10 +62,13 @@ def sources(names: Sequence[str], features: Features) -> dict[str, list[str]]:
         The parameters that they were computed by.
     """
     found: dict[str, list[str]] = {}
+    flags = features.flags()
     for name in names:
         level = next((part for part in _levels(name) if part in features.interactions), None)
-        if level:
-            owners: Sequence[str] = features.interactions[level]
+        if name in flags:
+            owners: Sequence[str] = [flags[name][0]]
+        elif level:
+            owners = features.interactions[level]
         elif name.startswith("missing_share_"):
             owners = [MISSING]
         elif name == "hours_since_crash" or re.fullmatch(r"crashes_\d+[smhd]", name):
@@ -88,10 +93,12 @@ def reasons(scores: Scores, server_id: str) -> list[Reason]:
     model: Model = scores.deployment.model
     medians = scores.medians
     groups = sources(model.features, scores.deployment.features)
+    flags = scores.deployment.features.flags()
     variants = [own.with_columns(**{name: pl.lit(medians[name]) for name in some}) for some in groups.values()]
     without = model.predict(pl.concat([one.select("server_id", *model.features) for one in variants]))
     found = []
     for (source, some), risk in zip(groups.items(), without.tolist(), strict=True):
-        shown = source if source in some else some[0]
+        # of a category the own value, if it is a feature
+        shown = source if source in some else max(some, key=lambda name: name in flags and own[name][0])
         found.append(Reason(source, shown, own[shown][0], medians[shown][0], row["risk"], risk))
     return sorted((one for one in found if one.risk_without < one.risk), key=lambda one: one.risk_without)

@@ -28,6 +28,7 @@ from crashcast.tables import Partition
 from crashcast.text import counted, some_of
 from stages.clean import clean_partition, samples_period
 from stages.featurize import (
+    categories_that_show,
     crashes_that_show,
     feature_columns,
     featurize_partition,
@@ -148,7 +149,7 @@ def score_samples(
         As `score` does.
     """
     known = read_incidents(incidents_path, deployment.incidents)
-    covered = tables.read(coverage, ["server_id", "covered_from", "covered_to"])
+    covered = tables.read(coverage, ["server_id", "covered_from", "covered_to", *deployment.features.categories])
     own, servers = _newest_features(deployment, moment, samples, known, covered)
     risk = deployment.model.predict(own)
     rows = own.select(
@@ -179,12 +180,16 @@ def _newest_features(
     def compute(first: datetime, last: datetime, rows: pl.DataFrame, features: Features) -> pl.DataFrame:
         partition = Partition(first, last + telemetry.interval, telemetry.partition)
         inside = between(rows, first - lookback(telemetry, features), partition.end)
-        crashes, records = history(partition)
-        return featurize_partition(partition, inside, crashes, records, telemetry, features)[0]
+        crashes, records, categories = known_of(partition)
+        return featurize_partition(partition, inside, crashes, records, categories, telemetry, features)[0]
 
     @cache
-    def history(partition: Partition) -> tuple[pl.DataFrame, pl.DataFrame]:
-        return crashes_that_show(partition, known, features), records_that_reach(partition, covered, features)
+    def known_of(partition: Partition) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+        return (
+            crashes_that_show(partition, known, features),
+            records_that_reach(partition, covered, features),
+            categories_that_show(partition, covered, features),
+        )
 
     for some in samples.pieces:
         cleaned, _ = clean_partition(period, some, telemetry, deployment.clean)
@@ -218,7 +223,7 @@ def _newest_features(
 def _divided(features: Features) -> tuple[Features, Features]:
     """Return the parameters of the features that come from a server's own rows, and of those that come from a moment's.
 
-    Levels and the time since the last crash are among both.
+    Levels, the time since the last crash and categories are among both.
     """
     kinds = ("rolling_mean", "rolling_std", "rolling_max", "differences", "missing_share", "incident_counts")
     own = features.model_copy(update={"fleet_relative": False})

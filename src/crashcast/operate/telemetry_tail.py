@@ -205,18 +205,19 @@ def read_files(
             yield tables.read(path, columns, None if start <= first and following <= end else inside)
 
 
-def newest_groups(folder: Path) -> dict[str, str]:
-    """Return the group of each server by the newest rows of a tail whose telemetry has groups.
+def newest_groups(folder: Path, since: datetime) -> dict[str, str]:
+    """Return the group of each server by its newest row, not before `since`, of a tail whose telemetry has groups.
 
     Raises
     ------
     UserError
         If no rows have any, or they cannot be read.
     """
-    listed = _files(folder)
-    if not listed:
-        return {}
-    return dict(tables.read(listed[-1][1], ["server_id", "group"]).drop_nulls("group").iter_rows())
+    found = dict[str, str]()
+    for rows in read_files(folder, since, datetime.max, [*KEYS, "group"]):
+        newest = rows.drop_nulls("group").unique("server_id", keep="last", maintain_order=True)
+        found |= dict(newest.select("server_id", "group").iter_rows())
+    return found
 
 
 def is_damaged(tail: Tail) -> bool:

@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,12 @@ from crashcast.errors import UserError, refusal
 from crashcast.incidents import read_incidents
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.operate import issued_alarms, served_log, telemetry_tail
-from crashcast.operate.coverage import known_by_now
+from crashcast.operate.coverage import known_by_now, with_groups
 from crashcast.operate.deployment import Deployment
 from crashcast.operate.holdback import is_held_back
 from crashcast.operate.look_back import LookBack
 from crashcast.operate.reasons import Reason, reasons
-from crashcast.operate.score import Samples, Scores, last_row, samples_needed, score_samples
+from crashcast.operate.score import Samples, Scores, last_row, oldest_row, samples_needed, score_samples
 from crashcast.operate.served_log import ServedLog, aware
 from crashcast.operate.state import Alarm, EndedAlarm, State
 from crashcast.operate.telemetry_tail import TAIL, Tail
@@ -149,7 +150,7 @@ class _Tick:
             self.problems["log"] = str(error)
         except OSError as error:
             self.problems["disk"] = _words(error)
-        groups = self._groups()
+        groups = self.groups
         self._warn_of_unknown_names(groups)
         alarms = self._alarms(openings, groups)
         before = self.before or State(self.now, timedelta(0), None)
@@ -276,6 +277,8 @@ class _Tick:
             self.problems["tickets"] = f"{words}; until then the history of crashes counts as missing"
             self.incidents, known = place / INCIDENTS_PATH.name, pl.DataFrame(schema=tables.COVERAGE)  # type: ignore[arg-type]
             _write_changed(self.incidents, pl.DataFrame(schema=tables.INCIDENTS))  # type: ignore[arg-type]
+        if self.deployment.features.categories:
+            known = with_groups(known, self.groups)
         _write_changed(self.coverage, known)
 
     def _score(self, moment: datetime, tail: Tail) -> Scores | None:
@@ -480,14 +483,16 @@ class _Tick:
         rows = followed.select("server_id", *naive[:2], "score", "delivered", naive[2])
         return [EndedAlarm(*row) for row in rows.iter_rows()]
 
-    def _groups(self) -> dict[str, str]:
+    @cached_property
+    def groups(self) -> dict[str, str]:
         """Return the group of each server: the newest that telemetry names, or else that of the records."""
         found: dict[str, str] = {}
         with suppress(UserError, OSError):
             found |= dict(tables.read(self.service.coverage, ["server_id", "group"]).drop_nulls("group").iter_rows())
         if self.service.collect.group_label:
             with suppress(UserError, OSError):
-                found |= telemetry_tail.newest_groups(self.service.tail)
+                since = oldest_row(self.deployment, self.moment)
+                found |= telemetry_tail.newest_groups(self.service.tail, since)
         return found
 
     def _recent(self, alarms: Sequence[Alarm], tail: Tail | None) -> pl.DataFrame | None:

@@ -21,6 +21,7 @@ FEATURES = Features.model_validate(
     {
         "columns": "all",
         "interactions": {"cpu_x_latency": ["cpu", "latency_ms"]},
+        "categories": {"group": ["web", "db"]},
         "rolling_mean": ["2h"],
         "rolling_std": ["2h"],
         "rolling_max": ["2h"],
@@ -45,18 +46,20 @@ def names_of(*metrics: str) -> list[str]:
     )
     records = pl.DataFrame(schema={"server_id": pl.String, "known_since": tables.TIMESTAMP})
     day = tables.partition_at(WHEN, "day")
-    return featurize_partition(day, rows, crashes, records, telemetry, FEATURES)[0].columns[2:]
+    kinds = pl.DataFrame(schema={"feature": pl.String, "server_id": pl.String, "since": tables.TIMESTAMP})
+    return featurize_partition(day, rows, crashes, records, kinds, telemetry, FEATURES)[0].columns[2:]
 
 
 def test_every_feature_belongs_to_what_it_is_made_of() -> None:
     found = sources(names_of("cpu", "latency_ms"), FEATURES)
     of_both = [f"cpu_x_latency{end}" for end in ("", "_mean_2h", "_std_2h", "_max_2h", "_diff_1h", "_vs_fleet")]
-    assert set(found) == {"cpu", "latency_ms", MISSING, HISTORY}
+    assert set(found) == {"cpu", "latency_ms", MISSING, HISTORY, "group"}
     for metric in ("cpu", "latency_ms"):
         own = [f"{metric}{end}" for end in ("", "_mean_2h", "_std_2h", "_max_2h", "_diff_1h", "_vs_fleet")]
         assert found[metric] == own + of_both
     assert found[MISSING] == ["missing_share_2h"]
     assert found[HISTORY] == ["hours_since_crash", "crashes_7d"]
+    assert found["group"] == ["group_is_web", "group_is_db"]
 
 
 def test_a_metric_may_be_named_like_another_ones_window() -> None:
@@ -103,3 +106,23 @@ def test_what_lowers_the_risk_most_comes_first() -> None:
 def test_what_does_not_raise_the_risk_is_no_reason() -> None:
     assert [reason.source for reason in reasons(scores(90, 5), "c")] == ["cpu"]
     assert reasons(scores(10, None), "c") == []
+
+
+def test_of_a_category_the_own_value_is_shown_and_all_are_replaced() -> None:
+    names = ["group_is_web", "group_is_db"]
+    scored = scores(90, 60)
+    web, db = pl.Series([1.0, 1.0, 0.0]), pl.Series([0.0, 0.0, 1.0])
+    features = scored.features.with_columns(group_is_web=web, group_is_db=db)
+
+    class Grouped(Linear):
+        features = (*names,)  # type: ignore[assignment]
+
+        def predict(self, rows: pl.DataFrame) -> np.ndarray[Any, Any]:
+            risk = 0.5 + 0.25 * pl.col("group_is_db") - 0.125 * pl.col("group_is_web")
+            return rows.select(risk).to_series().to_numpy()
+
+    rows = scored.rows.with_columns(risk=pl.Series(Grouped().predict(features)))
+    deployment: Any = SimpleNamespace(model=Grouped(), features=FEATURES)
+    found = Scores(deployment, WHEN, rows, [], [], features)
+    assert reasons(found, "c") == [Reason("group", "group_is_db", 1, 0, pytest.approx(0.75), pytest.approx(0.375))]
+    assert reasons(found, "a") == []

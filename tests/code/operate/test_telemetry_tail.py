@@ -233,3 +233,19 @@ def test_a_wrong_answer_leaves_the_tail_as_it_was(source: Source, ask: Ask, tmp_
     with pytest.raises(UserError, match="not as Prometheus's API has them"):
         ask(1)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_groups_are_those_of_the_newest_rows_that_may_be_scored(tmp_path: Path) -> None:
+    def store(day: int, *rows: tuple[int, str, str | None]) -> None:
+        hours, servers, groups = zip(*rows, strict=True)
+        first = START + timedelta(days=day)
+        times = [first + hour * HOUR for hour in hours]
+        frame = pl.DataFrame({"timestamp": times, "server_id": servers, "group": groups})
+        frame = frame.with_columns(pl.col("timestamp").dt.replace_time_zone("UTC"))
+        tables.write(tmp_path / first.strftime(telemetry_tail.NAME), frame)
+
+    store(0, (5, "gone", "web"), (21, "a", "old"), (22, "a", "web"), (22, "b", "web"), (23, "c", "db"))
+    store(1, (0, "b", "mail"), (0, "c", None), (1, "b", "db"))
+    assert telemetry_tail.newest_groups(tmp_path, START + 22 * HOUR) == {"a": "web", "b": "db", "c": "db"}
+    assert telemetry_tail.newest_groups(tmp_path, START + 25 * HOUR) == {"b": "db"}
+    assert telemetry_tail.newest_groups(tmp_path / "none", START) == {}

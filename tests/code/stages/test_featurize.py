@@ -27,6 +27,7 @@ from stages.featurize import FLEET_LEVELS, against_fleet, round_bits, sum_of_squ
 START = datetime(2025, 3, 3)
 HOUR = timedelta(hours=1)
 DAY = tables.partition_at(START, "day")
+GROUPS = {"a": "web", "b": "us-east", "c": "mail"}  # of servers that coverage names
 NAN = math.nan
 ONE_BIT = 2.0**-11  # a rounded value's neighbour lies this far, relatively
 
@@ -83,13 +84,14 @@ def crashes_of(*crashes):
 
 
 def coverage_of(*stretches):
-    """Lay (server, from, to) out as coverage; hours from START."""
+    """Lay (server, from, to) out as coverage, with the `GROUPS` of servers; hours from START."""
     servers, begun, ended = zip(*stretches, strict=True) if stretches else ((), (), ())
     return pl.DataFrame(
         {
             "server_id": pl.Series(servers, dtype=pl.String),
             "covered_from": moments(begun),
             "covered_to": moments(ended),
+            "group": pl.Series(map(GROUPS.get, servers), dtype=pl.String),
         }
     )
 
@@ -103,7 +105,8 @@ def featurized(rows, settings, rules, crashes=None, partition=DAY, coverage=None
     known = (crashes_of() if crashes is None else crashes).with_columns(kind=pl.lit(CRASH))
     shown = featurize.crashes_that_show(partition, known, rules)
     recorded = featurize.records_that_reach(partition, coverage, rules)
-    frame, counts = featurize.featurize_partition(partition, reached, shown, recorded, settings, rules)
+    kinds = featurize.categories_that_show(partition, coverage, rules)
+    frame, counts = featurize.featurize_partition(partition, reached, shown, recorded, kinds, settings, rules)
     assert counts == {"rows": frame.height}
     return frame
 
@@ -535,7 +538,7 @@ def test_only_the_records_that_reach_are_handed_to_a_partition():
     def reach(*stretches):
         return featurize.records_that_reach(DAY, coverage_of(*stretches), rules)
 
-    expected = coverage_of(("a", -8, 0), ("b", 3, 0), ("c", -2, 0), ("c", 9, 0)).drop("covered_to")
+    expected = coverage_of(("a", -8, 0), ("b", 3, 0), ("c", -2, 0), ("c", 9, 0)).drop("covered_to", "group")
     stretches = ("b", 3, 99), ("c", -2, 7), ("c", 9, 20)
     for longer in (("a", -8, 40), ("a", -9, 24), ("a", -999, 99)):
         assert reach(longer, *stretches).equals(expected.rename({"covered_from": "known_since"}))
@@ -543,6 +546,55 @@ def test_only_the_records_that_reach_are_handed_to_a_partition():
     # a stretch that another follows before the partition, and what begins after its end
     others = ("a", -99, -50), ("c", -20, -6), ("c", -5, -3), ("b", 100, 200), ("c", 24, 30), ("d", 24, 99)
     assert reach(*others, ("a", -9, 24), *stretches).equals(same)
+
+
+# categories
+
+
+def test_each_listed_group_is_a_feature_of_ones_and_zeros():
+    rules = rules_of(categories={"group": ["web", "us-east"]})
+    rows = clean_rows(telemetry_of(), *((0, server, 1) for server in "abcdx"))
+    frame = featurized(rows, telemetry_of(), rules, coverage=coverage_of(*((server, -9, 9) for server in "abcd")))
+    assert frame.columns[-2:] == ["group_is_web", "group_is_us_east"]
+    assert frame.schema["group_is_web"] == pl.Float32
+    # mail is not listed, d has no group, coverage does not know x
+    assert frame["group_is_web"].to_list() == [1, 0, 0, 0, 0]
+    assert frame["group_is_us_east"].to_list() == [0, 1, 0, 0, 0]
+
+
+def test_a_group_is_known_from_the_first_coverage_on():
+    rules = rules_of(categories={"group": ["web"]})
+    rows = clean_rows(telemetry_of(), *((hour, "a", 1) for hour in range(5)))
+    later, ended = ("a", 2, 3), ("a", 1.5, 1.5)
+    for stretches, since in (((later,), 2), ((ended, later), 2), ((("a", 30, 40),), 99), ((later, ("a", -99, -50)), 0)):
+        frame = featurized(rows, telemetry_of(), rules, coverage=coverage_of(*stretches))
+        assert frame["group_is_web"].to_list() == [hour >= since for hour in range(5)]
+
+
+def test_a_partition_does_not_depend_on_servers_that_come_later_or_have_other_groups():
+    rules = rules_of(categories={"group": ["web"]})
+    some = featurize.categories_that_show(DAY, coverage_of(("a", -9, 99)), rules)
+    assert some.rows() == [("group_is_web", "a", moments([0])[0])]
+    more = coverage_of(("a", -99, -50), ("a", -9, 999), ("b", -9, 99), ("a", 30, 99), ("d", 0, 9))
+    assert featurize.categories_that_show(DAY, more, rules).equals(some)
+    assert featurize.categories_that_show(DAY, more, rules_of()).is_empty()
+
+
+def test_names_of_categories_are_plain_and_distinct():
+    values = ["r740 xd", "r740-xd", "r740_xd_2", "Zürich", "", "r740/xd"]
+    assert list(rules_of(categories={"group": values}).flags().items()) == [
+        ("group_is_r740_xd", ("group", "r740 xd")),
+        ("group_is_r740_xd_2", ("group", "r740-xd")),
+        ("group_is_r740_xd_2_2", ("group", "r740_xd_2")),
+        ("group_is_Z_rich", ("group", "Zürich")),
+        ("group_is_", ("group", "")),
+        ("group_is_r740_xd_3", ("group", "r740/xd")),
+    ]
+
+
+def test_a_metric_named_like_a_category_is_refused():
+    with pytest.raises(UserError, match="two features would be called 'group_is_web'"):
+        feature("group_is_web", 1, settings=telemetry_of(group_is_web={}), categories={"group": ["web"]})
 
 
 # rounding
@@ -611,6 +663,7 @@ EVERYTHING = rules_of(
     fleet_relative=True,
     missing_share=["4h"],
     incident_counts=["2h", "1d"],
+    categories={"group": ["web", "us-east", "us east"]},
     interactions={"combo": ["cpu_pct", "latency_ms"]},
     history_cap="8h",
 )
@@ -623,7 +676,8 @@ def test_without_rows_there_are_no_features(hours):
         clean_rows(TWO, *((hour, "a", 1, 2) for hour in hours)), TWO, EVERYTHING, crashes_of(("a", 1, 1))
     )
     assert frame.height == 0
-    assert frame.columns[-3:] == ["hours_since_crash", "crashes_2h", "crashes_1d"]
+    assert frame.columns[-6:-3] == ["hours_since_crash", "crashes_2h", "crashes_1d"]
+    assert frame.columns[-3:] == ["group_is_web", "group_is_us_east", "group_is_us_east_2"]
 
 
 def test_one_server_and_one_row():
@@ -714,6 +768,9 @@ def account(rows, crashes, coverage, settings, rules, hour, server):
         name = "1d" if length == 24 * HOUR else f"{length // HOUR}h"
         count = sum(started > hour - length / HOUR for started in known)
         found[f"crashes_{name}"] = count if hour - length / HOUR >= begun else None
+    covers = [start for s, start, _ in coverage if s == server]
+    for name, group in (("web", "web"), ("us_east", "us-east"), ("us_east_2", "us east")):
+        found[f"group_is_{name}"] = float(GROUPS.get(server) == group and min(covers, default=math.inf) <= hour)
     return found
 
 

@@ -164,7 +164,6 @@ def join_metrics(files: list[Samples], staged: Path, report: Report) -> list[Sam
     frame.write_parquet(staged, compression="lz4", row_group_size=STAGED_ROWS)
     names = frame.columns[len(KEYS) :]
     report.read.append(f"{len(files)} files are joined by server and time: {', '.join(names)}{rounded}")
-    groups = pl.concat([file.groups for file in files]).sort("timestamp", maintain_order=True)
     return [
         replace(
             files[0],
@@ -177,7 +176,7 @@ def join_metrics(files: list[Samples], staged: Path, report: Report) -> list[Sam
             lost={name for file in files for name in file.lost},
             units={name: unit for file in files for name, unit in file.units.items()},
             forms={name: form for file in files for name, form in file.forms.items()},
-            groups=groups.group_by("server_id", maintain_order=True).last(),
+            groups=pl.concat([file.groups for file in files]),
             is_local=any(file.is_local for file in files),
         )
     ]

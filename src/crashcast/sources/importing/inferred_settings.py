@@ -42,6 +42,7 @@ COUNTER_NAME, NAMED_RESET_SHARE = r"_total$", 1 / 3  # as Prometheus names count
 MIN_COUNTER_STEPS = 20
 MOST_SAMPLES = 3_000_000  # of the servers that are looked at in order of time
 MOST_ROWS_PER_PARTITION = 20_000_000  # computed in one piece
+GROUP_SHARE, FEWEST_SERVERS, MOST_GROUPS = 0.05, 3, 10  # of smaller groups a model would learn single servers
 
 
 @dataclass(frozen=True)
@@ -255,3 +256,18 @@ def never_rests(series: pl.DataFrame, stuck_after: timedelta) -> bool:
     runs = series.group_by(pl.struct("server_id", "value").rle_id()).agg(samples=pl.len(), span=span)
     constant = runs.filter((pl.col("samples") >= MIN_RUN_SAMPLES) & (pl.col("span") >= stuck_after))
     return bool(constant["samples"].sum() < STUCK_SHARE * series.height)
+
+
+def infer_groups(coverage: pl.DataFrame) -> list[str]:
+    """Return the groups that are features: each of enough servers, and not of all.
+
+    Parameters
+    ----------
+    coverage : DataFrame
+        `server_id` and `group`, which is the same in all rows of a server.
+    """
+    servers = coverage.unique("server_id")
+    sizes = servers.drop_nulls("group").group_by("group").len()
+    least = max(FEWEST_SERVERS, GROUP_SHARE * servers.height)
+    found = sizes.filter((pl.col("len") >= least) & (pl.col("len") < servers.height))
+    return sorted(found.sort("len", "group", descending=[True, False])["group"].head(MOST_GROUPS))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from crashcast.params.base import format_duration
 from crashcast.params.clean import Clean
@@ -18,7 +20,7 @@ from crashcast.params.telemetry import Metric, Telemetry
 STUCK_INTERVALS = 12  # without a change, after which a sensor is taken as broken; used if params.yaml has less
 
 
-def describe_import(path: Path, telemetry: Telemetry) -> tuple[str, list[str]]:
+def describe_import(path: Path, telemetry: Telemetry, groups: Sequence[str] | None = None) -> tuple[str, list[str]]:
     """Return the text of params.yaml with this telemetry section, and imported data as its source.
 
     Other sections change as well if they name metrics that are gone or have durations that are too short now, because
@@ -30,6 +32,8 @@ def describe_import(path: Path, telemetry: Telemetry) -> tuple[str, list[str]]:
         params.yaml; not changed.
     telemetry : Telemetry
         The new section.
+    groups : sequence of str, optional
+        The groups that are features; by default those of `features.categories` stay.
 
     Returns
     -------
@@ -58,6 +62,8 @@ def describe_import(path: Path, telemetry: Telemetry) -> tuple[str, list[str]]:
         metrics.fa.set_block_style()
         metrics.update({name: _entry(metric) for name, metric in telemetry.metrics.items()})
     changes = _drop_other_metrics(content["features"], set(telemetry.metrics))
+    if groups is not None:
+        _list_groups(content["features"], groups)
     if clean.stuck_after <= telemetry.interval:
         content["clean"]["stuck_after"] = longer = format_duration(STUCK_INTERVALS * telemetry.interval)
         changes.append(f"clean.stuck_after is now {longer}: it has to be longer than the interval")
@@ -104,6 +110,17 @@ def _drop_other_metrics(features: CommentedMap, metrics: set[str]) -> list[str]:
         features["interactions"].fa.set_flow_style()
     gone = [*(f"columns.{name}" for name in gone_columns), *(f"interactions.{name}" for name in gone_pairs)]
     return [f"features.{key} is left out: its metrics are no more" for key in gone]
+
+
+def _list_groups(features: CommentedMap, groups: Sequence[str]) -> None:
+    if "categories" not in features:
+        features.insert(2, "categories", CommentedMap())
+    categories = features["categories"]
+    categories.clear()
+    categories.fa.set_flow_style()
+    if groups:
+        categories["group"] = CommentedSeq(map(DoubleQuotedScalarString, groups))
+        categories["group"].fa.set_flow_style()
 
 
 def _write_null(representer: Any, _: None) -> Any:

@@ -47,7 +47,8 @@ SERVER_NAMES = (
     (*MACHINES, *(f"{machine}{word}" for machine in MACHINES for word in ("name", "_name", "_id")), "fqdn"),
     ("serial_number", "serial", "disk_id", "drive_id"),  # of disks, if no column is of the machine
 )
-GROUP_NAMES = tuple((name,) for name in ("group", "server_group", "role", "site", "cluster", "datacenter", "rack"))
+GROUPINGS = ("group", "server_group", "role", "site", "cluster", "datacenter", "rack", "zone", "region", "model")
+GROUP_NAMES = tuple((name,) for name in GROUPINGS)
 TELEMETRY_ROLES: Roles = {
     "timestamp": (
         ("timestamp",),
@@ -156,7 +157,7 @@ class Samples:
     units, forms : dict
         Of metrics that are text: the unit ("" without one), and the form for the user.
     groups : DataFrame
-        `server_id`, `group` and the `timestamp` it was last seen at.
+        `server_id`, each `group` of it and the `timestamp` it was last seen at.
     reading : str
         The column of each role.
     is_local : bool
@@ -317,7 +318,7 @@ def read_samples(
         lost={name for column in others if (name := names.get(column)) in left_out and _looks_numeric(sheet, column)},
         units={name: written.unit for name, written in metrics.items()},
         forms={name: written.how for name, written in metrics.items() if written.how},
-        groups=groups.sort("timestamp", maintain_order=True).group_by("server_id", maintain_order=True).last(),
+        groups=groups.sort("timestamp", maintain_order=True).group_by("server_id", "group", maintain_order=True).last(),
         reading=reading,
         is_local=NO_ZONE in how,
         new_names=chosen | {old.strip(): new for old, new in names.items() if new != old.strip() and new in full},

@@ -60,7 +60,7 @@ from crashcast.sources.importing.parsing import (
 )
 from crashcast.sources.importing.report import Report
 from crashcast.sources.importing.table_file import SUFFIXES
-from crashcast.sources.importing.telemetry_section import extend_section, infer_section, parse_interval
+from crashcast.sources.importing.telemetry_section import choose_groups, extend_section, infer_section, parse_interval
 from crashcast.sources.importing.transaction import exchanged, recover, workspace
 from crashcast.sources.importing.units import with_uptime
 from crashcast.sources.importing.writing import (
@@ -190,8 +190,10 @@ def import_files(
         emptied = [path for path in MAY_BE_EMPTY if path not in changed and (known is None or not path.exists())]
         write_empty(emptied, folder)
         changed += emptied
+        groups = None
         if files or new_coverage is not None:
-            write_coverage(new_coverage, old_coverage, files, spans, section.interval, folder, report)
+            covers = write_coverage(new_coverage, old_coverage, files, spans, section.interval, folder, report)
+            groups = choose_groups(covers, known is None, report)
             changed.append(COVERAGE_PATH)
         first, last = spans.select(pl.col("first").min(), pl.col("last").max()).row(0)
         if new_incidents is not None:
@@ -201,7 +203,7 @@ def import_files(
         known_crashes = known_incidents.filter(kind=CRASH)
         report_outlook(known_crashes, len(servers), (first, last), section.interval, report)
         if section != known:
-            _write_params(section, folder, report)
+            _write_params(section, groups, folder, report)
             changed.append(PATH)
         if is_dry:
             return report.lines(is_dry)
@@ -301,8 +303,8 @@ def _spans(rows: pl.LazyFrame) -> pl.DataFrame:
     return rows.group_by("server_id").agg(rows=pl.len(), first=first, last=last).sort("server_id").collect()
 
 
-def _write_params(section: Telemetry, folder: Path, report: Report) -> None:
-    text, changes = describe_import(PATH, section)
+def _write_params(section: Telemetry, groups: list[str] | None, folder: Path, report: Report) -> None:
+    text, changes = describe_import(PATH, section, groups)
     write_text(folder / PATH.name, text)
     report.written.append(f"{PATH}: data.source and the telemetry section")
     report.written += [f"{PATH}: {change}" for change in changes]

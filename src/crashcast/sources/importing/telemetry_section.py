@@ -18,6 +18,7 @@ from crashcast.sources.importing import inferred_settings
 from crashcast.sources.importing.report import Report
 from crashcast.sources.importing.units import UPTIME_NAME, doubt
 from crashcast.tables import KEYS
+from crashcast.text import some_of
 
 
 def parse_interval(text: str) -> timedelta:
@@ -148,6 +149,19 @@ def extend_section(
         cadences = f"{format_duration(found[0])}, not {format_duration(chosen)}"
         report.assumed.append(f"the new samples come every {cadences}: --interval changes telemetry.interval")
     return known.model_copy(update={"interval": chosen})
+
+
+def choose_groups(coverage: pl.DataFrame, is_first: bool, report: Report) -> list[str] | None:
+    """Return the groups that become features at a first import; later ones only report groups that are none."""
+    found = inferred_settings.infer_groups(coverage)
+    if is_first:
+        if found:
+            report.inferred.append(f"features.categories: {', '.join(found)} are groups that a model can tell apart")
+        return found
+    listed = Features.read().categories.get("group", [])
+    if listed and (others := [group for group in found if group not in listed]):
+        report.assumed.append(f"features.categories does not list {some_of(others)}: they look alike to a model")
+    return None
 
 
 def _report_short_durations(interval: timedelta, report: Report) -> None:

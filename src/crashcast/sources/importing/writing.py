@@ -143,8 +143,8 @@ def write_coverage(
     interval: timedelta,
     folder: Path,
     report: Report,
-) -> None:
-    """Write the coverage: that of a file, or every server's to the end of telemetry, joined with earlier periods.
+) -> pl.DataFrame:
+    """Write and return the coverage: a file's, or every server's to the end of telemetry, joined with earlier periods.
 
     Parameters
     ----------
@@ -165,16 +165,26 @@ def write_coverage(
     periods = _assumed_coverage(old, spans, interval, report) if coverage is None else coverage.frame
     schema: dict[str, Any] = {"timestamp": tables.TIMESTAMP, "server_id": pl.String, "group": pl.String}
     groups = [pl.DataFrame(schema=schema), *(file.groups.select(*schema) for file in files)]
-    seen_groups = pl.concat(groups).sort("timestamp")
+    seen_groups = pl.concat(groups).sort("timestamp", maintain_order=True)
     last_groups = seen_groups.group_by("server_id", maintain_order=True).last()
     of_server = dict(last_groups.select("server_id", "group").iter_rows())
     group = pl.col("server_id").replace_strict(of_server, default=None, return_dtype=pl.String)
     periods = periods.with_columns(group=pl.coalesce("group", group))
-    merged = merging.merge_coverage(periods if old is None else pl.concat([old.select(*tables.COVERAGE), periods]))
+    stated = periods if old is None else pl.concat([old.select(*tables.COVERAGE), periods])
+    _report_changes_of_group(pl.concat([frame.select("server_id", "group") for frame in (stated, seen_groups)]), report)
+    merged = merging.merge_coverage(stated)
     tables.write(folder / COVERAGE_PATH.name, merged)
     count = merged["group"].drop_nulls().n_unique()
     in_groups = f" in {count:,} groups" if count else ""
     report.written.append(f"{COVERAGE_PATH}: {merged['server_id'].n_unique():,} servers{in_groups}")
+    return merged
+
+
+def _report_changes_of_group(groups: pl.DataFrame, report: Report) -> None:
+    named = groups.drop_nulls().unique()
+    if servers := sorted(named.filter(pl.col("server_id").is_duplicated())["server_id"].unique()):
+        message = f"the group of {some_of(servers)} has changed, and the newest is taken for all rows of a server"
+        report.assumed.append(f"{message}: features.categories must not list groups that follow from crashes")
 
 
 def _assumed_coverage(

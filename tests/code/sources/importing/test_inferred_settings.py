@@ -147,3 +147,22 @@ def test_a_counter_by_its_name_may_fall_more_often(name: str, expected: bool) ->
     values = [float(number - 3 * (number % 5 == 0)) for number in range(200)]
     assert inferred_settings.is_counter(name, pl.DataFrame({"server_id": "a", "value": values})) == expected
     assert not inferred_settings.is_counter(name, pl.DataFrame({"server_id": "a", "value": [0.0, 1.0] * 100}))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({"web": 5, "db": 3, "one": 1, "two": 2, None: 9}, ["db", "web"]),
+        ({"web": 90, "db": 5, "mail": 4}, ["db", "web"]),  # of 99 servers
+        ({"all": 9}, []),
+        ({"some": 3, None: 6}, ["some"]),
+        ({f"g{number:02}": 24 - number for number in range(12)}, [f"g{number:02}" for number in range(10)]),
+        ({None: 9}, []),
+        ({}, []),
+    ],
+)
+def test_groups_of_enough_servers_are_features(sizes: dict[str | None, int], expected: list[str]) -> None:
+    groups = [group for group, size in sizes.items() for _ in range(size)]
+    servers = [f"s{number}" for number in range(len(groups))]
+    coverage = pl.DataFrame({"server_id": servers, "group": groups}, {"server_id": pl.String, "group": pl.String})
+    assert inferred_settings.infer_groups(pl.concat([coverage, coverage.head(7)])) == expected

@@ -38,15 +38,16 @@ def test_params_keep_every_other_line(project: Path) -> None:
     section = telemetry(
         cpu_pct=Metric(min=0, max=100, can_stick=True), load=Metric(min=-0.5, max=2e15, aggregate="last")
     )
-    text, changes = params_file.describe_import(Path("params.yaml"), section)
+    text, changes = params_file.describe_import(Path("params.yaml"), section, ["db", "no", "us east"])
     Path("params.yaml").write_text(text)
     assert changes == ["features.interactions.cpu_latency_combo is left out: its metrics are no more"]
     assert Telemetry.read() == section
     assert Data.read().source == "import"
+    assert Features.read().categories == {"group": ["db", "no", "us east"]}
     every_section.check()
     after = text.splitlines()
     gone = [line.strip() for line in before if line not in after]
-    ours = ["source:", "interval:", "partition:", "interactions:", "cpu_latency_combo:"]
+    ours = ["source:", "interval:", "partition:", "interactions:", "cpu_latency_combo:", "categories:"]
     assert [line for line in gone if not line.startswith((*ours, *Telemetry.read(ROOT / "params.yaml").metrics))] == []
     comments = [line.partition("#")[2] for line in before if "#" in line]
     assert [line.partition("#")[2] for line in after if "#" in line] == comments
@@ -76,3 +77,24 @@ def test_a_section_that_is_missing_is_named(project: Path, name: str) -> None:
     path.write_text(re.sub(rf"(?ms)^{name}:.*?(?=^\w)", "", path.read_text()))
     with pytest.raises(UserError, match=f"section '{name}' is missing"):
         params_file.describe_import(path, section)
+
+
+@pytest.mark.parametrize("groups", [[], ["web", "db"]])
+def test_groups_are_replaced_also_in_a_file_of_an_earlier_version(project: Path, groups: list[str]) -> None:
+    path = Path("params.yaml")
+    kept = path.read_text().replace("categories: {} ", 'categories: {group: ["old"]} ', 1)
+    for before in (kept, re.sub(r"(?m)^  categories: .*\n", "", kept)):
+        path.write_text(before)
+        after, _ = params_file.describe_import(path, Telemetry.read(), groups)
+        path.write_text(after)
+        assert Features.read().categories == ({"group": groups} if groups else {})
+        others = [line for line in before.splitlines() if "categories" not in line and "source:" not in line]
+        assert [line for line in after.splitlines() if "categories" not in line and "source:" not in line] == others
+        assert ("# kinds of servers" in after) == ("# kinds of servers" in before)
+
+
+def test_without_another_list_of_groups_theirs_stays(project: Path) -> None:
+    path = Path("params.yaml")
+    path.write_text(path.read_text().replace("categories: {} ", 'categories: {group: ["old"]} ', 1))
+    path.write_text(params_file.describe_import(path, Telemetry.read())[0])
+    assert Features.read().categories == {"group": ["old"]}

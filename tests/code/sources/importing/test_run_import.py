@@ -18,6 +18,7 @@ from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.files import md5
 from crashcast.params.clean import Clean
+from crashcast.params.features import Features
 from crashcast.params.telemetry import Telemetry
 from crashcast.paths import TABLES
 from crashcast.sources.importing import run_import
@@ -385,3 +386,35 @@ def test_upptime(dataset: Path, project: Path) -> None:
     assert list(section.metrics) == ["response_ms", "http_status", "is_down", "is_degraded", "timed_out"]
     assert stored("incidents.parquet")["resolved_at"].null_count() == 36
     assert any("1,453 crashes on 119 servers" in line for line in said)
+
+
+def in_groups(hours: range, **of_server: str) -> pl.DataFrame:
+    """Return a fleet whose servers are in these groups."""
+    return fleet(hours, [*of_server]).with_columns(zone=pl.col("server_id").replace_strict(of_server))
+
+
+def test_groups_become_features_at_the_first_import_and_later_ones_are_told(project: Path) -> None:
+    groups = {f"s{n}": "east" if n < 4 else "no" for n in range(7)} | {"t": "rare"}
+    said = bring(in_groups(range(48), **groups), "host,start\ns1,2026-01-01 05:30:00\n")
+    assert "group from 'zone'" in said
+    assert "features.categories: east, no are groups that a model can tell apart" in said
+    assert "has changed" not in said
+    assert Features.read().categories == {"group": ["east", "no"]}  # a word that plain YAML takes for false
+    moved = groups | {"s0": "no", "u": "west", "v": "west", "w": "west"}
+    said = bring(in_groups(range(48, 96), **moved), "host,start\ns1,2026-01-01 05:30:00\n")
+    assert "the group of s0 has changed, and the newest is taken for all rows of a server" in said
+    assert "features.categories does not list west: they look alike to a model" in said
+    assert Features.read().categories == {"group": ["east", "no"]}
+    assert stored("coverage.parquet").filter(server_id="s0")["group"].to_list() == ["no"]
+    bring(fleet(range(48)), replace=True)
+    assert Features.read().categories == {}
+
+
+def test_of_a_group_that_changes_within_a_file_the_newest_holds(project: Path) -> None:
+    rows = pl.concat([in_groups(range(24), a="web", b="db"), in_groups(range(24, 48), a="mail", b="db")])
+    said = bring(rows.sample(fraction=1, shuffle=True, seed=1))
+    assert "the group of a has changed" in said
+    assert stored("coverage.parquet")["group"].to_list() == ["mail", "db"]
+    said = bring(rows.with_columns(owner=pl.lit("ops")), layout=Layout(new_names={"owner": "group"}), replace=True)
+    assert "'owner' is named group, as --map says" in said
+    assert stored("coverage.parquet")["group"].to_list() == ["ops", "ops"]
