@@ -97,10 +97,10 @@ def outlook(
     Returns
     -------
     Outlook or None
-        None if the split is not by time.
+        None if the split is not by time, or has its borders in a later period (`split.since`).
     """
     split, acceptance = Split.read(), Acceptance.read()
-    if split.method != "time":
+    if split.method != "time" or split.since:
         return None
     first, last = period
     block = shortest_block(acceptance, interval)

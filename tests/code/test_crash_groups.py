@@ -113,6 +113,7 @@ def test_the_verdict_says_if_no_review_accepts_a_model_of_so_few_crashes(
         assert found.has == (20, 20)
 
 
-def test_of_another_split_nothing_is_said(params: dict) -> None:
-    params["split"]["method"] = "server"
+@pytest.mark.parametrize("changes", [{"method": "server"}, {"since": ["new-site"]}])
+def test_of_another_split_nothing_is_said(params: dict, changes: dict) -> None:
+    params["split"] |= changes
     assert outlook(params, EACH_DAY) is None

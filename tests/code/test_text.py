@@ -87,7 +87,7 @@ def test_prints_and_errors_are_clean_and_streams_are_put_back(capsys: pytest.Cap
     [
         ["-m", "crashcast", "score", "--at", "{}"],
         ["-m", "crashcast", "annotate", "import", "{}.json"],
-        ["src/run.py", "split", "{}", "o", "m"],
+        ["src/run.py", "split", "{}", "c", "o", "m"],
     ],
     ids=["an option", "a file's name", "a stage"],
 )

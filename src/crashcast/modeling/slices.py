@@ -1,9 +1,9 @@
-"""Slices: groups of servers and kinds of crashes that are measured by themselves."""
+"""Slices: groups of servers, new servers and kinds of crashes, measured by themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from crashcast import tables
 from crashcast.modeling.split_rule import HAS_LABEL, KEYS_AND_LABEL, assign, period
+from crashcast.params.base import WEEK
 from crashcast.tables import Partition
 
 FRESH_AFTER = timedelta(days=30)
@@ -85,6 +86,23 @@ def server_groups(coverage: Path) -> dict[str, frozenset[str]]:
     rows = tables.read(coverage, ["server_id", "group"]).drop_nulls()
     last = rows.sort("server_id", "group").unique("server_id", keep="last")
     return {f"group_{group}": names(members) for (group,), members in sorted(last.group_by("group"))}
+
+
+def beginnings(labels: Path) -> dict[str, datetime]:
+    """Return when the first row is of each server that was added; in the table's first week it may be an older one."""
+    columns, first = [*tables.KEYS], pl.col("timestamp").min()
+    found = pl.concat(
+        tables.read(partition.path(labels), columns).group_by("server_id").agg(first)
+        for partition in tables.partitions(labels)
+    )
+    added = found.group_by("server_id").agg(first).filter(pl.col("timestamp") >= first + WEEK)
+    return dict(added.sort("server_id").select("server_id", "timestamp").iter_rows())
+
+
+def in_first_week(moment: str, begun: dict[str, datetime]) -> pl.Expr:
+    """Tell which moments, a column, lie in the first week of their server, if it was added (see `beginnings`)."""
+    start = pl.col("server_id").replace_strict(begun, default=None, return_dtype=tables.TIMESTAMP)
+    return pl.col(moment).is_between(start, start + WEEK, closed="left").fill_null(False)
 
 
 def names(rows: pl.DataFrame) -> frozenset[str]:

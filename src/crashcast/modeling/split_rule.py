@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -67,7 +67,10 @@ def assign(rows: pl.DataFrame, rule: dict[str, Any]) -> pl.Series:
         )
     elif rule["method"] == "server":
         part_of = {server: name for name in PARTS for server in rule["servers"][name]}
-        part = pl.col("server_id").replace_strict(part_of, default=None, return_dtype=kind)
+        of_server = pl.col("server_id").replace_strict(part_of, default=None, return_dtype=kind)
+        # all parts have the period of the known labels: rows of unknown label may lie outside it
+        is_within = pl.col("timestamp").is_between(*tables.utc(*period(rule, "train")), closed="left")
+        part = pl.when(is_within).then(of_server)
     elif rule["method"] == "random":
         drawn = pl.Series(row_hash(rows, rule["seed"], "split"))
         cuts = {label: [pl.lit(cut, dtype=pl.UInt64) for cut in rule["cuts"][label]] for label in ("0", "1")}
@@ -87,8 +90,12 @@ def period(rule: dict[str, Any], part: str) -> tuple[datetime, datetime]:
     return datetime.fromisoformat(span["from"]), datetime.fromisoformat(span["to"])
 
 
-def crashes_of_part(crashes: pl.DataFrame, rule: dict[str, Any], part: str) -> pl.DataFrame:
-    """Return the crashes whose servers can be in a part; its period is the caller's to apply."""
+def crashes_of_part(
+    crashes: pl.DataFrame, rule: dict[str, Any], part: str, servers: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """Return the crashes, of some servers if given, of servers that can be in a part; its period is not applied."""
+    if servers is not None:
+        crashes = crashes.filter(pl.col("server_id").is_in(servers))
     if rule["method"] == "server":
         return crashes.filter(pl.col("server_id").is_in(rule["servers"][part]))
     return crashes
@@ -156,6 +163,7 @@ def read_part(
     part: str,
     columns: list[str] | None = None,
     draw: Callable[[pl.DataFrame], pl.Series] | None = None,
+    servers: Sequence[str] | None = None,
 ) -> Iterator[tuple[Partition, pl.DataFrame]]:
     """Yield the rows of one part, a piece of a partition at a time, in order of (timestamp, server_id).
 
@@ -174,6 +182,8 @@ def read_part(
         Which features; all by default.
     draw : function, optional
         Says of rows (`timestamp`, `server_id`, `label`) which of them are wanted; all by default.
+    servers : sequence of str, optional
+        Whose rows; all servers' by default.
 
     Yields
     ------
@@ -184,6 +194,8 @@ def read_part(
 
     def chosen(rows: pl.DataFrame) -> pl.Series:
         is_wanted = HAS_LABEL if part == "train" else HAS_LABEL | pl.col(tables.OBSERVED)
+        if servers is not None:
+            is_wanted = is_wanted & pl.col("server_id").is_in(servers)
         inside = (assign(rows, rule) == part).fill_null(False) & rows.select(is_wanted).to_series()
         return inside if draw is None else inside & draw(rows)
 

@@ -156,7 +156,7 @@ def _by_changes(found: Due, policy: Retrain, since: datetime, split: Split) -> I
     beyond = format_duration(policy.after_change)
     reason = f"Changed since: {some_of([*map(str, known)])}; labels reach {beyond} beyond it (after_change)"
     reached = since + (max(change.at for change in known) + policy.after_change - since) / split.train
-    if split.method == "time" and reached > found.known_to:
+    if split.method == "time" and not split.since and reached > found.known_to:
         reason += (
             f", but the train part, {split.train:.0%} of the history since {since:%Y-%m-%d}, will only with labels to "
             f"{reached:%Y-%m-%d}: a larger split.train or a shorter history helps (docs/retraining.md)"

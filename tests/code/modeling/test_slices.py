@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
 
 from crashcast import tables
-from crashcast.modeling.slices import crash_kinds, server_groups, server_slices
+from crashcast.modeling.slices import beginnings, crash_kinds, in_first_week, server_groups, server_slices
 
 START = datetime(2025, 1, 1)
 
@@ -53,6 +53,26 @@ def labels(tmp_path):
         )
         tables.write(tmp_path / "labels" / f"month=2025-{month:02}" / tables.FILE_NAME, frame)
     return tmp_path / "labels"
+
+
+def test_a_server_was_added_if_its_first_row_is_a_week_later_than_the_first_of_all(labels):
+    """Others may be older than the data; of d, the row of unknown label is the first."""
+    february = labels / "month=2025-02" / tables.FILE_NAME
+    later = tables.read(february).with_columns(label=pl.lit(None, pl.Int8))
+    moments = {"d": datetime(2025, 2, 5), "e": datetime(2025, 1, 12), "f": datetime(2025, 1, 11, 23)}
+    for server in "ef":
+        moment = pl.lit(moments[server]).dt.cast_time_unit("us").dt.replace_time_zone("UTC")
+        later = pl.concat([later, later[:1].with_columns(timestamp=moment, server_id=pl.lit(server))])
+    tables.write(february, later)
+    assert beginnings(labels) == {server: moments[server].replace(tzinfo=UTC) for server in "de"}
+
+
+def test_the_first_week_ends_after_seven_days():
+    begun = {"d": datetime(2025, 1, 3, tzinfo=UTC), "e": datetime(2025, 1, 1, tzinfo=UTC)}
+    days = {"d": (1.9, 2, 8.9, 9), "e": (-0.1, 0, 7), "old": (3,)}
+    rows = crashes(*((server, day) for server, moments in days.items() for day in moments))
+    found = rows.select(in_first_week("started_at", begun)).to_series()
+    assert found.to_list() == [False, True, True, False, False, True, False, False]
 
 
 def divided(labels, rule, servers="abcd"):

@@ -81,6 +81,12 @@ def parts(rule, *rows):
     return assign(rows_of(*rows), rule).to_list()
 
 
+def test_by_server_a_row_outside_the_period_of_known_labels_is_in_no_part():
+    """Its label is unknown; an alarm on it would be one of a time that is not judged."""
+    rows = rows_of(("c", -1, None), ("c", 0, 0), ("c", 999, None), ("c", 1000, None), ("d", 1000, None))
+    assert assign(rows, BY_SERVER).to_list() == [None, "validation", "validation", None, None]
+
+
 def test_by_time_a_part_begins_with_its_first_moment_and_ends_before_its_last():
     hours = [0, 39, 40, 49, 50, 69, 70, 79, 80, 99, 100]
     assert parts(BY_TIME, *(("a", hour, 0) for hour in hours)) == [

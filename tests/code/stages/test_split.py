@@ -34,9 +34,15 @@ def label_of(server, hour):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """Write params.yaml and ten days of labels of twenty servers; the first five and last eight hours are unknown."""
+    """Write params.yaml, groups, and ten days of labels of twenty servers, the first five and last eight hours unknown.
+
+    s16 and s17 are old, s18 and s19 are new, and the others are of no group.
+    """
     monkeypatch.chdir(tmp_path)
     set_rules()
+    groups = pl.Series(["old", "old", "new", "new"]).extend_constant(None, 16)
+    coverage = pl.DataFrame({"server_id": SERVERS[16:] + SERVERS[:16], "group": groups})
+    tables.write(tmp_path / "coverage.parquet", coverage)
     for day in range(10):
         hours = range(24 * day, 24 * (day + 1))
         rows = [(START + hour * HOUR, server, label_of(server, hour)) for hour in hours for server in SERVERS]
@@ -59,7 +65,7 @@ def set_rules(**changes):
 
 def run(**changes):
     set_rules(**changes)
-    split.main(Path("labels"), Path("split.json"), Path("metrics.json"))
+    split.main(*map(Path, ("labels", "coverage.parquet", "split.json", "metrics.json")))
     return read_rule(Path("split.json")), json.loads(Path("metrics.json").read_text())
 
 
@@ -146,6 +152,88 @@ def test_at_random_the_shares_of_crash_rows_are_exact(project):
     shares = [(counts[part]["rows"] - counts[part]["crash_rows"]) / (rows.height - crashes) for part in PARTS]
     assert shares == pytest.approx([0.7, 0.15, 0.15], abs=0.03)
     assert assign(rows, rule).null_count() == 0
+
+
+def parts_of(rule, servers):
+    """The hours, of these servers' known rows, at which each part begins, and ends."""
+    rows = known_rows().filter(pl.col("server_id").is_in(servers))
+    rows = rows.with_columns(part=assign(rows, rule), hour=(pl.col("timestamp") - tables.utc(START, START)[0]) / HOUR)
+    spans = rows.drop_nulls("part").group_by("part").agg(first=pl.min("hour"), last=pl.max("hour"))
+    return {part: (first, last + 1) for part, first, last in spans.iter_rows()}
+
+
+def test_shares_since_a_date_are_of_what_follows_and_all_before_trains(project):
+    rule, counts = run(since="2024-02-29", train=0.5, validation=0.25, test=0.25)
+    # from hour 72 to 232: 160 hours, of which 0.5 are 80, and 0.75 are 120; the embargo is 9 hours
+    assert parts_of(rule, SERVERS) == {"train": (5, 152 - 9), "validation": (152, 192 - 9), "test": (192, 232)}
+    assert rule["method"] == "time"
+    assert [counts[part]["servers"] for part in PARTS] == [20, 20, 20]
+
+
+def test_a_date_before_the_first_label_changes_nothing(project):
+    assert run(since="2024-01-01") == run()
+
+
+def began_and_ended(**hours):
+    """Take the labels of some servers outside of their hours."""
+    for server, (first, end) in hours.items():
+        inside = pl.col("timestamp").is_between(*tables.utc(START + first * HOUR, START + end * HOUR), closed="left")
+        relabel(pl.when((pl.col("server_id") != server) | inside).then("label"))
+
+
+def test_a_new_site_is_in_every_part_and_nothing_is_trained_on_that_is_later_than_what_is_judged(project):
+    shares = {"train": 0.5, "validation": 0.25, "test": 0.25}
+    began_and_ended(s18=(124, 240), s19=(120, 240))
+    assert parts_of(run(**shares)[0], ["s18", "s19"]).keys() == {"validation", "test"}
+    rule, counts = run(since=["new"], **shares)
+    # from hour 120 to 232: 112 hours, of which 0.5 are 56, and 0.75 are 84
+    assert parts_of(rule, SERVERS) == {"train": (5, 176 - 9), "validation": (176, 204 - 9), "test": (204, 232)}
+    assert parts_of(rule, ["s18", "s19"])["train"] == (120, 176 - 9)
+    assert [counts[part]["servers"] for part in PARTS] == [20, 20, 20]
+
+
+def test_of_several_groups_each_is_in_every_part(project):
+    """One begins late, the other ends early: the borders lie between, the test part goes on."""
+    began_and_ended(s18=(120, 240), s19=(120, 240), s16=(0, 220), s17=(0, 218))
+    rule, _ = run(since=["old", "new"], train=0.5, validation=0.25, test=0.25)
+    # from hour 120 to 220: 100 hours
+    assert parts_of(rule, SERVERS) == {"train": (5, 170 - 9), "validation": (170, 195 - 9), "test": (195, 232)}
+    for servers in (["s16", "s17"], ["s18", "s19"]):
+        assert parts_of(rule, servers).keys() == set(PARTS)
+
+
+def test_groups_without_a_period_in_common_are_named(project):
+    began_and_ended(s18=(120, 240), s19=(120, 240), s16=(0, 120), s17=(0, 120))
+    with pytest.raises(UserError, match=r"split.since: old and new have no known labels in one and the same period"):
+        run(since=["old", "new"])
+    began_and_ended(s18=(0, 0), s19=(0, 0))
+    with pytest.raises(UserError, match=r"split.since: new have no known labels"):
+        run(since=["new"])
+
+
+@pytest.mark.parametrize(("method", "name"), [("server", "since"), ("random", "since"), ("time", "test_groups")])
+def test_groups_are_refused_by_a_method_that_does_not_use_them(project, method, name):
+    with pytest.raises(UserError, match=rf"split: {name} needs method: \w+, not {method}"):
+        run(method=method, **{name: ["new"]})
+
+
+@pytest.mark.parametrize("changes", [{"since": ["nwe"]}, {"method": "server", "test_groups": ["new", "nwe"]}])
+def test_a_group_without_servers_is_named(project, changes):
+    with pytest.raises(UserError, match=r"no server is of the group nwe; coverage.parquet has the groups: new, old$"):
+        run(**changes)
+
+
+def test_the_test_part_is_that_of_the_groups_named_and_the_others_are_shared_out(project):
+    began_and_ended(s17=(0, 0))  # a server without known labels is in no part
+    rule, counts = run(method="server", test_groups=["new", "old"], train=0.6, validation=0.3, test=0.1)
+    assert rule["servers"]["test"] == ["s16", "s18", "s19"]
+    servers = [set(rule["servers"][part]) for part in PARTS]
+    assert set.union(*servers) == set(SERVERS) - {"s17"}
+    # 6 of the other 16 crash: 4 of them train, and 6.7 of the other 10
+    crashed = {server for number, server in enumerate(SERVERS) if number % 3 == 0}
+    assert [len(part & crashed) for part in servers] == [4, 2, 1]
+    assert [len(part - crashed) for part in servers] == [7, 3, 2]
+    assert counts["embargoed"]["rows"] == 0
 
 
 def test_only_the_random_split_warns(project, capsys):

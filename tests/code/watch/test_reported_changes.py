@@ -84,10 +84,10 @@ def test_a_change_is_a_reason_once_labels_reach_far_enough(monkeypatch: pytest.M
     add([RELEASE, KERNEL])
     policy = {"max_age": "900d", "new_crashes": 9, "min_crashes": 1, "min_interval": "0h"}
 
-    def reasons(known_to: datetime, **after: str | None) -> list[str]:
+    def reasons(known_to: datetime, since: list[str] | None = None, **after: str | None) -> list[str]:
         section = Retrain.model_validate({**policy, "after_change": "14d", **after})
         found = Due("v1.0.0", AT - timedelta(days=1), known_to, 100, 10)
-        split = Split(method="time", train=0.7, validation=0.15, test=0.15, seed=1)
+        split = Split(method="time", train=0.7, validation=0.15, test=0.15, seed=1, since=since)
         return [*due._by_changes(found, section, AT - timedelta(days=56), split)]
 
     assert reasons(AT + timedelta(days=14)) == []
@@ -100,6 +100,7 @@ def test_a_change_is_a_reason_once_labels_reach_far_enough(monkeypatch: pytest.M
     )
     (reason,) = reasons(AT + timedelta(days=44))
     assert reason == "Changed since: app 4.2 (2026-05-01); labels reach 14d beyond it (after_change)."
+    assert reasons(AT + timedelta(days=15), ["new-site"]) == [reason]  # where the borders will lie is not known here
     assert reasons(AT + timedelta(days=15), after_change=None) == []
 
 
