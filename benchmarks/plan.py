@@ -2,11 +2,14 @@
 
     python benchmarks/plan.py run      # runs demo fleets of several sizes; goes on where it was stopped
     python benchmarks/plan.py report   # forecasts, compares, and writes the results
+    python benchmarks/plan.py alone --servers 10000 --months 36     # what a size costs since then; no forecast
 
 `run` makes a project of its own for each size, does one `dvc repro` in it, and keeps the project's own record of runs
-(`.dvc/tmp/crashcast/runs.jsonl`), and the disk that it then takes. `report`
-forecasts each larger size from the records of the smaller ones alone. CPU grows on a busy machine: `load` is the
-machine's load average before each run.
+(`.dvc/tmp/crashcast/runs.jsonl`), and the disk that it then takes; three years of ten thousand servers come last, and
+take most of an hour. `report` forecasts each larger size from the records of the smaller ones alone. CPU grows on a
+busy machine: `load` is the machine's load average before each run.
+
+`alone` runs one size with the code of today, and keeps it apart from the others, which are of one version of the code.
 
 Results are in benchmarks/results/plan.json. Nothing touches the checkout.
 """
@@ -28,9 +31,10 @@ from rich.console import Console
 from rich.table import Table
 
 from crashcast.canonical import write_json
+from crashcast.params.train import Train
 from crashcast.planning.cost_model import Estimate
-from crashcast.planning.records import FIT, Measured, measurements
-from crashcast.planning.run_cost import MONTH, RunModel, Size, disk_bytes, highest, total
+from crashcast.planning.records import COMPARE, FIT, Measured, measurements
+from crashcast.planning.run_cost import MONTH, Limited, RunModel, Size, disk_bytes, highest, total
 from crashcast.run_record import FILE
 
 RESULTS = ROOT / "benchmarks" / "results" / "plan.json"
@@ -38,7 +42,7 @@ SIZES = [(servers, months) for servers in (100, 380) for months in (2, 4, 12)] +
 ROUNDS = 2
 CORES = 2
 HOUR = timedelta(hours=1)
-LARGE = [(10_000, 2), (10_000, 36)]  # forecast before any of them was run
+LARGE = [(10_000, 2), (10_000, 36)]  # forecast, and committed, before any of them was run
 SMALL = [(servers, months) for servers in (100, 380) for months in (2, 4)]
 CASES = {
     "3 times the history, 100 servers": (SMALL, (100, 12)),
@@ -46,6 +50,7 @@ CASES = {
     "4 times the servers": ([*SMALL, (100, 12), (380, 12)], (1500, 4)),
     "15 times the servers": ([(100, months) for months in (2, 4, 12)], (1500, 4)),
     "26 times the servers": ([size for size in SIZES if size[0] <= 380], LARGE[0]),
+    "26 times the servers, 3 times the history": ([size for size in SIZES if size[0] <= 380], LARGE[1]),
     "3 times the history, from runs of one size": ([(380, 4)], (380, 12)),
 }
 Figures = dict[str, Any]
@@ -54,11 +59,15 @@ Figures = dict[str, Any]
 def main() -> None:
     """Run what is missing, or report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("run", "report"))
+    parser.add_argument("command", choices=("run", "report", "alone"))
     parser.add_argument("--folder", type=Path, help="for the projects; by default, a temporary folder")
+    parser.add_argument("--servers", type=int, default=LARGE[-1][0])
+    parser.add_argument("--months", type=int, default=LARGE[-1][1])
     arguments = parser.parse_args()
     if arguments.command == "run":
         run_missing(arguments.folder)
+    elif arguments.command == "alone":
+        run_alone(arguments.folder, arguments.servers, arguments.months)
     else:
         report()
 
@@ -66,7 +75,7 @@ def main() -> None:
 def run_missing(folder: Path | None) -> None:
     """Run every size that the results do not hold, and add it at once."""
     rounds = [(*size, number) for number in range(1, ROUNDS + 1) for size in SIZES]
-    for servers, months, number in [*rounds, (*LARGE[0], 1)]:
+    for servers, months, number in [*rounds, *((*size, 1) for size in LARGE)]:
         found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
         name = f"{servers} servers, {months} months, round {number}"
         if name in found["runs"]:
@@ -75,6 +84,14 @@ def run_missing(folder: Path | None) -> None:
             found["runs"][name] = {"servers": servers, "months": months, **measured(Path(place), servers, months)}
         write_json(RESULTS, found)
         print(f"{name}: done", file=sys.stderr)
+
+
+def run_alone(folder: Path | None, servers: int, months: int) -> None:
+    """Run a size, and add what it cost."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        cost = {"servers": servers, "months": months, **measured(Path(place), servers, months)}
+    found = json.loads(RESULTS.read_text())
+    write_json(RESULTS, found | {"alone": found.get("alone", {}) | {f"{servers} servers, {months} months": cost}})
 
 
 def measured(folder: Path, servers: int, months: int) -> dict[str, Any]:
@@ -96,9 +113,8 @@ def report() -> None:
     """Forecast each larger size from the records of smaller ones, and compare."""
     found = json.loads(RESULTS.read_text())
     runs = list(found["runs"].values())
-    compared = {name: compare(runs, *sizes) for name, sizes in CASES.items()}
+    compared = {name: compare(runs, *sizes) for name, sizes in CASES.items() if of(runs, [sizes[1]])}
     found |= {"compared": compared, "summary": summary(compared), "large": large(runs)}
-    found["beside_an_earlier_version"] = earlier_version(found["large"][f"{LARGE[1][0]} servers, {LARGE[1][1]} months"])
     write_json(RESULTS, found)
     show(found)
 
@@ -134,7 +150,10 @@ def size_of(run: Figures, servers: int, months: int) -> Size:
     known = {one.part: one for one in measurements(run["record"])}
     rows = known["label"].rows
     expected = run["servers"] * run["months"] * (MONTH / HOUR)
-    return Size(servers, months, HOUR, 8, "month", rows / expected, known[FIT].rows / rows, 1_000_000, 8)
+    train = Train.read(ROOT / "params.yaml")
+    limits = {FIT: train.max_rows, COMPARE: train.folds * train.max_compared_rows}
+    steps = {part: Limited(known[part].rows / rows, limit) for part, limit in limits.items()}
+    return Size(servers, months, HOUR, 8, "month", rows / expected, steps, 8)
 
 
 def row(part: str, figure: str, forecast: Estimate, measured: float) -> Figures:
@@ -178,20 +197,6 @@ def large(runs: list[Figures]) -> Figures:
     return found
 
 
-def earlier_version(forecast: Figures) -> Figures:
-    """Put the forecast of the data stages beside what benchmarks/scale.py recorded of an earlier version."""
-    recorded = json.loads(RESULTS.with_name("scale.json").read_text())["append"]["rebuild"]
-    found = {}
-    for stage, cost in recorded["stages"].items():
-        value = forecast["value, low, high"][stage]["cpu_s"]
-        found[stage] = {"forecast": value, "recorded": cost["cpu_s"], "error": value[0] / cost["cpu_s"] - 1}
-    found["peak_bytes"] = {
-        "forecast": forecast["value, low, high"]["all"]["peak_bytes"],
-        "recorded": recorded["all_processes_mib"] * 2**20,
-    }
-    return found
-
-
 def show(found: Figures) -> None:
     """Draw the comparison."""
     for case, rows in found["compared"].items():
@@ -205,7 +210,6 @@ def show(found: Figures) -> None:
             )  # fmt: skip
         Console().print(table)
     Console().print(found["summary"])
-    Console().print(found["beside_an_earlier_version"])
     for name, size in found["large"].items():
         whole = size["value, low, high"]["all"]
         Console().print(name, {figure: [float(f"{one:.3g}") for one in values] for figure, values in whole.items()})

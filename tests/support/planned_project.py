@@ -15,22 +15,24 @@ from crashcast.params.plan import Plan
 from crashcast.params.retrain import Retrain
 from crashcast.planning.forecast import Forecast, Growth, forecast
 from crashcast.planning.project import Project
-from crashcast.planning.records import DATA_STAGES, FIT, PARTS, Measured
-from crashcast.planning.run_cost import Size
+from crashcast.planning.records import COMPARE, DATA_STAGES, FIT, PARTS, STEPS, Measured
+from crashcast.planning.run_cost import Limited, Size
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
-SIZE = Size(300, 8.0, timedelta(hours=1), 8, "month", 1.0, 0.04, 1_000_000, 8)
-RATES = {"validate": 4.0, "clean": 1.0, "label": 1.0, "featurize": 2.0, "split": 0.1, "train": 3.0, FIT: 90.0}
+LIMITED = {FIT: Limited(0.04, 1_000_000), COMPARE: Limited(0.4, 6_000_000)}
+SIZE = Size(300, 8.0, timedelta(hours=1), 8, "month", 1.0, LIMITED, 8)
+OF_STEPS = {FIT: 90.0, COMPARE: 20.0}
+RATES = {"validate": 4.0, "clean": 1.0, "label": 1.0, "featurize": 2.0, "split": 0.1, "train": 3.0, **OF_STEPS}
 
 
 def measured(size: Size) -> list[Measured]:
     """Return one run of each part, with costs of a start of one second and of rates for a million rows."""
     found = []
     for part in PARTS:
-        rows = size.fit_rows if part == FIT else size.rows
+        rows = size.rows_of(part)
         cpu_s = 1 + RATES.get(part, 5.0) * rows / 1e6
         held = rows / size.partitions if part in DATA_STAGES else rows
-        written = None if part == FIT else 10.0 * rows
+        written = None if part in STEPS else 10.0 * rows
         found.append(
             Measured(
                 part, rows, rows, size.rows, size.partitions, 1, cpu_s, cpu_s, 2e8 + 100 * held, written, 5.0 * rows

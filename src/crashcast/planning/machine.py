@@ -13,7 +13,7 @@ import psutil
 
 from crashcast.planning.cost_model import Estimate
 from crashcast.planning.project import Project
-from crashcast.planning.records import FIT
+from crashcast.planning.records import COMPARE, FIT
 from crashcast.planning.report import Curve
 from crashcast.planning.run_cost import BY_PARTITION, Cost, RunModel, Size, disk_bytes, highest, total
 from crashcast.text import all_of
@@ -145,6 +145,6 @@ def _mend(need: Need, have: float, part: str) -> str:
                 return all_of(settings + ["`execution.workers: 1`"] * (workers == 1))
     if options:
         return "a cluster with more memory in each worker (docs/cluster.md)"
-    if part == FIT:
-        return "a smaller `train.max_rows`"
+    if part in (setting := {FIT: "train.max_rows", COMPARE: "train.max_compared_rows"}):
+        return f"a smaller `{setting[part]}`"
     return f"a machine with {need.memory_gb(end).value / MOST_OF_MEMORY:,.0f} GB or more: {part} runs in one process"

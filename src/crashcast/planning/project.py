@@ -12,6 +12,7 @@ from crashcast import run_record
 from crashcast.annotation.label_studio import lead_times_s
 from crashcast.dates import MONTH
 from crashcast.errors import UserError
+from crashcast.modeling.compared_servers import rows_to_compare
 from crashcast.params.execution import Execution
 from crashcast.params.features import Features
 from crashcast.params.label import Label
@@ -20,8 +21,8 @@ from crashcast.params.retrain import Retrain
 from crashcast.params.telemetry import Telemetry
 from crashcast.params.train import Train
 from crashcast.planning.cost_model import Estimate, exactly
-from crashcast.planning.records import PARTS, TICK, Measured, measurements
-from crashcast.planning.run_cost import Size
+from crashcast.planning.records import COMPARE, FIT, PARTS, TICK, Measured, measurements
+from crashcast.planning.run_cost import Limited, Size
 from crashcast.run_summary import read as read_metrics
 from crashcast.text import all_of, counted
 
@@ -99,15 +100,21 @@ def read_project(folder: Path = Path()) -> Project:
         If its pipeline has not run, or no whole run of it is recorded.
     """
     params, figures = folder / "params.yaml", read_metrics(folder / "metrics")
-    telemetry, train = Telemetry.read(params), Train.read(params)
+    telemetry, label, train = Telemetry.read(params), Label.read(params), Train.read(params)
     parts = [part for part in figures["split"].values() if "from" in part]
     first, last = (f([datetime.fromisoformat(one[key]) for one in parts]) for f, key in ((min, "from"), (max, "to")))
     servers, rows = figures["validate"]["servers"], figures["clean"]["rows"]
     months = (last - first + telemetry.interval) / MONTH
     sampled, metrics = figures["train"]["training_rows"], len(telemetry.metrics)
-    # how many it would be without the limit: the known crash rows, each with its negatives
-    train_rows = figures["split"]["train"]
+    # how many it would be without limits: the known crash rows, each with its negatives; each fold's validation part
+    train_rows, folds = figures["split"]["train"], figures["candidates"]["folds"]
     wanted = min(train_rows["rows"], train_rows["crash_rows"] * (1 + train.negatives_per_positive))
+    compared, rows_per_crash = figures["split"]["validation"], label.horizon / telemetry.interval
+    wanted_rows = rows_to_compare(train.max_compared_rows, compared["base_rate"], rows_per_crash)
+    steps = {
+        FIT: Limited(max(wanted, sampled) / rows, train.max_rows),
+        COMPARE: Limited(folds * compared["rows"] / rows, folds * wanted_rows),
+    }
     expected = servers * months * (MONTH / telemetry.interval)
     measured = [*measurements(run_record.runs(folder))]
     if missing := [part for part in PARTS if not any(one.part == part and one.computed for one in measured)]:
@@ -116,10 +123,8 @@ def read_project(folder: Path = Path()) -> Project:
             f"this version: `CRASHCAST_MEMO=off dvc repro --force` in {folder.resolve()} records one"
         )
     size = Size(
-        servers, months, telemetry.interval, metrics, telemetry.partition, rows / expected,
-        max(wanted, sampled) / rows, train.max_rows, metrics,
+        servers, months, telemetry.interval, metrics, telemetry.partition, rows / expected, steps, metrics
     )  # fmt: skip
-    label = Label.read(params)
     task = {*telemetry.metrics}, Features.read(params), telemetry.interval, label.lead, label.horizon
     sections = Plan.read(params), Retrain.read(params), Execution.read(params), label
     return Project(folder.resolve().name, size, measured, figures, *sections, task)

@@ -9,9 +9,10 @@ from crashcast.run_record import Run, is_failed
 
 DATA_STAGES = ("validate", "clean", "label", "featurize")  # which work partition by partition
 MODEL_STAGES = ("split", "train", "evaluate")
-FIT = "train: fit"
+FIT, COMPARE = "train: fit", "train: compare"
+STEPS = {FIT: "fit", COMPARE: "compare"}  # of a stage, which work on other rows than the rest of it
 REVIEW, TICK = "review", "tick"
-PARTS = (*DATA_STAGES, "split", "train", FIT, "evaluate")  # of a run of the pipeline
+PARTS = (*DATA_STAGES, "split", "train", *STEPS, "evaluate")  # of a run of the pipeline
 KNOWN = {*DATA_STAGES, *MODEL_STAGES, REVIEW, TICK}
 
 
@@ -21,9 +22,9 @@ class Measured(NamedTuple):
     Attributes
     ----------
     part : str
-        A stage, `train: fit`, `review` or `tick`. `train` is all of the stage but the fits.
+        A stage, a step of one, `review` or `tick`. `train` is all of the stage but its steps.
     rows : float
-        Rows of its table, or of the fleet's if it has none; of `train: fit` the rows that it was fitted to.
+        Rows of its table, or of the fleet's if it has none; of a step those that it works on.
     computed : float
         Those that were computed, not remembered.
     fleet : float
@@ -75,11 +76,13 @@ def measurements(runs: Iterable[Run]) -> Iterator[Measured]:
         else:
             (rows, partitions), computed = fleet, fleet[0]
         costs = {key: run[key] for key in ("cpu_s", "duration_s")}
-        if fit := run.get("steps", {}).get("fit"):
-            costs = {key: cost - fit[key] for key, cost in costs.items()}
-            yield _measured(FIT, fit["rows"], fit["rows"], rows, partitions, fit)
-        elif part == "train":
-            continue  # of an older version, which did not tell the fits apart
+        if part == "train":
+            if run.get("steps", {}).keys() != {*STEPS.values()}:
+                continue  # of an older version, which did not tell all steps apart
+            for name, recorded_as in STEPS.items():
+                step = run["steps"][recorded_as]
+                costs = {key: cost - step[key] for key, cost in costs.items()}
+                yield _measured(name, step["rows"], step["rows"], rows, partitions, step)
         yield _measured(part, rows, computed, rows, partitions, run | costs)
 
 

@@ -13,7 +13,7 @@ from crashcast.execution.runner import SMALL_BYTES
 from crashcast.modeling.split_rule import PIECE_ROWS
 from crashcast.params.base import DAY
 from crashcast.planning.cost_model import NOTHING, CostModel, Estimate, PowerModel
-from crashcast.planning.records import DATA_STAGES, FIT, PARTS, REVIEW, Measured
+from crashcast.planning.records import DATA_STAGES, FIT, PARTS, REVIEW, STEPS, Measured
 
 PARTITIONS = {"month": MONTH, "week": 7 * DAY, "day": DAY}
 MILLION = 1e6
@@ -22,6 +22,13 @@ MILLION = 1e6
 CPU_S, FILE_BYTES = (1.0, None, 0.05), (50e3, None)
 MEMORY_BYTES, FIT_BYTES = (200e6, 200e6, 5e6), (300e6, 1.5e9, 200e6)
 BY_PARTITION = (*DATA_STAGES, "split")  # which hold a partition for each worker
+
+
+class Limited(NamedTuple):
+    """The rows of a step: a share of all, up to a limit."""
+
+    share: float
+    limit: int
 
 
 @dataclass(frozen=True)
@@ -37,10 +44,8 @@ class Size:
         month, week or day.
     density : float
         Rows over servers x time / interval: servers that join late have fewer.
-    fit_share : float
-        Rows to fit the model to, over all rows, if their number were not limited.
-    fit_limit : int
-        That limit.
+    steps : dict of str to Limited
+        The rows of each of `records.STEPS`.
     usual_metrics : int
         What the measured runs had; the cost of a row is taken to be in proportion.
     """
@@ -51,8 +56,7 @@ class Size:
     metrics: int
     partition: str
     density: float
-    fit_share: float
-    fit_limit: int
+    steps: dict[str, Limited]
     usual_metrics: int
 
     @property
@@ -66,10 +70,12 @@ class Size:
         """The number of files of a table."""
         return max(1, math.ceil(self.months * (MONTH / PARTITIONS[self.partition]) - 1e-9))
 
-    @property
-    def fit_rows(self) -> float:
-        """The rows that a model is fitted to."""
-        return min(self.fit_share * self.rows, self.fit_limit * self.metrics / self.usual_metrics)
+    def rows_of(self, part: str) -> float:
+        """Return the rows that a part of a run works on."""
+        if part not in self.steps:
+            return self.rows
+        share, limit = self.steps[part]
+        return min(share * self.rows, limit * self.metrics / self.usual_metrics)
 
     def at(self, months: float) -> Self:
         """Return the same fleet with another history."""
@@ -152,15 +158,13 @@ class RunModel(NamedTuple):
 
     def part(self, part: str, size: Size, workers: int | None, cores: int, new_partitions: int | None) -> Cost:
         """Forecast one part of a run."""
-        rows, partitions, side_by_side = size.rows, size.partitions, 1
+        rows, partitions, side_by_side = size.rows_of(part), size.partitions, 1
         computed = rows
         if part in DATA_STAGES:
             share = 1.0 if new_partitions is None else min(1.0, new_partitions / partitions)
             computed = rows * share
             is_large = share * self.raw(size).value > SMALL_BYTES
             side_by_side = min(workers or (cores if is_large else 1), math.ceil(share * partitions))
-        elif part == FIT:
-            rows = computed = size.fit_rows
         cpu_s, memory = self.cpu_s[part].predict(_work(part, computed, partitions, side_by_side)), self.peak_bytes[part]
         written = self.written_bytes.get(part)
         if isinstance(memory, PowerModel):
@@ -204,7 +208,7 @@ def _processes(workers: int) -> int:
 
 
 def _work(part: str, computed: float, partitions: int, workers: int) -> tuple[float, float, float]:
-    return _processes(workers), computed / MILLION, 0 if part == FIT else partitions
+    return _processes(workers), computed / MILLION, 0 if part in STEPS else partitions
 
 
 def _memory(rows: float, partitions: int, workers: int) -> tuple[float, float, int]:

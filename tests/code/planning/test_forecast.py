@@ -16,7 +16,7 @@ from crashcast.planning import command, plan_output
 from crashcast.planning.forecast import ANSWER, PAGE, RETRAINING, Growth, forecast
 from crashcast.planning.machine import GB, Need, _mend
 from crashcast.planning.project import read_project
-from crashcast.planning.records import FIT
+from crashcast.planning.records import COMPARE, FIT
 from crashcast.planning.run_cost import RunModel, total
 
 PRICES = {name: 1.0 for name in Prices.model_fields if name != "currency"}
@@ -28,7 +28,9 @@ def test_rows_and_partitions_follow_from_the_size() -> None:
     finer = replace(SIZE, interval=timedelta(minutes=5), partition="day", metrics=16)
     assert finer.rows == pytest.approx(24 * SIZE.rows)
     assert finer.partitions == 244
-    assert replace(SIZE, servers=10_000).fit_rows == 1_000_000  # as train.max_rows has it
+    assert SIZE.rows_of(COMPARE) == 0.4 * SIZE.rows
+    assert replace(SIZE, servers=10_000).rows_of(FIT) == 1_000_000  # as train.max_rows has it
+    assert replace(SIZE, servers=10_000).rows_of(COMPARE) == 6_000_000
 
 
 def test_a_larger_run_costs_what_its_rows_cost() -> None:
@@ -36,7 +38,7 @@ def test_a_larger_run_costs_what_its_rows_cost() -> None:
     model = RunModel.fit(project().measured)
     costs = model.run(size, 1, 2)
     for part, rate in RATES.items():
-        rows = size.fit_rows if part == FIT else size.rows
+        rows = size.rows_of(part)
         assert costs[part].cpu_s.value == pytest.approx(1 + rate * rows / 1e6, rel=0.1), part
     assert costs["featurize"].peak_bytes.value == pytest.approx(2e8 + 100 * size.rows / 8, rel=0.2)
     assert costs["clean"].written_bytes.value == pytest.approx(10 * size.rows, rel=0.05)
@@ -101,6 +103,7 @@ def test_a_finer_partition_is_proposed_before_a_cluster() -> None:
     assert _mend(need, by_week, "featurize") == "`telemetry.partition: week`"
     assert _mend(need, 0.1, "featurize").startswith("a cluster")
     assert _mend(need, by_week, FIT) == "a smaller `train.max_rows`"
+    assert _mend(need, by_week, COMPARE) == "a smaller `train.max_compared_rows`"
 
 
 def test_runs_of_one_size_are_told_from_runs_of_several() -> None:

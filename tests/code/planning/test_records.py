@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from crashcast.planning.records import FIT, measurements
+from crashcast.planning.records import COMPARE, FIT, measurements
 
 
 def run(name: str, **more: Any) -> dict[str, Any]:
@@ -18,7 +18,10 @@ def table(name: str, rows: int, total: int, remembered: int, **more: Any) -> dic
     return run(name, rows=rows, partitions=parts, workers=1, **more)
 
 
-FITTED = {"fit": {"rows": 70, "cpu_s": 6.0, "duration_s": 4.0, "peak_memory_bytes": 9}}
+STEPS = {
+    "fit": {"rows": 70, "cpu_s": 4.0, "duration_s": 3.0, "peak_memory_bytes": 9},
+    "compare": {"rows": 30, "cpu_s": 2.0, "duration_s": 1.0, "peak_memory_bytes": 8},
+}
 
 
 def test_remembered_partitions_are_no_work() -> None:
@@ -27,9 +30,10 @@ def test_remembered_partitions_are_no_work() -> None:
 
 
 def test_a_stage_without_a_table_has_the_rows_of_the_last_labels() -> None:
-    runs = [table("label", 800, 8, 0), run("train", steps=FITTED), table("label", 900, 9, 8), run("evaluate")]
-    _, fit, train, _, evaluate = measurements(runs)
-    assert (fit.part, fit.rows, fit.cpu_s, fit.peak_bytes) == (FIT, 70, 6.0, 9)
+    runs = [table("label", 800, 8, 0), run("train", steps=STEPS), table("label", 900, 9, 8), run("evaluate")]
+    _, fit, compare, train, _, evaluate = measurements(runs)
+    assert (fit.part, fit.rows, fit.cpu_s, fit.peak_bytes) == (FIT, 70, 4.0, 9)
+    assert (compare.part, compare.rows, compare.cpu_s, compare.peak_bytes) == (COMPARE, 30, 2.0, 8)
     assert (train.part, train.rows, train.cpu_s, train.wall_s) == ("train", 800, 2.0, 1.0)
     assert (evaluate.rows, evaluate.partitions) == (900, 9)
 
@@ -41,7 +45,9 @@ def test_a_stage_without_a_table_has_the_rows_of_the_last_labels() -> None:
         [table("clean", 800, 8, 0, exit_status=2)],
         [{**table("clean", 800, 8, 0), "workers": None}],  # on a cluster
         [run("collect")],
-        [run("clean", rows=800, partitions={"clean": {"total": 8, "remembered": 0}})],  # by an older version
+        # by older versions
+        [run("clean", rows=800, partitions={"clean": {"total": 8, "remembered": 0}})],
+        [run("train", steps={"fit": STEPS["fit"]})],
     ],
 )
 def test_what_cannot_be_compared_is_left_out(runs: list[dict[str, Any]]) -> None:
