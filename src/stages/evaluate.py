@@ -12,6 +12,7 @@ time.
 
 from __future__ import annotations
 
+from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ from crashcast.modeling.bootstrap import (
     ratio_replicates,
     total_replicates,
 )
+from crashcast.modeling.compared_servers import draw_servers
 from crashcast.modeling.model import Model, load
-from crashcast.modeling.slices import crash_kinds, names, server_slices
+from crashcast.modeling.slices import beginnings, crash_kinds, in_first_week, names, server_slices
 from crashcast.modeling.split_rule import (
     HAS_LABEL,
     crashes_of_part,
@@ -49,6 +51,7 @@ from crashcast.params.evaluate import Evaluate
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
+from crashcast.params.train import Train
 
 Floats = NDArray[np.float64]
 SAMPLE_ROWS = 5_000  # of each label and partition, to measure what features matter
@@ -74,10 +77,12 @@ def main(
     rules_to_beat = read_rules(models / FILE, model.features)
     baselines = without_itself(rules_to_beat, model.algorithm, model.hyperparameters)
 
-    # a baseline, too, sets its threshold on validation
-    validation = read_part(features, labels, rule, "validation", list(baselines))
+    # a baseline sets its threshold on the rows that the model's was set on
+    train = Train.read()
+    some = draw_servers(rule, labels, train.max_compared_rows, label.horizon / settings.interval, train.seed).drawn
+    validation = read_part(features, labels, rule, "validation", list(baselines), servers=some)
     rows = pl.concat(with_baselines(piece, baselines, rules.seed) for _, piece in validation)
-    earlier = crashes_of_part(crashes, rule, "validation")
+    earlier = crashes_of_part(crashes, rule, "validation", some)
     thresholds = {
         name: alarms.choose_threshold(by(name, rows), earlier, budget, window).threshold
         for name in (RANDOM, *baselines)
@@ -88,7 +93,7 @@ def main(
     own = crashes_of_part(crashes, rule, "test")
     judged = alarms.judge(test, own, model.threshold, window, period(rule, "test"))
     mitigated = mitigated_rows(labels, rule, "test")
-    known = test.filter(HAS_LABEL)
+    known = test.drop(f"by_{name}" for name in thresholds).filter(HAS_LABEL)  # the baselines' scores would double it
     target, scores = known["label"].to_numpy(), known["score"].to_numpy()
     figures: dict[str, Any] = {
         **row_metrics.row_metrics(target, scores, model.threshold),
@@ -109,8 +114,9 @@ def main(
 
     figures["baselines"] = {}
     for name, threshold in thresholds.items():
-        rival = alarms.judge(by(name, test), own, threshold, window, period(rule, "test")).metrics
-        score = by(name, known)["score"].to_numpy()
+        scored = by(name, test)
+        rival = alarms.judge(scored, own, threshold, window, period(rule, "test")).metrics
+        score = scored.select(pl.col("score").filter(HAS_LABEL)).to_series().to_numpy()
         rivals = pr_auc_replicates(target, row_metrics.steps_of(target, score), cells, draws)
         gain = percentile_interval(replicates - rivals, rules.confidence)
         figures["baselines"][name] = {
@@ -122,7 +128,7 @@ def main(
         }
 
     slices = server_slices(servers, coverage, rule, tables.partitions(labels), lambda partition: partition.path(labels))
-    figures["slices"] = by_slice(known, judged.crashes, crashes, slices)
+    figures["slices"] = by_slice(known, judged.crashes, crashes, slices, beginnings(labels))
     write_json(evaluation, figures)
     with replacing_folder(plots_folder) as aside:
         plots.write(aside, known, judged.crashes, model.threshold, importance(model, sample, rules.seed), label)
@@ -195,7 +201,11 @@ def intervals(
 
 
 def by_slice(
-    rows: pl.DataFrame, judged: pl.DataFrame, crashes: pl.DataFrame, slices: dict[str, frozenset[str]]
+    rows: pl.DataFrame,
+    judged: pl.DataFrame,
+    crashes: pl.DataFrame,
+    slices: dict[str, frozenset[str]],
+    begun: dict[str, datetime],
 ) -> dict[str, dict[str, float | None]]:
     """Judge parts of the fleet and kinds of crash by themselves.
 
@@ -209,16 +219,20 @@ def by_slice(
         Every covered crash: it tells repeated crashes from fresh ones.
     slices : dict of str to frozenset
         The servers of each slice.
+    begun : dict of str to datetime
+        See `beginnings`: the first week of these servers is a slice, too.
     """
     figures = {name: _recall(judged.filter(some)) for name, some in crash_kinds(judged, crashes).items()}
+    members = {name: (pl.col("server_id").is_in(sorted(servers)),) * 2 for name, servers in slices.items()}
+    if begun:
+        members["first_week"] = in_first_week("timestamp", begun), in_first_week("last_warning_at", begun)
     labels, scores = rows["label"].to_numpy(), rows["score"].to_numpy()
-    for name, servers in slices.items():
-        inside = pl.col("server_id").is_in(sorted(servers))
-        members = rows.select(inside).to_series().to_numpy()
-        target, score = labels[members], scores[members]
+    for name, (of_rows, of_crashes) in members.items():
+        inside = rows.select(of_rows).to_series().to_numpy()
+        target, score = labels[inside], scores[inside]
         if 0 < target.sum() < len(target):
             measured = {"pr_auc": row_metrics.pr_auc(target, score), "base_rate": float(target.mean())}
-            figures[name] = {"rows": len(target), **measured, **_recall(judged.filter(inside))}
+            figures[name] = {"rows": len(target), **measured, **_recall(judged.filter(of_crashes))}
     return figures
 
 

@@ -6,10 +6,10 @@ and `metrics/train.json` (the chosen model on validation).
 
 Crashes are rare, so the model is fitted to a sample that is rich in crash rows (`modeling/sampling.py`). Candidates are
 compared on forward-chained folds of train and validation (`modeling/folds.py`); the last fold's validation part is the
-split's, and keeps every row. The test part is not looked at here. If no candidate is shown to rank better than chance,
-the dummy is chosen, and no alarm opens. With `train.self_training` the chosen candidate is fitted again, with rows that
-no incident records cover. With `train.local` each server's log-odds are corrected by its own crashes, if that ranks
-better on the folds (`modeling/local.py`).
+split's, and the chosen one gets its calibration and threshold there. The test part is not looked at here. If no
+candidate is shown to rank better than chance, the dummy is chosen, and no alarm opens. With `train.self_training` the
+chosen candidate is fitted again, with rows that no incident records cover. With `train.local` each server's log-odds
+are corrected by its own crashes, if that ranks better on the folds (`modeling/local.py`).
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from crashcast.modeling.baselines import choose_rules
 from crashcast.modeling.bootstrap import TwoWayDraws, percentile_interval
 from crashcast.modeling.card import model_card
 from crashcast.modeling.choice import Choice, choose
-from crashcast.modeling.folds import Rule, draw_folds, draw_servers, forward_chained, measure
-from crashcast.modeling.model import Model, calibration, fit, save
+from crashcast.modeling.compared_servers import draw_servers
+from crashcast.modeling.folds import Rule, draw_folds, forward_chained, measure
+from crashcast.modeling.model import Model, calibration, fit, save, side_by_side
 from crashcast.modeling.sampling import (
     Sample,
     confidence_weights,
@@ -88,10 +89,11 @@ def main(
     if not train.self_training and not train.local:
         del sample  # the validation part needs the memory
 
-    compared = draw_servers(rule, labels, train.max_compared_rows, train.seed)
-    of_compared = partial(score, servers=None if compared.are_all else compared.servers)
+    compared = draw_servers(rule, labels, train.max_compared_rows, label.horizon / telemetry.interval, train.seed)
+    score = partial(score, servers=compared.drawn)
     draws = draw_folds(folds, compared.servers, evaluate)
-    validation, choice, evidence = compare(competing, folds, fitted, of_compared, draws, train.skill_confidence)
+    with run_record.step("compare", compared.rows * len(folds)):
+        choice, evidence, validation = compare(competing, folds, fitted, score, draws, train.skill_confidence)
     chosen, reason = competing[choice.place], choice.why_the_dummy
     found: dict[str, Any] = {
         "chosen": chosen.name,
@@ -104,18 +106,17 @@ def main(
     if reason:
         print(f"train: {reason}", file=sys.stderr)
 
-    model, raw = fitted[-1][choice.place], validation.scores(choice.place)
-    if not compared.are_all:
-        validation, raw = scored_by(model, rule, score)
-    model = calibrated(model, raw, validation)
+    raw = validation.scores(choice.place)
+    model = calibrated(fitted[-1][choice.place], raw, validation)
     if train.self_training and not reason:
         sample = with_pseudo_labels(features, labels, rule, model, sample, train)
         model = fit_to(sample, chosen, columns)
-        validation, raw = scored_by(model, rule, score)
+        validation = score(rule, scorers=[model.log_odds])
+        raw = validation.scores(0)
         model = calibrated(model, raw, validation)
     if train.local and not reason and model.algorithm != DUMMY:
         of_folds = [models[choice.place] for models in fitted]
-        strength, found["local"] = local.choose_strength(folds, of_folds, of_compared, sample)
+        strength, found["local"] = local.choose_strength(folds, of_folds, score, sample)
         model = replace(model, local=local.corrections(local.evidence(model, sample, validation.window), strength))
 
     write_json(candidates_metrics, found)
@@ -137,13 +138,13 @@ def fit_on_folds(
         earlier = sample.before(period(fold, "train")[1])
         if 0 < earlier.crash.sum() < len(earlier.crash):
             learnable.append(fold)
-            fitted.append([fit_to(earlier, candidate, columns) for candidate in competing])
+            fitted.append(side_by_side(partial(fit_to, earlier, columns=columns), competing))
     return learnable, fitted
 
 
 def fit_to(sample: Sample, candidate: Candidate, columns: list[str]) -> Model:
     """Fit a candidate to the sample, and say so on stderr."""
-    print(f"train: fitting {candidate.name} on {len(sample.crash)} rows", file=sys.stderr)
+    sys.stderr.write(f"train: fitting {candidate.name} on {len(sample.crash)} rows\n")  # at once: others fit beside it
     return fit(candidate, columns, sample.values, sample.crash, sample.share, sample.weight)
 
 
@@ -154,7 +155,7 @@ def compare(
     score: Callable[..., Validation],
     draws: TwoWayDraws,
     skill: float,
-) -> tuple[Validation, Choice, dict[str, dict[str, Any]]]:
+) -> tuple[Choice, dict[str, dict[str, Any]], Validation]:
     """Score each fold with the models of all candidates, and choose one.
 
     Parameters
@@ -171,11 +172,11 @@ def compare(
 
     Returns
     -------
-    Validation
-        The validation part of the last fold, scored by every candidate.
     Choice
     dict
         The figures of each candidate.
+    Validation
+        The validation part, scored by all candidates' models, in their order.
     """
     scored = (score(fold, scorers=[one.log_odds for one in models]) for fold, models in zip(folds, fitted, strict=True))
     validation, on_folds = measure(folds, scored, draws)
@@ -184,13 +185,7 @@ def compare(
         for n, one in enumerate(competing)
     }
     pr_auc = [row["pr_auc"] for row in evidence.values()]
-    return validation, choose(competing, pr_auc, on_folds, skill, validation.resampling.confidence), evidence
-
-
-def scored_by(model: Model, rule: Rule, score: Callable[..., Validation]) -> tuple[Validation, Floats]:
-    """Return the validation part, and the model's log-odds on it."""
-    validation = score(rule, scorers=[model.log_odds])
-    return validation, validation.scores(0)
+    return choose(competing, pr_auc, on_folds, skill, validation.resampling.confidence), evidence, validation
 
 
 def evidence_for(validation: Validation, raw: Floats) -> dict[str, Any]:

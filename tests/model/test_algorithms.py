@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from functools import partial
+from time import sleep
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,11 +11,12 @@ from scipy.special import expit, logit
 from sklearn.base import clone
 from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from crashcast.modeling.algorithms import ALGORITHMS, candidates, logistic_regression
 from crashcast.modeling.algorithms.base import LEARNED_DIGITS, significant
 from crashcast.modeling.algorithms.one_rule import OneRule
-from crashcast.modeling.model import fit
+from crashcast.modeling.model import fit, side_by_side
 from crashcast.params.train import Candidates
 
 BOOSTING = {
@@ -184,6 +188,31 @@ def test_fitting_is_the_same_whatever_was_fitted_before(fleet):
         candidate = only(algorithm, **grid)
         scores = [fit(candidate, FEATURES, *fleet).log_odds(fleet[0]) for _ in range(2)]
         assert (scores[0] == scores[1]).all()
+
+
+def test_models_fitted_side_by_side_are_the_same_and_in_order(fleet):
+    fit_one = partial(fit, features=FEATURES, values=fleet[0], crash=fleet[1])
+    several = competing(**GRIDS | {"logistic_regression": {"C": [0.01, 1.0, 100.0]}})
+    for candidate, model in zip(several, side_by_side(fit_one, several), strict=True):
+        assert (model.algorithm, model.hyperparameters) == (candidate.algorithm, candidate.hyperparameters)
+        assert (model.log_odds(fleet[0]) == fit_one(candidate).log_odds(fleet[0])).all()
+
+
+def test_side_by_side_blas_keeps_to_one_thread_and_later_to_as_many_as_before():
+    """A sum split over threads has other last digits, and BLAS has one limit for all of them."""
+
+    def limits():
+        return {(one["internal_api"], one["num_threads"]) for one in threadpool_info() if one["user_api"] == "blas"}
+
+    def fit_one(wait_s):
+        with threadpool_limits(1, user_api="blas"):
+            sleep(wait_s)
+        sleep(0.2 - wait_s)  # the limit of the other ends meanwhile
+        return limits()
+
+    with threadpool_limits(3, user_api="blas"):
+        assert {count for found in side_by_side(fit_one, [0.0, 0.1, 0.05]) for _, count in found} == {1}
+        assert {count for _, count in limits()} == {3}
 
 
 @pytest.mark.parametrize("feature", [CPU, LATENCY])

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -10,11 +10,12 @@ import pytest
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.files import md5
-from crashcast.modeling import alarms, split_rule
+from crashcast.modeling import alarms, compared_servers, split_rule
 from crashcast.modeling.baselines import with_baselines
 from crashcast.modeling.model import load
 from crashcast.modeling.split_rule import assign, period, read_rule
 from crashcast.params.evaluate import Evaluate
+from crashcast.params.train import Train
 from crashcast.tables import partition_at
 from stages import evaluate
 
@@ -178,27 +179,33 @@ def test_a_test_part_of_servers_never_seen(project):
     assert figures["pr_auc_low"] < figures["pr_auc"]
 
 
-def test_a_baselines_threshold_is_set_by_the_crashes_of_validations_servers(project):
-    project.set("split", method="server", train=0.6, validation=0.2, test=0.2)
-    project.set("train", candidates=LOGISTIC)
+@pytest.mark.parametrize(("method", "max_rows"), [("server", 10_000), ("time", 1_000)])
+def test_a_baselines_threshold_is_set_on_the_servers_that_the_models_is(project, method, max_rows, monkeypatch):
+    monkeypatch.setattr(compared_servers, "MIN_CRASHES", 1)
+    project.set("split", method=method, train=0.6, validation=0.2, test=0.2)
+    project.set("train", candidates=LOGISTIC, max_compared_rows=max_rows)
     project.set("alarms", false_alarms_per_server_day=1.0)
     project.run("split", "train", "evaluate")
-    rule = read_rule(project.root / "data" / "split.json")
+    rule, labels = read_rule(project.root / "data" / "split.json"), project.root / "data" / "labels"
+    seed = Train.read(project.root / "params.yaml").seed
+    compared = compared_servers.draw_servers(rule, labels, max_rows, 6, seed)
+    assert compared.are_all == (method == "server")
     incidents = tables.read(project.root / "data" / "incidents.parquet", ["server_id", "started_at"])
     rows = project.table("data/features").join(known_rows(project), on=["timestamp", "server_id"])
     seed, window = Evaluate.read(project.root / "params.yaml").seed, alarms.AlarmWindow(HOUR, 6 * HOUR, HOUR)
     rules = {"crashes_7d": 1, "cpu_latency_combo": 1}
     scored = with_baselines(rows.with_columns(observed=True), rules, seed).cast({"server_id": pl.String})
+    of_part = {part: scored.filter(assign(rows, rule) == part) for part in ("validation", "test")}
+    own = incidents.filter(pl.col("server_id").is_in(of_part["test"]["server_id"].unique().to_list()))
+    is_compared = pl.col("server_id").is_in(compared.servers)
     for name, found in project.json("metrics/evaluate.json")["baselines"].items():
         if name != "hours_since_crash":
-            (of_validation, earlier), (of_test, own) = (
-                [frame.filter(pl.col("server_id").is_in(rule["servers"][part])) for frame in (scored, incidents)]
-                for part in ("validation", "test")
-            )
-            threshold = alarms.choose_threshold(evaluate.by(name, of_validation), earlier, 1.0, window).threshold
-            expected = alarms.judge(evaluate.by(name, of_test), own, threshold, window, period(rule, "test")).metrics
-            assert 0 < found["event_recall"] == pytest.approx(expected.event_recall, rel=1e-5)
-            assert found["false_alarms_per_server_day"] == pytest.approx(expected.false_alarms_per_server_day, rel=1e-5)
+            set_on = evaluate.by(name, of_part["validation"].filter(is_compared))
+            threshold = alarms.choose_threshold(set_on, incidents.filter(is_compared), 1.0, window).threshold
+            judged = alarms.judge(evaluate.by(name, of_part["test"]), own, threshold, window, period(rule, "test"))
+            assert 0 < found["event_recall"] == pytest.approx(judged.metrics.event_recall, rel=1e-5)
+            expected = judged.metrics.false_alarms_per_server_day
+            assert found["false_alarms_per_server_day"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_crash_of_a_server_without_a_known_row_counts_and_can_be_drawn(project):
@@ -234,6 +241,22 @@ def test_alarms_that_somebody_acted_on_are_counted_apart(project):
     assert after["rows_mitigated"] >= after["alarms_mitigated"] == before["alarms_false"] > 0
     for name, number in {"alarms": before["alarms"], "alarms_true": before["alarms_true"], "alarms_false": 0}.items():
         assert after[name] == number
+
+
+def test_the_first_week_of_a_server_that_was_added_is_a_slice(project):
+    assert "first_week" not in project.json("metrics/evaluate.json")["slices"]  # all begin with the data
+    start = period(read_rule(project.root / "data" / "split.json"), "test")[0] + timedelta(days=2)
+    added = pl.col("server_id").is_in(["server-01", "server-02"])
+    begun = pl.col("timestamp") >= tables.utc(start, start)[0]
+    for table in ("data/features", "data/labels"):
+        project.rewrite(table, lambda rows: rows.filter(~added | begun))
+    project.run("evaluate")
+    week = pl.col("timestamp") < tables.utc(start, start + timedelta(days=7))[1]
+    rows = known_test_rows(project).filter(added & week)
+    found = project.json("metrics/evaluate.json")["slices"]["first_week"]
+    assert found["rows"] == rows.height > 0
+    assert found["base_rate"] == pytest.approx(rows["label"].mean(), rel=1e-5)
+    assert found["base_rate"] > 0
 
 
 def test_the_usual_test_part_has_no_servers_never_seen(judged):
@@ -290,7 +313,7 @@ def test_slices_by_hand(monkeypatch):
     )
     crashes = frame(server_id=["a", "a", "a", "b"], started_at=[at(day) for day in (20, 60, 61, 62)])
     judged = crashes[1:].with_columns(caught=pl.Series([True, False, True]))
-    found = evaluate.by_slice(rows, judged, crashes, SLICES)
+    found = evaluate.by_slice(rows, judged, crashes, SLICES, {})
     assert found == {
         "fresh_crashes": {"crashes": 2, "event_recall": 1.0},
         "repeated_crashes": {"crashes": 1, "event_recall": None},  # too few to say
@@ -311,9 +334,27 @@ def test_a_slice_of_one_class_is_left_out(label):
     rows = frame(timestamp=[at(1), at(1)], server_id=["a", "b"], label=[label, 1 - label], score=[0.5, 0.6])
     crashes = frame(server_id=["a"], started_at=[at(2)])
     found = evaluate.by_slice(
-        rows, crashes.with_columns(caught=True), crashes, {"seen_servers": {"a"}, "unseen_servers": {"b"}}
+        rows, crashes.with_columns(caught=True), crashes, {"seen_servers": {"a"}, "unseen_servers": {"b"}}, {}
     )
     assert set(found) == {"fresh_crashes", "repeated_crashes"}
+
+
+def test_the_first_week_of_an_added_server_by_hand():
+    """b was added on day 60: its rows of day 67 and later, and its crash of that day, are not of its first week."""
+    days, labels, scores = (60, 61, 66.9, 67, 70), (0, 1, 0, 1, 0), (0.2, 0.1, 0.3, 0.8, 0.9)
+    rows = frame(
+        timestamp=[at(day) for day in days] * 2,
+        server_id=["a"] * 5 + ["b"] * 5,
+        label=labels * 2,
+        score=scores * 2,
+    )
+    crashes = frame(server_id=["a", "b", "b"], started_at=[at(61.2), at(61.2), at(67.2)])
+    judged = crashes.with_columns(last_warning_at=pl.col("started_at") - timedelta(hours=2), caught=True)
+    found = evaluate.by_slice(rows, judged, crashes, {}, {"b": at(60).replace(tzinfo=UTC)})
+    # the row of label 1 is the last of three
+    third = {"pr_auc": pytest.approx(1 / 3), "base_rate": pytest.approx(1 / 3)}
+    assert found["first_week"] == {"rows": 3, **third, "crashes": 1, "event_recall": None}
+    assert "first_week" not in evaluate.by_slice(rows, judged, crashes, {}, {"c": at(60).replace(tzinfo=UTC)})
 
 
 def test_only_what_the_model_uses_is_important(judged):

@@ -14,12 +14,15 @@ import yaml
 from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.files import md5
-from crashcast.modeling import local, row_metrics, sampling
-from crashcast.modeling.folds import draw_servers, forward_chained
-from crashcast.modeling.model import load
+from crashcast.modeling import compared_servers, local, row_metrics, sampling
+from crashcast.modeling.alarms import AlarmWindow, open_alarms
+from crashcast.modeling.compared_servers import draw_servers
+from crashcast.modeling.folds import forward_chained
+from crashcast.modeling.model import calibration, load, matrix
 from crashcast.modeling.row_metrics import pr_auc
 from crashcast.modeling.split_rule import PARTS, period, read_part, read_rule, read_uncovered
 from crashcast.params.label import Label
+from crashcast.params.telemetry import Telemetry
 from crashcast.params.train import Train
 
 HOUR = timedelta(hours=1)
@@ -95,26 +98,37 @@ def test_beyond_the_limit_both_kinds_are_thinned_alike(project):
     assert after["share_of_negatives"] == pytest.approx(before["share_of_negatives"] / 2, rel=0.02)
 
 
-def test_candidates_are_compared_on_some_servers_and_the_chosen_one_is_judged_on_all(project):
-    rows = part_of(project, "validation").filter(pl.col("label").is_not_null())
+def test_candidates_are_compared_and_the_threshold_is_set_on_servers_drawn_by_lot(project, monkeypatch):
+    monkeypatch.setattr(compared_servers, "MIN_CRASHES", 1)
+    rows = part_of(project, "validation")
+    known = rows.filter(pl.col("label").is_not_null())
     found = []
-    for max_rows in (rows.height, rows.height // 3):
+    for max_rows in (known.height, known.height // 3):
         project.set("train", candidates=LOGISTIC, max_compared_rows=max_rows)
         project.run("train")
-        found.append((project.json("metrics/train.json"), project.json("metrics/candidates.json")))
-    (whole, on_all), (by_lot, on_some) = found
+        found.append((project.json("metrics/candidates.json"), load(project.root / "models")))
+    (on_all, _), (on_some, model) = found
     assert on_some["chosen"] == on_all["chosen"] == "logistic_regression C=1"
-    assert by_lot == whole
 
     rule, labels = read_rule(project.root / "data" / "split.json"), project.root / "data" / "labels"
-    compared = draw_servers(rule, labels, rows.height // 3, Train.read(project.root / "params.yaml").seed)
-    assert on_all["servers"] == rows["server_id"].n_unique() > 2 * on_some["servers"]
+    seed, label = Train.read(project.root / "params.yaml").seed, Label.read(project.root / "params.yaml")
+    window = AlarmWindow.of(label, Telemetry.read(project.root / "params.yaml").interval)
+    compared = draw_servers(rule, labels, known.height // 3, label.horizon / window.interval, seed)
+    assert on_all["servers"] == known["server_id"].n_unique() > 2 * on_some["servers"]
     assert on_some["servers"] == len(compared.servers)
-    model = load(project.root / "models")
-    some = rows.filter(pl.col("server_id").is_in(compared.servers))
-    for of_rows, evidence in ((rows, on_all), (some, on_some)):
+    is_compared = pl.col("server_id").is_in(compared.servers)
+    for of_rows, evidence in ((known, on_all), (known.filter(is_compared), on_some)):
         expected = row_metrics.pr_auc(of_rows["label"].to_numpy(), model.predict(of_rows))
         assert evidence["candidates"][evidence["chosen"]]["pr_auc"] == pytest.approx(expected, rel=1e-5)
+
+    # calibration and threshold: as of a fleet of these servers alone
+    some, figures = rows.filter(is_compared), project.json("metrics/train.json")
+    alarms = open_alarms(some.with_columns(score=model.predict(some)), model.threshold, window)
+    assert figures["alarms"] == alarms.height > 0
+    some = some.filter(pl.col("label").is_not_null())
+    assert figures["rows"] == some.height
+    uncalibrated = model.log_odds(matrix(some, model.features))
+    assert calibration(uncalibrated, some["label"].to_numpy() == 1) == pytest.approx((model.slope, model.intercept))
 
 
 @pytest.mark.parametrize("max_rows", [1_000_000, 3000], ids=["all crash rows", "some crash rows"])

@@ -22,7 +22,7 @@ from crashcast.modeling.split_rule import row_hash
 Rules = dict[str, int]  # a feature, and 1 if a higher value is worse, else -1
 ONE_RULES: Rules = {"hours_since_crash": -1, "crashes_7d": 1}
 RANDOM = "random"
-UNKNOWN = -1e9  # before the records begin a rule has no value, and raises no alarm
+UNKNOWN = -1e9  # before the records begin a rule has no value, and raises no alarm; a float32, too, holds it exactly
 FILE = "baselines.json"  # beside the model
 
 
@@ -113,7 +113,7 @@ def with_baselines(rows: pl.DataFrame, rules: Rules, seed: int) -> pl.DataFrame:
     DataFrame
         `by_random` and `by_<rule>` beside the rows: alarms open at high values.
     """
-    by_rule = {f"by_{name}": (sign * pl.col(name).cast(pl.Float64)).fill_null(UNKNOWN) for name, sign in rules.items()}
+    by_rule = {f"by_{name}": (sign * pl.col(name)).fill_null(UNKNOWN).cast(pl.Float32) for name, sign in rules.items()}
     random = pl.Series(row_hash(rows, seed, "random baseline") / 2.0**64)
     server = pl.col("server_id").cast(pl.Categorical)
     return rows.select("timestamp", server, "label", "observed", pl.col("^score$"), by_random=random, **by_rule)

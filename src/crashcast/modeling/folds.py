@@ -3,8 +3,7 @@
 One validation part cannot rank candidates: chance decides between models that are nearly as good. So candidates are
 compared by the mean logarithm of their PR-AUC over the folds: ratios depend on no base rate, and few crashes do not
 make them explode. How sure they are comes from resampling servers and, independently, blocks of time. The last fold is
-the split itself. If there are very many rows, servers are drawn by lot, and stand for all. A figure that was the reason
-for a choice flatters, and is corrected for that.
+the split itself. A figure that was the reason for a choice flatters, and is corrected for that.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ from numpy.typing import NDArray
 from crashcast.errors import UserError
 from crashcast.modeling.bootstrap import Floats, TwoWayDraws, pr_auc_replicates, ratio_replicates, total_replicates
 from crashcast.modeling.row_metrics import pr_auc, steps_of
-from crashcast.modeling.split_rule import PARTS, assign, labelled, period, server_hash
+from crashcast.modeling.split_rule import PARTS, period
 from crashcast.modeling.validation_scores import Validation
 from crashcast.params.evaluate import Evaluate
 
@@ -166,44 +164,6 @@ def _log_errors(replicates: Floats) -> Floats:
     """Return the logarithms less their mean over the replicates, the last axis; of a replicate without crashes, 0."""
     logs = np.log(replicates, out=np.full(replicates.shape, np.nan), where=replicates > 0)
     return np.nan_to_num(logs - np.nanmean(logs, axis=-1, keepdims=True))
-
-
-@dataclass(frozen=True)
-class Compared:
-    """The servers on which candidates are compared.
-
-    Attributes
-    ----------
-    servers : list of str
-        Sorted.
-    are_all : bool
-        Whether they are all servers of the folds.
-    """
-
-    servers: list[str]
-    are_all: bool
-
-
-def draw_servers(rule: Rule, labels: Path, max_rows: int, seed: int) -> Compared:
-    """Draw so many servers that the validation part has about `max_rows` rows of known label, all if it has no more.
-
-    Whole servers are drawn, by a hash of their names, for alarms and intervals need all rows of a server. Earlier folds
-    validate on rows of the train part; but under a split by server no server of that part is compared on.
-    """
-    names, count = pl.Series(dtype=pl.String), 0
-    compared = ["train", "validation"] if rule["method"] == "time" else ["validation"]
-    for _, rows in labelled(labels):
-        part = assign(rows, rule)
-        inside = part.is_in(compared).fill_null(False)
-        names = pl.concat([names, rows.filter(inside)["server_id"].cast(pl.String)]).unique()
-        count += int((part == "validation").sum())
-    if count <= max_rows:
-        return Compared(names.sort().to_list(), True)
-    names = names.sort()
-    drawn = np.argsort(server_hash(names, seed, "compared servers"), kind="stable")[
-        : -(-len(names) * max_rows // count)
-    ]
-    return Compared(names[drawn].sort().to_list(), False)
 
 
 def draw_folds(folds: list[Rule], servers: Sequence[str], resampling: Evaluate) -> TwoWayDraws:

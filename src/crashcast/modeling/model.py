@@ -7,6 +7,9 @@ bytes.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -162,6 +165,18 @@ def fit(
         algorithm.fit(estimator, values, crash, weight)
     offset = 0.0 if algorithm.WEIGHS_SAMPLING else float(np.log(share))
     return Model(estimator, candidate.algorithm, candidate.hyperparameters, features, offset)
+
+
+def side_by_side(fit_one: Callable[[Candidate], Model], competing: list[Candidate]) -> list[Model]:
+    """Fit two candidates at a time, each with half of the processors: a fit alone leaves many of them idle."""
+    threads = max(1, (os.cpu_count() or 1) // 2)
+
+    def share_processors() -> None:
+        threadpool_limits(threads, user_api="openmp")  # of this thread alone
+
+    # BLAS has one limit for all threads: that of the fit that ends first would end the limit of the other
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(2, initializer=share_processors) as pool:
+        return list(pool.map(fit_one, competing))
 
 
 def matrix(rows: pl.DataFrame, features: list[str]) -> Matrix:

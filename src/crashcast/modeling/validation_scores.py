@@ -136,17 +136,14 @@ def score_validation(
     columns_of_rows = {**KEYS_AND_LABEL, tables.OBSERVED: pl.Boolean, "mitigated": pl.Boolean}
     keys = [pl.DataFrame(schema=columns_of_rows | {"server_id": pl.Categorical})]  # servers may have no row in a fold
     mitigated = mitigated_rows(labels, rule, "validation").select("timestamp", "server_id", mitigated=True)
-    draw = None if servers is None else lambda rows: rows["server_id"].is_in(servers)
-    for _, rows in read_part(features, labels, rule, "validation", columns, draw):
+    for _, rows in read_part(features, labels, rule, "validation", columns, servers=servers):
         own = rows.select("timestamp", "server_id", "label", "observed")
         own = own.join(mitigated, on=["timestamp", "server_id"], how="left", maintain_order="left")
         keys.append(own.with_columns(pl.col("server_id").cast(pl.Categorical), pl.col("mitigated").fill_null(False)))
         values = matrix(rows, columns)
         for score, file in files:
             file.write(score(values).astype(np.float64).tobytes())
-    crashes = crashes_of_part(crashes, rule, "validation")
-    if servers is not None:
-        crashes = crashes.filter(pl.col("server_id").is_in(servers))
+    crashes = crashes_of_part(crashes, rule, "validation", servers)
     rows = pl.concat(keys, rechunk=True)
     span = period(rule, "validation")
     return Validation(rows, [file for _, file in files], crashes, span, limits, window, resampling)

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 from sklearn.metrics import average_precision_score
+from spans import DAY, JANUARY, by_time
 
-from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.modeling.bootstrap import TwoWayDraws
-from crashcast.modeling.folds import Compared, FoldFigures, draw_folds, draw_servers, forward_chained, measure
+from crashcast.modeling.folds import FoldFigures, draw_folds, forward_chained, measure
 from crashcast.modeling.split_rule import period
 from crashcast.params.evaluate import Evaluate
-
-DAY = timedelta(days=1)
-JANUARY = datetime(2025, 1, 1)
-
-
-def span(first: int, end: int) -> dict[str, str]:
-    return {"from": (JANUARY + first * DAY).isoformat(), "to": (JANUARY + end * DAY).isoformat()}
-
-
-def by_time(train: tuple[int, int], validation: tuple[int, int]) -> dict:
-    periods = {"train": span(*train), "validation": span(*validation), "test": span(200, 210)}
-    return {"method": "time", "periods": periods}
 
 
 def days(rule: dict, part: str) -> tuple[int, int]:
@@ -58,43 +44,6 @@ def test_one_fold_is_the_split_itself_as_is_a_split_without_an_order() -> None:
     assert forward_chained(split, 1, 2 * DAY) == [split]
     others = split | {"method": "server"}
     assert forward_chained(others, 3, 2 * DAY) == [others]
-
-
-@pytest.fixture
-def labels(tmp_path: Path) -> Path:
-    """Write ten servers' labels of 100 days in January's partition and the next ones, a row a day."""
-    days = pl.datetime_range(JANUARY, JANUARY + 99 * DAY, "1d", time_unit="us", time_zone="UTC", eager=True)
-    servers = pl.DataFrame({"server_id": [f"s{number}" for number in range(10)]})
-    rows = days.alias("timestamp").to_frame().join(servers, how="cross")
-    rows = rows.with_columns(label=pl.lit(0, pl.Int8), observed=True, month=pl.col("timestamp").dt.strftime("%Y-%m"))
-    for (month,), some in rows.partition_by("month", as_dict=True, include_key=False).items():
-        tables.write(tmp_path / f"month={month}" / "part-0.parquet", some.sort(*tables.KEYS))
-    return tmp_path
-
-
-def test_servers_are_drawn_by_lot_if_there_are_too_many_rows(labels: Path) -> None:
-    split = by_time((0, 70), (72, 87))
-    everyone = draw_servers(split, labels, 150, 1)
-    assert everyone.are_all
-    assert everyone.servers == [f"s{number}" for number in range(10)]
-    for rows, count in ((149, 10), (60, 4), (61, 5), (1, 1)):
-        some = draw_servers(split, labels, rows, 1)
-        assert len(some.servers) == count
-        assert not some.are_all
-        assert some.servers == sorted(some.servers)
-        assert set(draw_servers(split, labels, 30, 1).servers) <= set(draw_servers(split, labels, 60, 1).servers)
-    assert len({tuple(draw_servers(split, labels, 30, seed).servers) for seed in range(20)}) > 10
-
-
-def test_under_a_split_by_server_only_those_of_the_validation_part_are_compared_on(labels: Path) -> None:
-    all_days = dict.fromkeys(("train", "validation", "test"), span(0, 100))
-    parts = {"train": [f"s{number}" for number in range(6)], "validation": ["s6", "s7", "s8"], "test": ["s9"]}
-    split = {"method": "server", "periods": all_days, "servers": parts}
-    assert draw_servers(split, labels, 300, 1) == Compared(["s6", "s7", "s8"], True)
-    for seed in range(20):
-        some = draw_servers(split, labels, 101, seed)
-        assert len(some.servers) == 2
-        assert set(some.servers) < {"s6", "s7", "s8"}
 
 
 def scored(rule: dict, crashes: bool = True) -> SimpleNamespace:

@@ -102,9 +102,12 @@ def test_a_misspelt_section_is_refused_whichever_section_is_read(refusal):
         ("features.columns", "some", "Input should be 'all'"),
         ("features.interactions.cpu_latency_combo", "cpu_pct", "valid tuple"),
         ("features.fleet_relative", "perhaps", "valid boolean"),
+        ("features.categories", {"group": ["web", "db", "web"]}, "group lists 'web' twice"),
         ("demo.start", "soon", "valid date"),
         ("telemetry.metrics.cpu_pct.aggregate", "median", "'mean', 'min', 'max', 'sum' or 'last'"),
         ("split.method", "group", "'time', 'server' or 'random'"),
+        ("split.since", "soon", "valid date"),
+        ("split.test_groups", "new-site", "valid list"),
         ("execution.workers", "many", "Input should be 'auto'"),
         # out of range
         ("train.seed", -1, "greater than or equal to 0"),
@@ -130,11 +133,12 @@ def test_a_misspelt_section_is_refused_whichever_section_is_read(refusal):
         ("telemetry.metrics.cpu_pct.min", 100, "min must be below max"),
         ("telemetry.interval", "7d", "an interval of 7d needs partition: week"),
         ("split.train", 0.9, "train + validation + test must be 1, not 1.2"),
+        ("split.test_groups", ["new-site"], "test_groups needs method: server, not time"),
     ],
 )
 def test_a_bad_value_is_refused_with_file_key_and_what_was_given(refusal, key, value, problem):
     message = refusal(key.split(".")[0], changed(key, value))
-    between_keys = key in ("telemetry.metrics.cpu_pct.min", "split.train") or "needs partition" in problem
+    between_keys = key in ("telemetry.metrics.cpu_pct.min", "split.train") or " needs " in problem
     where = key.rpartition(".")[0] if between_keys else key
     for line in message.splitlines():
         assert line.startswith(f"params.yaml: {where}: ")
@@ -152,6 +156,8 @@ def test_a_bad_value_is_refused_with_file_key_and_what_was_given(refusal, key, v
         ("train.candidates.hist_gradient_boosting.max_leaf_nodes", [7, 1], "hist_gradient_boosting.max_leaf_nodes.1"),
         ("features.rolling_mean", ["6h", "x"], "features.rolling_mean.1"),
         ("features.columns", ["cpu_pct", 1], "features.columns.1"),
+        ("features.categories.group", ["web", 7], "features.categories.group.1"),
+        ("features.categories.model", ["r640"], "features.categories.model: Input should be 'group'"),
         ("features.interactions.combo", ["cpu_pct"], "features.interactions.combo.1: Field required"),
     ],
 )

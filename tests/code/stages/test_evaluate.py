@@ -62,7 +62,7 @@ def test_a_recall_needs_ten_crashes():
     def figures(crashes, caught):
         started = [datetime(2025, 1, 1) + number * HOUR for number in range(crashes)]
         frame = pl.DataFrame({"server_id": "a", "started_at": started, "caught": [n < caught for n in range(crashes)]})
-        return evaluate.by_slice(pl.DataFrame({"server_id": [], "label": [], "score": []}), frame, frame, {})
+        return evaluate.by_slice(pl.DataFrame({"server_id": [], "label": [], "score": []}), frame, frame, {}, {})
 
     assert figures(10, 3)["repeated_crashes"] == {"crashes": 9, "event_recall": None}  # the first is none
     assert figures(11, 3)["repeated_crashes"] == {"crashes": 10, "event_recall": 0.2}
