@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from demo_claims import BELIEVED, FEATURES, KNOWN, LABELS, MODELS, RAW, SPLIT, VOTES
+from demo_claims import BELIEVED, FEATURES, LABELS, MODELS, SPLIT, label_featurize_split
 from project import clean_demo
 
 from crashcast.canonical import write_json
@@ -40,8 +40,8 @@ from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.params.train import Train
-from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH
-from stages import featurize, label, split, train
+from crashcast.paths import COVERAGE_PATH
+from stages import train
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "alarm_budget.json"
@@ -81,9 +81,7 @@ def record(found: dict[str, Any], name: str) -> None:
 def one_fleet(seed: int) -> dict[str, Any]:
     """Simulate a fleet in the current folder, train, and count false alarms on later blocks and on test."""
     cleaned = clean_demo(demo={"seed": seed})
-    label.main(cleaned, RAW, INCIDENTS_PATH, *KNOWN, LABELS, BELIEVED, VOTES, Path("metrics/label.json"))
-    featurize.main(cleaned, INCIDENTS_PATH, COVERAGE_PATH, FEATURES)
-    split.main(LABELS, SPLIT, Path("metrics/split.json"))
+    label_featurize_split(cleaned)
     figures = Path("metrics/train.json")
     train.main(FEATURES, LABELS, SPLIT, BELIEVED, COVERAGE_PATH, MODELS, CANDIDATES, figures)
     on_validation, model, rule = json.loads(figures.read_text()), load(MODELS), read_rule(SPLIT)

@@ -49,6 +49,7 @@ from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH, TABLES
 from crashcast.paths import TELEMETRY_PATH as RAW
 from crashcast.sources.demo import simulator
 from crashcast.sources.demo.truth import oracle_scores
+from stages import featurize, label, split
 
 ROOT = Path(__file__).resolve().parents[1]
 UNSEEN_SEEDS = (101, 102, 103, 104, 105)
@@ -102,7 +103,7 @@ def one_fleet(seed: int) -> tuple[dict[str, Any], Gains]:
     no_annotations(Path.cwd())
     stage("label", "data/clean", RAW, INCIDENTS_PATH, *KNOWN, LABELS, BELIEVED, VOTES, "metrics/label.json")
     stage("featurize", "data/clean", INCIDENTS_PATH, COVERAGE_PATH, FEATURES)
-    stage("split", LABELS, SPLIT, "metrics/split.json")
+    stage("split", LABELS, COVERAGE_PATH, SPLIT, "metrics/split.json")
     stage(
         "train",
         FEATURES,
@@ -122,6 +123,13 @@ def stage(name: str, *arguments: str | Path) -> None:
     """Run one stage as dvc.yaml does."""
     command = [sys.executable, ROOT / "src" / "run.py", name, *arguments]
     subprocess.run(list(map(str, command)), check=True, stderr=subprocess.DEVNULL)
+
+
+def label_featurize_split(cleaned: Path) -> None:
+    """Run the stages from the clean table to the split in this process, in the current folder."""
+    label.main(cleaned, RAW, INCIDENTS_PATH, *KNOWN, LABELS, BELIEVED, VOTES, Path("metrics/label.json"))
+    featurize.main(cleaned, INCIDENTS_PATH, COVERAGE_PATH, FEATURES)
+    split.main(LABELS, COVERAGE_PATH, SPLIT, Path("metrics/split.json"))
 
 
 def label_truth() -> None:
@@ -152,8 +160,8 @@ def judge() -> tuple[dict[str, Any], Gains]:
     dict
         Of each claim and figure, the gain in every replicate.
     """
-    rules, label, budget = Evaluate.read(), Label.read(), Alarms.read().false_alarms_per_server_day
-    window = alarms.AlarmWindow.of(label, Telemetry.read().interval)
+    rules, settings, budget = Evaluate.read(), Label.read(), Alarms.read().false_alarms_per_server_day
+    window = alarms.AlarmWindow.of(settings, Telemetry.read().interval)
     rule, model = read_rule(SPLIT), load(MODELS)
     recorded = read_covered_crashes(BELIEVED, COVERAGE_PATH, Incidents.read())
     crashes = read_covered_crashes(TRUE_INCIDENTS, COVERAGE_PATH, Incidents.read())
@@ -198,7 +206,7 @@ def judge() -> tuple[dict[str, Any], Gains]:
         claims[f"{better} > {worse}"] = {
             name: percentile_interval(values, rules.confidence)[:2] for name, values in gain.items()
         }
-    oracle = oracle_scores(keys, label.lead, label.horizon, Path("data/demo"))["score"].to_numpy()
+    oracle = oracle_scores(keys, settings.lead, settings.horizon, Path("data/demo"))["score"].to_numpy()
     truth = tables.read(Path("data/demo/truth.parquet"))
     of_test = of_crash.join(truth, left_on=["server_id", "started_at"], right_on=["server_id", "crashed_at"])
     figures = {

@@ -149,7 +149,7 @@ class Loop:
         """Return a model of what is known at a moment."""
         self.label(now)
         confirmed, rule = self.path("confirmed.parquet"), self.path("split.json")
-        split.main(self.path("labels"), rule, self.path("split_counts.json"))
+        split.main(self.path("labels"), self.path("coverage.parquet"), rule, self.path("split_counts.json"))
         train.main(
             self.path("features"), self.path("labels"), rule, confirmed, self.path("coverage.parquet"),
             self.path("models"), self.path("candidates.json"), self.path("train.json"),

@@ -244,7 +244,7 @@ def models() -> dict[str, Any]:
         labels, believed, rule = of(way, LABELS), of(way, BELIEVED), of(way, SPLIT)
         edit(Path.cwd(), "label", aggregate=TICKETS if way == TRUTH else way)
         label.main(cleaned, RAW, incidents, *KNOWN, labels, believed, VOTES, figures[0])
-        split.main(labels, rule, figures[1])
+        split.main(labels, COVERAGE_PATH, rule, figures[1])
         train.main(FEATURES, labels, rule, believed, COVERAGE_PATH, of(way, MODELS), figures[2], figures[3])
     return {way: judge(way) for way in learned}
 

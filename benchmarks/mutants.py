@@ -46,7 +46,10 @@ SUBJECTS = {
     "featurize": ["stages/featurize.py"],
     "split": ["stages/split.py", "crashcast/modeling/split_rule.py"],
     "train": ["stages/train.py", "crashcast/modeling/sampling.py", "crashcast/modeling/validation_scores.py"],
-    "choice": [f"crashcast/modeling/{name}.py" for name in ("folds", "choice", "skill", "algorithms/one_rule")],
+    "choice": [
+        f"crashcast/modeling/{name}.py"
+        for name in ("compared_servers", "folds", "choice", "skill", "algorithms/one_rule")
+    ],
     "evaluate": ["stages/evaluate.py", "crashcast/modeling/slices.py"],
     "alarms": ["crashcast/modeling/alarms.py"],
     "row_metrics": ["crashcast/modeling/row_metrics.py"],

@@ -83,7 +83,7 @@ def run_fleets(
     about : str
         Of the benchmark, for its help.
     seeds, results
-        Of the fleets, and where the results are kept; options name others.
+        The fleets' seeds and the file of results, if the options `--seeds` and `--out` name no others.
     one_fleet : function
         Turns a seed into the results of its fleet, which is simulated in the current folder.
     name, summarise

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from demo_claims import BELIEVED, FEATURES, KNOWN, LABELS, MODELS, RAW, SPLIT, VOTES
+from demo_claims import BELIEVED, FEATURES, LABELS, MODELS, SPLIT, label_featurize_split
 from label_evidence import CANDIDATES, interval
 from project import clean_demo, edit
 
@@ -33,8 +33,8 @@ from crashcast.modeling.split_rule import HAS_LABEL, period, read_part, read_rul
 from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
-from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH
-from stages import featurize, label, split, train
+from crashcast.paths import COVERAGE_PATH
+from stages import train
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "self_training.json"
@@ -82,9 +82,7 @@ def one_fleet(seed: int) -> dict[str, Any]:
 
 def prepare(cleaned: Path) -> None:
     """Run what depends on the records' coverage."""
-    label.main(cleaned, RAW, INCIDENTS_PATH, *KNOWN, LABELS, BELIEVED, VOTES, Path("metrics/label.json"))
-    featurize.main(cleaned, INCIDENTS_PATH, COVERAGE_PATH, FEATURES)
-    split.main(LABELS, SPLIT, Path("metrics/split.json"))
+    label_featurize_split(cleaned)
 
 
 def trained(self_training: dict[str, float] | None) -> dict[str, float]:

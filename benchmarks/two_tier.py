@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from choice import known_rows
-from demo_claims import BELIEVED, FEATURES, KNOWN, LABELS, MODELS, RAW, SPLIT, VOTES
+from demo_claims import BELIEVED, FEATURES, LABELS, MODELS, SPLIT, label_featurize_split
 from label_evidence import interval
 from numpy.typing import NDArray
 from project import clean_demo, run_fleets
@@ -41,8 +41,8 @@ from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.params.train import Train
-from crashcast.paths import COVERAGE_PATH, INCIDENTS_PATH
-from stages import featurize, label, split, train
+from crashcast.paths import COVERAGE_PATH
+from stages import train
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "two_tier.json"
@@ -64,9 +64,7 @@ def one_fleet(seed: int, **demo: Any) -> dict[str, Any]:
     grid = Train.read(ROOT / "params.yaml").candidates.hist_gradient_boosting.model_dump() | {"max_leaf_nodes": [15]}
     only_trees = {"hist_gradient_boosting": grid}
     cleaned = clean_demo(demo={"seed": seed, **demo}, train={"local": "server", "candidates": only_trees})
-    label.main(cleaned, RAW, INCIDENTS_PATH, *KNOWN, LABELS, BELIEVED, VOTES, Path("metrics/label.json"))
-    featurize.main(cleaned, INCIDENTS_PATH, COVERAGE_PATH, FEATURES)
-    split.main(LABELS, SPLIT, Path("metrics/split.json"))
+    label_featurize_split(cleaned)
     train.main(FEATURES, LABELS, SPLIT, BELIEVED, COVERAGE_PATH, MODELS, FOUND, TRAINED)
 
     rule, model = read_rule(SPLIT), load(MODELS)

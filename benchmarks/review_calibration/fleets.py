@@ -86,7 +86,7 @@ def simulated(condition: str, seed: int, servers: int, months: int, shares: dict
                 Path("data/clean"), *TABLES, ANNOTATIONS, LABELS, BELIEVED, VOTES, Path("metrics/label.json")
             )  # fmt: skip
             featurize.main(Path("data/clean"), INCIDENTS_PATH, COVERAGE_PATH, FEATURES)
-            split.main(LABELS, SPLIT, Path("metrics/split.json"))
+            split.main(LABELS, COVERAGE_PATH, SPLIT, Path("metrics/split.json"))
             yield
         finally:
             os.chdir(before)

@@ -169,8 +169,8 @@ class Window:
 
 
 def _render_days(window: Window, events: pl.DataFrame, booted_at: Floats) -> pl.DataFrame:
-    metrics = _ordinary(window)
-    overloaded, down, dying = _add_episodes(window, metrics, events)
+    metrics = ordinary(window)
+    overloaded, down, dying = add_episodes(window, metrics, events)
     _add_decoys(window, metrics, calm=~overloaded)
     _add_noise(window, metrics)
     metrics["uptime_h"] = _uptime_h(window, events, booted_at)
@@ -184,7 +184,7 @@ def _render_days(window: Window, events: pl.DataFrame, booted_at: Floats) -> pl.
 Metrics = dict[str, Floats]
 
 
-def _ordinary(window: Window) -> Metrics:
+def ordinary(window: Window) -> Metrics:
     """Return the metrics of healthy servers."""
     trait, minutes = window.fleet.trait, window.minutes[:, None]
     hour, weekday = minutes / 60 % 24, (minutes // DAY_MINUTES) % 7  # 0001-01-01 was a Monday
@@ -208,7 +208,7 @@ def _ordinary(window: Window) -> Metrics:
     }
 
 
-def _add_episodes(window: Window, metrics: Metrics, events: pl.DataFrame) -> tuple[Bools, Bools, Bools]:
+def add_episodes(window: Window, metrics: Metrics, events: pl.DataFrame) -> tuple[Bools, Bools, Bools]:
     """Add precursors; return the cells of overloaded servers, of servers that are down, and of last samples."""
     column = {name: events[name].to_numpy() for name in events.columns}
     period, row = window.spread(column["onset"], column["ended"])
