@@ -46,7 +46,7 @@ from crashcast.errors import UserError
 from crashcast.modeling.alarms import AlarmWindow, open_alarms
 from crashcast.operate import exposition, page, served_log
 from crashcast.operate.deployment import Deployment
-from crashcast.operate.score import last_row, samples_needed
+from crashcast.operate.score import samples_needed
 from crashcast.operate.served_log import ServedLog
 from crashcast.operate.serving import ModelInUse, run
 from crashcast.operate.state import State
