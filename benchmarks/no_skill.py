@@ -30,6 +30,7 @@ from crashcast.modeling.choice import choose
 from crashcast.modeling.compared_servers import draw_servers
 from crashcast.modeling.folds import draw_folds, forward_chained, measure
 from crashcast.modeling.model import Model
+from crashcast.modeling.row_counts import count_rows
 from crashcast.modeling.sampling import draw_sample, feature_names
 from crashcast.modeling.split_rule import HAS_LABEL, period, read_part, read_rule
 from crashcast.modeling.validation_scores import score_validation
@@ -99,7 +100,9 @@ def trained() -> dict[str, Any]:
     evaluate = Evaluate.read()
     folds = forward_chained(rule, rules.folds, label.reach + label.recovery)
     folds, models = train.fit_on_folds(folds, sample, competing, columns)
-    compared = draw_servers(rule, LABELS, rules.max_compared_rows, label.horizon / interval, rules.seed)
+    compared = draw_servers(
+        rule, count_rows(LABELS, rule), rules.max_compared_rows, label.horizon / interval, rules.seed
+    )
     scored = (
         score_validation(
             FEATURES, LABELS, fold, columns, [one.log_odds for one in of_fold], crashes, limits, window, evaluate

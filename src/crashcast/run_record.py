@@ -71,14 +71,25 @@ def recorded(name: str) -> Iterator[None]:
             _append(json.dumps(run))
 
 
-def count_partitions(name: str, total: int, remembered: int, rows: int, workers: int | None = 1) -> None:
-    """Note how many partitions a run has, how many of them came from the memo, and the rows of all.
+def count_partitions(name: str, total: int, remembered: int, rows: int | None = None, workers: int | None = 1) -> None:
+    """Note how many tasks a step of a run has, and how many of them came from the memo; of a repeated step, the sum.
 
-    `workers` is the number of processes that computed the rest; None: the machines of a cluster, whose cost is not
-    measured here.
+    Parameters
+    ----------
+    name : str
+        Of the step.
+    total, remembered : int
+    rows : int, optional
+        Of the run's table, if the step makes it.
+    workers : int or None
+        The number of processes that computed the rest; None: the machines of a cluster, whose cost is not measured
+        here.
     """
-    _counted.setdefault("partitions", {})[name] = {"total": total, "remembered": remembered}
-    _counted["rows"] = rows
+    counts = _counted.setdefault("partitions", {}).setdefault(name, {"total": 0, "remembered": 0})
+    counts["total"] += total
+    counts["remembered"] += remembered
+    if rows is not None:
+        _counted["rows"] = rows
     before = _counted.get("workers", 1)
     _counted["workers"] = None if workers is None or before is None else max(workers, before)
 

@@ -13,7 +13,6 @@ time.
 from __future__ import annotations
 
 from datetime import datetime
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,13 @@ from numpy.typing import NDArray
 
 from crashcast import tables
 from crashcast.canonical import write_json
+from crashcast.execution import runner
+from crashcast.execution.runner import SMALL_TO_SCORE_BYTES
+from crashcast.execution.task import File, Folder, Task
 from crashcast.files import replacing_folder
 from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import alarms, plots, row_metrics
-from crashcast.modeling.baselines import FILE, RANDOM, read_rules, with_baselines, without_itself
+from crashcast.modeling.baselines import FILE, RANDOM, Rules, read_rules, with_baselines, without_itself
 from crashcast.modeling.bootstrap import (
     TwoWayDraws,
     percentile_interval,
@@ -35,14 +37,19 @@ from crashcast.modeling.bootstrap import (
     total_replicates,
 )
 from crashcast.modeling.compared_servers import draw_servers
-from crashcast.modeling.model import Model, load
+from crashcast.modeling.model import Model, loaded
+from crashcast.modeling.row_counts import count_rows
 from crashcast.modeling.slices import beginnings, crash_kinds, in_first_week, names, server_slices
 from crashcast.modeling.split_rule import (
     HAS_LABEL,
+    KEYS_AND_LABEL,
+    Rule,
     crashes_of_part,
     mitigated_rows,
+    partitions_of,
     period,
     read_part,
+    read_pieces,
     read_rule,
     row_hash,
 )
@@ -52,9 +59,10 @@ from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.params.train import Train
+from crashcast.tables import Partition
 
 Floats = NDArray[np.float64]
-SAMPLE_ROWS = 5_000  # of each label and partition, to measure what features matter
+SAMPLE_ROWS = 3_000  # of each label and partition, to measure what features matter
 MIN_SLICE_CRASHES = 10  # a recall of fewer says nothing
 
 
@@ -72,14 +80,14 @@ def main(
     """Score the test part and write what came out."""
     settings, label, limits, rules = Telemetry.read(), Label.read(), Alarms.read(), Evaluate.read()
     window, budget = alarms.AlarmWindow.of(label, settings.interval), limits.false_alarms_per_server_day
-    rule, model = read_rule(split), load(models)
+    rule, model = read_rule(split), loaded(models)
     crashes = read_covered_crashes(incidents, coverage, Incidents.read())
     rules_to_beat = read_rules(models / FILE, model.features)
     baselines = without_itself(rules_to_beat, model.algorithm, model.hyperparameters)
 
     # a baseline sets its threshold on the rows that the model's was set on
-    train = Train.read()
-    some = draw_servers(rule, labels, train.max_compared_rows, label.horizon / settings.interval, train.seed).drawn
+    train, counted = Train.read(), count_rows(labels, rule)
+    some = draw_servers(rule, counted, train.max_compared_rows, label.horizon / settings.interval, train.seed).drawn
     validation = read_part(features, labels, rule, "validation", list(baselines), servers=some)
     rows = pl.concat(with_baselines(piece, baselines, rules.seed) for _, piece in validation)
     earlier = crashes_of_part(crashes, rule, "validation", some)
@@ -89,7 +97,8 @@ def main(
     }
     del rows
 
-    test, sample = score_test(features, labels, rule, model, predictions, baselines, rules.seed)
+    found = score_test(features, labels, rule, models, predictions, rules.seed)
+    test = with_scores(features, labels, rule, predictions, baselines, rules.seed)
     own = crashes_of_part(crashes, rule, "test")
     judged = alarms.judge(test, own, model.threshold, window, period(rule, "test"))
     mitigated = mitigated_rows(labels, rule, "test")
@@ -131,48 +140,76 @@ def main(
     figures["slices"] = by_slice(known, judged.crashes, crashes, slices, beginnings(labels))
     write_json(evaluation, figures)
     with replacing_folder(plots_folder) as aside:
-        plots.write(aside, known, judged.crashes, model.threshold, importance(model, sample, rules.seed), label)
+        plots.write(aside, known, judged.crashes, model.threshold, mean_importance(found, model.features), label)
 
 
 def score_test(
-    features: Path,
-    labels: Path,
-    rule: dict[str, Any],
-    model: Model,
-    predictions: Path,
-    baselines: dict[str, int],
-    seed: int,
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Score the test part a piece at a time and write the predictions.
+    features: Path, labels: Path, rule: Rule, models: Path, predictions: Path, seed: int
+) -> list[dict[str, Any]]:
+    """Score the test part by tasks of partitions, and write the predictions.
+
+    Returns
+    -------
+    list of dict
+        What `score_partition` counts of each partition.
+    """
+    tasks = [
+        Task(
+            partition,
+            {
+                "features": File(partition.path(features)),
+                "labels": File(partition.path(labels)),
+                "models": Folder(models),
+                "rule": rule,
+                "seed": seed,
+            },
+        )
+        for partition in partitions_of(labels, period(rule, "test"))
+    ]
+    return runner.run("evaluate", score_partition, tasks, predictions, small_bytes=SMALL_TO_SCORE_BYTES)
+
+
+def score_partition(
+    partition: Partition, features: Path, labels: Path, models: Path, rule: Rule, seed: int
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Score the test rows of one partition's files, and measure on some of them what features matter.
 
     Returns
     -------
     DataFrame
-        Every row: `timestamp`, `server_id`, `label` (null: unknown), `observed`, `score`, and `by_<name>` for each
-        baseline.
-    DataFrame
-        Some rows of each label, drawn by the hash of their keys: `label`, `server_id` and the features.
+        `timestamp`, `server_id`, `label` (null: unknown), `observed`, `score`.
+    dict
+        `rows`; of those drawn for it the `crash_rows`, and the PR-AUC that is `lost` without each feature.
     """
-    kept, sample = [], []
-    with replacing_folder(predictions) as aside:
-        pieces = read_part(features, labels, rule, "test", model.features)
-        for partition, of_partition in groupby(pieces, key=lambda piece: piece[0]):
-            written, drawn = [], []
-            for _, rows in of_partition:
-                scored = rows.with_columns(score=model.predict(rows))
-                written.append(scored.select("timestamp", "server_id", "label", "observed", "score"))
-                kept.append(with_baselines(scored, baselines, seed))
-                hashed = rows.with_columns(drawn=row_hash(rows, seed, "importance sample"))
-                drawn += lowest(hashed)
-            tables.write(partition.path(aside), pl.concat(written))
-            sample += lowest(pl.concat(drawn))
-    return pl.concat(kept, rechunk=True), pl.concat(sample).select("label", "server_id", *model.features)
+    model, scored, drawn = loaded(models), [], []
+    for rows in read_pieces(partition, features, labels, rule, "test", model.features):
+        scored.append(rows.select(*KEYS_AND_LABEL, tables.OBSERVED, score=model.predict(rows)))
+        drawn += lowest(rows.with_columns(drawn=row_hash(rows, seed, "importance sample")))
+    if not scored:
+        return pl.DataFrame(), {"rows": 0, "crash_rows": 0, "lost": []}
+    written, sample = pl.concat(scored), pl.concat(lowest(pl.concat(drawn)))
+    crash_rows = int(sample["label"].sum())
+    lost = importance(model, sample, seed) if 0 < crash_rows < sample.height else []
+    return written, {"rows": written.height, "crash_rows": crash_rows, "lost": lost}
 
 
 def lowest(hashed: pl.DataFrame) -> list[pl.DataFrame]:
     """Return, of each label, the rows first in order of `drawn`."""
     keys = hashed.select("label", "drawn").with_row_index("row").sort("drawn")
     return [hashed[keys.filter(label=label)["row"].head(SAMPLE_ROWS)] for label in (0, 1)]
+
+
+def with_scores(
+    features: Path, labels: Path, rule: Rule, predictions: Path, baselines: Rules, seed: int
+) -> pl.DataFrame:
+    """Return every test row with its score and that of each baseline (see `with_baselines`)."""
+    found = []
+    for partition in tables.partitions(predictions):
+        scored, own = tables.read(partition.path(predictions)), (partition.path(features), partition.path(labels))
+        pieces = read_pieces(partition, *own, rule, "test", list(baselines))
+        rows = pl.concat(piece.select(*KEYS_AND_LABEL, tables.OBSERVED, *baselines) for piece in pieces)
+        found.append(with_baselines(scored.hstack(rows.select(*baselines)), baselines, seed))
+    return pl.concat(found, rechunk=True)
 
 
 def by(name: str, rows: pl.DataFrame) -> pl.DataFrame:
@@ -241,8 +278,8 @@ def _recall(crashes: pl.DataFrame) -> dict[str, float | None]:
     return {"crashes": crashes.height, "event_recall": recall}
 
 
-def importance(model: Model, sample: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """Return how much PR-AUC is lost when one feature's values are shuffled.
+def importance(model: Model, sample: pl.DataFrame, seed: int) -> list[float]:
+    """Return how much PR-AUC is lost when one feature's values are shuffled, for each feature.
 
     Source: Breiman, Random forests, 2001, section 10.
 
@@ -251,21 +288,35 @@ def importance(model: Model, sample: pl.DataFrame, seed: int) -> pl.DataFrame:
     model : Model
         What to ask.
     sample : DataFrame
-        `label`, `server_id` and the features.
+        `label`, of both classes, `server_id` and the features.
     seed : int
         Of the shuffle, the same for every feature.
+    """
+    target, order = sample["label"].to_numpy(), np.random.default_rng(seed).permutation(sample.height)
+    whole = row_metrics.pr_auc(target, model.predict(sample))
+    return [
+        whole - row_metrics.pr_auc(target, model.predict(sample.with_columns(sample[name].gather(order))))
+        for name in model.features
+    ]
+
+
+def mean_importance(counts: list[dict[str, Any]], features: list[str]) -> pl.DataFrame:
+    """Return the mean of `importance` over the partitions that have rows of both classes.
+
+    Parameters
+    ----------
+    counts : list of dict
+        See `score_partition`; a partition counts as much as it has rows before a crash.
+    features : list of str
 
     Returns
     -------
     DataFrame
         `feature`, `pr_auc_lost`, the largest first.
     """
-    target, order = sample["label"].to_numpy(), np.random.default_rng(seed).permutation(sample.height)
-    whole = row_metrics.pr_auc(target, model.predict(sample))
-    lost = [
-        whole - row_metrics.pr_auc(target, model.predict(sample.with_columns(sample[name].gather(order))))
-        for name in model.features
-    ]
-    return pl.DataFrame({"feature": model.features, "pr_auc_lost": lost}).sort(
+    measured = [one for one in counts if one["lost"]]
+    weights = np.array([one["crash_rows"] for one in measured])
+    lost = weights @ np.array([one["lost"] for one in measured]) / weights.sum()
+    return pl.DataFrame({"feature": features, "pr_auc_lost": lost}).sort(
         "pr_auc_lost", "feature", descending=[True, False]
     )

@@ -15,7 +15,6 @@ import sys
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
@@ -188,11 +187,7 @@ def up_intervals(telemetry_path: Path, telemetry: Telemetry, label: Label) -> pl
         )
         for partition in raw
     ]
-    with TemporaryDirectory() as folder:
-        found = Path(folder, "up_intervals")
-        runner.run("evidence", interruptions.up_intervals, tasks, found)
-        files = [path for task in tasks if (path := task.partition.path(found)).exists()]
-        return pl.concat([nothing, *map(tables.read, files)])
+    return pl.concat([nothing, *map(tables.read, runner.files("evidence", interruptions.up_intervals, tasks))])
 
 
 def incidents_that_reach(partition: Partition, incidents: pl.DataFrame, label: Label) -> pl.DataFrame:

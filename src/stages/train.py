@@ -33,8 +33,9 @@ from crashcast.modeling.bootstrap import TwoWayDraws, percentile_interval
 from crashcast.modeling.card import model_card
 from crashcast.modeling.choice import Choice, choose
 from crashcast.modeling.compared_servers import draw_servers
-from crashcast.modeling.folds import Rule, draw_folds, forward_chained, measure
+from crashcast.modeling.folds import draw_folds, forward_chained, measure
 from crashcast.modeling.model import Model, calibration, fit, save, side_by_side
+from crashcast.modeling.row_counts import count_rows
 from crashcast.modeling.sampling import (
     Sample,
     confidence_weights,
@@ -42,8 +43,8 @@ from crashcast.modeling.sampling import (
     feature_names,
     with_pseudo_labels,
 )
-from crashcast.modeling.split_rule import period, read_rule
-from crashcast.modeling.validation_scores import Validation, score_validation
+from crashcast.modeling.split_rule import Rule, period, read_rule
+from crashcast.modeling.validation_scores import Validation, score_by_tasks
 from crashcast.params.alarms import Alarms
 from crashcast.params.evaluate import Evaluate
 from crashcast.params.incidents import Incidents
@@ -66,17 +67,17 @@ def main(
     train, label, telemetry, evaluate = Train.read(), Label.read(), Telemetry.read(), Evaluate.read()
     rule, columns = read_rule(split), feature_names(features)
     score = partial(
-        score_validation,
+        score_by_tasks,
         features,
         labels,
-        columns=columns,
         crashes=read_covered_crashes(incidents, coverage, Incidents.read()),
         limits=Alarms.read(),
         window=AlarmWindow.of(label, telemetry.interval),
         resampling=evaluate,
     )
 
-    sample = draw_sample(features, labels, rule, columns, train)
+    counted = count_rows(labels, rule)
+    sample = draw_sample(features, labels, rule, columns, train, counted)
     if train.weigh_by_confidence:
         sample = replace(sample, weight=confidence_weights(sample, incidents, label.lead))
     competing = list(candidates(train.candidates, train.seed, columns))
@@ -89,7 +90,7 @@ def main(
     if not train.self_training and not train.local:
         del sample  # the validation part needs the memory
 
-    compared = draw_servers(rule, labels, train.max_compared_rows, label.horizon / telemetry.interval, train.seed)
+    compared = draw_servers(rule, counted, train.max_compared_rows, label.horizon / telemetry.interval, train.seed)
     score = partial(score, servers=compared.drawn)
     draws = draw_folds(folds, compared.servers, evaluate)
     with run_record.step("compare", compared.rows * len(folds)):
@@ -111,7 +112,7 @@ def main(
     if train.self_training and not reason:
         sample = with_pseudo_labels(features, labels, rule, model, sample, train)
         model = fit_to(sample, chosen, columns)
-        validation = score(rule, scorers=[model.log_odds])
+        validation = score(rule, models=[model])
         raw = validation.scores(0)
         model = calibrated(model, raw, validation)
     if train.local and not reason and model.algorithm != DUMMY:
@@ -164,7 +165,7 @@ def compare(
     folds, fitted : list
         See `fit_on_folds`.
     score : function
-        `score_validation`, given a rule and `scorers`.
+        `score_by_tasks`, given a rule and `models`.
     draws : TwoWayDraws
         See `draw_folds`.
     skill : float
@@ -178,7 +179,7 @@ def compare(
     Validation
         The validation part, scored by all candidates' models, in their order.
     """
-    scored = (score(fold, scorers=[one.log_odds for one in models]) for fold, models in zip(folds, fitted, strict=True))
+    scored = (score(fold, models=models) for fold, models in zip(folds, fitted, strict=True))
     validation, on_folds = measure(folds, scored, draws)
     evidence = {
         one.name: evidence_for(validation, validation.scores(n)) | {"fold_lift": float(on_folds.lift[n])}

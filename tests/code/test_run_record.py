@@ -57,6 +57,15 @@ def test_what_one_run_counted_is_not_the_next_ones(project: Path) -> None:
     assert runs()[1].keys() & {"partitions", "rows", "read_bytes"} == set()
 
 
+def test_a_step_that_is_repeated_adds_up_and_is_not_the_runs_table(project: Path) -> None:
+    with recorded("train"):
+        count_partitions("scores", total=2, remembered=0, workers=2)
+        count_partitions("scores", total=3, remembered=1)
+    (run,) = runs()
+    assert run["partitions"] == {"scores": {"total": 5, "remembered": 1}}
+    assert (run["workers"], "rows" in run) == (2, False)
+
+
 def test_a_part_of_a_run_and_its_processes_are_noted_apart() -> None:
     with recorded("train"):
         count_partitions("clean", total=3, remembered=2, rows=1000, workers=2)

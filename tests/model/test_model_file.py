@@ -24,7 +24,7 @@ from sklearn.preprocessing import FunctionTransformer
 from crashcast.errors import UserError
 from crashcast.modeling.algorithms import ALGORITHMS, candidates
 from crashcast.modeling.archive import canonical
-from crashcast.modeling.model import Model, calibration, fit, load, matrix, save
+from crashcast.modeling.model import Model, calibration, fit, load, loaded, matrix, save
 from crashcast.params.train import Candidates
 
 FEATURES = ["cpu_pct", "latency_ms", "cpu_latency_combo"]
@@ -104,6 +104,27 @@ def test_a_model_reloaded_is_the_same_model(models, tmp_path, algorithm):
     save(reloaded, tmp_path)
     for name in ("model.skops", "model.json"):
         assert (tmp_path / name).read_bytes() == (models / algorithm / name).read_bytes()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_model_of_weighted_rows_is_read_again(tmp_path, algorithm):
+    rows, crash = fleet()
+    candidate = next(candidate for candidate in candidates(GRIDS, 1, FEATURES) if candidate.algorithm == algorithm)
+    fitted = fit(candidate, FEATURES, matrix(rows, FEATURES), crash, weight=np.where(crash, 0.6, 1.0))
+    save(fitted, tmp_path)
+    assert (load(tmp_path).predict(rows) == fitted.predict(rows)).all()
+
+
+def test_tasks_of_one_process_read_a_model_once_until_it_changes(models, tmp_path):
+    for name in ("one_rule", "dummy"):
+        for file in ("model.skops", "model.json"):
+            (tmp_path / file).unlink(missing_ok=True)
+            (tmp_path / file).write_bytes((models / name / file).read_bytes())
+        assert loaded(tmp_path) is loaded(tmp_path)
+        assert loaded(tmp_path).algorithm == name
+    (tmp_path / "model.json").unlink()
+    with pytest.raises(UserError, match="holds no readable model"):
+        loaded(tmp_path)
 
 
 def test_corrections_by_server_are_kept_to_the_last_digit(models, tmp_path):

@@ -19,6 +19,7 @@ from crashcast.modeling.alarms import AlarmWindow, open_alarms
 from crashcast.modeling.compared_servers import draw_servers
 from crashcast.modeling.folds import forward_chained
 from crashcast.modeling.model import calibration, load, matrix
+from crashcast.modeling.row_counts import count_rows
 from crashcast.modeling.row_metrics import pr_auc
 from crashcast.modeling.split_rule import PARTS, period, read_part, read_rule, read_uncovered
 from crashcast.params.label import Label
@@ -113,7 +114,7 @@ def test_candidates_are_compared_and_the_threshold_is_set_on_servers_drawn_by_lo
     rule, labels = read_rule(project.root / "data" / "split.json"), project.root / "data" / "labels"
     seed, label = Train.read(project.root / "params.yaml").seed, Label.read(project.root / "params.yaml")
     window = AlarmWindow.of(label, Telemetry.read(project.root / "params.yaml").interval)
-    compared = draw_servers(rule, labels, known.height // 3, label.horizon / window.interval, seed)
+    compared = draw_servers(rule, count_rows(labels, rule), known.height // 3, label.horizon / window.interval, seed)
     assert on_all["servers"] == known["server_id"].n_unique() > 2 * on_some["servers"]
     assert on_some["servers"] == len(compared.servers)
     is_compared = pl.col("server_id").is_in(compared.servers)
@@ -324,7 +325,8 @@ def test_the_same_input_makes_the_same_bytes(project):
     assert (md5(project.root / "models"), outputs(project)) == before
 
 
-def test_rows_count_as_much_as_their_crash_is_certain(project):
+def test_rows_count_as_much_as_their_crash_is_certain(project, monkeypatch):
+    monkeypatch.chdir(project.root)
     believed = tables.read(project.root / "data" / "incidents.parquet")
     doubted = pl.when(pl.col("server_id") < "server-12").then(0.6)
     tables.write(project.root / "data" / "incidents.parquet", believed.with_columns(confidence=doubted))

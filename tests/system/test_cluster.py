@@ -15,6 +15,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 
 import polars as pl
@@ -27,6 +28,7 @@ from crashcast.errors import UserError
 from crashcast.execution import code_hash, memo, runner
 from crashcast.execution.cluster import client
 from crashcast.execution.cluster.client import Dispatcher
+from crashcast.execution.cluster.storage import Storage
 from crashcast.execution.task import File, Period, Task
 from crashcast.files import md5, sha256
 from crashcast.params.clean import Clean
@@ -300,7 +302,8 @@ def test_workers_in_folders_of_their_own_write_what_one_process_writes(project, 
     run("scaled")
     assert capsys.readouterr().err.splitlines()[-1] == "scaling: 6 partitions, 0 computed, 6 from the memo"
     memo.find().clear()  # the shared one, of which a damaged entry is none
-    damaged = sorted(Path("..", "shared", "memo").glob("*.parquet"))[2]
+    record = memo.read(sorted(Path("..", "shared", "memo").iterdir())[2])
+    damaged = Path("..", "shared", "files", record["sha256"])
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
     run("scaled")
     assert capsys.readouterr().err.splitlines()[-1] == "scaling: 6 partitions, 1 computed, 5 from the memo"
@@ -347,9 +350,9 @@ def test_a_damaged_input_is_uploaded_again(project):
     february = MONTHS[1].path(Path("in"))
     tables.write(february, tables.read(february).with_columns(pl.col("value") + 1))  # which no worker has yet
     digest = sha256(february)
-    (damaged := Path("..", "shared", "inputs", digest)).parent.mkdir()
+    (damaged := Path("..", "shared", "files", digest)).parent.mkdir()
     damaged.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=rf"inputs/{digest} is missing or damaged: run `dvc repro` again"):
+    with pytest.raises(UserError, match=rf"files/{digest} is missing or damaged: run `dvc repro` again"):
         run("one_missing")
     run("one_missing")
     assert sha256(damaged) == digest
@@ -362,29 +365,53 @@ def test_the_stages_share_a_bucket(project, machines, s3, monkeypatch, capsys):
     monkeypatch.setenv("NO_PROXY", s3["NO_PROXY"])
     from crashcast.sources.demo import simulator
 
+    small = {"demo": {"servers": 60, "months": 3}, "evaluate": {"replicates": 100}}
+    boosting = {"learning_rate": [0.1], "max_iter": 5, "max_leaf_nodes": [7], "min_samples_leaf": 50}
+    small["train"] = {"candidates": {"hist_gradient_boosting": {**boosting, "l2_regularization": 1.0}}}
     execution(1)
+    edit(small)
     simulator.write()
     shutil.copy(ROOT / "data/raw/annotations.parquet", "data/raw")
     Path("data", "validated.json").write_text('{"success": true}')
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
     def all_stages():
-        for stage in ("clean", "label", "featurize"):
+        for stage in ("clean", "label", "featurize", "split", "train", "evaluate"):
             _, _, name, *paths = stages[stage]["cmd"].split()
             importlib.import_module(f"stages.{name}").main(*map(Path, paths))
-        return {path: md5(path) for folder in ("data", "metrics") for path in Path(folder).iterdir()}
+        return {path: md5(path) for folder in ("data", "metrics", "models", "plots") for path in Path(folder).iterdir()}
 
     with monkeypatch.context() as patch:
         patch.setenv(memo.SWITCH, "off")
         expected = all_stages()
-    for name in ("clean", "labels", "features"):
-        shutil.rmtree(Path("data", name))
+    made = [Path("data", name) for name in ("clean", "labels", "features", "predictions")]
+    assert md5(made[-1]) == expected[made[-1]]
+    for folder in (*made, Path("models")):
+        shutil.rmtree(folder)
     execution(f"tls://{machines.address}", f"s3://{local_s3.BUCKET}/team/one")
+    edit(small)
     capsys.readouterr()
+    uploaded = []
+    put = Storage.put
+    monkeypatch.setattr(Storage, "put", lambda self, source, name: uploaded.append(name) or put(self, source, name))
     assert all_stages() == expected
     told = capsys.readouterr().err
-    for stage in ("clean", "label", "featurize"):
-        assert f"{stage}: 2 partitions, 2 computed, 0 from the memo" in told
+    computed = re.findall(r"(\w+): (\d+) partitions, \2 computed, 0 from the memo", told)
+    steps = ["clean", "evidence", "label", "featurize", "count", "sample", "scores", "evaluate"]
+    assert [step for step, _ in groupby(name for name, _ in computed)] == steps
+    assert "count: 3 partitions, 0 computed, 3 from the memo" in told  # evaluate's
+    # what a worker made is no upload of the next stage
+    results = {f"files/{sha256(file)}" for folder in made for file in folder.rglob("*.parquet")}
+    assert len(results) > 9
+    assert not results & {*uploaded}
+
+
+def edit(sections):
+    """Change values in params.yaml."""
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    for name, values in sections.items():
+        content[name] |= values
+    Path("params.yaml").write_text(yaml.safe_dump(content))
 
 
 def test_a_worker_with_other_code_is_refused_and_the_others_do_its_tasks(project, machines, monkeypatch, capsys):

@@ -16,6 +16,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 SRC = Path(__file__).parents[2]
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}  # of modules that are not called like their package
@@ -60,7 +61,7 @@ def closure(files: Iterable[Path], with_carriers: bool = False) -> set[Path]:
     while waiting:
         file = waiting.pop()
         seen.add(file)
-        found = {path for name in _imports(file) if (path := _file_of(name))}
+        found = {path for name in _module(file).imports if (path := _file_of(name))}
         waiting |= {path for path in found if with_carriers or not (is_carrier(path) or is_empty(path))} - seen
     return seen
 
@@ -101,7 +102,7 @@ def contents(module: str, with_carriers: bool = False) -> dict[str, str]:
 
 def code_hashes(files: Iterable[Path]) -> dict[str, str]:
     """Return a hash of each file's code, without its docstrings."""
-    return {_name(file): hashlib.sha256(code(file.read_bytes()).encode()).hexdigest() for file in files}
+    return {_name(file): _module(file).sha256 for file in files}
 
 
 def differences(here: dict[str, str], there: dict[str, str]) -> list[str]:
@@ -127,31 +128,41 @@ def _version(library: str) -> str:
 
 
 def _libraries(files: Iterable[Path]) -> set[str]:
-    modules = {name.partition(".")[0] for file in files for name in _imports(file)}
+    modules = {name.partition(".")[0] for file in files for name in _module(file).imports}
     own = {module for module in modules if _file_of(module) or (SRC / module).is_dir()}
     return {DISTRIBUTIONS.get(module, module) for module in modules - own - CARRIER_LIBRARIES - sys.stdlib_module_names}
 
 
-def _imports(file: Path) -> set[str]:
+class _Module(NamedTuple):
+    """What is asked of a file's code: the modules and names that it imports, its hash, whether it has any."""
+
+    imports: frozenset[str]
+    sha256: str
+    is_empty: bool
+
+
+@cache
+def _module(file: Path) -> _Module:
+    tree = ast.parse(file.read_bytes())
+    is_empty = tree.body[1:] == []
     names: set[str] = set()
-    for node in ast.walk(_parse(file)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             if node.level or not node.module:
                 raise ValueError(f"{file}: relative import")
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
-
-
-@cache
-def _parse(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
+    imports = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
+    return _Module(frozenset(imports), hashlib.sha256(_code(tree).encode()).hexdigest(), is_empty)
 
 
 def code(source: bytes) -> str:
     """Return the syntax tree of a file's content, without docstrings."""
-    tree = ast.parse(source)
+    return _code(ast.parse(source))
+
+
+def _code(tree: ast.Module) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
             node, clean=False
@@ -162,7 +173,7 @@ def code(source: bytes) -> str:
 
 def is_empty(file: Path) -> bool:
     """Say whether a file holds nothing but a docstring."""
-    return _parse(file).body[1:] == []
+    return _module(file).is_empty
 
 
 def _file_of(module: str) -> Path | None:

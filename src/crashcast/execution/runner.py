@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from crashcast import run_record
@@ -30,11 +32,19 @@ if TYPE_CHECKING:
     from crashcast.execution.cluster.client import Cluster
 
 SMALL_BYTES = 50_000_000  # below this a second process costs more than it saves
+SMALL_TO_SCORE_BYTES = 1_000_000_000  # also if rows are only read and scored: a scorer has threads of its own
 GB = 1_000_000_000
 
 
-def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bool = True) -> list[Counts]:
-    """Compute every task that the memo does not hold and replace the folder `out` by the results.
+def run(
+    stage: str,
+    compute: Compute,
+    tasks: list[Task],
+    out: Path,
+    remember: bool = True,
+    small_bytes: int = SMALL_BYTES,
+) -> list[Counts]:
+    """Compute every task that the memo does not hold and replace the folder `out`, a table, by the results.
 
     Parameters
     ----------
@@ -49,6 +59,8 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
         The output table. Untouched unless every task succeeds; an empty frame leaves no file.
     remember : bool
         Whether to use the memo, for which inputs must have a fingerprint.
+    small_bytes : int
+        Inputs of less are handled by this process alone, if `execution.workers` is auto.
 
     Returns
     -------
@@ -60,6 +72,33 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
     UserError
         If a worker process is killed, an input changes while it is read, or a cluster cannot be used.
     """
+    done, remembered, workers = _run(stage, compute, tasks, out, remember, small_bytes)
+    rows = sum(counts.get("rows", 0) for counts in done)
+    run_record.count_partitions(stage, len(tasks), remembered, rows, workers)
+    return done
+
+
+def files(step: str, compute: Compute, tasks: list[Task], small_bytes: int = SMALL_BYTES) -> Iterator[Path]:
+    """Compute every task as `run` does, and yield the files of the results, which are gone when the iterator ends.
+
+    Parameters
+    ----------
+    step : str
+        Named in the progress display.
+    compute, tasks, small_bytes
+        See `run`; the files come in the order of `tasks`, without those of empty results.
+    """
+    with TemporaryDirectory() as folder:
+        out = Path(folder, step)
+        _, remembered, workers = _run(step, compute, tasks, out, True, small_bytes)
+        run_record.count_partitions(step, len(tasks), remembered, workers=workers)
+        yield from filter(Path.exists, (task.partition.path(out) for task in tasks))
+
+
+def _run(
+    stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bool, small_bytes: int
+) -> tuple[list[Counts], int, int | None]:
+    """Return the counts of each task, how many the memo held, and the processes (see `count_partitions`)."""
     signatures = {path: signature(path) for task in tasks for path in task.files}
     execution, store = Execution.read(), memo.find() if remember else None
     cluster = _cluster(execution, store) if remember else None
@@ -75,7 +114,7 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
             results = cluster.compute_all(stage, compute, waiting, [keys[index] for index in missing], aside)
         else:
             size = sum(signatures[path].size_bytes for path in {path for task in waiting for path in task.files})
-            workers = max(1, min(_workers(execution, size), len(missing)))
+            workers = max(1, min(_workers(execution, size, small_bytes), len(missing)))
             results = _compute_all(compute, waiting, aside, workers)
         with progress(stage, len(missing), "partition") as advance, closing(results):
             for position, counts in results:
@@ -97,10 +136,7 @@ def run(stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bo
         f"{stage}: {len(tasks)} partitions, {len(missing)} computed, {len(tasks) - len(missing)} from the memo",
         file=sys.stderr,
     )
-    done = [counts for counts in found if counts is not None]
-    rows = sum(counts.get("rows", 0) for counts in done)
-    run_record.count_partitions(stage, len(tasks), len(tasks) - len(missing), rows, workers)
-    return done
+    return [counts for counts in found if counts is not None], len(tasks) - len(missing), workers
 
 
 def _warn_of_small_memo(stage: str, first: Path, partitions: int, execution: Execution) -> None:
@@ -141,10 +177,10 @@ def _recall_all(
         return list(pool.map(recall, keys, [task.partition for task in tasks]))
 
 
-def _workers(execution: Execution, size_bytes: int) -> int:
+def _workers(execution: Execution, size_bytes: int, small_bytes: int) -> int:
     if isinstance(execution.workers, int):
         return execution.workers
-    return 1 if size_bytes < SMALL_BYTES else os.cpu_count() or 1
+    return 1 if size_bytes < small_bytes else os.cpu_count() or 1
 
 
 def _compute_all(compute: Compute, tasks: list[Task], out: Path, workers: int) -> Results:
@@ -153,7 +189,8 @@ def _compute_all(compute: Compute, tasks: list[Task], out: Path, workers: int) -
             yield position, execute(compute, task, out)
         return
     # spawn, not fork: polars holds threads and locks that a fork would break
-    os.environ.setdefault("POLARS_MAX_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    for threads in ("POLARS_MAX_THREADS", "OMP_NUM_THREADS"):  # of each worker
+        os.environ.setdefault(threads, str(max(1, (os.cpu_count() or 1) // workers)))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         futures = {pool.submit(execute, compute, task, out): position for position, task in enumerate(tasks)}
         try:

@@ -1,6 +1,6 @@
 """Tasks: one partition each, with everything that its result depends on, and a hash of all that.
 
-A task is handed rows of a period, whole files, frames and parameters, and depends on nothing else.
+A task is handed rows of a period, whole files and folders, frames and parameters, and depends on nothing else.
 """
 
 from __future__ import annotations
@@ -87,6 +87,27 @@ class File:
 
     path: Path
 
+    @property
+    def files(self) -> list[Path]:
+        """The file."""
+        return [self.path]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that a task is handed as its path."""
+
+    path: Path
+
+    @property
+    def files(self) -> list[Path]:
+        """The files in it, at any depth, in order of their names."""
+        return sorted(path for path in self.path.rglob("*") if path.is_file())
+
+    def name(self, file: Path) -> str:
+        """Return the name of a file in it."""
+        return file.relative_to(self.path).as_posix()
+
 
 @dataclass(frozen=True)
 class Task:
@@ -96,8 +117,9 @@ class Task:
     ----------
     partition : Partition
         What is to be computed.
-    inputs : mapping of str to Period, File, DataFrame or parameters
-        Keyword arguments of the stage's function; a Period is read when the task runs.
+    inputs : mapping of str to Period, File, Folder, DataFrame or parameters
+        Keyword arguments of the stage's function; a Period is read when the task runs. Parameters are sections,
+        durations, and what JSON can hold.
     """
 
     partition: Partition
@@ -106,8 +128,9 @@ class Task:
     @property
     def files(self) -> list[Path]:
         """The files that it reads."""
-        periods = [item.files for item in self.inputs.values() if isinstance(item, Period)]
-        return sum(periods, [item.path for item in self.inputs.values() if isinstance(item, File)])
+        return [
+            path for item in self.inputs.values() if isinstance(item, Period | File | Folder) for path in item.files
+        ]
 
     def key(self, compute: Compute, store: Memo) -> str:
         """Return a hash of everything that the result depends on."""
@@ -132,13 +155,15 @@ def fingerprint(item: Any, own: Partition, store: Memo) -> Any:
         return item.fingerprint(own, store)
     if isinstance(item, File):
         return store.digests.of(item.path)
+    if isinstance(item, Folder):
+        return {item.name(file): store.digests.of(file) for file in item.files}
     if isinstance(item, pl.DataFrame):
         return frame_digest(item)
     if isinstance(item, Section):
         return [type(item).__name__, item.model_dump(mode="json")]
     if isinstance(item, timedelta):
         return ["timedelta", str(item)]
-    if isinstance(item, int | float | str | None):
+    if isinstance(item, int | float | str | list | dict | None):
         return item
     raise TypeError(f"no fingerprint of {type(item).__name__}: a task's result must depend on nothing else")
 
@@ -167,4 +192,4 @@ def execute(compute: Compute, task: Task, out: Path) -> Counts:
 def _hand_over(item: Any) -> Any:
     if isinstance(item, Period):
         return item.read()
-    return item.path if isinstance(item, File) else item
+    return item.path if isinstance(item, File | Folder) else item

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from crashcast.modeling.split_rule import assign, labelled, server_hash
+from crashcast.modeling.split_rule import Rule, server_hash
 
 # with fewer, chance would choose the candidate and set the threshold
 MIN_CRASHES = 300
@@ -58,7 +56,7 @@ def rows_to_compare(max_rows: int, base_rate: float, rows_per_crash: float) -> f
     return max(max_rows, MIN_CRASHES * rows_per_crash / base_rate if base_rate else math.inf)
 
 
-def draw_servers(rule: dict[str, Any], labels: Path, max_rows: int, rows_per_crash: float, seed: int) -> Compared:
+def draw_servers(rule: Rule, counted: pl.DataFrame, max_rows: int, rows_per_crash: float, seed: int) -> Compared:
     """Draw servers that have about so many rows of the validation part as are enough; all if it has no more.
 
     Whole servers are drawn, by a hash of their names, for alarms and intervals need all rows of a server. Earlier folds
@@ -68,22 +66,17 @@ def draw_servers(rule: dict[str, Any], labels: Path, max_rows: int, rows_per_cra
     ----------
     rule : dict
         What `split` wrote.
-    labels : Path
-        The table.
+    counted : DataFrame
+        See `count_rows`.
     max_rows, rows_per_crash
         See `rows_to_compare`; rows of known label.
     seed : int
         Of the draw.
     """
-    names, count, crash_rows = pl.Series(dtype=pl.String), 0, 0
     compared = ["train", "validation"] if rule["method"] == "time" else ["validation"]
-    for _, rows in labelled(labels):
-        part = assign(rows, rule)
-        inside = part.is_in(compared).fill_null(False)
-        names = pl.concat([names, rows["server_id"].filter(inside).unique().cast(pl.String)]).unique()
-        known = rows.filter(part == "validation")["label"]
-        count, crash_rows = count + len(known), crash_rows + int(known.sum())
-    names, wanted = names.sort(), rows_to_compare(max_rows, crash_rows / max(count, 1), rows_per_crash)
+    names = counted.filter(pl.col("part").is_in(compared))["server_id"].unique().sort()
+    count, crash_rows = counted.filter(part="validation").select(pl.col("rows", "crash_rows").sum()).row(0)
+    wanted = rows_to_compare(max_rows, crash_rows / max(count, 1), rows_per_crash)
     if count <= wanted:
         return Compared(names.to_list(), True, count)
     drawn = np.argsort(server_hash(names, seed, "compared servers"), kind="stable")

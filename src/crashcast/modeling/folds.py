@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,11 +20,9 @@ from numpy.typing import NDArray
 from crashcast.errors import UserError
 from crashcast.modeling.bootstrap import Floats, TwoWayDraws, pr_auc_replicates, ratio_replicates, total_replicates
 from crashcast.modeling.row_metrics import pr_auc, steps_of
-from crashcast.modeling.split_rule import PARTS, period
+from crashcast.modeling.split_rule import PARTS, Rule, period
 from crashcast.modeling.validation_scores import Validation
 from crashcast.params.evaluate import Evaluate
-
-Rule = dict[str, Any]
 
 
 def forward_chained(rule: Rule, folds: int, embargo: timedelta) -> list[Rule]:

@@ -29,11 +29,10 @@ import polars as pl
 
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.algorithms.base import significant
-from crashcast.modeling.folds import Rule
 from crashcast.modeling.model import Model, calibration
 from crashcast.modeling.row_metrics import pr_auc
 from crashcast.modeling.sampling import Sample
-from crashcast.modeling.split_rule import period
+from crashcast.modeling.split_rule import Rule, period
 from crashcast.modeling.validation_scores import Validation
 
 OFF = math.inf
@@ -97,7 +96,7 @@ def choose_strength(
     fitted : sequence of Model
         The chosen candidate, fitted to the rows before each fold.
     score : function
-        `validation_scores.score_validation`, given a rule and `scorers`.
+        `validation_scores.score_by_tasks`, given a rule and `models`.
     sample : Sample
         See `evidence`.
 
@@ -110,7 +109,7 @@ def choose_strength(
     """
     found = []
     for fold, fit in zip(folds, fitted, strict=True):
-        validation = score(fold, scorers=[fit.log_odds])
+        validation = score(fold, models=[fit])
         labels, known, raw = validation.labels, validation.known, validation.scores(0)
         if not 0 < labels.sum() < len(labels):
             continue

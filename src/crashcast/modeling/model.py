@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -27,7 +27,7 @@ from typing_extensions import TypedDict  # pydantic cannot read typing's before 
 
 from crashcast.canonical import write_json
 from crashcast.errors import UserError
-from crashcast.files import replacing
+from crashcast.files import Signature, replacing, signature
 from crashcast.modeling import archive
 from crashcast.modeling.algorithms import ALGORITHMS, Candidate
 from crashcast.modeling.algorithms.base import PIECE_ROWS, Floats, Matrix, significant
@@ -255,6 +255,17 @@ def load(folder: Path) -> Model:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         reason = f"model.json: {'.'.join(map(str, first['loc']))}: {first['msg']}" if first else error
         raise UserError(f"{folder} holds no readable model ({reason}): `dvc pull` or `dvc repro train`") from None
+
+
+def loaded(folder: Path) -> Model:
+    """Return what `load` does; tasks of one process read a model once, as long as its files stay the same."""
+    files = [file for name in ("model.json", "model.skops") if (file := folder / name).exists()]
+    return _load_once(folder, *map(signature, files))
+
+
+@lru_cache(maxsize=64)
+def _load_once(folder: Path, *_: Signature) -> Model:
+    return load(folder)
 
 
 @cache

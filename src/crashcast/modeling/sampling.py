@@ -11,17 +11,29 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from crashcast import tables
+from crashcast.execution import runner
+from crashcast.execution.runner import SMALL_TO_SCORE_BYTES
+from crashcast.execution.task import File, Task
 from crashcast.modeling.algorithms.base import Floats, Matrix
 from crashcast.modeling.model import Model, matrix
-from crashcast.modeling.split_rule import HASH_RANGE, assign, labelled, read_part, read_uncovered, row_hash
+from crashcast.modeling.row_counts import count_rows
+from crashcast.modeling.split_rule import (
+    HASH_RANGE,
+    Rule,
+    partitions_of,
+    period,
+    read_pieces,
+    read_uncovered,
+    row_hash,
+)
 from crashcast.params.train import Train
+from crashcast.tables import Partition
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,14 @@ def feature_names(features: Path) -> list[str]:
     return [name for name in pl.read_parquet_schema(first) if name not in tables.KEYS]
 
 
-def draw_sample(features: Path, labels: Path, rule: dict[str, Any], columns: list[str], train: Train) -> Sample:
+def draw_sample(
+    features: Path,
+    labels: Path,
+    rule: Rule,
+    columns: list[str],
+    train: Train,
+    counted: pl.DataFrame | None = None,
+) -> Sample:
     """Draw the training sample.
 
     Parameters
@@ -90,21 +109,52 @@ def draw_sample(features: Path, labels: Path, rule: dict[str, Any], columns: lis
         Which features.
     train : Train
         The parameters.
+    counted : DataFrame, optional
+        See `count_rows`, which is asked by default.
     """
-    known = np.zeros(2, dtype=np.int64)  # of each label
-    for _, rows in labelled(labels):
-        known += np.bincount(rows["label"].filter(assign(rows, rule) == "train"), minlength=2)
-    shares = shares_drawn(int(known[0]), int(known[1]), train)
-    draw = partial(is_drawn, shares=shares, seed=train.seed)
+    counted = count_rows(labels, rule) if counted is None else counted
+    known, positives = counted.filter(part="train").select(pl.col("rows", "crash_rows").sum()).row(0)
+    shares = shares_drawn(known - positives, positives, train)
+    tasks = [
+        Task(
+            partition,
+            {
+                "features": File(partition.path(features)),
+                "labels": File(partition.path(labels)),
+                "rule": rule,
+                "columns": columns,
+                "shares": list(shares),
+                "seed": train.seed,
+            },
+        )
+        for partition in partitions_of(labels, period(rule, "train"))
+    ]
     # memory is taken as it is filled, so room for twice the expected number costs nothing
-    room = min(int(known.sum()), 1000 + int(2 * known @ shares))
+    room = min(known, 1000 + int(2 * ((known - positives) * shares[0] + positives * shares[1])))
     keys, values = [], np.empty((room, len(columns)), dtype=np.float32)
     crash, n = np.empty(room, dtype=bool), 0
-    for _, rows in read_part(features, labels, rule, "train", columns, draw):
+    for rows in map(tables.read, runner.files("sample", draw_from_partition, tasks, SMALL_TO_SCORE_BYTES)):
         some = slice(n, n := n + rows.height)
         keys.append(rows.select("timestamp", pl.col("server_id").cast(pl.Categorical)))
         values[some], crash[some] = matrix(rows, columns), rows["label"] == 1
     return Sample(pl.concat(keys), values[:n], crash[:n], shares)
+
+
+def draw_from_partition(
+    partition: Partition,
+    features: Path,
+    labels: Path,
+    rule: Rule,
+    columns: list[str],
+    shares: tuple[float, float],
+    seed: int,
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Draw the rows of one partition's files: keys, `label` and the columns."""
+    draw = partial(is_drawn, shares=shares, seed=seed)
+    pieces = read_pieces(partition, features, labels, rule, "train", columns, draw)
+    drawn = [rows.drop(tables.OBSERVED) for rows in pieces]
+    found = pl.concat(drawn) if drawn else pl.DataFrame()
+    return found, {"rows": found.height}
 
 
 def shares_drawn(negatives: int, positives: int, train: Train) -> tuple[float, float]:
@@ -147,9 +197,7 @@ def confidence_weights(sample: Sample, incidents: Path, lead: timedelta) -> Floa
     return np.where(sample.crash, ahead["confidence"].fill_null(1.0), 1.0)
 
 
-def with_pseudo_labels(
-    features: Path, labels: Path, rule: dict[str, Any], model: Model, sample: Sample, train: Train
-) -> Sample:
+def with_pseudo_labels(features: Path, labels: Path, rule: Rule, model: Model, sample: Sample, train: Train) -> Sample:
     """Add rows that no incident records cover, labelled by the model if it is certain; each counts 1.
 
     A row is labelled as one before a crash if the risk is at least `certainty`, and as a negative if it is at most

@@ -21,6 +21,8 @@ from crashcast import tables
 from crashcast.errors import UserError
 from crashcast.tables import Partition
 
+Rule = dict[str, Any]  # what `split` wrote
+Draw = Callable[[pl.DataFrame], pl.Series]  # says of rows which are drawn
 PARTS = ("train", "validation", "test")
 HASH_RANGE = 2**64
 KEYS_AND_LABEL: dict[str, Any] = {**tables.KEYS, "label": pl.Int8}
@@ -28,7 +30,7 @@ HAS_LABEL = pl.col("label").is_not_null()
 PIECE_ROWS = 1_000_000  # a month of 10,000 servers has seven times as many: 2 GB with 60 features
 
 
-def read_rule(path: Path) -> dict[str, Any]:
+def read_rule(path: Path) -> Rule:
     """Read what `split` wrote.
 
     Raises
@@ -37,7 +39,7 @@ def read_rule(path: Path) -> dict[str, Any]:
         If it is missing, or was edited into something that cannot be applied.
     """
     try:
-        rule: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        rule: Rule = json.loads(path.read_text(encoding="utf-8"))
         assign(pl.DataFrame(schema=KEYS_AND_LABEL), rule)  # to no rows
         for part in PARTS:
             period(rule, part)
@@ -48,7 +50,7 @@ def read_rule(path: Path) -> dict[str, Any]:
     return rule
 
 
-def assign(rows: pl.DataFrame, rule: dict[str, Any]) -> pl.Series:
+def assign(rows: pl.DataFrame, rule: Rule) -> pl.Series:
     """Return each row's part; null if it belongs to none.
 
     Parameters
@@ -84,15 +86,13 @@ def assign(rows: pl.DataFrame, rule: dict[str, Any]) -> pl.Series:
     return rows.select(part=part).to_series()
 
 
-def period(rule: dict[str, Any], part: str) -> tuple[datetime, datetime]:
+def period(rule: Rule, part: str) -> tuple[datetime, datetime]:
     """Return the period [from, to) of a part; under a split by server or at random, that of all rows."""
     span = rule["periods"][part]
     return datetime.fromisoformat(span["from"]), datetime.fromisoformat(span["to"])
 
 
-def crashes_of_part(
-    crashes: pl.DataFrame, rule: dict[str, Any], part: str, servers: Sequence[str] | None = None
-) -> pl.DataFrame:
+def crashes_of_part(crashes: pl.DataFrame, rule: Rule, part: str, servers: Sequence[str] | None = None) -> pl.DataFrame:
     """Return the crashes, of some servers if given, of servers that can be in a part; its period is not applied."""
     if servers is not None:
         crashes = crashes.filter(pl.col("server_id").is_in(servers))
@@ -142,38 +142,70 @@ def read_labels(path: Path) -> pl.DataFrame:
     return tables.read(path, KEYS_AND_LABEL).with_columns(HAS_LABEL.alias(tables.OBSERVED))
 
 
-def mitigated_rows(labels: Path, rule: dict[str, Any], part: str) -> pl.DataFrame:
+def mitigated_rows(labels: Path, rule: Rule, part: str) -> pl.DataFrame:
     """Return `timestamp`, `server_id`, `label` (null) of a part's rows whose crash an action may have prevented."""
-    found, (start, end) = [pl.DataFrame(schema=KEYS_AND_LABEL)], period(rule, part)
-    is_mitigated = pl.col("reason") == tables.MITIGATED
-    for partition in tables.partitions(labels):
-        if partition.end <= start or end <= partition.start:
-            continue
-        path = partition.path(labels)
-        if "reason" in tables.read(path, where=pl.lit(False)).columns:
-            rows = tables.read(path, [*KEYS_AND_LABEL, "reason"], is_mitigated)
-            found.append(rows.filter((assign(rows, rule) == part).fill_null(False)).select(*KEYS_AND_LABEL))
-    return pl.concat(found)
+    files = (partition.path(labels) for partition in partitions_of(labels, period(rule, part)))
+    return pl.concat([pl.DataFrame(schema=KEYS_AND_LABEL), *(mitigated_in(file, rule, part) for file in files)])
+
+
+def mitigated_in(file: Path, rule: Rule, part: str) -> pl.DataFrame:
+    """Return those of one partition's labels (see `mitigated_rows`)."""
+    if "reason" not in tables.read(file, where=pl.lit(False)).columns:  # of an older commit
+        return pl.DataFrame(schema=KEYS_AND_LABEL)
+    rows = tables.read(file, [*KEYS_AND_LABEL, "reason"], pl.col("reason") == tables.MITIGATED)
+    return rows.filter((assign(rows, rule) == part).fill_null(False)).select(*KEYS_AND_LABEL)
+
+
+def partitions_of(labels: Path, span: tuple[datetime, datetime]) -> list[Partition]:
+    """Return the partitions of a table that [from, to) touches."""
+    start, end = span
+    return [partition for partition in tables.partitions(labels) if partition.start < end and start < partition.end]
 
 
 def read_part(
     features: Path,
     labels: Path,
-    rule: dict[str, Any],
+    rule: Rule,
     part: str,
     columns: list[str] | None = None,
-    draw: Callable[[pl.DataFrame], pl.Series] | None = None,
+    draw: Draw | None = None,
     servers: Sequence[str] | None = None,
 ) -> Iterator[tuple[Partition, pl.DataFrame]]:
     """Yield the rows of one part, a piece of a partition at a time, in order of (timestamp, server_id).
+
+    Parameters
+    ----------
+    features, labels : Path
+        The tables.
+    rule, part, columns, draw, servers
+        See `read_pieces`.
+    """
+    for partition in partitions_of(labels, period(rule, part)):
+        own = partition.path(features), partition.path(labels)
+        for rows in read_pieces(partition, *own, rule, part, columns, draw, servers):
+            yield partition, rows
+
+
+def read_pieces(
+    partition: Partition,
+    features: Path,
+    labels: Path,
+    rule: Rule,
+    part: str,
+    columns: list[str] | None = None,
+    draw: Draw | None = None,
+    servers: Sequence[str] | None = None,
+) -> Iterator[pl.DataFrame]:
+    """Yield a partition's rows of one part, a piece at a time, in order of (timestamp, server_id).
 
     Of train those of known label; of the parts that are judged also the observed rows of unknown label, since alarms
     open on them too.
 
     Parameters
     ----------
+    partition : Partition
     features, labels : Path
-        The tables.
+        Its files.
     rule : dict
         What `split` wrote.
     part : {"train", "validation", "test"}
@@ -187,9 +219,9 @@ def read_part(
 
     Yields
     ------
-    Partition, DataFrame
-        `timestamp`, `server_id`, `label`, `observed` and the features. A partition of more than `PIECE_ROWS` rows comes
-        in several pieces, cut between moments.
+    DataFrame
+        `timestamp`, `server_id`, `label`, `observed` and the features. More than `PIECE_ROWS` rows come in several
+        pieces, cut between moments.
     """
 
     def chosen(rows: pl.DataFrame) -> pl.Series:
@@ -199,11 +231,11 @@ def read_part(
         inside = (assign(rows, rule) == part).fill_null(False) & rows.select(is_wanted).to_series()
         return inside if draw is None else inside & draw(rows)
 
-    return _read(features, labels, read_labels, period(rule, part), columns, chosen)
+    return _pieces(partition, features, read_labels(labels), columns, chosen)
 
 
 def read_uncovered(
-    features: Path, labels: Path, rule: dict[str, Any], columns: list[str]
+    features: Path, labels: Path, rule: Rule, columns: list[str]
 ) -> Iterator[tuple[Partition, pl.DataFrame]]:
     """Yield the rows that no incident records cover and that a model may learn from, as `read_part` does.
 
@@ -218,35 +250,30 @@ def read_uncovered(
             uncovered &= pl.col("server_id").is_in(rule["servers"]["train"])
         return rows.select(uncovered).to_series()
 
-    def read(path: Path) -> pl.DataFrame:
-        return tables.read(path, [*KEYS_AND_LABEL, "reason"])
+    for partition in partitions_of(labels, span):
+        own = tables.read(partition.path(labels), [*KEYS_AND_LABEL, "reason"])
+        for rows in _pieces(partition, partition.path(features), own, columns, chosen):
+            yield partition, rows
 
-    return _read(features, labels, read, span, columns, chosen)
 
-
-def _read(
+def _pieces(
+    partition: Partition,
     features: Path,
-    labels: Path,
-    read: Callable[[Path], pl.DataFrame],
-    span: tuple[datetime, datetime],
+    labels: pl.DataFrame,
     columns: list[str] | None,
     choose: Callable[[pl.DataFrame], pl.Series],
-) -> Iterator[tuple[Partition, pl.DataFrame]]:
-    start, end = span
-    for partition in tables.partitions(labels):
-        if partition.end <= start or end <= partition.start:
+) -> Iterator[pl.DataFrame]:
+    """Yield the chosen ones of a partition's labelled rows with their features, a piece at a time."""
+    moments = labels["timestamp"].gather_every(PIECE_ROWS).unique().sort().dt.replace_time_zone(None)
+    for cut in pairwise([partition.start, *moments[1:], partition.end]):
+        inside = pl.col("timestamp").is_between(*tables.utc(*cut), closed="left")
+        rows = labels.filter(inside)
+        chosen = choose(rows)
+        if not chosen.any():
             continue
-        of_partition = read(partition.path(labels))
-        moments = of_partition["timestamp"].gather_every(PIECE_ROWS).unique().sort().dt.replace_time_zone(None)
-        for cut in pairwise([partition.start, *moments[1:], partition.end]):
-            inside = pl.col("timestamp").is_between(*tables.utc(*cut), closed="left")
-            rows = of_partition.filter(inside)
-            chosen = choose(rows)
-            if not chosen.any():
-                continue
-            wanted = None if columns is None else ["timestamp", "server_id", *columns]
-            values = tables.read(partition.path(features), wanted, inside)
-            if not values.select("timestamp", "server_id").equals(rows.select("timestamp", "server_id")):
-                raise UserError(f"{features} and {labels} differ in the rows of {partition.name}: run `dvc repro`")
-            kept = rows.drop("reason", strict=False)
-            yield partition, kept.hstack(values.drop("timestamp", "server_id")).filter(chosen)
+        wanted = None if columns is None else ["timestamp", "server_id", *columns]
+        values = tables.read(features, wanted, inside)
+        if not values.select("timestamp", "server_id").equals(rows.select("timestamp", "server_id")):
+            raise UserError(f"{features} and the labels differ in the rows of {partition.name}: run `dvc repro`")
+        kept = rows.drop("reason", strict=False)
+        yield kept.hstack(values.drop("timestamp", "server_id")).filter(chosen)

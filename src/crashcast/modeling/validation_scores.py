@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Any, BinaryIO
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import BinaryIO
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from crashcast import tables
+from crashcast.execution import runner
+from crashcast.execution.runner import SMALL_TO_SCORE_BYTES
+from crashcast.execution.task import File, Folder, Task
 from crashcast.modeling import alarms
 from crashcast.modeling.alarm_budget import SpentBudget
 from crashcast.modeling.algorithms.base import Floats, Matrix
 from crashcast.modeling.bootstrap import Ints, TwoWayDraws
-from crashcast.modeling.model import matrix
-from crashcast.modeling.split_rule import KEYS_AND_LABEL, crashes_of_part, mitigated_rows, period, read_part
+from crashcast.modeling.model import Model, loaded, matrix, save
+from crashcast.modeling.split_rule import (
+    KEYS_AND_LABEL,
+    Rule,
+    crashes_of_part,
+    mitigated_in,
+    partitions_of,
+    period,
+    read_pieces,
+)
 from crashcast.params.alarms import Alarms
 from crashcast.params.evaluate import Evaluate
+from crashcast.tables import Partition
 
 Scorer = Callable[[Matrix], Floats]
 
@@ -108,22 +120,22 @@ class Validation:
 def score_validation(
     features: Path,
     labels: Path,
-    rule: dict[str, Any],
+    rule: Rule,
     columns: list[str],
-    scorers: Iterable[Scorer],
+    scorers: Sequence[Scorer],
     crashes: pl.DataFrame,
     limits: Alarms,
     window: alarms.AlarmWindow,
     resampling: Evaluate,
     servers: Sequence[str] | None = None,
 ) -> Validation:
-    """Score the validation part with every model, a piece at a time.
+    """Score the validation part in this process.
 
     Parameters
     ----------
     features, labels, rule, columns
         See `read_part`.
-    scorers : iterable of function
+    scorers : sequence of function
         Each turns features, float32 of shape (m, k), into scores of shape (m,).
     crashes : DataFrame
         All covered crashes.
@@ -132,18 +144,109 @@ def score_validation(
     servers : sequence of str, optional
         Score the rows of these alone.
     """
-    files: list[tuple[Scorer, BinaryIO]] = [(score, TemporaryFile()) for score in scorers]  # noqa: SIM115 - returned
-    columns_of_rows = {**KEYS_AND_LABEL, tables.OBSERVED: pl.Boolean, "mitigated": pl.Boolean}
-    keys = [pl.DataFrame(schema=columns_of_rows | {"server_id": pl.Categorical})]  # servers may have no row in a fold
-    mitigated = mitigated_rows(labels, rule, "validation").select("timestamp", "server_id", mitigated=True)
-    for _, rows in read_part(features, labels, rule, "validation", columns, servers=servers):
-        own = rows.select("timestamp", "server_id", "label", "observed")
-        own = own.join(mitigated, on=["timestamp", "server_id"], how="left", maintain_order="left")
-        keys.append(own.with_columns(pl.col("server_id").cast(pl.Categorical), pl.col("mitigated").fill_null(False)))
+    pieces = (
+        rows
+        for partition in partitions_of(labels, period(rule, "validation"))
+        for rows in scored_pieces(
+            partition, partition.path(features), partition.path(labels), rule, columns, scorers, servers
+        )
+    )
+    return _gathered(pieces, len(scorers), rule, crashes, limits, window, resampling, servers)
+
+
+def score_by_tasks(
+    features: Path,
+    labels: Path,
+    rule: Rule,
+    models: Sequence[Model],
+    crashes: pl.DataFrame,
+    limits: Alarms,
+    window: alarms.AlarmWindow,
+    resampling: Evaluate,
+    servers: Sequence[str] | None = None,
+) -> Validation:
+    """Score the validation part by models of the same features, by tasks of partitions.
+
+    Parameters
+    ----------
+    features, labels, rule, crashes, limits, window, resampling, servers
+        See `score_validation`.
+    models : sequence of Model
+        A score is the log-odds.
+    """
+    with TemporaryDirectory() as folder:
+        for number, model in enumerate(models):
+            save(model, Path(folder, _score(number)))
+        tasks = [
+            Task(
+                partition,
+                {
+                    "features": File(partition.path(features)),
+                    "labels": File(partition.path(labels)),
+                    "models": Folder(Path(folder)),
+                    "rule": rule,
+                    "servers": None if servers is None else list(servers),
+                },
+            )
+            for partition in partitions_of(labels, period(rule, "validation"))
+        ]
+        scored = map(tables.read, runner.files("scores", score_partition, tasks, SMALL_TO_SCORE_BYTES))
+        return _gathered(scored, len(models), rule, crashes, limits, window, resampling, servers)
+
+
+def score_partition(
+    partition: Partition, features: Path, labels: Path, models: Path, rule: Rule, servers: list[str] | None
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Score the validation rows of one partition's files with the models in a folder."""
+    competing = [loaded(folder) for folder in sorted(models.iterdir())]
+    scorers = [model.log_odds for model in competing]
+    pieces = [*scored_pieces(partition, features, labels, rule, competing[0].features, scorers, servers)]
+    found = pl.concat(pieces) if pieces else pl.DataFrame()
+    return found, {"rows": found.height}
+
+
+def scored_pieces(
+    partition: Partition,
+    features: Path,
+    labels: Path,
+    rule: Rule,
+    columns: list[str],
+    scorers: Sequence[Scorer],
+    servers: Sequence[str] | None,
+) -> Iterator[pl.DataFrame]:
+    """Yield the validation rows of one partition's files (see `Validation`), with the scores of each scorer."""
+    keys = [*tables.KEYS]
+    mitigated = mitigated_in(labels, rule, "validation").select(*keys, mitigated=True)
+    for rows in read_pieces(partition, features, labels, rule, "validation", columns, servers=servers):
+        own = rows.select(*KEYS_AND_LABEL, tables.OBSERVED)
+        own = own.join(mitigated, on=keys, how="left", maintain_order="left")
         values = matrix(rows, columns)
-        for score, file in files:
-            file.write(score(values).astype(np.float64).tobytes())
+        scores = {_score(number): score(values).astype(np.float64) for number, score in enumerate(scorers)}
+        yield own.with_columns(pl.col("mitigated").fill_null(False), **scores)
+
+
+def _score(number: int) -> str:
+    return f"score_{number:03}"
+
+
+def _gathered(
+    pieces: Iterable[pl.DataFrame],
+    number: int,
+    rule: Rule,
+    crashes: pl.DataFrame,
+    limits: Alarms,
+    window: alarms.AlarmWindow,
+    resampling: Evaluate,
+    servers: Sequence[str] | None,
+) -> Validation:
+    """Return the rows of all pieces as the validation part, scored by so many models."""
+    files: list[BinaryIO] = [TemporaryFile() for _ in range(number)]  # noqa: SIM115 - returned
+    columns_of_rows = {**KEYS_AND_LABEL, tables.OBSERVED: pl.Boolean, "mitigated": pl.Boolean}
+    rows = [pl.DataFrame(schema=columns_of_rows | {"server_id": pl.Categorical})]  # servers may have no row in a fold
+    for piece in pieces:
+        rows.append(piece.select(*columns_of_rows).cast({"server_id": pl.Categorical}))
+        for one, file in enumerate(files):
+            file.write(piece[_score(one)].to_numpy().tobytes())
     crashes = crashes_of_part(crashes, rule, "validation", servers)
-    rows = pl.concat(keys, rechunk=True)
     span = period(rule, "validation")
-    return Validation(rows, [file for _, file in files], crashes, span, limits, window, resampling)
+    return Validation(pl.concat(rows, rechunk=True), files, crashes, span, limits, window, resampling)

@@ -13,6 +13,7 @@ FIT, COMPARE = "train: fit", "train: compare"
 STEPS = {FIT: "fit", COMPARE: "compare"}  # of a stage, which work on other rows than the rest of it
 REVIEW, TICK = "review", "tick"
 PARTS = (*DATA_STAGES, "split", "train", *STEPS, "evaluate")  # of a run of the pipeline
+COUNTING = "count"  # a step that train and evaluate share: the one remembers it for the other
 KNOWN = {*DATA_STAGES, *MODEL_STAGES, REVIEW, TICK}
 
 
@@ -32,7 +33,7 @@ class Measured(NamedTuple):
     partitions : int
         Of that table.
     workers : int
-        Processes at work side by side.
+        Processes at work side by side all the time: in train and evaluate others wait for one most of it.
     cpu_s, wall_s, peak_bytes : float
     written_bytes, read_bytes : float or None
         The sizes of all outputs and of all inputs.
@@ -60,7 +61,8 @@ def measurements(runs: Iterable[Run]) -> Iterator[Measured]:
     for run in runs:
         if is_failed(run) or run["name"] not in KNOWN or run.get("workers", 1) is None:
             continue
-        part, counts = run["name"], run.get("partitions", {}).values()
+        part, by_step = run["name"], run.get("partitions", {})
+        counts = [one for step, one in by_step.items() if step != COUNTING]
         total, remembered = (sum(one[key] for one in counts) for key in ("total", "remembered"))
         if part in DATA_STAGES:
             if not total or "workers" not in run:  # of an older version, which did not count processes
@@ -71,10 +73,11 @@ def measurements(runs: Iterable[Run]) -> Iterator[Measured]:
                 fleet = rows, partitions
         elif part == TICK:
             rows, partitions, computed = 0, 0, 0
-        elif fleet is None:
+        elif fleet is None or remembered:
             continue
         else:
             (rows, partitions), computed = fleet, fleet[0]
+            run = run | {"workers": 1}  # most of the time
         costs = {key: run[key] for key in ("cpu_s", "duration_s")}
         if part == "train":
             if run.get("steps", {}).keys() != {*STEPS.values()}:

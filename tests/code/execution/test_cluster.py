@@ -18,7 +18,7 @@ from crashcast.execution.cluster.client import Dispatcher
 from crashcast.execution.cluster.storage import Storage, StorageError
 from crashcast.execution.cluster.worker import Inputs
 from crashcast.execution.memo import Memo
-from crashcast.execution.task import File, Period, Task, fingerprint
+from crashcast.execution.task import File, Folder, Period, Task, fingerprint
 from crashcast.files import sha256
 from crashcast.params.execution import Execution
 from crashcast.params.features import Features
@@ -115,6 +115,9 @@ def test_a_task_survives_the_way_to_a_worker(tmp_path, shared):
         tables.write(partition.path(tmp_path / "in"), rows[number : number + 1])
     (tmp_path / "file").write_text("content")
     frame = pl.DataFrame({"server_id": ["a", None], "n": [1, 2]}, schema_overrides={"n": pl.UInt8})
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    for name in ("a", "deep/b"):
+        (tmp_path / "folder" / name).write_text(name)
     rules = Features.read(ROOT / "params.yaml")
     period = Period.among(
         [JANUARY, FEBRUARY], tmp_path / "in", FEBRUARY.start - HOUR, FEBRUARY.end, ("timestamp", "value")
@@ -122,6 +125,8 @@ def test_a_task_survives_the_way_to_a_worker(tmp_path, shared):
     inputs = {
         "rows": period,
         "path": File(tmp_path / "file"),
+        "folder": Folder(tmp_path / "folder"),
+        "rule": {"method": "time", "periods": [[1, None], [0.1]]},
         "frame": frame,
         "rules": rules,
         "reach": -HOUR / 7,
@@ -132,9 +137,9 @@ def test_a_task_survives_the_way_to_a_worker(tmp_path, shared):
     packed, contents = packing.pack(task, store.digests.of)
     description = json.dumps(packed)
     assert len(description) < 3000
-    assert len(contents) == 4
+    assert len(contents) == 6
     for digest, content in contents.items():
-        shared.put(packing.bytes_of(content), f"inputs/{digest}")
+        shared.put(packing.bytes_of(content), f"files/{digest}")
     arrived = packing.unpack(json.loads(description), tmp_path / "task", Inputs(tmp_path / "worker", shared).fetch)
     assert arrived.partition == FEBRUARY
     for name, item in inputs.items():
@@ -143,23 +148,25 @@ def test_a_task_survives_the_way_to_a_worker(tmp_path, shared):
     found = dict(arrived.inputs)
     assert_frame_equal(found.pop("rows").read(), rows)
     assert found.pop("path").path.read_text() == "content"
+    folder = found.pop("folder")
+    assert [(folder.name(file), file.read_text()) for file in folder.files] == [("a", "a"), ("deep/b", "deep/b")]
     assert_frame_equal(found.pop("frame"), frame)
-    assert found == {name: inputs[name] for name in ("rules", "reach", "factor", "nothing")}
+    assert found == {name: inputs[name] for name in ("rule", "rules", "reach", "factor", "nothing")}
 
 
 def test_what_is_put_appears_whole_and_once(tmp_path, shared):
     (source := tmp_path / "source").write_text("content")
-    assert not shared.has("inputs/a")
-    assert not shared.get("inputs/a", tmp_path / "copy")
-    shared.put(source, "inputs/a")
-    shared.put(b"bytes", "inputs/a")
-    assert shared.has("inputs/a")
-    assert shared.get("inputs/a", tmp_path / "copy")
+    assert not shared.has("files/a")
+    assert not shared.get("files/a", tmp_path / "copy")
+    shared.put(source, "files/a")
+    shared.put(b"bytes", "files/a")
+    assert shared.has("files/a")
+    assert shared.get("files/a", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == b"bytes"
-    assert [path.name for path in (tmp_path / "shared" / "inputs").iterdir()] == ["a"]
-    shared.remove("inputs/a")
-    shared.remove("inputs/a")
-    assert not shared.has("inputs/a")
+    assert [path.name for path in (tmp_path / "shared" / "files").iterdir()] == ["a"]
+    shared.remove("files/a")
+    shared.remove("files/a")
+    assert not shared.has("files/a")
 
 
 def test_a_worker_keeps_what_it_fetched_within_bounds(tmp_path, shared, monkeypatch):
@@ -168,8 +175,12 @@ def test_a_worker_keeps_what_it_fetched_within_bounds(tmp_path, shared, monkeypa
     for text in (b"one", b"two", b"three"):
         (tmp_path / "file").write_bytes(text)
         digests.append(sha256(tmp_path / "file"))
-        shared.put(text, f"inputs/{digests[-1]}")
+        shared.put(text, f"files/{digests[-1]}")
         fetched.fetch(digests[-1])
+    shared.remove(f"files/{digests[-1]}")
+    (tmp_path / "worker" / digests[-1]).unlink()
+    fetched.keep(tmp_path / "file", digests[-1])  # a result is fetched from nowhere
+    assert fetched.fetch(digests[-1]).read_bytes() == b"three"
     monkeypatch.setattr(worker, "KEPT_BYTES", 8)
     fetched.trim()
     assert {path.name for path in (tmp_path / "worker").iterdir()} == set(digests[1:])

@@ -111,7 +111,7 @@ def project(tmp_path, monkeypatch):
 
 def forget_code():
     code_hash.digest.cache_clear()
-    code_hash._parse.cache_clear()
+    code_hash._module.cache_clear()
 
 
 def listed(folder):
@@ -215,9 +215,8 @@ def test_a_terminal_gets_a_bar(project, capsys, monkeypatch):
 def test_small_tables_take_one_process_and_large_ones_all_cores(monkeypatch):
     monkeypatch.setattr(runner.os, "cpu_count", lambda: 7)
     auto, three = Execution(workers="auto", memo_gb=1), Execution(workers=3, memo_gb=1)
-    assert runner._workers(auto, runner.SMALL_BYTES - 1) == 1
-    assert runner._workers(auto, runner.SMALL_BYTES) == 7
-    assert runner._workers(three, 0) == runner._workers(three, runner.SMALL_BYTES) == 3
+    assert [runner._workers(auto, size, 50) for size in (49, 50)] == [1, 7]
+    assert [runner._workers(three, size, 50) for size in (0, 50)] == [3, 3]
 
 
 def test_a_period_lies_in_the_files_it_touches(project):

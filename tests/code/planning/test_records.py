@@ -38,6 +38,16 @@ def test_a_stage_without_a_table_has_the_rows_of_the_last_labels() -> None:
     assert (evaluate.rows, evaluate.partitions) == (900, 9)
 
 
+def test_a_run_that_recalled_a_part_of_its_work_is_no_measure_of_it() -> None:
+    label = table("label", 800, 8, 0)
+    counted, recalled = {"total": 8, "remembered": 8}, {"total": 2, "remembered": 1}
+    whole = run("evaluate", workers=2, partitions={"count": counted, "evaluate": {"total": 2, "remembered": 0}})
+    _, evaluate = measurements([label, whole])
+    assert (evaluate.part, evaluate.workers) == ("evaluate", 1)  # both worked only while rows were scored
+    assert len([*measurements([label, run("evaluate", partitions={"count": counted, "evaluate": recalled})])]) == 1
+    assert len([*measurements([label, run("train", steps=STEPS, partitions={"sample": recalled})])]) == 1
+
+
 @pytest.mark.parametrize(
     "runs",
     [

@@ -62,7 +62,7 @@ class Cluster:
         with TemporaryDirectory() as folder:
             record = Path(folder, "record")
             content = memo.read(record) if self.storage.get(f"memo/{key}.json", record) else None
-        if content is None or not self._fetch(key, content["sha256"], path):
+        if content is None or not self._fetch(content["sha256"], path):
             return None
         counts: Counts = content["counts"]
         return counts
@@ -99,7 +99,7 @@ class Cluster:
                     dispatcher.submit(position)
                 for position, result in dispatcher.results():
                     partition = tasks[position].partition
-                    if not self._fetch(keys[position], result["sha256"], partition.path(out)):
+                    if not self._fetch(result["sha256"], partition.path(out)):
                         raise UserError(
                             f"{self.storage.url}: the new {partition.name} is damaged: run `dvc repro` again"
                         )
@@ -109,15 +109,15 @@ class Cluster:
                 self.storage.remove(marker)
 
     def _upload(self, digest: str, content: packing.Content) -> None:
-        if not self.storage.has(name := f"inputs/{digest}"):
+        if not self.storage.has(name := f"files/{digest}"):  # results of workers are there
             self.storage.put(packing.bytes_of(content), name)
 
-    def _fetch(self, key: str, digest: str | None, path: Path) -> bool:
+    def _fetch(self, digest: str | None, path: Path) -> bool:
         """Put a result at `path`; return False if it is missing or damaged."""
         if digest is None:  # empty
             return True
         path.parent.mkdir(parents=True, exist_ok=True)
-        if self.storage.get(f"memo/{key}.parquet", path) and sha256(path) == digest:
+        if self.storage.get(f"files/{digest}", path) and sha256(path) == digest:
             return True
         path.unlink(missing_ok=True)
         return False

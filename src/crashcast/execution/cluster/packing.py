@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from crashcast.execution.task import File, Period, Task, frame_bytes, frame_digest
+from crashcast.execution.task import File, Folder, Period, Task, frame_bytes, frame_digest
 from crashcast.files import link
 from crashcast.params.base import Section
 from crashcast.params.every_section import section
@@ -40,6 +40,8 @@ def pack(task: Task, digest_of: Callable[[Path], str]) -> tuple[dict[str, Any], 
             return ["period", str(item.table), item.start.isoformat(), item.end.isoformat(), item.columns, files]
         if isinstance(item, File):
             return ["file", str(item.path), hashed(item.path)]
+        if isinstance(item, Folder):
+            return ["folder", str(item.path), [[item.name(file), hashed(file)] for file in item.files]]
         if isinstance(item, pl.DataFrame):
             return ["frame", hashed(item)]
         if isinstance(item, Section):
@@ -80,6 +82,10 @@ def unpack(packed: dict[str, Any], folder: Path, fetch: Callable[[str], Path]) -
         if kind == "file":
             lay(content[1], place)
             return File(place)
+        if kind == "folder":
+            for name, digest in content[1]:
+                lay(digest, place / name)
+            return Folder(place)
         if kind == "frame":
             return pl.read_ipc(fetch(content[0]))
         if kind == "section":

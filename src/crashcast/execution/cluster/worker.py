@@ -17,7 +17,7 @@ from crashcast.execution import code_hash, memo
 from crashcast.execution.cluster.packing import unpack
 from crashcast.execution.cluster.storage import Storage, StorageError
 from crashcast.execution.task import execute
-from crashcast.files import sha256
+from crashcast.files import link, replacing, sha256
 
 KEPT_BYTES = 20_000_000_000  # of inputs, for a worker's next tasks
 
@@ -60,7 +60,8 @@ def _result_of(content: dict[str, Any], place: Path) -> dict[str, Any]:
         digest = None
         if (path := task.partition.path(out)).exists():
             digest = sha256(path)
-            storage.put(path, f"memo/{key}.parquet")
+            storage.put(path, f"files/{digest}")
+            inputs.keep(path, digest)  # the next stage's
         record = Path(folder, ".record")
         memo.write(record, content["stage"], task.partition.name, digest, counts)
         storage.put(record, f"memo/{key}.json")  # last: it says that the result is whole
@@ -89,7 +90,7 @@ def refusal_of(content: dict[str, Any], threads: int) -> dict[str, Any] | None:
 
 def _with_clients_paths(message: str, folder: Path, inputs: dict[str, Any]) -> str:
     for name, (kind, *content) in inputs.items():
-        if kind in ("period", "file"):
+        if kind in ("period", "file", "folder"):
             message = message.replace(str(folder / name), content[0])
     return message
 
@@ -113,13 +114,18 @@ class Inputs:
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             aside = path.with_suffix(".part")
-            found = self.storage.get(f"inputs/{digest}", aside)
+            found = self.storage.get(f"files/{digest}", aside)
             if not found or sha256(aside) != digest:
-                self.storage.remove(f"inputs/{digest}")
-                raise UserError(f"{self.storage.url}/inputs/{digest} is missing or damaged: run `dvc repro` again")
+                self.storage.remove(f"files/{digest}")
+                raise UserError(f"{self.storage.url}/files/{digest} is missing or damaged: run `dvc repro` again")
             os.replace(aside, path)
         os.utime(path)
         return path
+
+    def keep(self, path: Path, digest: str) -> None:
+        """Keep a result, as it is the input of other tasks."""
+        with replacing(self.folder / digest) as aside:
+            link(path, aside)
 
     def trim(self) -> None:
         """Remove the inputs that have been unused the longest, beyond `KEPT_BYTES`."""

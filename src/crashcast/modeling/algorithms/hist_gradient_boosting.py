@@ -46,6 +46,7 @@ def fit(estimator: Any, features: Matrix, crash: NDArray[np.bool_], weight: Floa
     empty = np.isnan(features).all(axis=0)
     estimator.fit(np.where(empty, 0, features) if empty.any() else features, crash, sample_weight=weight)
     estimator._bin_mapper.n_threads = None  # the machine's, and of no use after fitting
+    vars(estimator).pop("_fitted_with_sw", None)  # which it has only if rows were weighted: of no use either
     for tree in chain.from_iterable(estimator._predictors):
         tree.nodes["value"] = significant(tree.nodes["value"])
         tree.nodes["gain"] = significant(tree.nodes["gain"])
