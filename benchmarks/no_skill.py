@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,9 @@ from crashcast.modeling.algorithms import candidates
 from crashcast.modeling.choice import choose
 from crashcast.modeling.compared_servers import draw_servers
 from crashcast.modeling.folds import draw_folds, forward_chained, measure
-from crashcast.modeling.model import Model
+from crashcast.modeling.model import Model, loaded
 from crashcast.modeling.row_counts import count_rows
-from crashcast.modeling.sampling import draw_sample, feature_names
+from crashcast.modeling.sampling import draw_into, feature_names
 from crashcast.modeling.split_rule import HAS_LABEL, period, read_part, read_rule
 from crashcast.modeling.validation_scores import score_validation
 from crashcast.params.alarms import Alarms
@@ -93,16 +94,15 @@ def trained() -> dict[str, Any]:
     label, interval, limits = Label.read(), Telemetry.read().interval, Alarms.read()
     window = AlarmWindow.of(label, interval)
     crashes = read_covered_crashes(BELIEVED, COVERAGE_PATH, Incidents.read())
-    sample, competing = (
-        draw_sample(FEATURES, LABELS, rule, columns, rules),
-        list(candidates(rules.candidates, rules.seed, columns)),
-    )
+    competing = list(candidates(rules.candidates, rules.seed, columns))
     evaluate = Evaluate.read()
     folds = forward_chained(rule, rules.folds, label.reach + label.recovery)
-    folds, models = train.fit_on_folds(folds, sample, competing, columns)
-    compared = draw_servers(
-        rule, count_rows(LABELS, rule), rules.max_compared_rows, label.horizon / interval, rules.seed
-    )
+    counted = count_rows(LABELS, rule)
+    compared = draw_servers(rule, counted, rules.max_compared_rows, label.horizon / interval, rules.seed)
+    with TemporaryDirectory() as folder:
+        drawn = draw_into(Path(folder, "sample"), FEATURES, LABELS, rule, columns, rules, counted)
+        folds, fitted = train.fit_on_folds(folds, drawn, BELIEVED, rules, label.lead, Path(folder))
+        models = [[loaded(one) for one in of_fold] for of_fold in fitted]
     scored = (
         score_validation(
             FEATURES, LABELS, fold, columns, [one.log_odds for one in of_fold], crashes, limits, window, evaluate
@@ -110,7 +110,6 @@ def trained() -> dict[str, Any]:
         for fold, of_fold in zip(folds, models, strict=True)
     )
     validation, on_folds = measure(folds, scored, draw_folds(folds, compared.servers, evaluate))
-    fitted = models[-1]
     pr_auc = [train.evidence_for(validation, validation.scores(number))["pr_auc"] for number in range(len(competing))]
     choice = choose(competing, pr_auc, on_folds, rules.skill_confidence, evaluate.confidence)
     chosen, skill = choice.place, choice.skill
@@ -118,7 +117,7 @@ def trained() -> dict[str, Any]:
 
     def on_test(number: int) -> dict[str, float]:
         raw = validation.scores(number)
-        model, _ = train.with_threshold(train.calibrated(fitted[number], raw, validation), raw, validation)
+        model, _ = train.with_threshold(train.calibrated(models[-1][number], raw, validation), raw, validation)
         return alarms_of(model)
 
     def alarms_of(model: Model) -> dict[str, float]:

@@ -37,6 +37,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -278,12 +279,16 @@ def dvc_repro(project: Path, *options: str, **variables: str) -> Figures:
     env = {**env, "PATH": f"{shims}:{env['PATH']}"}
     usage, printed = measure([sys.executable, "-m", "dvc", "repro", *options], project, env)
     stages = {note.pop("stage"): note for note in map(json.loads, notes.read_text().splitlines())}
-    counted = re.findall(r"^(\w+): (\d+) partitions, (\d+) computed, (\d+) from the memo", printed, re.MULTILINE)
+    told = re.findall(r"^(\w+): \d+ \w+, (\d+) computed, (\d+) from the memo", printed, re.MULTILINE)
+    computed, recalled = Counter[str](), Counter[str]()  # some steps run more than once
+    for step, *numbers in told:
+        computed[step] += int(numbers[0])
+        recalled[step] += int(numbers[1])
     return asdict(usage) | {
         "stages": stages,
         "dvc_own_cpu_s": usage.cpu_s - sum(note["cpu_s"] for note in stages.values()),
-        "partitions_computed": {stage: int(computed) for stage, _, computed, _ in counted},
-        "partitions_recalled": {stage: int(recalled) for stage, _, _, recalled in counted},
+        "partitions_computed": {**computed},
+        "partitions_recalled": {**recalled},
     }
 
 

@@ -73,7 +73,7 @@ FILE_NAME = "part-0.parquet"
 
 @dataclass(frozen=True, order=True)
 class Partition:
-    """The period [start, end) of one file; naive datetimes, meaning UTC."""
+    """The period [start, end) of one file; naive datetimes, meaning UTC. Of a fold, that of its validation part."""
 
     start: datetime
     end: datetime
@@ -82,7 +82,7 @@ class Partition:
     @property
     def name(self) -> str:
         """The folder's name, `month=2026-01`, `week=2026-W05` or `day=2026-01-31`."""
-        form = {"month": "%Y-%m", "week": "%G-W%V", "day": "%Y-%m-%d"}[self.unit]
+        form = {"month": "%Y-%m", "week": "%G-W%V", "day": "%Y-%m-%d", "fold": "%Y-%m-%dT%H:%M:%S"}[self.unit]
         return f"{self.unit}={self.start.strftime(form)}"
 
     def path(self, table: Path) -> Path:

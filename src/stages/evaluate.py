@@ -37,7 +37,7 @@ from crashcast.modeling.bootstrap import (
     total_replicates,
 )
 from crashcast.modeling.compared_servers import draw_servers
-from crashcast.modeling.model import Model, loaded
+from crashcast.modeling.model import FILES, Model, loaded
 from crashcast.modeling.row_counts import count_rows
 from crashcast.modeling.slices import beginnings, crash_kinds, in_first_week, names, server_slices
 from crashcast.modeling.split_rule import (
@@ -159,7 +159,7 @@ def score_test(
             {
                 "features": File(partition.path(features)),
                 "labels": File(partition.path(labels)),
-                "models": Folder(models),
+                "models": Folder(models, FILES),
                 "rule": rule,
                 "seed": seed,
             },
@@ -179,18 +179,18 @@ def score_partition(
     DataFrame
         `timestamp`, `server_id`, `label` (null: unknown), `observed`, `score`.
     dict
-        `rows`; of those drawn for it the `crash_rows`, and the PR-AUC that is `lost` without each feature.
+        `rows`; of some that are drawn, the `drawn_crash_rows` and the PR-AUC that is `lost` without each feature.
     """
     model, scored, drawn = loaded(models), [], []
     for rows in read_pieces(partition, features, labels, rule, "test", model.features):
         scored.append(rows.select(*KEYS_AND_LABEL, tables.OBSERVED, score=model.predict(rows)))
         drawn += lowest(rows.with_columns(drawn=row_hash(rows, seed, "importance sample")))
     if not scored:
-        return pl.DataFrame(), {"rows": 0, "crash_rows": 0, "lost": []}
+        return pl.DataFrame(), {"rows": 0, "drawn_crash_rows": 0, "lost": []}
     written, sample = pl.concat(scored), pl.concat(lowest(pl.concat(drawn)))
     crash_rows = int(sample["label"].sum())
     lost = importance(model, sample, seed) if 0 < crash_rows < sample.height else []
-    return written, {"rows": written.height, "crash_rows": crash_rows, "lost": lost}
+    return written, {"rows": written.height, "drawn_crash_rows": crash_rows, "lost": lost}
 
 
 def lowest(hashed: pl.DataFrame) -> list[pl.DataFrame]:
@@ -207,7 +207,9 @@ def with_scores(
     for partition in tables.partitions(predictions):
         scored, own = tables.read(partition.path(predictions)), (partition.path(features), partition.path(labels))
         pieces = read_pieces(partition, *own, rule, "test", list(baselines))
-        rows = pl.concat(piece.select(*KEYS_AND_LABEL, tables.OBSERVED, *baselines) for piece in pieces)
+        rows = pl.concat(pieces)
+        if not rows.select(*tables.KEYS).equals(scored.select(*tables.KEYS)):
+            raise ValueError(f"{partition.name} was scored in another order than its features have")
         found.append(with_baselines(scored.hstack(rows.select(*baselines)), baselines, seed))
     return pl.concat(found, rechunk=True)
 
@@ -306,7 +308,7 @@ def mean_importance(counts: list[dict[str, Any]], features: list[str]) -> pl.Dat
     Parameters
     ----------
     counts : list of dict
-        See `score_partition`; a partition counts as much as it has rows before a crash.
+        See `score_partition`; a partition counts as much as crash rows of it were drawn.
     features : list of str
 
     Returns
@@ -315,8 +317,8 @@ def mean_importance(counts: list[dict[str, Any]], features: list[str]) -> pl.Dat
         `feature`, `pr_auc_lost`, the largest first.
     """
     measured = [one for one in counts if one["lost"]]
-    weights = np.array([one["crash_rows"] for one in measured])
-    lost = weights @ np.array([one["lost"] for one in measured]) / weights.sum()
+    weights = np.array([one["drawn_crash_rows"] for one in measured])
+    lost = weights @ np.array([one["lost"] for one in measured]) / weights.sum() if measured else [None] * len(features)
     return pl.DataFrame({"feature": features, "pr_auc_lost": lost}).sort(
         "pr_auc_lost", "feature", descending=[True, False]
     )

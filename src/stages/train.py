@@ -17,12 +17,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from crashcast import run_record
+import polars as pl
+
+from crashcast import run_record, tables
 from crashcast.canonical import write_json, write_text
+from crashcast.execution import memo, runner
+from crashcast.execution.task import File, Folder, Task
 from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import baselines, local, row_metrics
 from crashcast.modeling.alarms import AlarmWindow
@@ -34,12 +40,13 @@ from crashcast.modeling.card import model_card
 from crashcast.modeling.choice import Choice, choose
 from crashcast.modeling.compared_servers import draw_servers
 from crashcast.modeling.folds import draw_folds, forward_chained, measure
-from crashcast.modeling.model import Model, calibration, fit, save, side_by_side
+from crashcast.modeling.model import Model, calibration, fit, loaded, save, side_by_side
 from crashcast.modeling.row_counts import count_rows
 from crashcast.modeling.sampling import (
+    Drawn,
     Sample,
     confidence_weights,
-    draw_sample,
+    draw_into,
     feature_names,
     with_pseudo_labels,
 )
@@ -51,6 +58,7 @@ from crashcast.params.incidents import Incidents
 from crashcast.params.label import Label
 from crashcast.params.telemetry import Telemetry
 from crashcast.params.train import Train
+from crashcast.tables import Partition
 
 
 def main(
@@ -77,48 +85,48 @@ def main(
     )
 
     counted = count_rows(labels, rule)
-    sample = draw_sample(features, labels, rule, columns, train, counted)
-    if train.weigh_by_confidence:
-        sample = replace(sample, weight=confidence_weights(sample, incidents, label.lead))
     competing = list(candidates(train.candidates, train.seed, columns))
     folds = forward_chained(rule, train.folds, label.reach + label.recovery)
-    with run_record.step("fit", len(sample.crash)):
-        folds, fitted = fit_on_folds(folds, sample, competing, columns)
-    of_sample = sample.figures()
-    named = {name: sign for one in competing if one.algorithm == ONE_RULE for name, sign in one.hyperparameters.items()}
-    rules_to_beat = choose_rules(columns, sample.values, sample.crash, sample.share, named)
-    if not train.self_training and not train.local:
-        del sample  # the validation part needs the memory
-
     compared = draw_servers(rule, counted, train.max_compared_rows, label.horizon / telemetry.interval, train.seed)
-    score = partial(score, servers=compared.drawn)
-    draws = draw_folds(folds, compared.servers, evaluate)
-    with run_record.step("compare", compared.rows * len(folds)):
-        choice, evidence, validation = compare(competing, folds, fitted, score, draws, train.skill_confidence)
-    chosen, reason = competing[choice.place], choice.why_the_dummy
-    found: dict[str, Any] = {
-        "chosen": chosen.name,
-        "candidates": evidence,
-        "skill": choice.skill,
-        "expected": choice.expected,
-        "folds": len(folds),
-        "servers": len(compared.servers),
-    }
-    if reason:
-        print(f"train: {reason}", file=sys.stderr)
+    with memo.temporary() as folder:
+        drawn = draw_into(folder / "sample", features, labels, rule, columns, train, counted)
+        with run_record.step("fit", drawn.rows):
+            folds, fitted = fit_on_folds(folds, drawn, incidents, train, label.lead, folder)
+        score = partial(score, servers=compared.drawn)
+        draws = draw_folds(folds, compared.servers, evaluate)
+        with run_record.step("compare", compared.rows * len(folds)):
+            choice, evidence, validation = compare(competing, folds, fitted, score, draws, train.skill_confidence)
+        chosen, reason = competing[choice.place], choice.why_the_dummy
+        found: dict[str, Any] = {
+            "chosen": chosen.name,
+            "candidates": evidence,
+            "skill": choice.skill,
+            "expected": choice.expected,
+            "folds": len(folds),
+            "servers": len(compared.servers),
+        }
+        if reason:
+            print(f"train: {reason}", file=sys.stderr)
 
-    raw = validation.scores(choice.place)
-    model = calibrated(fitted[-1][choice.place], raw, validation)
-    if train.self_training and not reason:
-        sample = with_pseudo_labels(features, labels, rule, model, sample, train)
-        model = fit_to(sample, chosen, columns)
-        validation = score(rule, models=[model])
-        raw = validation.scores(0)
-        model = calibrated(model, raw, validation)
-    if train.local and not reason and model.algorithm != DUMMY:
-        of_folds = [models[choice.place] for models in fitted]
-        strength, found["local"] = local.choose_strength(folds, of_folds, score, sample)
-        model = replace(model, local=local.corrections(local.evidence(model, sample, validation.window), strength))
+        sample = weighted(drawn.read(), train, incidents, label.lead)
+        of_sample = sample.figures()
+        named = {
+            name: sign for one in competing if one.algorithm == ONE_RULE for name, sign in one.hyperparameters.items()
+        }
+        rules_to_beat = choose_rules(columns, sample.values, sample.crash, sample.share, named)
+        raw = validation.scores(choice.place)
+        model = calibrated(loaded(fitted[-1][choice.place]), raw, validation)
+        if train.self_training and not reason:
+            sample = with_pseudo_labels(features, labels, rule, model, sample, train)
+            model = fit_to(sample, chosen, columns)
+            save(model, again := folder / "self_training")
+            validation = score(rule, models=[again])
+            raw = validation.scores(0)
+            model = calibrated(model, raw, validation)
+        if train.local and not reason and model.algorithm != DUMMY:
+            of_folds = [models[choice.place] for models in fitted]
+            strength, found["local"] = local.choose_strength(folds, of_folds, score, sample)
+            model = replace(model, local=local.corrections(local.evidence(model, sample, validation.window), strength))
 
     write_json(candidates_metrics, found)
     model, figures = with_threshold(model, raw, validation)
@@ -130,17 +138,86 @@ def main(
     write_text(models / "card.md", model_card(model, inputs, rule, figures, evidence, choice.expected, reason))
 
 
+def weighted(sample: Sample, train: Train, incidents: Path, lead: timedelta) -> Sample:
+    """Return the sample with the weights that `train.weigh_by_confidence` asks for."""
+    if not train.weigh_by_confidence:
+        return sample
+    return replace(sample, weight=confidence_weights(sample, incidents, lead))
+
+
 def fit_on_folds(
-    folds: list[Rule], sample: Sample, competing: list[Candidate], columns: list[str]
-) -> tuple[list[Rule], list[list[Model]]]:
-    """Fit every candidate to the rows before each fold; without rows of both classes before it, a fold is left out."""
+    folds: list[Rule], drawn: Drawn, incidents: Path, train: Train, lead: timedelta, place: Path
+) -> tuple[list[Rule], list[list[Path]]]:
+    """Fit every candidate to the rows before each fold, by a task for each fold.
+
+    Returns
+    -------
+    list of dict
+        The folds, without those that have no rows of both classes before them.
+    list of list of Path
+        The folders of each fold's models, in `place`, in the order of the candidates.
+    """
+    tasks = [
+        Task(
+            Partition(*period(fold, "validation"), "fold"),
+            {
+                "sample": Folder(drawn.folder),
+                "columns": drawn.columns,
+                "shares": list(drawn.shares),
+                "rows": drawn.rows,
+                "until": period(fold, "train")[1].isoformat(),
+                "incidents": File(incidents) if train.weigh_by_confidence else None,
+                "train": train,
+                "lead": lead,
+            },
+        )
+        for fold in folds
+    ]
+    by_name = {task.partition.name: fold for task, fold in zip(tasks, folds, strict=True)}
     learnable, fitted = [], []
-    for fold in folds:
-        earlier = sample.before(period(fold, "train")[1])
-        if 0 < earlier.crash.sum() < len(earlier.crash):
-            learnable.append(fold)
-            fitted.append(side_by_side(partial(fit_to, earlier, columns=columns), competing))
+    for file in runner.files("fit", fit_candidates, tasks):
+        learnable.append(by_name[name := file.parent.name])
+        models: dict[str, Path] = {}
+        for number, written, content in tables.read(file).iter_rows():
+            models[number] = place / name / number
+            models[number].mkdir(parents=True, exist_ok=True)
+            (models[number] / written).write_bytes(content)
+        fitted.append([*models.values()])
     return learnable, fitted
+
+
+def fit_candidates(
+    partition: Partition,
+    sample: Path,
+    columns: list[str],
+    shares: list[float],
+    rows: int,
+    until: str,
+    incidents: Path | None,
+    train: Train,
+    lead: timedelta,
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Fit every candidate to the rows of a sample before a moment.
+
+    Returns
+    -------
+    DataFrame
+        `candidate` (its number, as text), `file`, `content`: the models' files; empty without rows of both classes.
+    dict
+        `rows`: those before the moment.
+    """
+    earlier = Drawn(sample, columns, (shares[0], shares[1]), rows).read().before(datetime.fromisoformat(until))
+    if incidents is not None:
+        earlier = weighted(earlier, train, incidents, lead)
+    written: list[tuple[str, str, bytes]] = []
+    if 0 < earlier.crash.sum() < len(earlier.crash):
+        competing = [*candidates(train.candidates, train.seed, columns)]
+        for number, model in enumerate(side_by_side(partial(fit_to, earlier, columns=columns), competing)):
+            with TemporaryDirectory() as folder:
+                save(model, Path(folder))
+                written += [(f"{number:06}", file.name, file.read_bytes()) for file in sorted(Path(folder).iterdir())]
+    schema = {"candidate": pl.String, "file": pl.String, "content": pl.Binary}
+    return pl.DataFrame(written, schema, orient="row"), {"rows": len(earlier.crash)}
 
 
 def fit_to(sample: Sample, candidate: Candidate, columns: list[str]) -> Model:
@@ -152,7 +229,7 @@ def fit_to(sample: Sample, candidate: Candidate, columns: list[str]) -> Model:
 def compare(
     competing: list[Candidate],
     folds: list[Rule],
-    fitted: list[list[Model]],
+    fitted: list[list[Path]],
     score: Callable[..., Validation],
     draws: TwoWayDraws,
     skill: float,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import chdir
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -188,7 +189,9 @@ def test_a_baselines_threshold_is_set_on_the_servers_that_the_models_is(project,
     project.run("split", "train", "evaluate")
     rule, labels = read_rule(project.root / "data" / "split.json"), project.root / "data" / "labels"
     seed = Train.read(project.root / "params.yaml").seed
-    compared = compared_servers.draw_servers(rule, count_rows(labels, rule), max_rows, 6, seed)
+    with chdir(project.root):
+        counted = count_rows(labels, rule)
+    compared = compared_servers.draw_servers(rule, counted, max_rows, 6, seed)
     assert compared.are_all == (method == "server")
     incidents = tables.read(project.root / "data" / "incidents.parquet", ["server_id", "started_at"])
     rows = project.table("data/features").join(known_rows(project), on=["timestamp", "server_id"])
@@ -369,7 +372,7 @@ def test_only_what_the_model_uses_is_important(judged):
     assert evaluate.importance(model, sample, seed=1) == found
 
 
-def test_the_sample_for_importance_holds_some_of_each_label_whatever_the_order(judged, monkeypatch):
+def test_the_sample_for_importance_holds_some_of_each_label(judged, monkeypatch):
     monkeypatch.setattr(evaluate, "SAMPLE_ROWS", 7)
     monkeypatch.setattr(evaluate, "importance", lambda model, sample, seed: samples.append(sample) or [0.0])
     rule, models, samples, rows = read_rule(judged.root / "data" / "split.json"), judged.root / "models", [], 0
@@ -377,7 +380,7 @@ def test_the_sample_for_importance_holds_some_of_each_label_whatever_the_order(j
     for partition in listed:
         files = (partition.path(judged.root / "data" / name) for name in ("features", "labels"))
         _, counts = evaluate.score_partition(partition, *files, models, rule, 1)
-        assert (counts["crash_rows"], counts["lost"]) == (7, [0.0])
+        assert (counts["drawn_crash_rows"], counts["lost"]) == (7, [0.0])
         rows += counts["rows"]
     assert rows == known_test_rows(judged).height
     assert len(samples) == len(listed) > 0
@@ -387,14 +390,33 @@ def test_the_sample_for_importance_holds_some_of_each_label_whatever_the_order(j
 
 def test_a_feature_matters_as_much_as_in_the_mean_over_crash_rows():
     counts = [
-        {"crash_rows": 30, "lost": [0.1, 0.2, 0.3]},
-        {"crash_rows": 10, "lost": [0.5, 0.2, -0.1]},
-        {"crash_rows": 5, "lost": []},  # without other rows: nothing to rank
+        {"drawn_crash_rows": 30, "lost": [0.1, 0.2, 0.3]},
+        {"drawn_crash_rows": 10, "lost": [0.5, 0.2, -0.1]},
+        {"drawn_crash_rows": 5, "lost": []},  # without other rows: nothing to rank
     ]
     found = evaluate.mean_importance(counts, ["a", "b", "c"])
     assert found["feature"].to_list() == ["a", "b", "c"]
     assert found["pr_auc_lost"].to_list() == pytest.approx([0.2, 0.2, 0.2])
     assert evaluate.mean_importance(counts[1:], ["a", "b", "c"]).rows() == [("a", 0.5), ("b", 0.2), ("c", -0.1)]
+    found = evaluate.mean_importance([{"drawn_crash_rows": 1, "lost": [0.0, 0.3, 0.0]}], ["b", "risk", "a"])
+    assert found["feature"].to_list() == ["risk", "a", "b"]  # the costliest first, and equal ones by name
+    assert evaluate.mean_importance(counts[2:], ["a"])["pr_auc_lost"].to_list() == [None]
+
+
+@pytest.mark.ci
+def test_two_processes_write_what_one_writes(project):
+    made = (
+        "models",
+        "data/predictions",
+        "plots",
+        "metrics/train.json",
+        "metrics/candidates.json",
+        "metrics/evaluate.json",
+    )
+    before = {name: md5(project.root / name) for name in made}
+    project.set("execution", workers=2)
+    project.run("train", "evaluate")
+    assert {name: md5(project.root / name) for name in made} == before
 
 
 def test_the_evaluation_is_what_dvc_can_compare(judged):

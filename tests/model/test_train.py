@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import chdir
 from dataclasses import replace
 from datetime import timedelta
 
@@ -114,7 +115,9 @@ def test_candidates_are_compared_and_the_threshold_is_set_on_servers_drawn_by_lo
     rule, labels = read_rule(project.root / "data" / "split.json"), project.root / "data" / "labels"
     seed, label = Train.read(project.root / "params.yaml").seed, Label.read(project.root / "params.yaml")
     window = AlarmWindow.of(label, Telemetry.read(project.root / "params.yaml").interval)
-    compared = draw_servers(rule, count_rows(labels, rule), known.height // 3, label.horizon / window.interval, seed)
+    with chdir(project.root):
+        counted = count_rows(labels, rule)
+    compared = draw_servers(rule, counted, known.height // 3, label.horizon / window.interval, seed)
     assert on_all["servers"] == known["server_id"].n_unique() > 2 * on_some["servers"]
     assert on_some["servers"] == len(compared.servers)
     is_compared = pl.col("server_id").is_in(compared.servers)
@@ -438,7 +441,8 @@ def test_what_no_records_cover_is_labelled_where_the_model_is_certain(half_cover
     half_covered.set("train", self_training={"certainty": 0.3})
     model, rules = load(half_covered.root / "models"), Train.read(half_covered.root / "params.yaml")
     tables_read = data / "features", data / "labels", rule
-    sample = sampling.draw_sample(*tables_read, model.features, rules)
+    with chdir(half_covered.root):
+        sample = sampling.draw_sample(*tables_read, model.features, rules)
     whole = sampling.with_pseudo_labels(*tables_read, model, sample, rules)
     values, guessed = whole.values[len(sample.crash) :], whole.crash[len(sample.crash) :]
 

@@ -396,8 +396,8 @@ def test_the_stages_share_a_bucket(project, machines, s3, monkeypatch, capsys):
     monkeypatch.setattr(Storage, "put", lambda self, source, name: uploaded.append(name) or put(self, source, name))
     assert all_stages() == expected
     told = capsys.readouterr().err
-    computed = re.findall(r"(\w+): (\d+) partitions, \2 computed, 0 from the memo", told)
-    steps = ["clean", "evidence", "label", "featurize", "count", "sample", "scores", "evaluate"]
+    computed = re.findall(r"(\w+): (\d+) (?:partition|fold)s, \2 computed, 0 from the memo", told)
+    steps = ["clean", "evidence", "label", "featurize", "count", "sample", "fit", "scores", "evaluate"]
     assert [step for step, _ in groupby(name for name, _ in computed)] == steps
     assert "count: 3 partitions, 0 computed, 3 from the memo" in told  # evaluate's
     # what a worker made is no upload of the next stage

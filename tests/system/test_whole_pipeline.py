@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -44,12 +45,16 @@ def run(command: str, cwd: Path, check: bool = True, **variables: str) -> subpro
 
 
 def partitions_computed(printed: str) -> dict[str, int]:
-    """Count, per stage, the partitions that a run says it computed."""
-    told = re.findall(r"^(\w+): \d+ partitions, (\d+) computed", printed, flags=re.MULTILINE)
-    return {stage: int(number) for stage, number in told}
+    """Count, per step, the partitions that a run says it computed, if there are any."""
+    told = re.findall(r"^(\w+): \d+ (?:partition|fold)s, (\d+) computed", printed, flags=re.MULTILINE)
+    counted: Counter[str] = Counter()
+    for step, number in told:
+        counted[step] += int(number)
+    return {**+counted}
 
 
-EVERYTHING = {"validate": 3, "clean": 3, "evidence": 3, "label": 3, "featurize": 3}
+OF_DATA = {"validate": 3, "clean": 3, "evidence": 3, "label": 3, "featurize": 3}
+EVERYTHING = {**OF_DATA, "count": 3, "sample": 3, "fit": 3, "scores": 3, "evaluate": 1}
 
 
 @pytest.fixture(scope="module")

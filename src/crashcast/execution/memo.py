@@ -1,7 +1,8 @@
 """The memo: results of partitions that were computed before, by a hash of everything they depend on.
 
-It is in DVC's cache folder, so that worktrees and experiments share it. Results are stored as hard links to the files
-of DVC's cache and the work tree: no extra disk. If it is deleted, results are computed again.
+It is in DVC's cache folder, so that worktrees and experiments share it. Results are stored as hard links: those of
+tables to the files of DVC's cache and the work tree, which takes no extra disk. If it is deleted, results are computed
+again.
 
 An entry is two files: KEY.parquet, absent for an empty result, and KEY.json, its hash and the task's counts. The record
 is written last and checked against its own hash, so an incomplete entry is ignored. A result is checked against its
@@ -17,10 +18,11 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import psutil
@@ -188,6 +190,17 @@ def find() -> Memo | None:
     if switch == "off" or not Path(".dvc").is_dir():
         return None
     return Memo(cache.shared_root() / NAME, recalls=not _is_forced())
+
+
+@contextmanager
+def temporary() -> Iterator[Path]:
+    """Give an empty folder on the memo's file system, so that results can be links, and killed runs leave nothing."""
+    if Path(".dvc").is_dir():
+        with cache.temporary() as place:
+            yield place
+    else:
+        with TemporaryDirectory() as folder:
+            yield Path(folder)
 
 
 def show(store: Memo, console: Console) -> None:

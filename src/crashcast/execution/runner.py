@@ -12,10 +12,9 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from crashcast import run_record
@@ -88,8 +87,8 @@ def files(step: str, compute: Compute, tasks: list[Task], small_bytes: int = SMA
     compute, tasks, small_bytes
         See `run`; the files come in the order of `tasks`, without those of empty results.
     """
-    with TemporaryDirectory() as folder:
-        out = Path(folder, step)
+    with memo.temporary() as folder:
+        out = folder / step
         _, remembered, workers = _run(step, compute, tasks, out, True, small_bytes)
         run_record.count_partitions(step, len(tasks), remembered, workers=workers)
         yield from filter(Path.exists, (task.partition.path(out) for task in tasks))
@@ -99,7 +98,11 @@ def _run(
     stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bool, small_bytes: int
 ) -> tuple[list[Counts], int, int | None]:
     """Return the counts of each task, how many the memo held, and the processes (see `count_partitions`)."""
-    signatures = {path: signature(path) for task in tasks for path in task.files}
+    files = [task.files for task in tasks]
+    try:
+        signatures = {path: signature(path) for of_task in files for path in of_task}
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing: `dvc pull` or `dvc repro` brings it") from None
     execution, store = Execution.read(), memo.find() if remember else None
     cluster = _cluster(execution, store) if remember else None
     with replacing_folder(out) as aside:
@@ -113,13 +116,14 @@ def _run(
         if cluster and missing:
             results = cluster.compute_all(stage, compute, waiting, [keys[index] for index in missing], aside)
         else:
-            size = sum(signatures[path].size_bytes for path in {path for task in waiting for path in task.files})
+            size = sum(signatures[path].size_bytes for path in {path for index in missing for path in files[index]})
             workers = max(1, min(_workers(execution, size, small_bytes), len(missing)))
             results = _compute_all(compute, waiting, aside, workers)
-        with progress(stage, len(missing), "partition") as advance, closing(results):
+        noun = "fold" if tasks[:1] and tasks[0].partition.unit == "fold" else "partition"
+        with progress(stage, len(missing), noun) as advance, closing(results):
             for position, counts in results:
                 index = missing[position]
-                for path in tasks[index].files:
+                for path in files[index]:
                     if signature(path) != signatures[path]:
                         raise UserError(f"{path} changed while {stage} was reading it: run `dvc repro` again")
                 found[index] = counts
@@ -133,7 +137,7 @@ def _run(
         store.trim(execution.memo_gb * GB)
         store.digests.save()
     print(
-        f"{stage}: {len(tasks)} partitions, {len(missing)} computed, {len(tasks) - len(missing)} from the memo",
+        f"{stage}: {len(tasks)} {noun}s, {len(missing)} computed, {len(tasks) - len(missing)} from the memo",
         file=sys.stderr,
     )
     return [counts for counts in found if counts is not None], len(tasks) - len(missing), workers
@@ -189,9 +193,8 @@ def _compute_all(compute: Compute, tasks: list[Task], out: Path, workers: int) -
             yield position, execute(compute, task, out)
         return
     # spawn, not fork: polars holds threads and locks that a fork would break
-    for threads in ("POLARS_MAX_THREADS", "OMP_NUM_THREADS"):  # of each worker
-        os.environ.setdefault(threads, str(max(1, (os.cpu_count() or 1) // workers)))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+    pooled = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    with _threads_of_each((os.cpu_count() or 1) // workers), pooled as pool:
         futures = {pool.submit(execute, compute, task, out): position for position, task in enumerate(tasks)}
         try:
             for future in as_completed(futures):
@@ -204,6 +207,18 @@ def _compute_all(compute: Compute, tasks: list[Task], out: Path, workers: int) -
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextmanager
+def _threads_of_each(number: int) -> Iterator[None]:
+    """Let processes that start meanwhile use so many threads, at least one, unless the environment says otherwise."""
+    names = [name for name in ("POLARS_MAX_THREADS", "OMP_NUM_THREADS") if name not in os.environ]
+    os.environ |= dict.fromkeys(names, str(max(1, number)))
+    try:
+        yield
+    finally:
+        for name in names:
+            os.environ.pop(name, None)
 
 
 def _end_with_parent() -> None:

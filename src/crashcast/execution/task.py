@@ -95,14 +95,23 @@ class File:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that a task is handed as its path."""
+    """A folder that a task is handed as its path, or some files of it.
+
+    Attributes
+    ----------
+    path : Path
+    names : tuple of str
+        Of the files; if there are none, of all in it, at any depth.
+    """
 
     path: Path
+    names: tuple[str, ...] = ()
 
     @property
     def files(self) -> list[Path]:
-        """The files in it, at any depth, in order of their names."""
-        return sorted(path for path in self.path.rglob("*") if path.is_file())
+        """The files, in order of their names."""
+        named = [self.path / name for name in self.names]
+        return sorted(named or (path for path in self.path.rglob("*") if path.is_file()))
 
     def name(self, file: Path) -> str:
         """Return the name of a file in it."""

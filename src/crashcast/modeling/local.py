@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ import polars as pl
 
 from crashcast.modeling.alarms import AlarmWindow
 from crashcast.modeling.algorithms.base import significant
-from crashcast.modeling.model import Model, calibration
+from crashcast.modeling.model import Model, calibration, loaded
 from crashcast.modeling.row_metrics import pr_auc
 from crashcast.modeling.sampling import Sample
 from crashcast.modeling.split_rule import Rule, period
@@ -83,7 +84,7 @@ def corrections(found: pl.DataFrame, strength: float) -> dict[str, float]:
 
 
 def choose_strength(
-    folds: Sequence[Rule], fitted: Sequence[Model], score: Callable[..., Validation], sample: Sample
+    folds: Sequence[Rule], fitted: Sequence[Path], score: Callable[..., Validation], sample: Sample
 ) -> tuple[float, dict[str, Any]]:
     """Choose the strength with the highest mean logarithm of PR-AUC over the folds.
 
@@ -93,8 +94,8 @@ def choose_strength(
     ----------
     folds : sequence of dict
         See `folds.forward_chained`.
-    fitted : sequence of Model
-        The chosen candidate, fitted to the rows before each fold.
+    fitted : sequence of Path
+        The folders of the chosen candidate's models, each fitted to the rows before a fold.
     score : function
         `validation_scores.score_by_tasks`, given a rule and `models`.
     sample : Sample
@@ -108,13 +109,13 @@ def choose_strength(
         `strength`, null if it is off, and `log_pr_auc`: of each strength the mean over the folds.
     """
     found = []
-    for fold, fit in zip(folds, fitted, strict=True):
-        validation = score(fold, models=[fit])
+    for fold, folder in zip(folds, fitted, strict=True):
+        validation = score(fold, models=[folder])
         labels, known, raw = validation.labels, validation.known, validation.scores(0)
         if not 0 < labels.sum() < len(labels):
             continue
         slope, intercept = calibration(raw[known], labels == 1)
-        model = replace(fit, slope=slope, intercept=intercept)
+        model = replace(loaded(folder), slope=slope, intercept=intercept)
         counted = evidence(model, sample.before(period(fold, "train")[1]), validation.window)
         servers = validation.rows["server_id"].filter(known)
         corrected = (replace(model, local=corrections(counted, a)) for a in STRENGTHS)

@@ -27,13 +27,14 @@ from typing_extensions import TypedDict  # pydantic cannot read typing's before 
 
 from crashcast.canonical import write_json
 from crashcast.errors import UserError
-from crashcast.files import Signature, replacing, signature
+from crashcast.files import replacing, sha256
 from crashcast.modeling import archive
 from crashcast.modeling.algorithms import ALGORITHMS, Candidate
 from crashcast.modeling.algorithms.base import PIECE_ROWS, Floats, Matrix, significant
 from crashcast.modeling.algorithms.logistic_regression import solver
 from crashcast.modeling.archive import skops
 
+FILES = ("model.json", "model.skops")  # of a saved model
 SCORE_DIGITS = 9
 
 
@@ -169,7 +170,8 @@ def fit(
 
 def side_by_side(fit_one: Callable[[Candidate], Model], competing: list[Candidate]) -> list[Model]:
     """Fit two candidates at a time, each with half of the processors: a fit alone leaves many of them idle."""
-    threads = max(1, (os.cpu_count() or 1) // 2)
+    allowed = os.environ.get("OMP_NUM_THREADS", "")  # the runner sets it, where other processes fit meanwhile
+    threads = max(1, (int(allowed) if allowed.isdigit() else os.cpu_count() or 1) // 2)
 
     def share_processors() -> None:
         threadpool_limits(threads, user_api="openmp")  # of this thread alone
@@ -258,14 +260,20 @@ def load(folder: Path) -> Model:
 
 
 def loaded(folder: Path) -> Model:
-    """Return what `load` does; tasks of one process read a model once, as long as its files stay the same."""
-    files = [file for name in ("model.json", "model.skops") if (file := folder / name).exists()]
-    return _load_once(folder, *map(signature, files))
+    """Return what `load` does; of the last few models each is read once, wherever its files lie."""
+    files = [file for name in FILES if (file := folder / name).exists()]
+    return _load_once(_Files(tuple(map(sha256, files)), folder))
 
 
-@lru_cache(maxsize=64)
-def _load_once(folder: Path, *_: Signature) -> Model:
-    return load(folder)
+@dataclass(frozen=True)
+class _Files:
+    hashes: tuple[str, ...]
+    folder: Path = field(compare=False)
+
+
+@lru_cache(maxsize=8)  # those of one task, as a rule
+def _load_once(files: _Files) -> Model:
+    return load(files.folder)
 
 
 @cache

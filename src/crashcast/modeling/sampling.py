@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
@@ -89,18 +90,57 @@ def feature_names(features: Path) -> list[str]:
     return [name for name in pl.read_parquet_schema(first) if name not in tables.KEYS]
 
 
-def draw_sample(
+@dataclass(frozen=True)
+class Drawn:
+    """A training sample in files, one for each partition.
+
+    Attributes
+    ----------
+    folder : Path
+    columns : list of str
+        The features.
+    shares : pair of float
+        See `Sample`.
+    rows : int
+    """
+
+    folder: Path
+    columns: list[str]
+    shares: tuple[float, float]
+    rows: int
+
+    def read(self) -> Sample:
+        """Read the rows."""
+        keys, values = [], np.empty((self.rows, len(self.columns)), dtype=np.float32)
+        crash, n = np.empty(self.rows, dtype=bool), 0
+        for partition in tables.partitions(self.folder):
+            rows = tables.read(partition.path(self.folder))
+            some = slice(n, n := n + rows.height)
+            keys.append(rows.select("timestamp", pl.col("server_id").cast(pl.Categorical)))
+            values[some], crash[some] = matrix(rows, self.columns), rows["label"] == 1
+        return Sample(pl.concat(keys), values, crash, self.shares)
+
+
+def draw_sample(features: Path, labels: Path, rule: Rule, columns: list[str], train: Train) -> Sample:
+    """Draw the training sample (see `draw_into`)."""
+    with TemporaryDirectory() as folder:
+        return draw_into(Path(folder, "sample"), features, labels, rule, columns, train).read()
+
+
+def draw_into(
+    folder: Path,
     features: Path,
     labels: Path,
     rule: Rule,
     columns: list[str],
     train: Train,
     counted: pl.DataFrame | None = None,
-) -> Sample:
-    """Draw the training sample.
+) -> Drawn:
+    """Draw the training sample into a folder.
 
     Parameters
     ----------
+    folder : Path
     features, labels : Path
         The tables.
     rule : dict
@@ -129,15 +169,8 @@ def draw_sample(
         )
         for partition in partitions_of(labels, period(rule, "train"))
     ]
-    # memory is taken as it is filled, so room for twice the expected number costs nothing
-    room = min(known, 1000 + int(2 * ((known - positives) * shares[0] + positives * shares[1])))
-    keys, values = [], np.empty((room, len(columns)), dtype=np.float32)
-    crash, n = np.empty(room, dtype=bool), 0
-    for rows in map(tables.read, runner.files("sample", draw_from_partition, tasks, SMALL_TO_SCORE_BYTES)):
-        some = slice(n, n := n + rows.height)
-        keys.append(rows.select("timestamp", pl.col("server_id").cast(pl.Categorical)))
-        values[some], crash[some] = matrix(rows, columns), rows["label"] == 1
-    return Sample(pl.concat(keys), values[:n], crash[:n], shares)
+    counts = runner.run("sample", draw_from_partition, tasks, folder, small_bytes=SMALL_TO_SCORE_BYTES)
+    return Drawn(folder, columns, shares, runner.total(counts)["rows"])
 
 
 def draw_from_partition(

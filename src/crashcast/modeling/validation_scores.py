@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 import numpy as np
@@ -22,7 +22,7 @@ from crashcast.modeling import alarms
 from crashcast.modeling.alarm_budget import SpentBudget
 from crashcast.modeling.algorithms.base import Floats, Matrix
 from crashcast.modeling.bootstrap import Ints, TwoWayDraws
-from crashcast.modeling.model import Model, loaded, matrix, save
+from crashcast.modeling.model import loaded, matrix
 from crashcast.modeling.split_rule import (
     KEYS_AND_LABEL,
     Rule,
@@ -158,7 +158,7 @@ def score_by_tasks(
     features: Path,
     labels: Path,
     rule: Rule,
-    models: Sequence[Model],
+    models: Sequence[Path],
     crashes: pl.DataFrame,
     limits: Alarms,
     window: alarms.AlarmWindow,
@@ -171,34 +171,31 @@ def score_by_tasks(
     ----------
     features, labels, rule, crashes, limits, window, resampling, servers
         See `score_validation`.
-    models : sequence of Model
-        A score is the log-odds.
+    models : sequence of Path
+        Their folders. A score is the log-odds.
     """
-    with TemporaryDirectory() as folder:
-        for number, model in enumerate(models):
-            save(model, Path(folder, _score(number)))
-        tasks = [
-            Task(
-                partition,
-                {
-                    "features": File(partition.path(features)),
-                    "labels": File(partition.path(labels)),
-                    "models": Folder(Path(folder)),
-                    "rule": rule,
-                    "servers": None if servers is None else list(servers),
-                },
-            )
-            for partition in partitions_of(labels, period(rule, "validation"))
-        ]
-        scored = map(tables.read, runner.files("scores", score_partition, tasks, SMALL_TO_SCORE_BYTES))
-        return _gathered(scored, len(models), rule, crashes, limits, window, resampling, servers)
+    tasks = [
+        Task(
+            partition,
+            {
+                "features": File(partition.path(features)),
+                "labels": File(partition.path(labels)),
+                "rule": rule,
+                "servers": None if servers is None else list(servers),
+                **{_score(number): Folder(folder) for number, folder in enumerate(models)},
+            },
+        )
+        for partition in partitions_of(labels, period(rule, "validation"))
+    ]
+    scored = map(tables.read, runner.files("scores", score_partition, tasks, SMALL_TO_SCORE_BYTES))
+    return _gathered(scored, len(models), rule, crashes, limits, window, resampling, servers)
 
 
 def score_partition(
-    partition: Partition, features: Path, labels: Path, models: Path, rule: Rule, servers: list[str] | None
+    partition: Partition, features: Path, labels: Path, rule: Rule, servers: list[str] | None, **models: Path
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Score the validation rows of one partition's files with the models in a folder."""
-    competing = [loaded(folder) for folder in sorted(models.iterdir())]
+    """Score the validation rows of one partition's files with models, whose folders are named as the scores are."""
+    competing = [loaded(folder) for _, folder in sorted(models.items())]
     scorers = [model.log_odds for model in competing]
     pieces = [*scored_pieces(partition, features, labels, rule, competing[0].features, scorers, servers)]
     found = pl.concat(pieces) if pieces else pl.DataFrame()
@@ -226,7 +223,7 @@ def scored_pieces(
 
 
 def _score(number: int) -> str:
-    return f"score_{number:03}"
+    return f"score_{number:06}"
 
 
 def _gathered(

@@ -147,4 +147,4 @@ def _mend(need: Need, have: float, part: str) -> str:
         return "a cluster with more memory in each worker (docs/cluster.md)"
     if part in (setting := {FIT: "train.max_rows", COMPARE: "train.max_compared_rows"}):
         return f"a smaller `{setting[part]}`"
-    return f"a machine with {need.memory_gb(end).value / MOST_OF_MEMORY:,.0f} GB or more: {part} runs in one process"
+    return f"`execution.workers: 1`, or a machine with {need.memory_gb(end).value / MOST_OF_MEMORY:,.0f} GB or more"

@@ -190,6 +190,30 @@ def test_a_first_run_that_fails_leaves_nothing(project):
     assert not (project / "out").exists()
 
 
+def test_results_that_need_not_stay_are_gone_when_they_were_read(project):
+    (project / ".dvc").mkdir()
+    periods = {month: Period.among(MONTHS, project / "in", month.start, month.end) for month in MONTHS}
+    tasks = [Task(month, {"rows": period, "factor": 2}) for month, period in periods.items()]
+    compute = importlib.import_module("fleet_tasks").nothing_in_february
+    for recalled in (False, True):
+        found = runner.files("halving", compute, tasks)
+        first = next(found)
+        assert first.exists()
+        months = [first.parent.name, *(path.parent.name for path in found)]
+        assert months == ["month=2024-01", "month=2024-03"], recalled
+        assert not first.exists()
+        first = next(unread := runner.files("halving", compute, tasks))
+        unread.close()
+        assert not first.exists()
+    assert not list((project / ".dvc").rglob("halving"))
+
+
+def test_a_file_that_is_missing_is_named_with_what_to_do(project):
+    (missing := MONTHS[1].path(project / "in")).unlink()
+    with pytest.raises(UserError, match=rf"^{missing} is missing: `dvc pull` or `dvc repro` brings it$"):
+        run("double")
+
+
 def test_progress_is_told_line_by_line_where_nobody_watches(project, capsys):
     run("double")
     told = capsys.readouterr()

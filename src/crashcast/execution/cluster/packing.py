@@ -13,7 +13,7 @@ from crashcast.execution.task import File, Folder, Period, Task, frame_bytes, fr
 from crashcast.files import link
 from crashcast.params.base import Section
 from crashcast.params.every_section import section
-from crashcast.tables import Partition, partition_at
+from crashcast.tables import Partition
 
 Content = Path | pl.DataFrame
 
@@ -102,8 +102,8 @@ def bytes_of(content: Content) -> Path | bytes:
 
 
 def _pack_partition(partition: Partition) -> list[str]:
-    return [partition.start.isoformat(), partition.unit]
+    return [partition.start.isoformat(), partition.end.isoformat(), partition.unit]
 
 
-def _unpack_partition(start: str, unit: str) -> Partition:
-    return partition_at(datetime.fromisoformat(start), unit)
+def _unpack_partition(start: str, end: str, unit: str) -> Partition:
+    return Partition(datetime.fromisoformat(start), datetime.fromisoformat(end), unit)

@@ -123,7 +123,7 @@ class Inputs:
         return path
 
     def keep(self, path: Path, digest: str) -> None:
-        """Keep a result, as it is the input of other tasks."""
+        """Keep a result, as it may be the input of other tasks."""
         with replacing(self.folder / digest) as aside:
             link(path, aside)
 
