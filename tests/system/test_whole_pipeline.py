@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -45,16 +44,17 @@ def run(command: str, cwd: Path, check: bool = True, **variables: str) -> subpro
 
 
 def partitions_computed(printed: str) -> dict[str, int]:
-    """Count, per step, the partitions that a run says it computed, if there are any."""
+    """Count, per step, the partitions that a run says it computed."""
     told = re.findall(r"^(\w+): \d+ (?:partition|fold)s, (\d+) computed", printed, flags=re.MULTILINE)
-    counted: Counter[str] = Counter()
+    counted: dict[str, int] = {}
     for step, number in told:
-        counted[step] += int(number)
-    return {**+counted}
+        counted[step] = counted.get(step, 0) + int(number)
+    return counted
 
 
-OF_DATA = {"validate": 3, "clean": 3, "evidence": 3, "label": 3, "featurize": 3}
-EVERYTHING = {**OF_DATA, "count": 3, "sample": 3, "fit": 3, "scores": 3, "evaluate": 1}
+OF_TABLES = {"validate": 3, "clean": 3, "evidence": 3, "label": 3, "featurize": 3}
+# if nothing is recalled, train and evaluate both count; a fold's rows may lie in two months
+EVERYTHING = {**OF_TABLES, "count": 6, "sample": 3, "fit": 3, "scores": 4, "evaluate": 1}
 
 
 @pytest.fixture(scope="module")
@@ -204,9 +204,9 @@ def test_a_worktree_shares_the_memo(
     run("crashcast demo", tmp_path / "tree")
     capfd.readouterr()
     repro(tmp_path / "tree", "label", "featurize")
-    assert partitions_computed("".join(capfd.readouterr())) == dict.fromkeys(EVERYTHING, 0)
+    assert partitions_computed("".join(capfd.readouterr())) == dict.fromkeys(OF_TABLES, 0)
     ours, theirs = lock(tmp_path / "tree"), lock(project)
-    assert all(ours[stage] == theirs[stage] for stage in EVERYTHING.keys() & {*STAGES})
+    assert all(ours[stage] == theirs[stage] for stage in OF_TABLES.keys() & {*STAGES})
     clean = tables.partitions(project / "data" / "clean")[0].path(Path("data/clean"))
     assert (tmp_path / "tree" / clean).samefile(project / clean)
     run(f"git worktree remove --force {tmp_path / 'tree'}", project)

@@ -98,9 +98,9 @@ def _run(
     stage: str, compute: Compute, tasks: list[Task], out: Path, remember: bool, small_bytes: int
 ) -> tuple[list[Counts], int, int | None]:
     """Return the counts of each task, how many the memo held, and the processes (see `count_partitions`)."""
-    files = [task.files for task in tasks]
+    paths = [task.files for task in tasks]
     try:
-        signatures = {path: signature(path) for of_task in files for path in of_task}
+        signatures = {path: signature(path) for of_task in paths for path in of_task}
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing: `dvc pull` or `dvc repro` brings it") from None
     execution, store = Execution.read(), memo.find() if remember else None
@@ -116,14 +116,14 @@ def _run(
         if cluster and missing:
             results = cluster.compute_all(stage, compute, waiting, [keys[index] for index in missing], aside)
         else:
-            size = sum(signatures[path].size_bytes for path in {path for index in missing for path in files[index]})
+            size = sum(signatures[path].size_bytes for path in {path for index in missing for path in paths[index]})
             workers = max(1, min(_workers(execution, size, small_bytes), len(missing)))
             results = _compute_all(compute, waiting, aside, workers)
         noun = "fold" if tasks[:1] and tasks[0].partition.unit == "fold" else "partition"
         with progress(stage, len(missing), noun) as advance, closing(results):
             for position, counts in results:
                 index = missing[position]
-                for path in files[index]:
+                for path in paths[index]:
                     if signature(path) != signatures[path]:
                         raise UserError(f"{path} changed while {stage} was reading it: run `dvc repro` again")
                 found[index] = counts
