@@ -101,7 +101,7 @@ def trained() -> dict[str, Any]:
     compared = draw_servers(rule, counted, rules.max_compared_rows, label.horizon / interval, rules.seed)
     with TemporaryDirectory() as folder:
         drawn = draw_into(Path(folder, "sample"), FEATURES, LABELS, rule, columns, rules, counted)
-        folds, fitted = train.fit_on_folds(folds, drawn, BELIEVED, rules, label.lead, Path(folder))
+        folds, fitted = train.fit_on_folds(folds, drawn, None, rules, label.lead, Path(folder))
         models = [[loaded(one) for one in of_fold] for of_fold in fitted]
     scored = (
         score_validation(

@@ -24,7 +24,7 @@ from crashcast import tables
 from crashcast.canonical import write_json
 from crashcast.execution import runner
 from crashcast.execution.runner import SMALL_TO_SCORE_BYTES
-from crashcast.execution.task import File, Folder, Task
+from crashcast.execution.task import Folder
 from crashcast.files import replacing_folder
 from crashcast.incidents import read_covered_crashes
 from crashcast.modeling import alarms, plots, row_metrics
@@ -38,6 +38,7 @@ from crashcast.modeling.bootstrap import (
 )
 from crashcast.modeling.compared_servers import draw_servers
 from crashcast.modeling.model import FILES, Model, loaded
+from crashcast.modeling.part_tasks import part_tasks
 from crashcast.modeling.row_counts import count_rows
 from crashcast.modeling.slices import beginnings, crash_kinds, in_first_week, names, server_slices
 from crashcast.modeling.split_rule import (
@@ -46,7 +47,6 @@ from crashcast.modeling.split_rule import (
     Rule,
     crashes_of_part,
     mitigated_rows,
-    partitions_of,
     period,
     read_part,
     read_pieces,
@@ -153,19 +153,7 @@ def score_test(
     list of dict
         What `score_partition` counts of each partition.
     """
-    tasks = [
-        Task(
-            partition,
-            {
-                "features": File(partition.path(features)),
-                "labels": File(partition.path(labels)),
-                "models": Folder(models, FILES),
-                "rule": rule,
-                "seed": seed,
-            },
-        )
-        for partition in partitions_of(labels, period(rule, "test"))
-    ]
+    tasks = part_tasks(features, labels, rule, "test", models=Folder(models, FILES), seed=seed)
     return runner.run("evaluate", score_partition, tasks, predictions, small_bytes=SMALL_TO_SCORE_BYTES)
 
 

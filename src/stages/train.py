@@ -84,6 +84,7 @@ def main(
         resampling=evaluate,
     )
 
+    confidences = incidents if train.weigh_by_confidence else None
     counted = count_rows(labels, rule)
     competing = list(candidates(train.candidates, train.seed, columns))
     folds = forward_chained(rule, train.folds, label.reach + label.recovery)
@@ -91,7 +92,7 @@ def main(
     with memo.temporary() as folder:
         drawn = draw_into(folder / "sample", features, labels, rule, columns, train, counted)
         with run_record.step("fit", drawn.rows):
-            folds, fitted = fit_on_folds(folds, drawn, incidents, train, label.lead, folder)
+            folds, fitted = fit_on_folds(folds, drawn, confidences, train, label.lead, folder)
         score = partial(score, servers=compared.drawn)
         draws = draw_folds(folds, compared.servers, evaluate)
         with run_record.step("compare", compared.rows * len(folds)):
@@ -108,7 +109,7 @@ def main(
         if reason:
             print(f"train: {reason}", file=sys.stderr)
 
-        sample = weighted(drawn.read(), train, incidents, label.lead)
+        sample = weighted(drawn.read(), confidences, label.lead)
         of_sample = sample.figures()
         named = {
             name: sign for one in competing if one.algorithm == ONE_RULE for name, sign in one.hyperparameters.items()
@@ -138,15 +139,13 @@ def main(
     write_text(models / "card.md", model_card(model, inputs, rule, figures, evidence, choice.expected, reason))
 
 
-def weighted(sample: Sample, train: Train, incidents: Path, lead: timedelta) -> Sample:
-    """Return the sample with the weights that `train.weigh_by_confidence` asks for."""
-    if not train.weigh_by_confidence:
-        return sample
-    return replace(sample, weight=confidence_weights(sample, incidents, lead))
+def weighted(sample: Sample, confidences: Path | None, lead: timedelta) -> Sample:
+    """Return the sample weighted by the confidence of these incidents; as it is without any."""
+    return sample if confidences is None else replace(sample, weight=confidence_weights(sample, confidences, lead))
 
 
 def fit_on_folds(
-    folds: list[Rule], drawn: Drawn, incidents: Path, train: Train, lead: timedelta, place: Path
+    folds: list[Rule], drawn: Drawn, confidences: Path | None, train: Train, lead: timedelta, place: Path
 ) -> tuple[list[Rule], list[list[Path]]]:
     """Fit every candidate to the rows before each fold, by a task for each fold.
 
@@ -166,7 +165,7 @@ def fit_on_folds(
                 "shares": list(drawn.shares),
                 "rows": drawn.rows,
                 "until": period(fold, "train")[1].isoformat(),
-                "incidents": File(incidents) if train.weigh_by_confidence else None,
+                "confidences": None if confidences is None else File(confidences),
                 "train": train,
                 "lead": lead,
             },
@@ -193,7 +192,7 @@ def fit_candidates(
     shares: list[float],
     rows: int,
     until: str,
-    incidents: Path | None,
+    confidences: Path | None,
     train: Train,
     lead: timedelta,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
@@ -206,9 +205,8 @@ def fit_candidates(
     dict
         `rows`: those before the moment.
     """
-    earlier = Drawn(sample, columns, (shares[0], shares[1]), rows).read().before(datetime.fromisoformat(until))
-    if incidents is not None:
-        earlier = weighted(earlier, train, incidents, lead)
+    drawn = Drawn(sample, columns, (shares[0], shares[1]), rows)
+    earlier = weighted(drawn.read().before(datetime.fromisoformat(until)), confidences, lead)
     written: list[tuple[str, str, bytes]] = []
     if 0 < earlier.crash.sum() < len(earlier.crash):
         competing = [*candidates(train.candidates, train.seed, columns)]

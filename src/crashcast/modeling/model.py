@@ -34,7 +34,7 @@ from crashcast.modeling.algorithms.base import PIECE_ROWS, Floats, Matrix, signi
 from crashcast.modeling.algorithms.logistic_regression import solver
 from crashcast.modeling.archive import skops
 
-FILES = ("model.json", "model.skops")  # of a saved model
+DESCRIPTION_FILE, ESTIMATOR_FILE = FILES = "model.json", "model.skops"  # of a saved model
 SCORE_DIGITS = 9
 
 
@@ -170,7 +170,7 @@ def fit(
 
 def side_by_side(fit_one: Callable[[Candidate], Model], competing: list[Candidate]) -> list[Model]:
     """Fit two candidates at a time, each with half of the processors: a fit alone leaves many of them idle."""
-    allowed = os.environ.get("OMP_NUM_THREADS", "")  # the runner sets it, where other processes fit meanwhile
+    allowed = os.environ.get("OMP_NUM_THREADS", "")  # the runner sets it if other processes fit meanwhile
     threads = max(1, (int(allowed) if allowed.isdigit() else os.cpu_count() or 1) // 2)
 
     def share_processors() -> None:
@@ -217,8 +217,8 @@ def save(model: Model, folder: Path) -> None:
     described = {one.name: getattr(model, one.name) for one in fields(model) if one.name != "estimator"}
     if not model.local:
         del described["local"]
-    write_json(folder / "model.json", described, digits=17)
-    with replacing(folder / "model.skops") as aside:
+    write_json(folder / DESCRIPTION_FILE, described, digits=17)
+    with replacing(folder / ESTIMATOR_FILE) as aside:
         aside.write_bytes(archive.canonical(skops.io.dumps(model.estimator)))
 
 
@@ -230,9 +230,9 @@ def load(folder: Path) -> Model:
     UserError
         If a file is missing or damaged, or holds what no model of its algorithm has.
     """
-    file = folder / "model.skops"
+    file = folder / ESTIMATOR_FILE
     try:
-        described = _DESCRIPTION.validate_json((folder / "model.json").read_text(encoding="utf-8"))
+        described = _DESCRIPTION.validate_json((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
         if len(set(described["features"])) < len(described["features"]):
             raise ValueError("model.json: features: one is there twice")
         archive.check_size(file)

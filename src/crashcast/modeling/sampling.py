@@ -20,15 +20,13 @@ from numpy.typing import NDArray
 from crashcast import tables
 from crashcast.execution import runner
 from crashcast.execution.runner import SMALL_TO_SCORE_BYTES
-from crashcast.execution.task import File, Task
 from crashcast.modeling.algorithms.base import Floats, Matrix
 from crashcast.modeling.model import Model, matrix
+from crashcast.modeling.part_tasks import part_tasks
 from crashcast.modeling.row_counts import count_rows
 from crashcast.modeling.split_rule import (
     HASH_RANGE,
     Rule,
-    partitions_of,
-    period,
     read_pieces,
     read_uncovered,
     row_hash,
@@ -155,20 +153,7 @@ def draw_into(
     counted = count_rows(labels, rule) if counted is None else counted
     known, positives = counted.filter(part="train").select(pl.col("rows", "crash_rows").sum()).row(0)
     shares = shares_drawn(known - positives, positives, train)
-    tasks = [
-        Task(
-            partition,
-            {
-                "features": File(partition.path(features)),
-                "labels": File(partition.path(labels)),
-                "rule": rule,
-                "columns": columns,
-                "shares": list(shares),
-                "seed": train.seed,
-            },
-        )
-        for partition in partitions_of(labels, period(rule, "train"))
-    ]
+    tasks = part_tasks(features, labels, rule, "train", columns=columns, shares=list(shares), seed=train.seed)
     counts = runner.run("sample", draw_from_partition, tasks, folder, small_bytes=SMALL_TO_SCORE_BYTES)
     return Drawn(folder, columns, shares, runner.total(counts)["rows"])
 

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from crashcast import tables
 from crashcast.execution import runner
 from crashcast.execution.runner import SMALL_TO_SCORE_BYTES
-from crashcast.execution.task import File, Folder, Task
+from crashcast.execution.task import Folder
 from crashcast.modeling import alarms
 from crashcast.modeling.alarm_budget import SpentBudget
 from crashcast.modeling.algorithms.base import Floats, Matrix
 from crashcast.modeling.bootstrap import Ints, TwoWayDraws
 from crashcast.modeling.model import loaded, matrix
+from crashcast.modeling.part_tasks import part_tasks
 from crashcast.modeling.split_rule import (
     KEYS_AND_LABEL,
     Rule,
@@ -174,19 +175,9 @@ def score_by_tasks(
     models : sequence of Path
         Their folders. A score is the log-odds.
     """
-    tasks = [
-        Task(
-            partition,
-            {
-                "features": File(partition.path(features)),
-                "labels": File(partition.path(labels)),
-                "rule": rule,
-                "servers": None if servers is None else list(servers),
-                **{_score(number): Folder(folder) for number, folder in enumerate(models)},
-            },
-        )
-        for partition in partitions_of(labels, period(rule, "validation"))
-    ]
+    folders = {_score(number): Folder(folder) for number, folder in enumerate(models)}
+    listed = None if servers is None else list(servers)
+    tasks = part_tasks(features, labels, rule, "validation", servers=listed, **folders)
     scored = map(tables.read, runner.files("scores", score_partition, tasks, SMALL_TO_SCORE_BYTES))
     return _gathered(scored, len(models), rule, crashes, limits, window, resampling, servers)
 
